@@ -1,0 +1,190 @@
+"""The sweep's one record: append-only events in `journal.jsonl`, and the trials that are rebuilt from them.
+
+Written by the driver alone. An event is on disk before anything acts on it. Optuna's study, the rungs, MLflow, the
+live table and the report are projections of it: rebuilt at every start, never read back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["completed", "stopped", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A driver began to work on the run.
+
+    versions: package name to version. facts: what the trainable's `prepare` returned, such as `data_fingerprint`.
+    """
+
+    command: str
+    versions: dict[str, str]
+    git_commit: str | None
+    machine: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A trial was asked for. params: what the space set, by path. raw: the sampler's own parameters."""
+
+    trial: str
+    number: int
+    stage: str
+    arm: str | None
+    seed: int
+    config: dict[str, Any]
+    config_hash: str
+    params: dict[str, Any]
+    raw: dict[str, Any]
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A trial reported metrics at a step."""
+
+    trial: str
+    step: int
+    metrics: dict[str, float]
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """A trial ended. An interrupted one is open: a resumed sweep goes on with it."""
+
+    trial: str
+    state: State
+    reason: str | None = None
+    checkpoint: str | None = None
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a comparison said."""
+
+    data: dict[str, Any]
+    time: float = field(default_factory=time.time)
+
+
+Event = Session | Ask | Report | End | Verdict
+_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Session, Ask, Report, End, Verdict)}
+
+
+@dataclass
+class TrialRecord:
+    """One trial as the events tell it. `state` is "running" until an End says otherwise."""
+
+    ask: Ask
+    rows: list[Report] = field(default_factory=list)
+    end: End | None = None
+
+    @property
+    def id(self) -> str:
+        return self.ask.trial
+
+    @property
+    def state(self) -> str:
+        return self.end.state if self.end else "running"
+
+    @property
+    def open(self) -> bool:
+        """Whether a resumed sweep still has to run it."""
+        return self.end is None or self.end.state == "interrupted"
+
+    @property
+    def step(self) -> int:
+        return self.rows[-1].step if self.rows else 0
+
+    def score(self, objective: str) -> float | None:
+        """The objective at the last step reported (never its minimum), or None."""
+        return self.rows[-1].metrics.get(objective) if self.rows else None
+
+
+class Journal:
+    """The events of one run folder, in memory and on disk. Safe to read from other threads.
+
+    Opening cuts off a torn last line (a crash in mid-write) and keeps its text in `torn`. Any other line that does
+    not parse raises ValueError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events: list[Event] = []
+        self.trials: dict[str, TrialRecord] = {}
+        self.torn: str | None = None
+        self._lock = threading.Lock()
+        for event in self._read():
+            self._apply(event)
+        self._file = path.open("ab")
+
+    def append(self, event: Event) -> bool:
+        """Put an event on disk, then into the picture. A report of a step already known is dropped: False."""
+        with self._lock:
+            if isinstance(event, Report) and event.step <= self.trials[event.trial].step:
+                return False
+            line = json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, allow_nan=False)
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._apply(event)
+            return True
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _apply(self, event: Event) -> None:
+        match event:
+            case Ask():
+                self.trials[event.trial] = TrialRecord(event)
+            case Report():
+                record = self.trials[event.trial]
+                record.rows.append(event)
+                record.end = None
+            case End():
+                self.trials[event.trial].end = event
+            case Session() | Verdict():
+                pass
+        self.events.append(event)
+
+    def _read(self) -> list[Event]:
+        if not self.path.exists():
+            return []
+        data = self.path.read_bytes()
+        whole, _, rest = data.rpartition(b"\n")
+        if rest:
+            self.torn = rest.decode(errors="replace")
+            os.truncate(self.path, len(data) - len(rest))
+        return [_parse(line, number) for number, line in enumerate(whole.splitlines(), 1)]
+
+
+def _parse(line: bytes, number: int) -> Event:
+    try:
+        data = json.loads(line)
+        return _KINDS[data.pop("event")](**data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"journal line {number} is not an event: {error}") from error
+
+
+def nested(metrics: Mapping[str, float], prefix: str) -> dict[str, Any]:
+    """The metrics under a prefix as a tree: {"audit/shares/random": 1.0}, "audit/" -> {"shares": {"random": 1.0}}."""
+    tree: dict[str, Any] = {}
+    for key, value in metrics.items():
+        if key.startswith(prefix):
+            *path, leaf = key.removeprefix(prefix).split("/")
+            node = tree
+            for part in path:
+                node = node.setdefault(part, {})
+            node[leaf] = value
+    return tree

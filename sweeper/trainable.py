@@ -1,0 +1,100 @@
+"""The contract between the sweep and what it trains.
+
+A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
+`train(config, context)`. A third is optional: `prepare(config)` makes what all trials share (the tokenised corpus),
+raises ValueError for what cannot be had, and returns facts to keep in the record. A spec names a trainable as text
+(`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver imports the module too,
+to validate settings, so the module must import nothing heavy: torch belongs inside the functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+Report = Callable[[Mapping[str, float], Path | None], None]
+
+
+@runtime_checkable
+class Settings(Protocol):
+    """What the sweep asks of a trainable's `Config` beyond being a pydantic model."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the full length."""
+        ...
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which every configuration of a sweep is the same run, so that nothing may be judged by them."""
+        ...
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Input tokens of one step, over all ranks."""
+        ...
+
+    @property
+    def flops_per_step(self) -> float:
+        """Floating-point operations of one step, forward and backward, over all ranks."""
+        ...
+
+
+def _alone(_tensor: Any) -> None:
+    """One rank has nothing to sum."""
+
+
+def _nothing(_config: Any) -> dict[str, Any]:
+    """Nothing to prepare."""
+    return {}
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """What a trainable may know of where it runs.
+
+    report: called on every rank at the same steps with metrics (floats; `step` is required) and, on rank 0, a
+        checkpoint folder which the receiver then owns, else None. Only rank 0's metrics are kept. The folder holds
+        `history.jsonl`, one JSON object for each row of metrics reported so far, this one included; the last one of
+        a run holds a `bundle/` folder, too.
+    seed: pairs runs: the same initial weights, batch order and noise.
+    device: a torch device, "cpu" or "cuda:0".
+    restore_from: a checkpoint folder which an earlier call reported, or None.
+    all_reduce: sums a tensor over the ranks in place.
+    """
+
+    report: Report
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+    restore_from: Path | None = None
+    all_reduce: Callable[[Any], None] = _alone
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A trainable by name: its settings' type and its functions. Made by `load`."""
+
+    name: str
+    config: Any
+    train: Callable[[Any, TrainContext], None]
+    prepare: Callable[[Any], dict[str, Any]]
+
+    @staticmethod
+    def load(name: str) -> Trainable:
+        """Import `module:function`. Raises ValueError, in one line, where there is no such thing."""
+        module_name, _, function = name.partition(":")
+        if not function:
+            raise ValueError(f"{name!r} is not of the form module:function, such as trainables.mlm:train")
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"no module {error.name!r}: is {module_name!r} on the Python path?") from error
+        train, config = getattr(module, function, None), getattr(module, "Config", None)
+        if train is None or config is None:
+            raise ValueError(f"{module_name!r} must have {function!r} and 'Config'")
+        return Trainable(name, config, train, getattr(module, "prepare", _nothing))

@@ -1,0 +1,176 @@
+"""The contract of every source and mixture, and the equalities that comparable runs rest on."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainables.budget import Selection
+from trainables.config import Config, Shares
+from trainables.masking import Mixture, Random, Replacement, build
+from trainables.noise import StepNoise
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
+    f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(95)
+]
+ELIGIBLE = np.arange(len(VOCABULARY)) >= 5
+ROWS, LENGTH = 16, 32
+
+
+def config(shares: tuple[float, float, float], **masking: object) -> Config:
+    random, token, trigram = shares
+    mix = {"shares": Shares(random=random, token=token, trigram=trigram), "mask_warmup": 0.0, **masking}
+    return Config.model_validate({"steps": 100, "batch_size": ROWS, "data": {"block": LENGTH}, "masking": mix})
+
+
+def trained(settings: Config, rows: slice = slice(0, ROWS)) -> Mixture:
+    """A mixture whose scores come from one round of made-up answers: odd ids are mostly wrong."""
+    policy = build(settings, VOCABULARY, ELIGIBLE, rows, "cpu")
+    assert isinstance(policy, Mixture)
+    labels = torch.arange(5, 100).repeat(20)
+    wrong = (labels % 2 == 1) & (torch.arange(len(labels)) % 4 > 0)
+    policy.observe(labels, torch.where(wrong, 0, labels), torch.ones(len(labels)))
+    policy.refresh(lambda _: None)
+    return policy
+
+
+def ids(seed: int = 0, unknown: float = 0.0) -> torch.Tensor:
+    random = np.random.default_rng(seed)
+    tokens = random.integers(5, 100, (ROWS, LENGTH))
+    return torch.from_numpy(np.where(random.random((ROWS, LENGTH)) < unknown, 1, tokens))
+
+
+def noise(step: int = 0, seed: int = 3) -> StepNoise:
+    return StepNoise(seed, 0, step, (ROWS, LENGTH))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 99), st.floats(0, 0.4))
+def test_exactly_k_eligible_positions_and_shares_within_one(
+    token: float, rest: float, step: int, unknown: float
+) -> None:
+    trigram = rest * (1 - token)
+    policy, tokens = trained(config((1 - token - trigram, token, trigram))), ids(step, unknown)
+    selection = policy.select(tokens, noise(step))
+    chosen = selection.positions[selection.weight > 0]
+    assert len(chosen) == len(set(chosen.tolist())) == policy.total == round(0.15 * ROWS * LENGTH)
+    assert (tokens.flatten()[chosen] >= 5).all()
+    assert (chosen.diff() > 0).all()
+    by_random, by_token, by_trigram, short = selection.by_source.tolist()
+    assert by_random + by_token + by_trigram == policy.total
+    assert abs(by_token + by_trigram + short - (token + trigram) * policy.total) <= 2
+    assert abs(by_token - token * policy.total) <= 1 + short
+
+
+def test_a_share_of_zero_is_random_bitwise() -> None:
+    settings = config((1, 0, 0))
+    ablated, eligible = trained(settings), torch.from_numpy(ELIGIBLE)
+    random = Mixture([(1.0, Random())], settings, ablated.difficulty, eligible, slice(0, ROWS))
+    for step in range(20):
+        assert torch.equal(
+            random.select(ids(step), noise(step)).positions, ablated.select(ids(step), noise(step)).positions
+        )
+
+
+def test_the_mask_warmup_is_random_bitwise() -> None:
+    warm, random = trained(config((0.5, 0.3, 0.2), mask_warmup=0.5)), trained(config((1, 0, 0)))
+    same = [
+        torch.equal(warm.select(ids(s), noise(s)).positions, random.select(ids(s), noise(s)).positions)
+        for s in (0, 49, 50, 60)
+    ]
+    assert same == [True, True, False, False]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_ranks_select_together_what_one_selects(ranks: int) -> None:
+    settings = config((0.7, 0.2, 0.1))
+    whole, cuts = trained(settings), [ROWS * r // ranks for r in range(ranks + 1)]
+    parts = [trained(settings, slice(a, b)) for a, b in itertools.pairwise(cuts)]
+    for step in range(10):
+        tokens, together = ids(step), []
+        for part in parts:
+            mine = tokens[part.rows]
+            selection = part.select(mine, noise(step))
+            assert len(selection.positions) == part.slots
+            together.append(selection.positions[selection.weight > 0] + part.rows.start * LENGTH)
+        assert torch.equal(torch.cat(together), whole.select(tokens, noise(step)).positions)
+
+
+def test_draws_follow_the_scores() -> None:
+    """First draws of a one-position quota are proportional to the score (Plackett-Luce), over 20,000 rows."""
+    policy = trained(config((0, 1, 0), rate=1 / LENGTH))
+    score = policy.difficulty.token_score
+    row = torch.arange(5, 5 + LENGTH).repeat(ROWS, 1)
+    drawn = torch.cat([policy.select(row, noise(step)).positions % LENGTH for step in range(1_250)])
+    share = np.bincount(drawn.numpy(), minlength=LENGTH) / len(drawn)
+    expected = score[5 : 5 + LENGTH] / score[5 : 5 + LENGTH].sum()
+    assert len(drawn) == 20_000
+    assert np.abs(share - expected).max() < 4.5 * np.sqrt(expected.max() / 20_000)
+    assert score[5] > 2 * score[6]
+
+
+def test_what_a_source_cannot_supply_falls_to_random() -> None:
+    policy = build(config((0.5, 0.5, 0)), VOCABULARY, ELIGIBLE, slice(0, ROWS), "cpu")
+    selection = policy.select(ids(), noise())
+    total = selection.by_source[0].item()
+    assert total == policy.total
+    assert selection.by_source[1:].tolist() == pytest.approx([0, 0, 0.5 * total], abs=1)
+    assert policy.metrics(lambda _: None)["audit/fallbacks"] == selection.by_source[-1]
+
+
+def test_row_apportionment_gives_every_row_the_same() -> None:
+    selection = trained(config((0.8, 0.15, 0.05), apportion="row", rate=0.25)).select(ids(), noise())
+    assert torch.bincount(selection.positions // LENGTH).tolist() == [8] * ROWS
+    assert selection.by_source.tolist() == [ROWS * 7, ROWS, 0, 0]
+
+
+def test_state_carries_everything_that_selection_needs() -> None:
+    settings = config((0.5, 0.3, 0.2))
+    policy, copy = trained(settings), build(settings, VOCABULARY, ELIGIBLE, slice(0, ROWS), "cpu")
+    labels = torch.arange(5, 100)
+    policy.observe(labels, labels, torch.ones(95))
+    copy.load(policy.state(lambda _: None), rank=0)
+    for one in (policy, copy):
+        one.refresh(lambda _: None)
+    for step in range(5):
+        assert torch.equal(
+            policy.select(ids(step), noise(step)).positions, copy.select(ids(step), noise(step)).positions
+        )
+    assert policy.metrics(lambda _: None) == copy.metrics(lambda _: None)
+
+
+def test_replacement_is_80_10_10_and_belongs_to_the_position() -> None:
+    replacement = Replacement(4, 100, slice(0, ROWS))
+    tokens, every = ids(), torch.arange(ROWS * LENGTH)
+    kinds = np.zeros(3)
+    for step in range(40):
+        whole = replacement(tokens, Selection(every, torch.ones(len(every)), every[:1]), noise(step)).flatten()
+        half = replacement(tokens, Selection(every[::2], torch.ones(len(every) // 2), every[:1]), noise(step)).flatten()
+        assert torch.equal(half[::2], whole[::2])
+        assert torch.equal(half[1::2], tokens.flatten()[1::2])
+        masked, kept = whole == 4, whole == tokens.flatten()
+        kinds += np.array([masked.sum(), (~masked & ~kept).sum(), kept.sum()])
+    share = kinds / kinds.sum()
+    assert share == pytest.approx([0.801, 0.098, 0.101], abs=0.01)
+
+
+def test_padding_slots_change_nothing() -> None:
+    replacement, tokens = Replacement(4, 100, slice(0, ROWS)), ids()
+    nothing = Selection(torch.tensor([ROWS * LENGTH]), torch.zeros(1), torch.zeros(1))
+    assert torch.equal(replacement(tokens, nothing, noise()), tokens)
+
+
+def test_noise_depends_on_seed_salt_and_step_only() -> None:
+    draws = {
+        (s, salt, t): StepNoise(s, salt, t, (2, 3)).uniform("random").tobytes()
+        for s in (0, 1)
+        for salt in (0, 1)
+        for t in (0, 1)
+    }
+    assert len(set(draws.values())) == 8
+    assert StepNoise(1, 0, 1, (2, 3)).uniform("random").tobytes() == draws[1, 0, 1]

@@ -1,0 +1,104 @@
+"""What a run leaves on disk: checkpoints to go on from, and the published bundle. safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainables.config import Config
+from trainables.data import Prepared
+from trainables.model import CompactBert, hub_config, to_hub
+
+Row = dict[str, float]
+PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
+
+
+def write_checkpoint(states: Mapping[str, Mapping[str, Tensor]], history: list[Row]) -> Path:
+    """A new temporary folder: one safetensors file a state, and every row of metrics so far."""
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+    for name, state in states.items():
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / f"{name}.safetensors"
+        )
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    return folder
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[Row]]:
+    """(states, history) of `write_checkpoint`; a bundle beside them is not read."""
+    states = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return states, history
+
+
+def write_bundle(folder: Path, model: CompactBert, prepared: Prepared, config: Config, facts: dict[str, Any]) -> None:
+    """A `BertForMaskedLM` with its tokenizer, settings, metadata and model card.
+
+    facts: `seed` and the last row of metrics as `metrics`, for metadata.json.
+    """
+    folder.mkdir()
+    save_file(to_hub(model), folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", hub_config(config.model, prepared.vocab_size, prepared.pad_id))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(prepared.tokenizer_files() / name, folder / name)
+    (folder / "training_config.yaml").write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+    metrics = facts["metrics"]
+    metadata = {
+        "seed": facts["seed"],
+        "step": metrics["step"],
+        "metrics": {key: value for key, value in metrics.items() if not key.startswith("audit/")},
+        "mask_audit": {key: value for key, value in metrics.items() if key.startswith("audit/")},
+        "code_fingerprint": code_fingerprint(),
+        "data_fingerprint": prepared.fingerprint,
+        "data": prepared.facts,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    _write_json(folder / "metadata.json", metadata)
+    (folder / "README.md").write_text(_card(config, metadata))
+
+
+def code_fingerprint() -> str:
+    """Hash of this package's source, 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _card(config: Config, metadata: dict[str, Any]) -> str:
+    metrics, shares = metadata["metrics"], config.masking.shares
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [masked-language-modeling, compact-bert]
+---
+# Compact BERT, {metadata["parameters"] / 1e6:.1f} M parameters
+
+Pretrained for {metrics["step"]} steps of {config.batch_size} rows of {config.data.block} tokens on
+`{config.data.corpus}` with {config.masking.rate:.0%} of the positions predicted: {shares.random:.1%} of them drawn at
+random, {shares.token:.1%} by token difficulty, {shares.trigram:.1%} by trigram difficulty. Seed {metadata["seed"]}.
+
+| metric | nats |
+|---|---:|
+| validation loss, all predicted positions | {metrics["val/loss"]:.4f} |
+| validation loss, [MASK] positions | {metrics["val/loss_mask"]:.4f} |
+| unigram cross-entropy, [MASK] positions | {metrics["val/unigram_mask"]:.4f} |
+
+Positions beyond {config.data.block} and [CLS] were never trained. Settings: `training_config.yaml`; fingerprints,
+versions and the mask audit: `metadata.json`.
+"""

@@ -1,0 +1,194 @@
+"""The settings of a pretraining run: frozen, validated, and free of torch, so that a bad one is refused at once."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+MIN_REFRESHES = 5
+
+
+class Frozen(BaseModel):
+    """Immutable settings; an unknown key, NaN or infinity is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Frozen):
+    """Which text, cut how.
+
+    corpus: `embedded`, `files:GLOB` (.txt or .jsonl, plain, .gz or .xz) or `hub:NAME`.
+    tokenizer: `train:SIZE` (WordPiece trained on the train part), a local folder, or a hub name.
+    validation, test: `files:GLOB` in place of the part that a hash of the document sets apart.
+    block: tokens a row. held_out: share of the documents in each of `val` and `test`, up to max_held_out tokens.
+    """
+
+    corpus: str = "embedded"
+    tokenizer: str = "train:8192"
+    validation: str | None = None
+    test: str | None = None
+    block: Annotated[int, Field(ge=8)] = 128
+    held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    max_held_out: Positive = 250_000
+
+
+class ModelConfig(Frozen):
+    """The compact BERT of the published runs (methods.md 1): 11.2 M parameters with 30,522 tokens."""
+
+    hidden: Positive = 256
+    layers: Positive = 4
+    heads: Positive = 4
+    intermediate: Positive = 1024
+    max_positions: Positive = 512
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        return self
+
+
+class OptimiserConfig(Frozen):
+    """AdamW with linear warm-up over `lr_warmup` of the steps, then linear decay to 0."""
+
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    lr_warmup: Fraction = 0.06
+
+
+class Shares(Frozen):
+    """How the mask budget is divided among the sources; sums to 1."""
+
+    random: Fraction = 1.0
+    token: Fraction = 0.0
+    trigram: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        total = self.random + self.token + self.trigram
+        if not math.isclose(total, 1, abs_tol=1e-6):
+            raise ValueError(f"shares must sum to 1, these sum to {total:g}")
+        return self
+
+
+class MaskingConfig(Frozen):
+    """Which positions are predicted. Defaults are Accuracy-Morph as released (methods.md 2).
+
+    rate: the budget, a share of all positions. apportion: `batch` (exactly rate * positions a batch) or `row` (the
+    published rounding, row by row). update_every: steps between refreshes of the scores; None is 2 % of the run,
+    the published 200 of 10,000. ema_decay: what is kept of the settled counts at a refresh (1 is the published
+    cumulative memory). mask_warmup: share of the steps in which every position is drawn at random.
+    """
+
+    rate: Annotated[float, Field(gt=0, le=0.5)] = 0.15
+    shares: Shares = Shares(random=0.8, token=0.15, trigram=0.05)
+    apportion: Literal["batch", "row"] = "batch"
+    update_every: Positive | None = None
+    ema_decay: Fraction = 1.0
+    mask_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.30
+    smoothing: Annotated[float, Field(gt=0)] = 1.0
+    min_seen: Annotated[float, Field(ge=0)] = 3.0
+    cap: Annotated[float, Field(gt=0, le=1)] = 0.9
+    sketch: Literal["exact", "count_min"] = "exact"
+    sketch_width: Positive = 65_536
+    sketch_depth: Positive = 4
+
+
+class Config(Frozen):
+    """One pretraining run, fully described but for its seed.
+
+    batch_size: rows a step over all ranks. report_every: steps between validations, each with a checkpoint; None is
+    a tenth of the run. precision: of the training arithmetic; validation is always float32. noise_salt: another
+    value is another draw of every mask under the same seed (a null comparison).
+    """
+
+    steps: Positive = 10_000
+    batch_size: Positive = 64
+    report_every: Positive | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    noise_salt: Annotated[int, Field(ge=0)] = 0
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    masking: MaskingConfig = MaskingConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.data.block > self.model.max_positions:
+            raise ValueError(f"data.block {self.data.block} exceeds model.max_positions {self.model.max_positions}")
+        largest = (self.steps - self.warmup_steps) // MIN_REFRESHES
+        if self.masking.update_every is not None and self.masking.update_every > largest:
+            raise ValueError(
+                f"masking.update_every {self.masking.update_every} leaves fewer than {MIN_REFRESHES} refreshes after "
+                f"the mask warm-up of {self.warmup_steps} of {self.steps} steps: the largest legal value is {largest}"
+            )
+        return self
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.masking.mask_warmup * self.steps)
+
+    @property
+    def lr_warmup_steps(self) -> int:
+        return round(self.optimiser.lr_warmup * self.steps)
+
+    @property
+    def update_every(self) -> int:
+        return self.masking.update_every or max(1, round(0.02 * self.steps))
+
+    @property
+    def reporting_every(self) -> int:
+        return self.report_every or max(1, self.steps // 10)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.data.block
+
+    @property
+    def predicted_per_step(self) -> int:
+        """K, the positions predicted in one batch of `apportion: batch` (methods.md 5)."""
+        return round(self.masking.rate * self.tokens_per_step)
+
+    @property
+    def flops_per_step(self) -> float:
+        """Matrix products of one step, forward and backward: 225.6e9 at the published shape."""
+        m, tokens = self.model, self.tokens_per_step
+        layer = 2 * (4 * m.hidden**2 + 2 * m.hidden * m.intermediate) + 4 * self.data.block * m.hidden
+        head = 2 * (m.hidden**2 + m.hidden * self.vocabulary)
+        return 3.0 * (tokens * m.layers * layer + self.predicted_per_step * head)
+
+    @property
+    def vocabulary(self) -> int:
+        """Entries of the vocabulary as the settings tell it; a named tokenizer is taken to have BERT's 30,522."""
+        kind, _, size = self.data.tokenizer.partition(":")
+        return int(size) if kind == "train" and size.isdigit() else 30_522
+
+
+def override(settings: list[str]) -> Config:
+    """The default Config with `PATH=VALUE` settings, the value in YAML. ValueError in one line."""
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write PATH=VALUE, such as steps=200")
+        *parents, leaf = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = yaml.safe_load(value)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "settings"
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -1,0 +1,70 @@
+"""What a model is judged by: the loss on fixed validation masks, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from trainables.data import EvaluationSet, Prepared
+from trainables.model import CompactBert
+
+ROWS_AT_ONCE = 64
+
+
+class Validation:
+    """Cross-entropy on the fixed blocks, masks and replacements of one part: the same for every trial and seed.
+
+    `val/loss` is nats per predicted token, sum over sum, at all selected positions (80 % [MASK], 10 % random, 10 %
+    kept, as in training). `val/loss_mask` is the same at [MASK] positions only: it cannot be had by copying.
+    `val/accuracy_mask` is the top-1 accuracy there. `val/unigram_mask` is the cross-entropy at those positions of the
+    train part's unigram distribution: what a model that ignores context would score at best.
+    """
+
+    def __init__(self, prepared: Prepared, device: str, rank: int = 0, world_size: int = 1) -> None:
+        chosen = prepared.evaluation("val")
+        self.unigram = -float(np.log(prepared.unigram[chosen.labels[chosen.masked]]).mean())
+        self.batches = [_on(batch, device) for batch in _batches(chosen, rank, world_size)]
+
+    def __call__(self, model: CompactBert, all_reduce: Callable[[torch.Tensor], None]) -> dict[str, float]:
+        """Metrics over the whole part; every rank calls it and gives its share."""
+        sums = torch.zeros(5, dtype=torch.float64, device=model.word.device)
+        training = model.training
+        model.eval()
+        with torch.inference_mode():
+            for inputs, positions, labels, masked in self.batches:
+                logits = model.logits(inputs, positions).float()
+                losses = F.cross_entropy(logits, labels, reduction="none").double()
+                right = (logits.argmax(1) == labels).double()
+                count = torch.ones_like(masked)
+                sums += torch.stack([losses, count, losses * masked, masked, right * masked]).sum(1)
+        model.train(training)
+        all_reduce(sums)
+        loss, count, loss_mask, masks, right = sums.tolist()
+        return {
+            "val/loss": loss / count,
+            "val/loss_mask": loss_mask / masks,
+            "val/accuracy_mask": right / masks,
+            "val/unigram_mask": self.unigram,
+        }
+
+
+def _batches(chosen: EvaluationSet, rank: int, world_size: int) -> list[tuple[np.ndarray, ...]]:
+    """This rank's (inputs [n, T], positions [m], labels [m], masked [m]), some rows at a time."""
+    rows, length = chosen.inputs.shape
+    begin, end = rows * rank // world_size, rows * (rank + 1) // world_size
+    batches: list[tuple[np.ndarray, ...]] = []
+    for first in range(begin, end, ROWS_AT_ONCE):
+        last = min(first + ROWS_AT_ONCE, end)
+        part = slice(*np.searchsorted(chosen.positions, [first * length, last * length]))
+        positions = chosen.positions[part] - first * length
+        batches.append((chosen.inputs[first:last], positions, chosen.labels[part], chosen.masked[part]))
+    return batches
+
+
+def _on(batch: tuple[np.ndarray, ...], device: str) -> tuple[torch.Tensor, ...]:
+    inputs, positions, labels, masked = batch
+    integers = (torch.from_numpy(array.astype(np.int64)).to(device) for array in (inputs, positions, labels))
+    return (*integers, torch.from_numpy(masked.astype(np.float64)).to(device))
