@@ -42,6 +42,16 @@ class Settings(Protocol):
         """Floating-point operations of one step, forward and backward, over all ranks."""
         ...
 
+    @property
+    def validation_flops(self) -> float:
+        """Floating-point operations of all validations of a run of the full length; an upper bound will do."""
+        ...
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of one checkpoint, about."""
+        ...
+
 
 def _alone(_tensor: Any) -> None:
     """One rank has nothing to sum."""
@@ -72,7 +82,7 @@ class TrainContext:
     world_size: int = 1
     device: str = "cpu"
     restore_from: Path | None = None
-    all_reduce: Callable[[Any], None] = _alone
+    all_reduce: Callable[[Any], object] = _alone
 
 
 @dataclass(frozen=True)

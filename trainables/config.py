@@ -168,6 +168,21 @@ class Config(Frozen):
         return 3.0 * (tokens * m.layers * layer + self.predicted_per_step * head)
 
     @property
+    def validation_flops(self) -> float:
+        """Matrix products of all validations of a run, were the validation part as large as it may be."""
+        passes = math.ceil(self.steps / self.reporting_every)
+        return passes * self.data.max_held_out / self.tokens_per_step * self.flops_per_step / 3
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Float32 weights and AdamW's two moments; what else a checkpoint holds is small beside them."""
+        m = self.model
+        layer = 4 * m.hidden**2 + 2 * m.hidden * m.intermediate + 9 * m.hidden + m.intermediate
+        embedding = (self.vocabulary + m.max_positions + 3) * m.hidden
+        head = m.hidden**2 + 3 * m.hidden + self.vocabulary
+        return 12 * (embedding + m.layers * layer + head)
+
+    @property
     def vocabulary(self) -> int:
         """Entries of the vocabulary as the settings tell it; a named tokenizer is taken to have BERT's 30,522."""
         kind, _, size = self.data.tokenizer.partition(":")

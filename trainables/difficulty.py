@@ -34,7 +34,7 @@ class Keys:
 
     def counts(self, by_token: Floats) -> Floats:
         """Counts by key, [keys], from counts by vocabulary id, [V]."""
-        return np.bincount(self.key, weights=by_token[self.token], minlength=len(self.names))
+        return np.bincount(self.key, weights=by_token[self.token], minlength=len(self.names)).astype(np.float64)
 
     def mean_nonzero(self, by_key: Floats) -> Floats:
         """Per vocabulary id, [V], the mean of its keys' non-zero values; 0 where all are zero."""
@@ -171,7 +171,7 @@ class Difficulty:
         self.window[0].index_add_(0, labels, weight)
         self.window[1].index_add_(0, labels, weight * (predictions != labels))
 
-    def refresh(self, all_reduce: Callable[[torch.Tensor], None]) -> None:
+    def refresh(self, all_reduce: Callable[[torch.Tensor], object]) -> None:
         """Settle the window, summed over the ranks, and renew the scores: count = ema_decay * count + window."""
         all_reduce(self.window)
         seen, wrong = self.window.cpu().numpy()
@@ -193,7 +193,7 @@ class Difficulty:
         scored = self.token_score > 0
         return float((self.token_score[scored] >= self.config.cap).mean()) if scored.any() else 0.0
 
-    def state(self, all_reduce: Callable[[torch.Tensor], None]) -> dict[str, torch.Tensor]:
+    def state(self, all_reduce: Callable[[torch.Tensor], object]) -> dict[str, torch.Tensor]:
         """Settled counts, and pending ones as their sum over the ranks."""
         window = self.window.clone()
         all_reduce(window)

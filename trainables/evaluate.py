@@ -28,7 +28,7 @@ class Validation:
         self.unigram = -float(np.log(prepared.unigram[chosen.labels[chosen.masked]]).mean())
         self.batches = [_on(batch, device) for batch in _batches(chosen, rank, world_size)]
 
-    def __call__(self, model: CompactBert, all_reduce: Callable[[torch.Tensor], None]) -> dict[str, float]:
+    def __call__(self, model: CompactBert, all_reduce: Callable[[torch.Tensor], object]) -> dict[str, float]:
         """Metrics over the whole part; every rank calls it and gives its share."""
         sums = torch.zeros(5, dtype=torch.float64, device=model.word.device)
         training = model.training

@@ -19,7 +19,7 @@ from trainables.config import Config
 from trainables.difficulty import Difficulty
 from trainables.noise import StepNoise
 
-AllReduce = Callable[[torch.Tensor], None]
+AllReduce = Callable[[torch.Tensor], object]
 State = dict[str, torch.Tensor]
 NEVER = -torch.inf
 
@@ -218,7 +218,7 @@ def build(
         (shares.trigram, TrigramDifficulty(size, device)),
     ]
     difficulty = Difficulty(token_strings, config.masking, device)
-    return Mixture(parts, config, difficulty, torch.from_numpy(eligible).to(device), rows)
+    return Mixture(parts, config, difficulty, torch.tensor(eligible, device=device), rows)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,13 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeper.trainable import TrainContext
 from trainables.config import Config, override
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def prepare(config: Config) -> dict[str, Any]:
@@ -33,60 +36,80 @@ def train(config: Config, context: TrainContext) -> None:
     """
     import torch
 
-    from trainables import bundle, data, evaluate, masking, model, noise, optimiser
+    from trainables import noise
 
-    prepared = data.prepare(config.data)
-    rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
-    batches = data.Batches(prepared, config.batch_size, context.seed)
-    bert = model.CompactBert(config.model, prepared.vocab_size, prepared.pad_id).initialise(context.seed)
-    bert.to(context.device).train()
-    adamw = optimiser.Optimiser(bert, config)
-    policy = masking.build(config, prepared.token_strings, prepared.eligible, rows, context.device)
-    replacement = masking.Replacement(prepared.mask_id, prepared.vocab_size, rows)
-    validation = evaluate.Validation(prepared, context.device, context.rank, context.world_size)
-    history: list[bundle.Row] = []
-    if context.restore_from:
-        states, history = bundle.read_checkpoint(context.restore_from)
-        bert.load_state_dict(states["model"])
-        adamw.load(states["optimiser"])
-        policy.load(states["masking"], context.rank)
-    total_loss = torch.zeros((), dtype=torch.float64, device=context.device)
+    run = _Run(config, context)
+    losses = torch.zeros((), dtype=torch.float64, device=context.device)
     bfloat16 = torch.autocast(torch.device(context.device).type, torch.bfloat16, config.precision == "bfloat16")
-
-    for step in range(int(history[-1]["step"]) if history else 0, config.steps):
-        ids = torch.from_numpy(batches.tokens(step, rows)).to(context.device, non_blocking=True)
+    for step in range(run.done, config.steps):
+        ids = torch.from_numpy(run.batches.tokens(step, run.rows)).to(context.device, non_blocking=True)
         step_noise = noise.StepNoise(context.seed, config.noise_salt, step, (config.batch_size, config.data.block))
-        selection = policy.select(ids, step_noise)
+        selection = run.policy.select(ids, step_noise)
         labels = ids.flatten()[selection.positions.clamp(max=ids.numel() - 1)]
+        inputs = run.replacement(ids, selection, step_noise)
         torch.manual_seed(noise.derive(context.seed, "dropout", step, context.rank))
         with bfloat16:
-            inputs = replacement(ids, selection, step_noise)
-            loss, predictions = bert.loss(inputs, selection.positions, labels, selection.weight)
-        (loss / policy.total).backward()
-        adamw.step(step, context.all_reduce, alone=context.world_size == 1)
-        policy.observe(labels, predictions, selection.weight)
-        total_loss += loss.detach()
-        done = step + 1
-        if done % config.update_every == 0:
-            policy.refresh(context.all_reduce)
-        if done % config.reporting_every and done != config.steps:
-            continue
+            loss, predictions = run.model.loss(inputs, selection.positions, labels, selection.weight)
+        (loss / run.policy.total).backward()
+        run.optimiser.step(step, context.all_reduce, alone=context.world_size == 1)
+        run.policy.observe(labels, predictions, selection.weight)
+        losses += loss.detach()
+        if (step + 1) % config.update_every == 0:
+            run.policy.refresh(context.all_reduce)
+        if (step + 1) % config.reporting_every == 0 or step + 1 == config.steps:
+            run.report(step + 1, losses)
+            losses.zero_()
 
-        context.all_reduce(total_loss)
-        mean_loss = total_loss.item() / (policy.total * (done - (history[-1]["step"] if history else 0)))
-        row = {"step": done, "train/loss": mean_loss, **validation(bert, context.all_reduce)}
-        row |= policy.metrics(context.all_reduce)
-        total_loss.zero_()
-        history.append(row)
-        masking_state = policy.state(context.all_reduce)
-        checkpoint = None
-        if context.rank == 0:
-            states = {"model": bert.state_dict(), "optimiser": adamw.state(), "masking": masking_state}
-            checkpoint = bundle.write_checkpoint(states, history)
-            if done == config.steps:
-                facts = {"seed": context.seed, "metrics": row}
-                bundle.write_bundle(checkpoint / "bundle", bert, prepared, config, facts)
-        context.report(row, checkpoint)
+
+class _Run:
+    """What a run is made of, as its checkpoint left it if there is one, and how it reports."""
+
+    def __init__(self, config: Config, context: TrainContext) -> None:
+        from trainables import bundle, data, evaluate, masking, model, optimiser
+
+        self.config, self.context = config, context
+        self.prepared = data.prepare(config.data)
+        self.rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
+        self.batches = data.Batches(self.prepared, config.batch_size, context.seed)
+        self.model = model.CompactBert(config.model, self.prepared.vocab_size, self.prepared.pad_id)
+        self.model.initialise(context.seed).to(context.device).train()
+        self.optimiser = optimiser.Optimiser(self.model, config)
+        vocabulary = (self.prepared.token_strings, self.prepared.eligible)
+        self.policy = masking.build(config, *vocabulary, rows=self.rows, device=context.device)
+        self.replacement = masking.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
+        self.validation = evaluate.Validation(self.prepared, context.device, context.rank, context.world_size)
+        self.history: list[bundle.Row] = []
+        if context.restore_from:
+            states, self.history = bundle.read_checkpoint(context.restore_from)
+            self.model.load_state_dict(states["model"])
+            self.optimiser.load(states["optimiser"])
+            self.policy.load(states["masking"], context.rank)
+
+    @property
+    def done(self) -> int:
+        """Steps taken up to the last report."""
+        return int(self.history[-1]["step"]) if self.history else 0
+
+    def report(self, step: int, losses: Tensor) -> None:
+        """Validate, audit and checkpoint. losses: this rank's sum since the last report."""
+        from trainables import bundle
+
+        all_reduce = self.context.all_reduce
+        all_reduce(losses)
+        train_loss = losses.item() / (self.policy.total * (step - self.done))
+        row = {"step": step, "train/loss": train_loss, **self.validation(self.model, all_reduce)}
+        row |= self.policy.metrics(all_reduce)
+        self.history.append(row)
+        masking_state = self.policy.state(all_reduce)
+        if self.context.rank:
+            self.context.report(row, None)
+            return
+        states = {"model": self.model.state_dict(), "optimiser": self.optimiser.state(), "masking": masking_state}
+        checkpoint = bundle.write_checkpoint(states, self.history)
+        if step == self.config.steps:
+            facts = {"seed": self.context.seed, "metrics": row}
+            bundle.write_bundle(checkpoint / "bundle", self.model, self.prepared, self.config, facts)
+        self.context.report(row, checkpoint)
 
 
 def main(arguments: list[str] | None = None) -> int:

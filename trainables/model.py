@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.config import ModelConfig
-from trainables.noise import generator
+from trainables.noise import normal
 
 INIT_SD = 0.02
 NORM_EPS = 1e-12
@@ -70,8 +70,8 @@ class CompactBert(nn.Module):
                 elif "norm" in name:
                     parameter.fill_(1)
                 else:
-                    noise = generator(seed, f"init/{name}").standard_normal(parameter.shape, dtype=np.float32)
-                    parameter.copy_(torch.from_numpy(noise).mul_(INIT_SD))
+                    drawn = normal(parameter.numel(), seed, "init", name).astype(np.float32)
+                    parameter.copy_(torch.from_numpy(drawn).view_as(parameter).mul_(INIT_SD))
             self.word[self.pad_id].zero_()
         return self
 

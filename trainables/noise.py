@@ -1,50 +1,67 @@
-"""Random numbers that are addressed, not consumed: each is a function of (seed, purpose, step).
+"""Random numbers that are addressed, not consumed: each is a function of its key, such as (seed, purpose, step).
 
-Drawn on the host by numpy's Philox for the global batch and sliced by rank: bitwise the same on every device and
-for every number of ranks, the same for every policy, and a resumed run needs no generator state.
+Made on the host from Philox's own words, which no release of numpy may change, for the global batch, and sliced by
+rank: bitwise the same on every device and for every number of ranks, the same for every policy. A resumed run needs
+no generator state.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-def derive(*parts: object) -> int:
-    """64 bits from any values whose text identifies them."""
-    text = "\x1f".join(map(str, parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+Key = str | int
 
 
-def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """The stream of one purpose at one index, such as a step or an epoch."""
-    key = np.array([derive(seed, purpose), index], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+def derive(*key: Key) -> int:
+    """64 bits that identify a key."""
+    return int.from_bytes(hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest(), "little")
+
+
+def words(count: int, *key: Key) -> NDArray[np.uint64]:
+    """[count] of Philox's 64-bit words."""
+    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).digest()
+    return np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count)
+
+
+def uniform(count: int, *key: Key) -> NDArray[np.float64]:
+    """[count] multiples of 2^-53 in [0, 1)."""
+    return (words(count, *key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def normal(count: int, *key: Key) -> NDArray[np.float64]:
+    """[count] standard normal numbers (Box & Muller 1958)."""
+    half = -(-count // 2)
+    radius = np.sqrt(-2 * np.log(1 - uniform(half, *key, "radius")))
+    angle = 2 * math.pi * uniform(half, *key, "angle")
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
 
 
 class StepNoise:
     """The noise of one step for a global batch of [B, T] positions."""
 
     def __init__(self, seed: int, salt: int, step: int, shape: tuple[int, int]) -> None:
-        self.seed = derive(seed, salt)
         self.step = step
         self.shape = shape
+        self._key = (seed, salt, step)
 
     def starts(self, purpose: str, number: int) -> NDArray[np.float64]:
-        """[number] uniform in [0, 1), multiples of 2^-32: added to a count below 2^20 they never round it up."""
-        return generator(self.seed, purpose, self.step).integers(2**32, size=number) / 2**32
+        """[number] multiples of 2^-32 in [0, 1): added to a count below 2^20 they never round it up."""
+        return (words(number, *self._key, purpose) >> np.uint64(32)).astype(np.float64) * 2.0**-32
 
     def uniform(self, purpose: str) -> NDArray[np.float64]:
-        """Uniform in [0, 1), [B, T]."""
-        return generator(self.seed, purpose, self.step).random(self.shape)
+        """[B, T] in [0, 1)."""
+        return uniform(math.prod(self.shape), *self._key, purpose).reshape(self.shape)
 
     def gumbel(self, purpose: str) -> NDArray[np.float64]:
-        """Standard Gumbel, [B, T]: taken here, because logarithms differ in their last bits between devices."""
-        tiny = np.finfo(np.float64).tiny
-        return -np.log(-np.log(np.maximum(self.uniform(purpose), tiny)))
+        """[B, T] standard Gumbel: taken here, because logarithms differ in their last bits between devices."""
+        return -np.log(-np.log(np.maximum(self.uniform(purpose), 2.0**-54)))
 
     def integers(self, purpose: str, high: int) -> NDArray[np.int64]:
-        """Uniform in 0 .. high - 1, [B, T]."""
-        return generator(self.seed, purpose, self.step).integers(high, size=self.shape)
+        """[B, T] in 0 .. high - 1."""
+        drawn = words(math.prod(self.shape), *self._key, purpose) % np.uint64(high)
+        return drawn.astype(np.int64).reshape(self.shape)

@@ -29,7 +29,7 @@ class Optimiser:
             self.parameters, lr=self.config.lr, betas=betas, weight_decay=self.config.weight_decay, fused=True
         )
 
-    def step(self, step: int, all_reduce: Callable[[torch.Tensor], None], alone: bool) -> None:
+    def step(self, step: int, all_reduce: Callable[[torch.Tensor], object], alone: bool) -> None:
         """Update from the gradients of a 0-based step, summed over the ranks, and clear them."""
         if not alone:
             self._sum_gradients(all_reduce)
@@ -39,7 +39,7 @@ class Optimiser:
         self.adamw.step()
         self.adamw.zero_grad()
 
-    def _sum_gradients(self, all_reduce: Callable[[torch.Tensor], None]) -> None:
+    def _sum_gradients(self, all_reduce: Callable[[torch.Tensor], object]) -> None:
         """One collective for all gradients: each rank's loss is already divided by the global count."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])

@@ -51,6 +51,14 @@ class Config(Frozen):
         return 1.0
 
     @property
+    def validation_flops(self) -> float:
+        return 0.0
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return 1_000
+
+    @property
     def optimum_distance(self) -> float:
         """Squared distance from the optimum."""
         return (self.x - 0.3) ** 2 + (self.y - 0.7) ** 2 + (self.shares.token - 0.2) ** 2

@@ -41,7 +41,9 @@ def test_logits_equal_those_of_bert() -> None:
 
 def test_training_follows_the_plain_loop() -> None:
     """Same masks, dropout 0: loss of BertForMaskedLM with labels and torch's AdamW, to 1e-4 for 50 steps."""
-    config = Config.model_validate({"steps": 50, "model": {**SMALL.model_dump(), "dropout": 0.0}, "data": {"block": 16}})
+    config = Config.model_validate(
+        {"steps": 50, "model": {**SMALL.model_dump(), "dropout": 0.0}, "data": {"block": 16}}
+    )
     model = CompactBert(config.model, 50, 0).initialise(0)
     twin = BertForMaskedLM(BertConfig(**hub_config(config.model, 50, 0)))  # pyright: ignore[reportArgumentType]
     twin.load_state_dict(to_hub(model), strict=False)

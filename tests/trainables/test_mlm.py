@@ -1,0 +1,143 @@
+"""The loop: it learns, it repeats itself to the bit, it resumes to the bit, and ranks agree with one another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sweeper.trainable import TrainContext
+from tests.trainables.tiny import Recorder, Stopped, config, run, run_rank, write_corpus
+from trainables import mlm
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "losses.txt"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_it_learns(corpus: Path, tmp_path: Path) -> None:
+    rows = run(config(corpus, steps=600, report_every=200), tmp_path).rows
+    assert rows[-1]["val/loss_mask"] < rows[-1]["val/unigram_mask"] - 0.15
+    assert rows[-1]["val/loss"] < rows[-1]["val/loss_mask"]
+    assert rows[-1]["audit/rate"] == pytest.approx(19 / 128, abs=1e-9)
+    assert rows[-1]["audit/predicted"] == 600 * 19
+
+
+def test_golden_losses(corpus: Path, tmp_path: Path) -> None:
+    """Rewrite the file only for a change that is meant to change numbers: SWEEPER_REWRITE_GOLDEN=1."""
+    rows = run(config(corpus, report_every=1, model={"dropout": 0.0}), tmp_path).rows
+    lines = [f"{row['step']:2d} {row['train/loss']:.6f} {row['val/loss']:.6f}" for row in rows]
+    if os.environ.get("SWEEPER_REWRITE_GOLDEN"):
+        GOLDEN.write_text("\n".join(lines) + "\n")
+    expected = [list(map(float, line.split())) for line in GOLDEN.read_text().splitlines()]
+    assert [list(map(float, line.split())) for line in lines] == [pytest.approx(row, abs=5e-5) for row in expected]
+
+
+def test_two_runs_of_one_seed_are_equal_bitwise_and_seeds_differ(corpus: Path, tmp_path: Path) -> None:
+    one, two, other = (run(config(corpus), tmp_path / str(i), seed) for i, seed in enumerate((1, 1, 2)))
+    assert one.rows == two.rows
+    assert one.weights() == two.weights()
+    assert one.rows != other.rows
+
+
+@pytest.mark.parametrize("stop", [1, 7, 8, 13, 19])
+@pytest.mark.parametrize("sketch", ["exact", "count_min"])
+def test_stopped_anywhere_and_resumed_is_never_stopped_bitwise(
+    corpus: Path, tmp_path: Path, stop: int, sketch: str
+) -> None:
+    settings = config(corpus, report_every=1, masking={"update_every": 2, "sketch": sketch, "sketch_width": 64})
+    whole = run(settings, tmp_path / "whole")
+    first, second = Recorder(tmp_path / "cut", stop), Recorder(tmp_path / "cut")
+    with pytest.raises(Stopped):
+        mlm.train(settings, TrainContext(first))
+    mlm.train(settings, TrainContext(second, restore_from=first.checkpoint))
+    assert first.rows + second.rows == whole.rows
+    assert second.weights() == whole.weights()
+    history = [json.loads(line) for line in (second.checkpoint / "history.jsonl").read_text().splitlines()]
+    assert history == whole.rows
+
+
+def test_token_and_trigram_shares_of_zero_are_random(corpus: Path, tmp_path: Path) -> None:
+    """Whatever the settings of the sources that have no share."""
+    zero = {"shares": {"random": 1, "token": 0, "trigram": 0}}
+    one = run(config(corpus, masking=zero), tmp_path / "one")
+    two = run(config(corpus, masking={**zero, "update_every": 1, "ema_decay": 0, "mask_warmup": 0}), tmp_path / "two")
+    assert [row["val/loss"] for row in one.rows] == [row["val/loss"] for row in two.rows]
+
+
+def test_two_ranks_agree_with_one(corpus: Path, tmp_path: Path) -> None:
+    settings = config(corpus, report_every=1, model={"dropout": 0.0})
+    alone = run(settings, tmp_path).rows
+    context = torch.multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=run_rank, args=(rank, 2, settings, tmp_path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    together = json.loads((tmp_path / "rows.json").read_text())
+    for one, two in zip(alone, together, strict=True):
+        assert two == pytest.approx(one, abs=1e-5)
+        assert two["audit/predicted"] == one["audit/predicted"] == 19 * one["step"]
+
+
+def test_the_bundle_loads_in_a_fresh_process(corpus: Path, tmp_path: Path) -> None:
+    recorder = run(config(corpus), tmp_path)
+    bundle = recorder.checkpoint / "bundle"
+    names = {path.name for path in bundle.iterdir()}
+    files = "model.safetensors config.json tokenizer.json tokenizer_config.json training_config.yaml metadata.json"
+    assert names >= {*files.split(), "README.md"}
+    metadata = json.loads((bundle / "metadata.json").read_text())
+    assert metadata["step"] == 20
+    assert metadata["metrics"]["val/loss"] == recorder.rows[-1]["val/loss"]
+    code = f"""
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+model, tokenizer = AutoModelForMaskedLM.from_pretrained({str(bundle)!r}), AutoTokenizer.from_pretrained({str(bundle)!r})
+text = tokenizer("ba [MASK] do", return_tensors="pt")
+print(tuple(model(**text).logits.shape) == (1, text.input_ids.shape[1], len(tokenizer)), tokenizer.mask_token_id)
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.split()[0] == "True"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "stepz=3"], "stepz"),
+        (["--set", "steps"], "PATH=VALUE"),
+        (["--set", "masking.update_every=900", "--set", "steps=1000"], "largest legal value is 140"),
+        (["--set", "data.corpus=files:/nowhere/*.txt"], "/nowhere"),
+        (["--set", "model.heads=3"], "multiple of heads"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mlm.main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_alone_from_the_command_line(corpus: Path, tmp_path: Path) -> None:
+    settings = [f"data.corpus=files:{corpus}", "data.tokenizer=train:300", "data.block=16", "data.held_out=0.1"]
+    settings += ["steps=10", "batch_size=4", "model.hidden=32", "model.layers=1", "model.intermediate=32"]
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    assert mlm.main([*arguments, "--threads", "1", "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "checkpoint" / "bundle" / "model.safetensors").exists()
+    assert mlm.main([*arguments, "--threads", "1", "--output", str(tmp_path / "out")]) == 2

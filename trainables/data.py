@@ -1,0 +1,169 @@
+"""A corpus, once, into one flat token array on disk; from there, memory-mapped, batches addressable by step.
+
+What is prepared lies in a cache folder named by a fingerprint of everything that it depends on. A folder appears
+whole or not at all, and the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from filelock import FileLock
+
+from trainables import corpus, noise, tokenizer
+from trainables.config import DataConfig
+from trainables.preparation import EVALUATION_ARRAYS, TRAIN_ARRAYS, VERSION, EvaluationSet, Preparation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Batches", "EvaluationSet", "Prepared", "cache_root", "prepare"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A prepared corpus, memory-mapped.
+
+    tokens: [n] uint16 or uint32, the train part in whole blocks. word_start: [n] bool, the token begins a word of
+    the tokenizer's own (a run of letters and digits, or one punctuation mark). document: [n] int32.
+    rows: [blocks] int32, the usable blocks: at least half of their positions are eligible.
+    eligible: [V] bool, not [PAD], [CLS], [SEP], [MASK] or [UNK]. token_strings: by id.
+    unigram: [V] float64, token probabilities in the train part, every count plus one.
+    facts: what the parts hold, for metadata.
+    """
+
+    folder: Path
+    fingerprint: str
+    block: int
+    vocab_size: int
+    tokens: NDArray[np.unsignedinteger[Any]]
+    word_start: NDArray[np.bool_]
+    document: NDArray[np.int32]
+    rows: NDArray[np.int32]
+    eligible: NDArray[np.bool_]
+    token_strings: list[str]
+    mask_id: int
+    pad_id: int
+    unigram: NDArray[np.float64]
+    facts: dict[str, Any]
+
+    def tokenizer_files(self) -> Path:
+        """Folder with tokenizer.json and tokenizer_config.json, which AutoTokenizer loads without a hub."""
+        return self.folder / "tokenizer"
+
+    def evaluation(self, part: Literal["val", "test"]) -> EvaluationSet:
+        """The fixed predictions of a held-out part."""
+        return EvaluationSet(**{name: _load(self.folder, f"{part}.{name}") for name in EVALUATION_ARRAYS})
+
+
+class Batches:
+    """Batches of the train part by step: the same for the same seed, whatever came before.
+
+    Epochs are permutations of the usable blocks, one after the other without a seam: a batch may span two.
+    """
+
+    def __init__(self, prepared: Prepared, batch_size: int, seed: int) -> None:
+        assert batch_size > 0
+        self._blocks = prepared.tokens.reshape(-1, prepared.block)
+        self._rows = prepared.rows
+        self._batch_size = batch_size
+        self._seed = seed
+        self._orders: dict[int, NDArray[np.int32]] = {}
+
+    def block_ids(self, step: int) -> NDArray[np.int32]:
+        """[B] block ids of a step, counted from 0."""
+        places = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+        epochs, places = np.divmod(places, len(self._rows))
+        return np.concatenate([self._order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
+
+    def tokens(self, step: int, rows: slice = slice(None)) -> NDArray[np.int64]:
+        """[b, T] token ids of a step, or of the rows of one rank."""
+        return self._blocks[self.block_ids(step)[rows]].astype(np.int64)
+
+    def _order(self, epoch: int) -> NDArray[np.int32]:
+        if epoch not in self._orders:
+            for other in sorted(self._orders)[:-1]:
+                del self._orders[other]
+            keys = noise.words(len(self._rows), self._seed, "batch order", epoch)
+            self._orders[epoch] = self._rows[np.argsort(keys, kind="stable")]
+        return self._orders[epoch]
+
+
+def prepare(config: DataConfig) -> Prepared:
+    """Open the prepared corpus, after preparing it if no one has. Whoever comes meanwhile waits.
+
+    Raises ValueError, in one line, for data or a tokenizer that cannot be had or will not do.
+    """
+    root = cache_root()
+    pins = root / "hub"
+    source = corpus.find(config.corpus, pins)
+    validation, test = (corpus.find_part(part, getattr(config, part)) for part in ("validation", "test"))
+    words = tokenizer.find(config.tokenizer)
+    wants = {
+        "version": VERSION,
+        "tokenizers": tokenizer.library_version(),
+        "sources": [each.identity() if each else None for each in (source, validation, test)],
+        "tokenizer": words.identity(),
+        "cut": [config.block, config.held_out, config.max_held_out],
+    }
+    fingerprint = hashlib.sha256(json.dumps(wants, sort_keys=True).encode()).hexdigest()[:32]
+    folder = root / fingerprint
+    if not folder.exists():
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{fingerprint}.lock"):
+                if not folder.exists():
+                    parts = corpus.divide(config, source, validation, test)
+                    _write(folder, lambda partial: Preparation(config, parts, words).write(partial))
+        except OSError as error:
+            raise ValueError(f"cannot write the cache {root} ({error}): set SWEEPER_CACHE to a folder") from error
+    return _open(folder, config)
+
+
+def cache_root() -> Path:
+    """$SWEEPER_CACHE, else `sweeper` in the user's cache folder."""
+    if named := os.environ.get("SWEEPER_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "sweeper"
+
+
+def _open(folder: Path, config: DataConfig) -> Prepared:
+    stored = json.loads((folder / "prepared.json").read_text("utf-8"))
+    facts = {"corpus": config.corpus, "tokenizer": config.tokenizer} | stored.pop("facts")
+    arrays = {name: _load(folder, name) for name in TRAIN_ARRAYS}
+    return Prepared(folder=folder, fingerprint=folder.name, facts=facts, **arrays, **stored)
+
+
+def _load(folder: Path, name: str) -> Any:
+    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def _write(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a sibling folder, have it on disk, and only then give it its name. Called under the lock."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed
+    partial.mkdir()
+    try:
+        fill(partial)
+        for path in (*partial.rglob("*"), partial):
+            _flush(path)
+        partial.rename(folder)
+        _flush(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

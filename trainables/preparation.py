@@ -1,0 +1,228 @@
+"""From documents to the arrays that a run reads: tokens, word starts, usable blocks, fixed evaluation masks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainables import corpus, noise, tokenizer
+from trainables.config import DataConfig
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VERSION = 1  # raise it whenever the same text would give other arrays: it is part of the fingerprint
+EVALUATION_RATE = 0.15
+MASKED, REPLACED = 0.8, 0.1
+TRAIN_ARRAYS = ("tokens", "word_start", "document", "rows", "eligible", "unigram")
+
+_BATCH_CHARACTERS = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """The fixed predictions of a held-out part, the same for every trial, seed and policy.
+
+    inputs: [n, T] int64, the replacements made. positions: [m] int64, ascending flat indices into n * T of the
+    selected positions, m = round(0.15 * n * T). labels: [m] int64, what stood there. masked: [m] bool, drawn for
+    [MASK], not kept or replaced at random. document: [m] int32, which document of the part each lies in.
+    """
+
+    inputs: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    masked: NDArray[np.bool_]
+    document: NDArray[np.int32]
+
+
+EVALUATION_ARRAYS = tuple(field.name for field in fields(EvaluationSet))
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Flat tokens of a part with their word starts and documents, all [n]."""
+
+    ids: NDArray[Any]
+    word_start: NDArray[np.bool_]
+    document: NDArray[np.int32]
+
+
+class Preparation:
+    """One preparation: the tokenizer, then the parts, each written as soon as it is there."""
+
+    def __init__(self, config: DataConfig, parts: corpus.Parts, words: tokenizer.TokenizerSource) -> None:
+        self._config = config
+        self._parts = parts
+        if not parts.train:
+            raise ValueError("no text is left to train on: data.validation, data.test or data.held_out take all of it")
+        self._vocabulary = words.obtain(tokenizer.lines_of(document.text for document in parts.train))
+        self._size = len(self._vocabulary.strings)
+        self._eligible = np.ones(self._size, np.bool_)
+        self._eligible[list(self._vocabulary.special.values())] = False
+
+    def write(self, folder: Path) -> None:
+        """Fill a folder with all that `_open` reads."""
+        limit = self._config.max_held_out
+        parts = {
+            "train": self._write_train(folder),
+            "val": self._write_held_out(folder, "val", self._parts.val, None if self._config.validation else limit),
+            "test": self._write_held_out(folder, "test", self._parts.test, None if self._config.test else limit),
+        }
+        self._vocabulary.save(folder / "tokenizer")
+        special = self._vocabulary.special
+        stored = {
+            "block": self._config.block,
+            "vocab_size": self._size,
+            "mask_id": special["mask"],
+            "pad_id": special["pad"],
+            "token_strings": self._vocabulary.strings,
+            "facts": {
+                "preparation_version": VERSION,
+                "vocabulary": self._size,
+                "parts": parts,
+                "shared_documents_left_out": self._parts.shared,
+            },
+        }
+        (folder / "prepared.json").write_text(json.dumps(stored, sort_keys=True, indent=1) + "\n", "utf-8")
+
+    def _write_train(self, folder: Path) -> dict[str, int]:
+        tokens = self._encode("train", self._parts.train, None)
+        rows = self._usable("train", tokens)
+        counts = np.bincount(tokens.ids, minlength=self._size)
+        arrays = {
+            "tokens": tokens.ids,
+            "word_start": tokens.word_start,
+            "document": tokens.document,
+            "rows": rows.astype(np.int32),
+            "eligible": self._eligible,
+            "unigram": (counts + 1) / (counts.sum() + self._size),
+        }
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        return self._facts(self._parts.train, tokens, rows)
+
+    def _write_held_out(
+        self, folder: Path, part: str, documents: list[corpus.Document], limit: int | None
+    ) -> dict[str, int]:
+        tokens = self._encode(part, documents, limit)
+        rows = self._usable(part, tokens)
+        blocks, places = (flat.reshape(-1, self._config.block)[rows] for flat in (tokens.ids, tokens.document))
+        chosen = evaluation_set(part, blocks, places, self._eligible, self._vocabulary.special["mask"])
+        for name in EVALUATION_ARRAYS:
+            np.save(folder / f"{part}.{name}.npy", getattr(chosen, name), allow_pickle=False)
+        return self._facts(documents, tokens, rows)
+
+    def _encode(self, part: str, documents: list[corpus.Document], limit: int | None) -> _Tokens:
+        """Whole blocks of at most `limit` tokens. Lines are tokenised one by one and follow one another directly."""
+        tool = self._vocabulary.tokenizer
+        tool.encode_special_tokens = True  # a text that says "[MASK]" must not put one into the input
+        dtype = np.uint16 if self._size <= 2**16 else np.uint32
+        ids, starts, places, count = [], [], [], 0
+        for lines, owners in _line_batches(documents):
+            encodings = tool.encode_batch(lines, add_special_tokens=False)
+            lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+            ids.append(_joined((encoding.ids for encoding in encodings), dtype, lengths))
+            word = _joined((encoding.word_ids for encoding in encodings), np.int32, lengths)
+            start = np.diff(word, prepend=-1) != 0
+            begins = np.cumsum(lengths) - lengths
+            start[begins[lengths > 0]] = True
+            starts.append(start)
+            places.append(np.repeat(np.array(owners, np.int32), lengths))
+            count += len(ids[-1])
+            if limit and count >= limit:
+                break
+        tool.encode_special_tokens = False
+        keep = min(count, limit or count) // self._config.block * self._config.block
+        if not keep:
+            raise ValueError(self._too_short(part, count, limit))
+        return _Tokens(*(np.concatenate(pieces)[:keep] for pieces in (ids, starts, places)))
+
+    def _too_short(self, part: str, count: int, limit: int | None) -> str:
+        block = self._config.block
+        if limit and limit < block:
+            return f"data.max_held_out {limit} is less than one block of {block} tokens: set at least {block}"
+        remedy = "give more text or lower data.block"
+        if part != "train" and limit:
+            setting = "validation" if part == "val" else "test"
+            remedy = f"raise data.held_out ({self._config.held_out:g}), or set data.{setting} to files:GLOB"
+        shared = self._parts.shared
+        twice = f" ({shared} documents were left out, because another part has the same text)" if shared else ""
+        return f"the {part} part has {count} tokens, less than one block of {block}{twice}: {remedy}"
+
+    def _usable(self, part: str, tokens: _Tokens) -> NDArray[np.int64]:
+        """Ids of the blocks with at least half of their positions eligible."""
+        eligible = self._eligible[tokens.ids].reshape(-1, self._config.block).sum(axis=1)
+        rows = np.flatnonzero(2 * eligible >= self._config.block)
+        if not len(rows):
+            raise ValueError(f"the tokenizer does not know the {part} part: most of it is [UNK] in every block")
+        return rows
+
+    def _facts(self, documents: list[corpus.Document], tokens: _Tokens, rows: NDArray[np.int64]) -> dict[str, int]:
+        reached = documents[: int(tokens.document[-1]) + 1]  # the last of them perhaps in part
+        return {
+            "documents": len(reached),
+            "documents_left_out": len(documents) - len(reached),
+            "words": sum(document.words for document in reached),
+            "tokens": len(tokens.ids),
+            "blocks": len(rows),
+            "blocks_left_out": len(tokens.ids) // self._config.block - len(rows),
+        }
+
+
+def _joined(lists: Iterator[list[Any]], dtype: Any, lengths: NDArray[np.int64]) -> NDArray[Any]:
+    return np.fromiter(itertools.chain.from_iterable(lists), dtype, int(lengths.sum()))
+
+
+def _line_batches(documents: list[corpus.Document]) -> Iterator[tuple[list[str], list[int]]]:
+    """Lines and the index of each one's document, about a million characters at a time."""
+    lines: list[str] = []
+    owners: list[int] = []
+    size = 0
+    for index, document in enumerate(documents):
+        for line in document.text.split("\n"):
+            lines.append(line)
+            owners.append(index)
+            size += len(line)
+            if size >= _BATCH_CHARACTERS:
+                yield lines, owners
+                lines, owners, size = [], [], 0
+    if lines:
+        yield lines, owners
+
+
+def evaluation_set(
+    part: str, blocks: NDArray[Any], document: NDArray[np.int32], eligible: NDArray[np.bool_], mask_id: int
+) -> EvaluationSet:
+    """Select exactly round(0.15 * n * T) eligible positions of blocks [n, T], and replace 80/10/10.
+
+    Each block's number is the floor or the ceiling of its even part; which positions, is uniform within the block.
+    The draws depend on the part's name and the preparation version, on nothing else.
+    """
+    n, block = blocks.shape
+    total = round(EVALUATION_RATE * n * block)
+    key = ("evaluation", VERSION, part)
+    edges = np.floor(np.arange(n + 1) * total / n + noise.uniform(1, *key, "offset")).astype(np.int64)
+    keys = np.where(eligible[blocks], noise.uniform(n * block, *key, "selection").reshape(n, block), np.inf)
+    order = np.argsort(keys, axis=1, kind="stable")
+    wanted = np.arange(block) < np.diff(edges)[:, None]
+    chosen = np.zeros((n, block), np.bool_)
+    np.put_along_axis(chosen, order, wanted, axis=1)
+    positions = np.flatnonzero(chosen)
+    assert len(positions) == total
+    assert eligible[blocks.flat[positions]].all()
+
+    inputs = blocks.astype(np.int64).reshape(-1)
+    labels = inputs[positions]
+    fate = noise.uniform(n * block, *key, "fate")[positions]
+    masked = fate < MASKED
+    replaced = ~masked & (fate < MASKED + REPLACED)
+    inputs[positions[masked]] = mask_id
+    ids = noise.words(n * block, *key, "replacement") % np.uint64(len(eligible))
+    inputs[positions[replaced]] = ids[positions[replaced]].astype(np.int64)
+    return EvaluationSet(inputs.reshape(n, block), positions, labels, masked, document.reshape(-1)[positions])
