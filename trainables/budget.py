@@ -121,5 +121,5 @@ class Audit:
             **{f"audit/shares/{name}": share for name, share in zip(self.sources, shares, strict=True)},
             "audit/fallbacks": float(short),
             "audit/refreshes": float(self.refreshes),
-            "audit/predicted": float(predicted),
+            "train/predicted": float(predicted),
         }

@@ -20,12 +20,17 @@ class Validation:
     `val/loss` is nats per predicted token, sum over sum, at all selected positions (80 % [MASK], 10 % random, 10 %
     kept, as in training). `val/loss_mask` is the same at [MASK] positions only: it cannot be had by copying.
     `val/accuracy_mask` is the top-1 accuracy there. `val/unigram_mask` is the cross-entropy at those positions of the
-    train part's unigram distribution: what a model that ignores context would score at best.
+    train part's unigram distribution: what a model that ignores context would score at best. `val/accuracy_unigram`
+    is the accuracy there of always guessing that distribution's most frequent token.
     """
 
     def __init__(self, prepared: Prepared, device: str, rank: int = 0, world_size: int = 1) -> None:
         chosen = prepared.evaluation("val")
-        self.unigram = -float(np.log(prepared.unigram[chosen.labels[chosen.masked]]).mean())
+        answers = chosen.labels[chosen.masked]
+        self.unigram = {
+            "val/unigram_mask": -float(np.log(prepared.unigram[answers]).mean()),
+            "val/accuracy_unigram": float((answers == prepared.unigram.argmax()).mean()),
+        }
         self.batches = [_on(batch, device) for batch in _batches(chosen, rank, world_size)]
 
     def __call__(self, model: CompactBert, all_reduce: Callable[[torch.Tensor], object]) -> dict[str, float]:
@@ -47,7 +52,7 @@ class Validation:
             "val/loss": loss / count,
             "val/loss_mask": loss_mask / masks,
             "val/accuracy_mask": right / masks,
-            "val/unigram_mask": self.unigram,
+            **self.unigram,
         }
 
 

@@ -33,7 +33,7 @@ def test_it_learns(corpus: Path, tmp_path: Path) -> None:
     assert rows[-1]["val/loss_mask"] < rows[-1]["val/unigram_mask"] - 0.15
     assert rows[-1]["val/loss"] < rows[-1]["val/loss_mask"]
     assert rows[-1]["audit/rate"] == pytest.approx(19 / 128, abs=1e-9)
-    assert rows[-1]["audit/predicted"] == 600 * 19
+    assert rows[-1]["train/predicted"] == 600 * 19
 
 
 def test_golden_losses(corpus: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_two_ranks_agree_with_one(corpus: Path, tmp_path: Path) -> None:
     together = json.loads((tmp_path / "rows.json").read_text())
     for one, two in zip(alone, together, strict=True):
         assert two == pytest.approx(one, abs=1e-5)
-        assert two["audit/predicted"] == one["audit/predicted"] == 19 * one["step"]
+        assert two["train/predicted"] == one["train/predicted"] == 19 * one["step"]
 
 
 def test_the_bundle_loads_in_a_fresh_process(corpus: Path, tmp_path: Path) -> None:
