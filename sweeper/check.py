@@ -1,0 +1,122 @@
+"""Whether the trainable accepts everything that a spec may ask it to run, found out before anything starts.
+
+Tried against the trainable's own Config: the base settings, every arm, every domain's corners one at a time, and all
+low and all high corners together.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from sweeper import precedence
+from sweeper.refusal import Refusal, refusal, setting_paths
+from sweeper.trainable import Trainable
+from sweeper.wording import nearest, shown
+
+if TYPE_CHECKING:
+    from sweeper.spec import SweepSpec
+
+
+def completed(spec: SweepSpec) -> SweepSpec:
+    """The spec with settings and arms complete. Raises Refusal for what the trainable would not run."""
+    legal = set(setting_paths(config_model(spec)))
+    for where, path in _paths(spec):
+        if path not in legal:
+            raise Refusal((*where, path), f"the trainable has no such setting; {nearest(path, sorted(legal))}")
+    base = settings(spec, {}).model_dump(mode="json")
+    arms = {name: _arm(spec, name, base) for name in spec.arms}
+    for where, params in _probes(spec, arms):
+        try:
+            settings(spec, params)
+        except Refusal as error:
+            values = ", ".join(f"{path} = {shown(value)}" for path, value in params.items())
+            raise Refusal(where, f"{values} is refused: {error.reason}") from None
+    trials = spec.search.model_copy(update={"trials": spec.total_trials})
+    data = base.pop("data", {})
+    return spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials})
+
+
+def config_model(spec: SweepSpec) -> type[BaseModel]:
+    """The trainable's Config."""
+    try:
+        model = Trainable.load(spec.trainable).config
+    except Exception as error:  # an import runs foreign code, which may raise anything
+        kind = "" if type(error) is ValueError else f"importing {spec.trainable!r} raised {type(error).__name__}: "
+        raise Refusal(("trainable",), f"{kind}{error}") from None
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise Refusal(("trainable",), f"the Config of {spec.trainable!r} is not a pydantic model")
+    return model
+
+
+def settings(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel:
+    """The trainable's Config: config < data < params (by path). Raises Refusal."""
+    model = config_model(spec)
+    tree = copy.deepcopy(spec.config)
+    if spec.data:
+        if "data" not in model.model_fields:
+            raise Refusal(("data",), f"{spec.trainable} has no data settings; leave data out")
+        below = tree.get("data")
+        tree["data"] = precedence.merge(below if isinstance(below, Mapping) else {}, spec.data, ("data",))
+    for path, value in params.items():
+        _place(tree, path.split("."), value)
+    try:
+        # Through JSON: there, strictness lets a list be a tuple, but no text be a number.
+        return model.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        found = refusal(error, model)
+        below_data = found.location[:1] == ("data",) and precedence.touches(spec.data, found.location[1:2])
+        raise Refusal(found.location if below_data else ("config", *found.location), found.reason) from None
+
+
+def _place(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        below = tree.get(key)
+        tree[key] = below if isinstance(below, dict) else {}
+        tree = tree[key]
+    tree[keys[-1]] = value
+
+
+def _paths(spec: SweepSpec) -> Iterator[tuple[tuple[str, ...], str]]:
+    yield from ((("space",), path) for path in spec.space)
+    for name, arm in spec.arms.items():
+        yield from ((("arms", name), path) for path in arm)
+
+
+def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm's settings. Under tpe and random every path of the space, from the base settings where it names none."""
+    given = spec.arms[name]
+    sampled = spec.search.method != "arms"
+    outside = {path: value for path, value in given.items() if path not in spec.space}
+    if sampled and outside:
+        path = next(iter(outside))
+        reason = f"is not in the space, which {spec.search.method} cannot leave; {nearest(path, spec.space)}"
+        raise Refusal(("arms", name, path), reason)
+    inside = {path: given.get(path, _at(base, path)) for path in spec.space if sampled or path in given}
+    for path, value in inside.items():
+        try:
+            spec.space[path].invert(path, value)
+        except ValueError as error:
+            inherited = "" if path in given else "the arm leaves it to config, whose value is not in the space: "
+            raise Refusal(("arms", name, path), f"{inherited}{error}") from None
+    return inside | outside
+
+
+def _probes(spec: SweepSpec, arms: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Where in the spec, and which settings."""
+    yield from ((("arms", name), arm) for name, arm in arms.items())
+    for path, domain in spec.space.items():
+        yield from ((("space", path), {path: corner}) for corner in domain.corners())
+    for end in (0, -1):
+        yield ("space",), {path: domain.corners()[end] for path, domain in spec.space.items()}
+
+
+def _at(tree: Mapping[str, Any], path: str) -> Any:
+    value: Any = tree
+    for key in path.split("."):
+        value = value[key] if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,119 @@
+"""A trial in MLflow's terms: its parameters and tags, and which of its events the store does not have yet."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sweeper.journal import Ask, End, Report, Session
+from sweeper.report import redact
+
+MAX_PARAM = 6000
+MAX_TAG = 5000
+MAX_METRICS = 800
+STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+@dataclass
+class Child:
+    """What the journal says of a trial that MLflow does not know yet.
+
+    described: its parameters are there. step: so far go its metrics there. running: that is its status there.
+    refused: the store took exception to it.
+    """
+
+    ask: Ask
+    session: Session | None
+    reports: list[Report] = field(default_factory=list)
+    end: End | None = None
+    run_id: str | None = None
+    described: bool = False
+    step: int = 0
+    running: bool = True
+    refused: bool = False
+
+    @property
+    def left(self) -> int:
+        """Events to deliver."""
+        return (not self.described) + len(self.reports) + (self.end is not None)
+
+    def take(self, event: Report | End) -> None:
+        """The trial's next event. One that goes on after its end was only interrupted: that end is of no interest."""
+        if isinstance(event, Report):
+            self.reports.append(event)
+            self.end = None
+        else:
+            self.end = event
+
+    def found(self, run_id: str, status: str, tags: Mapping[str, str]) -> None:
+        """Drop what the store has. Its tag `sweeper.step` is written by one call with the metrics up to that step."""
+        self.run_id, self.running, self.described = run_id, status == "RUNNING", "sweeper.step" in tags
+        self.step = int(tags.get("sweeper.step", 0))
+        self.reports = [report for report in self.reports if report.step > self.step]
+        if self.end and not self.reports and not self.running and tags.get("sweeper.state") == self.end.state:
+            self.end = None
+
+    def batch(self) -> tuple[list[Report], dict[str, str]]:
+        """As many reports from the front as one call takes, at least one if any; and the tags that go with them."""
+        total = count = 0
+        for report in self.reports:
+            total += len(report.metrics)
+            if count and total > MAX_METRICS:
+                break
+            count += 1
+        reports = self.reports[:count]
+        tags = {"sweeper.step": str(reports[-1].step if reports else self.step)}
+        if self.end and count == len(self.reports):
+            tags |= {"sweeper.state": self.end.state}
+            tags |= {"sweeper.reason": redact(self.end.reason)} if self.end.reason else {}
+        return reports, tags
+
+    def params(self) -> dict[str, str]:
+        """Arm, seed, and every setting by its path, those that the space set among them."""
+        ask = self.ask
+        tree = {"arm": ask.arm or "none", "seed": ask.seed, **_flat(ask.config), **_flat(ask.params)}
+        texts = {path: value if isinstance(value, str) else json.dumps(value) for path, value in tree.items()}
+        return {path: cut(text, MAX_PARAM) for path, text in texts.items()}
+
+    def tags(self) -> dict[str, str]:
+        ask = self.ask
+        own = {"sweeper.trial": ask.trial, "sweeper.stage": ask.stage, "sweeper.arm": ask.arm or "none"}
+        own |= {"sweeper.config_hash": ask.config_hash, "sweeper.state": "running"}
+        return own | (session_tags(self.session) if self.session else {})
+
+
+def session_tags(session: Session) -> dict[str, str]:
+    tags = {"sweeper.command": redact(session.command), "sweeper.versions": json.dumps(session.versions)}
+    return tags | ({"mlflow.source.git.commit": session.git_commit} if session.git_commit else {})
+
+
+def name(text: str) -> str:
+    """The text as a name that MLflow accepts for a metric or a parameter."""
+    return re.sub(r"[^\w\-. :/]", "_", text)[:250]
+
+
+def cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: cut(value, MAX_TAG) for key, value in tags.items()}
+
+
+def utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+
+
+def milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,90 @@
+"""Run folders: STORAGE/NAME-HASH8[-2…], one for each plain call, found again by the hash of their spec."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from sweeper import cluster
+from sweeper.spec import SweepSpec, load
+
+SPEC = "spec.yaml"
+LOCK = ".lock"
+NEWEST = Path()  # resume whichever run of the spec is the newest
+
+
+def storage(given: Path | None, resume: Path | None) -> Path:
+    """Where run folders lie, absolute. Raises ValueError in one line where that cannot be."""
+    named = resume is not None and resume != NEWEST
+    chosen = resume.parent if resume is not None and named else given or Path("runs")
+    if cluster.submitted() and not (resume if resume is not None and named else chosen).is_absolute():
+        raise ValueError(f"--storage {chosen}: a submitted job's own folder is temporary; name an absolute one")
+    chosen = chosen.resolve()
+    existing = next(path for path in (chosen, *chosen.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--storage {chosen}: {existing} is not a folder that can be written to")
+    return chosen
+
+
+def opened(parent: Path, spec: SweepSpec, resume: Path | None) -> Path:
+    """The folder to work in: a new one, or the one to go on with. Raises ValueError in one line."""
+    if resume is not None and resume != NEWEST:
+        return _known(resume.resolve(), spec)
+    if resume is not None and (known := _newest(parent, spec)):
+        return known
+    try:
+        return _new(parent, spec)
+    except OSError as error:
+        raise ValueError(f"--storage {parent}: {error.strerror}") from error
+
+
+def _known(folder: Path, spec: SweepSpec) -> Path:
+    if not (folder / SPEC).is_file():
+        raise ValueError(f"--resume {folder}: there is no run, for it has no {SPEC}")
+    found = _hash(folder)
+    if found != spec.spec_hash:
+        raise ValueError(
+            f"--resume {folder}: it holds another run, {(found or 'unreadable')[:8]}, and this spec is "
+            f"{spec.spec_hash[:8]}; resume it with {folder / SPEC}"
+        )
+    return folder
+
+
+def _newest(parent: Path, spec: SweepSpec) -> Path | None:
+    found = {number: path for path in parent.glob(f"{_stem(spec)}*") if (number := _number(path, spec))}
+    runs = [found[number] for number in sorted(found, reverse=True)]
+    return next((path for path in runs if _hash(path) == spec.spec_hash), None)
+
+
+def _new(parent: Path, spec: SweepSpec) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / (_stem(spec) if number == 1 else f"{_stem(spec)}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        partial = folder / f".{SPEC}"
+        partial.write_text(spec.to_yaml())
+        partial.rename(folder / SPEC)
+        return folder
+
+
+def _stem(spec: SweepSpec) -> str:
+    return f"{spec.name}-{spec.spec_hash[:8]}"
+
+
+def _number(path: Path, spec: SweepSpec) -> int | None:
+    """1 for the first run of a spec, n for the folder that ends in -n, None for any other."""
+    match = re.fullmatch(re.escape(_stem(spec)) + r"(?:-(\d+))?", path.name)
+    return int(match[1] or 1) if match else None
+
+
+def _hash(folder: Path) -> str | None:
+    try:
+        return load(folder / SPEC).spec_hash
+    except ValueError:
+        return None

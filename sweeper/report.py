@@ -1,0 +1,328 @@
+"""What a sweep leaves to read: the `--json` summary and `report.md`, made from the journal alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.journal import Ask, Journal, Session, TrialRecord, nested
+
+if TYPE_CHECKING:
+    from sweeper.spec import SweepSpec
+
+AUDIT = "audit/"
+UI_PORT = 5050
+_ABSENT = "-"
+_RANKS = ("completed", "stopped", "interrupted", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a sweep ended and where its results lie; the rest is in the journal.
+
+    run_ids: MLflow's run of each trial. interrupted: people or a limit ended the sweep before its last trial.
+    """
+
+    run_dir: Path
+    tracking_uri: str
+    parent_run_id: str | None = None
+    run_ids: Mapping[str, str] = field(default_factory=dict)
+    bundle: Path | None = None
+    interrupted: bool = False
+
+    @property
+    def report(self) -> Path:
+        return self.run_dir / "report.md"
+
+
+def best(records: Iterable[TrialRecord], objective: str) -> TrialRecord | None:
+    """The completed search trial with the lowest score at its last step; of equals the first asked for."""
+    scored = [
+        (score, record.ask.number, record)
+        for record in records
+        if record.ask.stage == "search" and record.state == "completed"
+        if (score := record.score(objective)) is not None
+    ]
+    return min(scored, key=lambda entry: entry[:2])[2] if scored else None
+
+
+def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[str, Any]:
+    """One trial of the summary. One that runs when the sweep ends is interrupted. `audit` is null if none came."""
+    metrics = record.rows[-1].metrics if record.rows else {}
+    return {
+        "id": record.id,
+        "stage": record.ask.stage,
+        "arm": record.ask.arm,
+        "seed": record.ask.seed,
+        "state": _state(record),
+        "step": record.step,
+        "score": record.score(objective),
+        "params": record.ask.params,
+        "metrics": {key: value for key, value in metrics.items() if not key.startswith(AUDIT)},
+        "audit": nested(metrics, AUDIT) or None,
+        "run_id": run_id,
+        "reason": record.end.reason if record.end else None,
+    }
+
+
+def sweep_state(records: Iterable[TrialRecord], interrupted: bool) -> str:
+    """The sweep's end: completed, interrupted (some trial is open), or failed (every trial failed)."""
+    states = {_state(record) for record in records}
+    if interrupted or "interrupted" in states:
+        return "interrupted"
+    return "completed" if states & {"completed", "stopped"} else "failed"
+
+
+def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, Any]:
+    """What `--json` prints."""
+    records = list(journal.trials.values())
+    found = best(records, spec.objective)
+
+    def trial(record: TrialRecord) -> dict[str, Any]:
+        return trial_json(record, spec.objective, outcome.run_ids.get(record.id))
+
+    return {
+        "state": sweep_state(records, outcome.interrupted),
+        "name": spec.name,
+        "spec_hash": spec.spec_hash,
+        "run_dir": str(outcome.run_dir),
+        "tracking_uri": redact(outcome.tracking_uri),
+        "experiment": spec.name,
+        "parent_run_id": outcome.parent_run_id,
+        "best": trial(found) if found else None,
+        "trials": [trial(record) for record in records],
+        "bundle": str(outcome.bundle) if outcome.bundle else None,
+        "report": str(outcome.report),
+    }
+
+
+def markdown(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
+    """The text of `report.md`."""
+    records = list(journal.trials.values())
+    parts = [
+        f"# {spec.name}\n\n{spec.question}",
+        _headline(spec, records, outcome),
+        "## What ran\n\n" + _what_ran(spec, journal, outcome),
+        f"## Trials\n\n{_trials(spec, records)}",
+        f"## Against the baseline\n\n{_differences(spec, records)}",
+    ]
+    if audits := _audits(records):
+        parts.append(f"## Mask audit\n\n{audits}")
+    parts.append("## Go on from here\n\n" + _commands(outcome))
+    return "\n\n".join(parts) + "\n"
+
+
+def describe(ask: Ask) -> str:
+    """A trial in a few characters: its arm, else its settings."""
+    return ask.arm or settings(ask)
+
+
+def settings(ask: Ask) -> str:
+    """What the space or the arm set, as in `80/15/5 ema_decay=0.31`: shares are percentages in the space's order."""
+    return " ".join(_setting(path, value) for path, value in ask.params.items()) or _ABSENT
+
+
+def redact(text: str) -> str:
+    """The text without what a stranger must not read: logins in URLs, and values of passwords, keys and tokens.
+
+    A number after `token=` stays: that is a share of the mask.
+    """
+    text = re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^/\s'\"]*@", r"\1***@", text, flags=re.IGNORECASE)
+    secret = r"(?:password|passwd|secret|credentials?|api[_-]?key|access[_-]?key|token(?![=\s]+[\d.]+(?![\w-])))"
+    return re.sub(rf"(\b[\w.-]*{secret}=|--[\w.-]*{secret}\s+)[^\s&'\"]+", r"\1***", text, flags=re.IGNORECASE)
+
+
+def _state(record: TrialRecord) -> str:
+    return "interrupted" if record.state == "running" else record.state
+
+
+def _setting(path: str, value: Any) -> str:
+    return _value(value) if isinstance(value, Mapping) else f"{path.rpartition('.')[2]}={_value(value)}"
+
+
+def _value(value: Any) -> str:
+    """A parameter's value: shares as percentages, other numbers with three digits."""
+    if isinstance(value, Mapping):
+        return "/".join(f"{100 * share:.3g}" for share in value.values())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return _ABSENT if value is None else f"{value:{sign}.4f}"
+
+
+def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome) -> str:
+    counts = Counter(_state(record) for record in records)
+    told = ", ".join(f"{counts[state]} {state}" for state in _RANKS if counts[state]) or "none began"
+    found = best(records, spec.objective)
+    if found is None:
+        return f"**No trial completed** ({len(records)} trials: {told})."
+    text = f"**Best of the search: `{found.id}`** ({describe(found.ask)}), {spec.objective} "
+    text += f"{_number(found.score(spec.objective))} at step {found.step:,} ({len(records)} trials: {told})."
+    if outcome.interrupted:
+        text += " The sweep was interrupted."
+    return text + " Search scores: exploration, not a result. The best of many equal trials looks good by luck alone."
+
+
+def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
+    sessions = [event for event in journal.events if isinstance(event, Session)]
+    facts: list[tuple[str, str]] = [
+        ("trainable", f"`{spec.trainable}`, objective {spec.objective}"),
+        ("method", f"{spec.search.method}, {spec.search.trials} trials, scheduler {spec.scheduler}"),
+        ("profile", str(spec.profile or "none")),
+        ("spec hash", f"`{spec.spec_hash}`"),
+    ]
+    if journal.events:
+        begin, end = (datetime.fromtimestamp(journal.events[i].time, UTC) for i in (0, -1))
+        facts.append(("time", f"{begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC, {len(sessions)} session(s)"))
+    if sessions:
+        last = sessions[-1]
+        facts += [
+            ("command", f"`{redact(last.command)}`"),
+            ("git commit", f"`{last.git_commit}`" if last.git_commit else "none"),
+            ("machine", ", ".join(f"{key} {value}" for key, value in last.machine.items())),
+            ("versions", ", ".join(f"{name} {version}" for name, version in sorted(last.versions.items()))),
+        ]
+    facts += [(key, f"`{value}`") for key, value in fingerprints(outcome.bundle).items()]
+    return "\n".join(f"* {key}: {' '.join(value.split())}" for key, value in facts)
+
+
+def fingerprints(bundle: Path | None) -> dict[str, str]:
+    """What a bundle's metadata.json calls a fingerprint, of the data and of the code."""
+    path = bundle / "metadata.json" if bundle else None
+    if path is None or not path.exists():
+        return {}
+    return {key: str(value) for key, value in json.loads(path.read_text()).items() if "fingerprint" in key}
+
+
+def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
+    paths = list(dict.fromkeys(path for record in records for path in record.ask.params))
+    metrics = [spec.objective, "val/loss_mask", "val/unigram_mask"]
+    seen = {key for record in records for row in record.rows[-1:] for key in row.metrics}
+    metrics = [key for key in dict.fromkeys(metrics) if key in seen]
+
+    def order(record: TrialRecord) -> tuple[int, float, int]:
+        score = record.score(spec.objective)
+        return _RANKS.index(_state(record)), float("inf") if score is None else score, record.ask.number
+
+    rows = []
+    for record in sorted(records, key=order):
+        values = record.rows[-1].metrics if record.rows else {}
+        row = [record.id, record.ask.stage, record.ask.arm or _ABSENT, str(record.ask.seed)]
+        row += [_value(record.ask.params[path]) if path in record.ask.params else _ABSENT for path in paths]
+        row += [_number(values.get(key)) for key in metrics]
+        row += [f"{record.step:,}", _masked(record), _state(record), (record.end and record.end.reason) or _ABSENT]
+        rows.append(row)
+    heads = ["trial", "stage", "arm", "seed", *(_head(path, records) for path in paths), *metrics]
+    text = f"Sorted by {spec.objective} at the last step; a trial stopped early ranks below every completed one."
+    heads += ["step", "masked %", "state", "reason"]
+    return f"{text}\n\n{_table(heads, rows, left=('trial', 'stage', 'arm', 'state', 'reason'))}"
+
+
+def _head(path: str, records: Sequence[TrialRecord]) -> str:
+    """A parameter's heading; for shares with the order of their parts."""
+    value = next(record.ask.params[path] for record in records if path in record.ask.params)
+    return f"{path} ({'/'.join(value)}) %" if isinstance(value, Mapping) else path
+
+
+def _masked(record: TrialRecord) -> str:
+    rate = record.rows[-1].metrics.get(f"{AUDIT}rate") if record.rows else None
+    return _ABSENT if rate is None else f"{100 * rate:.3f}"
+
+
+def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
+    name = next(iter(spec.arms), None)
+    done = [
+        (score, record)
+        for record in records
+        if record.ask.stage == "search" and record.state == "completed"
+        if (score := record.score(spec.objective)) is not None
+    ]
+    baseline = {record.ask.seed: score for score, record in done if record.ask.arm == name}
+    if name is None or not baseline:
+        return "No baseline run completed, so nothing can be said against it."
+    rows: list[list[str]] = []
+    for score, record in sorted(done, key=lambda pair: (pair[0], pair[1].ask.number)):
+        base = baseline.get(record.ask.seed)
+        if record.ask.arm != name and base is not None:
+            numbers = [_number(score), _number(base), _number(score - base, "+")]
+            rows.append([record.id, describe(record.ask), str(record.ask.seed), *numbers])
+    if not rows:
+        return f"Nothing but the baseline, `{name}`, completed."
+    text = (
+        f"Difference in {spec.objective} to the arm `{name}` under the same seed; negative is better. Search scores: "
+        "exploration, not a result. Each line is one pair of runs, and seeds alone move a loss as much.\n\n"
+    )
+    heads = ["trial", "what", "seed", spec.objective, "baseline", "difference"]
+    return text + _table(heads, rows, left=("trial", "what"))
+
+
+def _audits(records: Sequence[TrialRecord]) -> str:
+    audits = [(record, nested(record.rows[-1].metrics, AUDIT)) for record in records if record.rows]
+    rows = [
+        [record.id, _masked(record), _value(audit["shares"]) if "shares" in audit else _ABSENT]
+        + [f"{audit[key]:,.6g}" if key in audit else _ABSENT for key in ("refreshes", "fallbacks", "capped")]
+        for record, audit in audits
+        if audit
+    ]
+    if not rows:
+        return ""
+    parts = next((list(audit["shares"]) for _, audit in audits if "shares" in audit), [])
+    heads = ["trial", "masked %", f"realised shares ({'/'.join(parts)}) %", "refreshes", "fallbacks", "capped"]
+    return _table(heads, rows, left=("trial",))
+
+
+def _commands(outcome: Outcome) -> str:
+    folder = shlex.quote(str(outcome.run_dir))
+    spec = shlex.quote(str(outcome.run_dir / "spec.yaml"))
+    lines = [f"Run folder: `{outcome.run_dir}`."]
+    if outcome.bundle:
+        lines.append(f"The best trial's bundle: `{outcome.bundle}`.")
+    lines += [
+        "Continue what is open, or deliver what MLflow lacks:",
+        f"    python -m sweeper.run {spec} --resume {folder}",
+        "Browse the curves:",
+        f"    {ui_command(outcome.tracking_uri, outcome.run_dir.parent)}",
+    ]
+    return "\n\n".join(lines)
+
+
+def ui_command(uri: str, storage: Path) -> str:
+    """How to open MLflow's pages on a tracking store: a lean local server, or the address of the one that runs."""
+    if uri.startswith("http"):
+        return redact(uri)
+    artifacts = shlex.quote(str(storage / "mlartifacts"))
+    return (
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 127.0.0.1 "
+        f"--port {UI_PORT} --backend-store-uri {shlex.quote(redact(uri))} --artifacts-destination {artifacts}"
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")[:200]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> str:
+    """A Markdown table that is aligned in its source, too; columns not named in `left` are flush right."""
+    cells = [[_cell(text) for text in row] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            text.ljust(width) if head in left else text.rjust(width)
+            for text, width, head in zip(row, widths, heads, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        f":{'-' * (width - 1)}" if head in left else f"{'-' * (width - 1)}:"
+        for head, width in zip(heads, widths, strict=True)
+    ]
+    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])

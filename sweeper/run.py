@@ -1,0 +1,234 @@
+"""The command: `python -m sweeper.run SPEC`. It reads the arguments, calls the rooms, and says where things lie.
+
+What people read goes to stderr; with `--json`, stdout ends with one line. Ray and all that needs it are imported
+once the spec is accepted. Nothing in here crosses a process boundary: under `-m` it would be `__main__` elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from filelock import FileLock, Timeout
+
+from sweeper import checkpoints, cluster, folders, plan, report
+from sweeper.journal import Journal, TrialRecord
+from sweeper.spec import SpecError, SweepSpec, load
+from sweeper.trainable import Trainable
+
+COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+_STATUS = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 done, 1 all trials failed, 2 bad input, 130 interrupted."""
+    cluster.isolate()
+    try:
+        args = _parser().parse_args(argv)
+        spec = _agreed(args, load(args.spec, args.profile, args.set))
+        storage = folders.storage(args.storage, args.resume)
+        room = None if cluster.configured() else cluster.room(spec.resources, [cluster.this_machine()])
+        if args.dry_run:
+            return _show_plan(args, spec, room)
+        if spec.limits.hours or spec.limits.gpu_hours:
+            plan.refuse_above_limits(spec, _estimate(spec, room))
+        facts = Trainable.load(spec.trainable).prepare(spec.settings({}))
+        run_dir = folders.opened(storage, spec, args.resume)
+    except ValueError as error:
+        _say(f"error: {error}")
+        return REFUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    try:
+        with FileLock(run_dir / folders.LOCK, timeout=0):
+            return _carry_out(args, spec, run_dir, facts)
+    except Timeout:
+        _say(f"error: another sweep works on {run_dir}")
+        return REFUSED
+    except KeyboardInterrupt:
+        _say(f"interrupted; go on with: {_resume(run_dir)}")
+        return INTERRUPTED
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m sweeper.run", description="Run the sweep that a spec describes.")
+    parser.add_argument("spec", type=Path, help="YAML file, such as search_spaces/mix_ratios.yaml")
+    parser.add_argument("--profile", help="one of the spec's profiles; the spec names the default")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one key of the spec")
+    parser.add_argument("--storage", type=Path, metavar="DIR", help="where run folders lie (./runs)")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=folders.NEWEST,
+        type=Path,
+        metavar="RUN_DIR",
+        help="go on with this run or the newest",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what it costs and stop")
+    parser.add_argument("--json", action="store_true", help="end stdout with one line of JSON")
+    parser.add_argument("--yes", action="store_true", help="ask nothing")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray says")
+    return parser
+
+
+def _agreed(args: argparse.Namespace, spec: SweepSpec) -> SweepSpec:
+    """The spec, or where it wants a GPU and there is none, the same on CPUs if people agree to what that takes."""
+    machine = cluster.this_machine()
+    if not spec.resources.gpus_per_worker or machine["GPU"] or cluster.configured():
+        return spec
+    slow = load(args.spec, args.profile, [*args.set, "resources.gpus_per_worker=0"])
+    hours = _estimate(slow, cluster.room(slow.resources, [machine])).hours
+    _say(f"{spec.name} wants a GPU and there is none: on {machine['CPU']:g} CPUs it takes about {hours:,.0f} hours")
+    if args.yes or args.dry_run:
+        return slow
+    if not sys.stdin.isatty():
+        raise ValueError("without a GPU it needs --yes")
+    _say("go on without a GPU? [y/N]")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ValueError("not started")
+    return slow
+
+
+def _estimate(spec: SweepSpec, room: int | None) -> plan.Plan:
+    """room: None where only a cluster that is not joined yet could tell."""
+    cpus = int(cluster.this_machine()["CPU"])
+    return plan.plan(spec, room or spec.resources.concurrency or 1, plan.measure_flops(cpus) / cpus)
+
+
+def _show_plan(args: argparse.Namespace, spec: SweepSpec, room: int | None) -> int:
+    figures = asdict(_estimate(spec, room))
+    for key, value in figures.items():
+        _say(f"{key:>16}  {value:,.4g}" if isinstance(value, float) else f"{key:>16}  {value}")
+    if args.json:
+        print(json.dumps(figures))
+    return COMPLETED
+
+
+def _carry_out(args: argparse.Namespace, spec: SweepSpec, run_dir: Path, facts: dict[str, Any]) -> int:
+    """Run what is left of the sweep, then leave and show its results."""
+    from sweeper.live import Live
+    from sweeper.tracking import Tracker, store_uri
+
+    journal = Journal(run_dir / "journal.jsonl")
+    uri = store_uri(spec, run_dir.parent)
+    tags = {f"sweeper.{key}": str(value) for key, value in facts.items() if "fingerprint" in key}
+    with Live(spec, journal, spec.total_trials) as live:
+        tracker = Tracker(journal, spec, run_dir, uri, tags=tags, say=live.say)
+        tracker.start()
+        try:
+            done = _searched(spec, journal) or _search(args, spec, run_dir, journal, facts, live.say)
+        except cluster.NoRoom as error:
+            live.say(f"error: {error}")
+            return REFUSED
+        records = list(journal.trials.values())
+        best = report.best(records, spec.objective)
+        outcome = report.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=_bundle(run_dir, best), interrupted=not done)
+        outcome.report.write_text(report.markdown(spec, journal, outcome))
+        tracker.close(report.sweep_state(records, not done), best, outcome.bundle)
+    outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
+    summary = report.summary(spec, journal, outcome)
+    _show_end(args, spec, outcome, best)
+    if args.json:
+        print(json.dumps(summary))
+    return _STATUS[summary["state"]]
+
+
+def _searched(spec: SweepSpec, journal: Journal) -> bool:
+    """Whether nothing of the search is left to run, so that Ray need not start."""
+    return len(journal.trials) == spec.total_trials and not any(record.open for record in journal.trials.values())
+
+
+def _search(
+    args: argparse.Namespace,
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    facts: dict[str, Any],
+    say: Callable[[str], None],
+) -> bool:
+    say("joining the cluster" if cluster.configured() else "starting Ray on this machine")
+    with cluster.session(spec.resources, _packages(spec), args.verbose) as nodes:
+        from sweeper import sweep
+
+        slots = cluster.room(spec.resources, nodes)
+        return sweep.run(spec, run_dir, journal, slots, facts=facts, say=say)
+
+
+def _packages(spec: SweepSpec) -> list[str]:
+    """The folders of this package and of the trainable's, which a joined cluster's nodes need."""
+    found = (find_spec(name.partition(".")[0]) for name in (__package__ or "sweeper", spec.trainable.partition(":")[0]))
+    return [folder for one in found if one for folder in one.submodule_search_locations or []]
+
+
+def _bundle(run_dir: Path, best: TrialRecord | None) -> Path | None:
+    """Keep the best trial's bundle apart from its checkpoints."""
+    checkpoint = best.end.checkpoint if best and best.end else None
+    source = run_dir / (checkpoint or "") / "bundle"
+    if best is None or checkpoint is None or not source.is_dir():
+        return None
+    target = run_dir / "bundles" / best.id
+    target.parent.mkdir(exist_ok=True)
+    checkpoints.publish(source, target)
+    return target
+
+
+def _show_end(args: argparse.Namespace, spec: SweepSpec, outcome: report.Outcome, best: TrialRecord | None) -> None:
+    if best:
+        score = best.score(spec.objective)
+        what = report.describe(best.ask)
+        _say(f"best trial     {best.id} ({what}): {spec.objective} {score:.4f} at step {best.step:,}")
+    else:
+        _say("best trial     none completed")
+    _say(f"run folder     {outcome.run_dir} (report.md lists the trials)")
+    if outcome.bundle:
+        _say(f"bundle         {outcome.bundle}")
+    _say(f"tracking store {report.redact(outcome.tracking_uri)}")
+    _say(f"browse it with {report.ui_command(outcome.tracking_uri, outcome.run_dir.parent)}")
+    for line in _scale(args, spec):
+        _say(line)
+    if outcome.interrupted:
+        _say(f"interrupted; go on with: {_resume(outcome.run_dir)}")
+
+
+def _scale(args: argparse.Namespace, spec: SweepSpec) -> list[str]:
+    """How far this profile is from the published runs, and what those would cost."""
+    if spec.profile in (None, "published") or "published" not in spec.profiles:
+        return []
+    try:
+        full = load(args.spec, "published")
+    except SpecError:
+        return []
+    seen, published = (one.settings({}).steps * one.settings({}).tokens_per_step for one in (spec, full))
+    cost = _estimate(full, 1)
+    caution = "this shows the machinery, not the effect; " if spec.profile == "laptop" else ""
+    return [
+        f"profile {spec.profile}: {caution}a trial saw {seen / 1e6:.1f} M tokens, {seen / published:.1%} of the "
+        f"{published / 1e6:.1f} M of published",
+        f"published: {cost.trials} trials, about {cost.gpu_hours:,.0f} GPU-hours, if {'; '.join(cost.assumed[:1])}",
+    ]
+
+
+def _resume(run_dir: Path) -> str:
+    return shlex.join(["python", "-m", "sweeper.run", str(run_dir / folders.SPEC), "--resume", str(run_dir)])
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

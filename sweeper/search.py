@@ -1,0 +1,284 @@
+"""What to try next, and the record of what happened: Tune's searcher and scheduler over the journal.
+
+Tune tells its scheduler of a result or an end first, then its searcher, then its callbacks. So the scheduler writes
+the journal (`Recording`), and the searcher keeps nothing: whom to start, what has ended and what the sampler may know
+are read from the journal at every question. A resumed sweep takes the same path as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from sweeper import checkpoints
+from sweeper.journal import Ask, End, Journal, Report, TrialRecord
+from sweeper.space import Dimension
+from sweeper.spec import SweepSpec
+
+STAGE = "search"
+MEMORY = 1000  # trials that the sampler sees: multivariate TPE is quadratic in them
+
+_STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the search chose. raw: the sampler's own parameters, none where it had no part."""
+
+    arm: str | None
+    seed: int
+    params: dict[str, Any]
+    raw: dict[str, Any]
+
+
+class JournalSearch(Searcher, ABC):
+    """Serves the open trials of an earlier session first, then new ones, at most `slots` at once.
+
+    Every trial is in the journal before Tune hears of it. Tune's own trial ids mean nothing here.
+    """
+
+    def __init__(self, spec: SweepSpec, journal: Journal, slots: int, log: Path) -> None:
+        super().__init__()
+        self.spec, self.journal, self.slots, self.log = spec, journal, slots, log
+        self._waiting = deque(record.id for record in self._records() if record.open)
+        self._handed: list[str] = []
+        self._log_after = 0.0
+
+    @abstractmethod
+    def point(self, number: int) -> Point | None:
+        """The point of a trial by its number from 0, or None while it cannot be known yet."""
+
+    @property
+    def remaining(self) -> int:
+        """Trials that this session has still to start."""
+        return len(self._waiting) + self.spec.total_trials - len(self._records())
+
+    def suggest(self, trial_id: str) -> Any:
+        """A trial's task, None for "not now", or FINISHED."""
+        live = sum(self.journal.trials[handed].open for handed in self._handed)
+        if live >= self.slots:
+            return None
+        if self._waiting:
+            return self._task(self._waiting.popleft())
+        number = len(self._records())
+        if number >= self.spec.total_trials:
+            return Searcher.FINISHED
+        point = self.point(number)
+        return None if point is None else self._asked(number, point)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Renew the dashboard's file, in no more than a twentieth of the sweep's time."""
+        begin = time.monotonic()
+        if begin >= self._log_after:
+            write_study(self.spec, self.journal, self.log)
+            self._log_after = begin + 20 * (time.monotonic() - begin)
+
+    def save(self, checkpoint_path: str) -> None:
+        """The journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("a sweep is resumed from its journal")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its arguments into a file that nothing reads."""
+        return {}
+
+    def _records(self) -> list[TrialRecord]:
+        """This stage's trials in order of number."""
+        return [record for record in self.journal.trials.values() if record.ask.stage == STAGE]
+
+    def _asked(self, number: int, point: Point) -> dict[str, Any] | None:
+        identity = f"t{number + 1:04d}"
+        common = {"trial": identity, "number": number, "stage": STAGE, **vars(point)}
+        try:
+            config = self.spec.trainable_config(point.params)
+        except ValueError as error:  # the corners of the space are legal, this point between them is not
+            self.journal.append(Ask(**common, config={}, config_hash=""))
+            self.journal.append(End(trial=identity, state="failed", reason=f"refused: {error}"))
+            return None
+        self.journal.append(Ask(**common, config=config, config_hash=self.spec.config_hash(config)))
+        return self._task(identity)
+
+    def _task(self, identity: str) -> dict[str, Any]:
+        """What a trial is told of itself."""
+        self._handed.append(identity)
+        ask = self.journal.trials[identity].ask
+        return {"id": identity, "seed": ask.seed, "config": ask.config}
+
+
+class ListSearch(JournalSearch):
+    """Method arms: each arm on each search seed, seed by seed so that the arms can be compared early."""
+
+    def point(self, number: int) -> Point:
+        seed, arm = divmod(number, len(self.spec.arms))
+        name = list(self.spec.arms)[arm]
+        return Point(name, self.spec.seeds.search[seed], self.spec.arms[name], {})
+
+
+class StudySearch(JournalSearch):
+    """Methods tpe and random: the arms first, then what an Optuna sampler asks for.
+
+    Trial n is asked for once all trials up to n - lag have ended, and the sampler then sees just these as finished
+    and the later ones as running, whatever the clock did. With a sampler made anew for each trial, seeded by the
+    sweep's seed and n, the points of a sweep depend on its spec and `lag` alone. `lag` is how many trials may run
+    at once; fewer `slots` than that slow a sweep down and change nothing.
+    """
+
+    def __init__(self, spec: SweepSpec, journal: Journal, slots: int, log: Path, lag: int) -> None:
+        super().__init__(spec, journal, min(slots, lag), log)
+        self.lag = lag
+
+    def point(self, number: int) -> Point | None:
+        seed, arms = self.spec.seeds.search[0], list(self.spec.arms)
+        records = self._records()
+        settled = max(0, number - self.lag + 1)
+        if any(record.open for record in records[:settled]):
+            return None
+        if number < len(arms):
+            params = self.spec.arms[arms[number]]
+            raw = [self.spec.space[path].invert(path, value) for path, value in params.items()]
+            return Point(arms[number], seed, params, {name: part[name] for part in raw for name in part})
+        begin = max(0, number - MEMORY)
+        trials = _frozen(records[begin:settled], self.spec) + _frozen(records[settled:], self.spec, running=True)
+        study = optuna.create_study(sampler=_sampler(self.spec, derive(seed, number)))
+        study.add_trials(trials)
+        raw = study.ask(fixed_distributions=_distributions(self.spec)).params
+        return Point(None, seed, {path: domain.value(path, raw) for path, domain in self.spec.space.items()}, raw)
+
+
+class Recording(TrialScheduler):
+    """What Tune tells its scheduler goes into the journal, then to the rule that comes next in the class order.
+
+    A rule sees one row at a time, each once: rows that the journal has already, as a restarted trial sends them,
+    were judged when they came.
+    """
+
+    journal: Journal
+    run_dir: Path
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        record = self.journal.trials[trial.config["id"]]
+        for row in result["rows"]:
+            metrics = {key: value for key, value in row.items() if key != "step"}
+            if not self.journal.append(Report(trial=record.id, step=row["step"], metrics=metrics)):
+                continue
+            if super().on_trial_result(tune_controller, trial, row) == TrialScheduler.STOP:
+                self._end(record, "stopped", f"stopped by {self.__class__.__name__.lower()} at step {row['step']}")
+                return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        record = self.journal.trials[trial.config["id"]]
+        if record.open and record.rows:
+            self._end(record, "completed")
+        elif record.open:
+            self._end(record, "failed", "it ended without a report")
+        super().on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        record = self.journal.trials[trial.config["id"]]
+        if record.open:
+            self._end(record, "failed", self._reason(record.id))
+        super().on_trial_error(tune_controller, trial)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its arguments into a file that nothing reads."""
+        return {}
+
+    def _end(self, record: TrialRecord, state: Any, reason: str | None = None) -> None:
+        checkpoint = checkpoints.at(self.run_dir / "trials" / record.id / "checkpoints", record.step)
+        path = str(checkpoint.relative_to(self.run_dir)) if checkpoint else None
+        self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path))
+
+    def _reason(self, identity: str) -> str:
+        try:
+            return (self.run_dir / "trials" / identity / "error.txt").read_text().partition("\n")[0]
+        except OSError:
+            return "its process died; the machine may have run out of memory"
+
+
+class FullLength(Recording, FIFOScheduler):
+    """Scheduler none: every trial runs to its end."""
+
+    def __init__(self, journal: Journal, run_dir: Path) -> None:
+        super().__init__()
+        self.journal, self.run_dir = journal, run_dir
+
+
+def derive(seed: int, number: int) -> int:
+    """A sampler's seed for one trial."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4])
+
+
+def write_study(spec: SweepSpec, journal: Journal, path: Path) -> None:
+    """The journal as an Optuna journal file, for optuna-dashboard. Nothing reads it back."""
+    partial = path.with_name(f".{path.name}")
+    partial.unlink(missing_ok=True)
+    study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(partial))), study_name=spec.name)
+    study.add_trials(_frozen(journal.trials.values(), spec))
+    os.replace(partial, path)
+
+
+def _sampler(spec: SweepSpec, seed: int) -> BaseSampler:
+    if spec.search.method == "random":
+        return RandomSampler(seed)
+    # At least a few points at random, at most Optuna's own ten, and in a short sweep a third of it.
+    startup = max(3, min(10, spec.total_trials // 3))
+    return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup)
+
+
+def _distributions(spec: SweepSpec) -> dict[str, BaseDistribution]:
+    dimensions = [domain.raw(path) for path, domain in spec.space.items()]
+    return {name: _distribution(part[name]) for part in dimensions for name in part}
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.choices is not None:
+        return CategoricalDistribution(dimension.choices)
+    if dimension.integer:
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _frozen(records: Iterable[TrialRecord], spec: SweepSpec, running: bool = False) -> list[FrozenTrial]:
+    """Trials as Optuna keeps them. A stopped one has its curve and no value: it never ran to a comparable end."""
+    distributions = _distributions(spec)
+    return [_frozen_trial(record, spec.objective, distributions, running) for record in records]
+
+
+def _frozen_trial(
+    record: TrialRecord, objective: str, distributions: dict[str, BaseDistribution], running: bool
+) -> FrozenTrial:
+    state = TrialState.RUNNING if running or record.open else _STATES[record.state]
+    values = ((row.step, row.metrics.get(objective)) for row in record.rows)
+    trial = optuna.create_trial(
+        state=state,
+        value=record.score(objective) if state == TrialState.COMPLETE else None,
+        params=record.ask.raw,
+        distributions={name: distributions[name] for name in record.ask.raw},
+        intermediate_values={step: value for step, value in values if value is not None},
+        user_attrs={"id": record.id, "arm": record.ask.arm, "seed": record.ask.seed, "params": record.ask.params},
+    )
+    trial.datetime_start = datetime.fromtimestamp(record.ask.time)
+    if state.is_finished() and record.end:
+        trial.datetime_complete = datetime.fromtimestamp(record.end.time)
+    return trial

@@ -1,0 +1,255 @@
+"""SweepSpec: a question as data. YAML text in; out comes a validated, frozen and hashed value, or one line that says
+why not. Everything is checked at load, the settings against the trainable's own Config (check.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+
+from sweeper import check, precedence, space, yaml_input
+from sweeper.refusal import Refusal, refusal
+from sweeper.trainable import Settings
+from sweeper.wording import nearest
+
+MAX_LINE = 400
+
+
+class SpecError(ValueError):
+    """What is wrong with a spec, in one line."""
+
+    def __init__(self, message: object) -> None:
+        line = " ".join(str(message).split())
+        super().__init__(line if len(line) <= MAX_LINE else line[: MAX_LINE - 1] + "…")
+
+
+def _safe_name(name: str) -> str:
+    """A name is a folder, an MLflow experiment and a part of run names; a dot would break `--set` paths."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ValueError(f"{name!r} is no name: 1 to 64 letters, digits, _ and -, beginning with a letter or digit")
+    return name
+
+
+Domain = Annotated[space.Domain, PlainValidator(space.parse), PlainSerializer(lambda domain: domain.tree())]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, AfterValidator(_safe_name)]
+
+
+class Section(BaseModel):
+    """Immutable; an unknown key, NaN or infinity is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Search(Section):
+    """How points are chosen. trials: under `arms` it follows (arms times search seeds)."""
+
+    method: Literal["tpe", "random", "arms"] = "tpe"
+    trials: Annotated[int, Field(gt=0, le=100_000)] | None = None
+
+
+class Seeds(Section):
+    """Disjoint: a seed that a search has seen cannot confirm what the search found."""
+
+    search: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    confirm: tuple[Seed, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for name, seeds in (("search", self.search), ("confirm", self.confirm)):
+            if len(set(seeds)) < len(seeds):
+                twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+                raise Refusal((name,), f"the seed {twice} is there twice")
+        both = sorted(set(self.search) & set(self.confirm))
+        if both:
+            raise Refusal(("confirm",), f"the seed {both[0]} is in search, too: the two must be disjoint")
+        return self
+
+
+class Resources(Section):
+    """What one trial holds. workers: 0 trains inside the trial's own process, 1 or more through Ray Train."""
+
+    workers: Annotated[int, Field(ge=0)] = 0
+    cpus_per_worker: Annotated[int, Field(gt=0)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    concurrency: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise Refusal(("gpus_per_worker",), f"{self.gpus_per_worker:g} must be whole above 1")
+        return self
+
+    @property
+    def processes(self) -> int:
+        """Training processes of one trial."""
+        return max(1, self.workers)
+
+
+class Limits(Section):
+    """A sweep whose plan lies above these does not start. hours: wall clock."""
+
+    hours: Annotated[float, Field(gt=0)] | None = None
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+
+
+class Tracking(Section):
+    """uri: an MLflow server or store; null is the run storage's own."""
+
+    uri: str | None = None
+
+
+class SweepSpec(Section):
+    """One sweep. Made by `load` or `resolve`, which also check it against the trainable.
+
+    space: setting path -> what it may be. arms: name -> {setting path: value}; the first is the baseline. Under tpe
+    and random they are the first trials and points of the space, complete; under arms they are all there is.
+    config: the trainable's settings but for `data`, complete. data: its `data` section, complete.
+    """
+
+    name: Name
+    question: str = ""
+    trainable: str = "trainables.mlm:train"
+    objective: str = "val/loss"
+    config: dict[str, Any] = {}
+    space: dict[str, Domain] = {}
+    arms: dict[Name, dict[str, Any]] = {}
+    search: Search = Search()
+    scheduler: Literal["none"] = "none"
+    seeds: Seeds = Seeds()
+    resources: Resources = Resources()
+    limits: Limits = Limits()
+    data: dict[str, Any] = {}
+    tracking: Tracking = Tracking()
+    profile: str | None = None
+    profiles: dict[str, Any] = Field(default={}, exclude=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not re.fullmatch(r"val/\S+", self.objective):
+            raise Refusal(("objective",), f"{self.objective!r} must begin with val/, as val/loss; it is minimised")
+        if self.search.method == "arms":
+            self._check_arms()
+        else:
+            self._check_sampled()
+        _refuse_nested(("space",), self.space)
+        for name, arm in self.arms.items():
+            _refuse_nested(("arms", name), arm)
+        return self
+
+    def _check_arms(self) -> None:
+        if not self.arms:
+            raise Refusal(("arms",), "method arms needs at least one")
+        if self.search.trials not in (None, self.total_trials):
+            counts = f"{len(self.arms)} arms times {len(self.seeds.search)} search seeds is {self.total_trials}"
+            raise Refusal(("search", "trials"), f"{self.search.trials}, but {counts}; leave it out")
+
+    def _check_sampled(self) -> None:
+        method, trials = self.search.method, self.search.trials
+        if not self.space:
+            raise Refusal(("space",), f"is empty: {method} needs one; for arms alone write search: {{method: arms}}")
+        if trials is None:
+            raise Refusal(("search", "trials"), f"is missing: say how many trials {method} may take")
+        if trials < len(self.arms):
+            raise Refusal(("search", "trials"), f"{trials} leaves no room for the {len(self.arms)} arms")
+        if len(self.seeds.search) != 1:
+            raise Refusal(("seeds", "search"), f"{method} takes exactly one seed, not {len(self.seeds.search)}")
+
+    @property
+    def total_trials(self) -> int:
+        """Trials of the search stage."""
+        if self.search.method == "arms":
+            return len(self.arms) * len(self.seeds.search)
+        return self.search.trials or 0
+
+    @property
+    def spec_hash(self) -> str:
+        """SHA-256 of the resolved spec. The order of space and arms counts: it decides what is tried when."""
+        return _digest(self.model_dump(mode="json"))
+
+    def config_hash(self, config: Mapping[str, Any]) -> str:
+        """SHA-256 of all that can move a trial's numbers but the seed: it groups the seeds of a configuration."""
+        held = self.resources.model_dump(mode="json", exclude={"concurrency"})
+        return _digest({"trainable": self.trainable, "config": dict(config), "resources": held})
+
+    def settings(self, params: Mapping[str, Any]) -> Settings:
+        """The trainable's Config with some settings set by path. Raises ValueError in one line."""
+        config = check.settings(self, params)
+        if not isinstance(config, Settings):
+            raise ValueError(f"{self.trainable}: its Config lacks one of {', '.join(_demanded())}")
+        return config
+
+    def trainable_config(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """As `settings`, but the whole as a plain tree."""
+        return check.settings(self, params).model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The resolved spec as YAML: `load` gives the same spec and hash back."""
+        return yaml_input.dump(self.model_dump(mode="json"))
+
+
+def load(path: Path | str, profile: str | None = None, sets: Iterable[str] = ()) -> SweepSpec:
+    """The spec in a file, with a profile and `PATH=VALUE` settings on top. Raises SpecError."""
+    path = Path(path)
+    try:
+        tree = yaml_input.read(path)
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}{_neighbour(path)}") from None
+    return resolve(tree, profile, sets, source=str(path))
+
+
+def resolve(
+    tree: Mapping[str, Any], profile: str | None = None, sets: Iterable[str] = (), source: str = "spec"
+) -> SweepSpec:
+    """The spec that a tree describes; `source` is how errors name it. Raises SpecError."""
+    try:
+        layers = precedence.stack(tree, profile, sets, source)
+    except ValueError as error:
+        raise SpecError(error) from None
+    merged = precedence.merge_all(layers)
+    try:
+        # Through JSON: there, strictness lets a list be a tuple, but no text be a number.
+        spec = SweepSpec.model_validate_json(json.dumps(merged), strict=True)
+        return check.completed(spec).model_copy(update={"profiles": dict(tree.get("profiles") or {})})
+    except ValidationError as error:
+        found = refusal(error, SweepSpec)
+    except Refusal as error:
+        found = error
+    raise SpecError(f"{precedence.origin(layers, found.location)}: {found}") from None
+
+
+def _refuse_nested(where: tuple[str, ...], paths: Iterable[str]) -> None:
+    """A path inside another would set the same value twice."""
+    for inner in paths:
+        for outer in paths:
+            if inner.startswith(outer + "."):
+                raise Refusal((*where, inner), f"lies inside {outer!r}, which is there, too; keep one of them")
+
+
+def _neighbour(path: Path) -> str:
+    """A hint at a spec of nearly that name, where there is no such file."""
+    names = [found.name for found in path.parent.glob("*.yaml")] if not path.exists() else []
+    return f"; {nearest(path.name, names)}" if names else ""
+
+
+def _demanded() -> list[str]:
+    return sorted(name for name in vars(Settings) if not name.startswith("_"))
+
+
+def _digest(tree: Any) -> str:
+    return hashlib.sha256(json.dumps(tree, allow_nan=False, separators=(",", ":")).encode()).hexdigest()

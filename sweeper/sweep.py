@@ -1,0 +1,163 @@
+"""A sweep's stages: one Tuner over one searcher each, with the journal as the only state.
+
+Resuming is a new Tuner over the old journal. Tune's own folder is scratch: it lies below the run folder because
+every node must reach it, and it goes when the stage ends.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from sweeper import checkpoints, trial
+from sweeper.journal import End, Journal, Session
+from sweeper.search import FullLength, JournalSearch, ListSearch, StudySearch, write_study
+from sweeper.spec import SweepSpec
+
+SCRATCH = ".tune"
+OPTUNA_LOG = "optuna.log"
+
+_PACKAGES = ("ray", "torch", "optuna", "mlflow", "transformers", "tokenizers", "datasets", "numpy")
+
+
+def run(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    *,
+    facts: dict[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Run what the journal lacks of the search stage; whether all of it has ended.
+
+    slots: trials that fit at once. facts: of what the trainable prepared, for the record. say: told in one line what
+    people should know, such as a torn checkpoint.
+    """
+    lag = _lag(spec, journal, slots)
+    journal.append(_session(lag, slots, facts or {}))
+    search = _search(spec, run_dir, journal, slots, lag)
+    _show_torn(run_dir, journal, say)
+    scratch = run_dir / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        if search.remaining:
+            _tuner(spec, run_dir, journal, search).fit()
+    finally:
+        for record in journal.trials.values():
+            if record.state == "running":
+                journal.append(End(trial=record.id, state="interrupted"))
+        write_study(spec, journal, run_dir / OPTUNA_LOG)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return len(journal.trials) == spec.total_trials and not any(one.open for one in journal.trials.values())
+
+
+def _search(spec: SweepSpec, run_dir: Path, journal: Journal, slots: int, lag: int) -> JournalSearch:
+    log = run_dir / OPTUNA_LOG
+    if spec.search.method == "arms":
+        return ListSearch(spec, journal, min(slots, lag), log)
+    return StudySearch(spec, journal, slots, log, lag)
+
+
+def _lag(spec: SweepSpec, journal: Journal, slots: int) -> int:
+    """How many trials may run at once; a resumed sweep keeps it, for the points depend on it."""
+    for event in journal.events:
+        if isinstance(event, Session):
+            return event.machine["concurrency"]
+    return min(spec.resources.concurrency or slots, spec.total_trials)
+
+
+def _tuner(spec: SweepSpec, run_dir: Path, journal: Journal, search: JournalSearch) -> tune.Tuner:
+    held = spec.resources
+    # The driver of a worker group holds no CPU: it would take its own workers' place, and both would wait for ever.
+    resources: dict[str, float] = {"cpu": held.cpus_per_worker, "gpu": held.gpus_per_worker}
+    if held.workers:
+        resources = {"node:__internal_head__": 0.001}
+    return tune.Tuner(
+        tune.with_resources(trial.run, resources),
+        param_space=shared(spec, run_dir),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=FullLength(journal, run_dir),
+            num_samples=search.remaining,
+            # A group's driver cannot leave fit() when its trial is stopped, so it is not fit for a second one.
+            reuse_actors=not held.workers,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name="experiment",
+            storage_path=str(run_dir / SCRATCH),
+            failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
+            verbose=0,
+        ),
+    )
+
+
+def shared(spec: SweepSpec, run_dir: Path) -> dict[str, Any]:
+    """What every trial is told, as plain data."""
+    return {
+        "trainable": spec.trainable,
+        "objective": spec.objective,
+        "workers": spec.resources.workers,
+        "cpus_per_worker": spec.resources.cpus_per_worker,
+        "gpus_per_worker": spec.resources.gpus_per_worker,
+        "run_dir": str(run_dir),
+        "scratch": str(run_dir / SCRATCH / "train"),
+    }
+
+
+def _name(tune_trial: Any) -> str:
+    return tune_trial.config["id"]
+
+
+def _show_torn(run_dir: Path, journal: Journal, say: Callable[[str], None]) -> None:
+    """Say which checkpoints the trials to be continued will pass over."""
+    if journal.torn is not None:
+        say(f"the journal's last line was torn and is dropped: {journal.torn[:80]}")
+    for record in journal.trials.values():
+        if record.open:
+            for line in checkpoints.newest(run_dir / "trials" / record.id / "checkpoints")[1]:
+                say(line)
+
+
+def _session(lag: int, slots: int, facts: dict[str, Any]) -> Session:
+    machine = {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "concurrency": lag,
+        "slots": slots,
+    }
+    command = shlex.join(sys.orig_argv)
+    return Session(command=command, versions=_versions(), git_commit=_commit(), machine=machine, facts=facts)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of this code, with -dirty where files differ from it, or None outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,351 @@
+"""MLflow as a projection of the journal: a thread that follows it, and the model registry.
+
+One parent run a sweep, one child a trial, found again by their tags, so that a second driver continues the runs of
+the first. Training never waits for the server: what cannot be delivered stays in the journal for `--resume`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.entries import STATUS, Child, cut, cut_tags, milliseconds, name, session_tags, utc
+from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
+from sweeper.report import fingerprints, redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from sweeper.spec import SweepSpec
+
+POLL_S = 0.5
+BACKOFF_S = 5.0
+DRAIN_S = 30.0
+ALIAS = "candidate"
+# One attempt a call, soon given up: this module retries, and mlflow's own way takes minutes. Nothing on stdout.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def store_uri(spec: SweepSpec, storage: Path) -> str:
+    """The tracking store: the spec's, else that of MLFLOW_TRACKING_URI, else a SQLite file in the storage folder."""
+    return spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+@dataclass(frozen=True)
+class _Close:
+    status: str
+    best: TrialRecord | None
+    bundle: Path | None
+    deadline: float
+
+
+class Tracker:
+    """Follows a journal into MLflow from a thread of its own.
+
+    tags: further tags of every run, such as a data fingerprint. say: called with one line when something is amiss.
+    experiment, parent_run_id and run_ids (of trials) tell where things went; the last two fill as they are known.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        spec: SweepSpec,
+        run_dir: Path,
+        uri: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.experiment = spec.name
+        self.parent_run_id: str | None = None
+        self.run_ids: dict[str, str] = {}
+        self._journal, self._spec, self._run_dir, self._uri = journal, spec, run_dir, uri
+        self._tags = dict(tags or {})
+        self._say = say or (lambda line: print(line, file=sys.stderr))
+        self._cursor = 0
+        self._session: Session | None = None
+        self._described: Session | None = None
+        self._children: dict[str, Child] = {}
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._closing: _Close | None = None
+        self._closed = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow. Returns at once: importing mlflow and making a new database take seconds, in the thread."""
+        for setting, value in _SETTINGS.items():
+            os.environ.setdefault(setting, value)
+        self._thread.start()
+
+    def close(self, status: str, best: TrialRecord | None, bundle: Path | None, drain_s: float = DRAIN_S) -> int:
+        """Deliver what is left, end the runs, register the best trial's bundle; give up after `drain_s` seconds.
+
+        status: completed, interrupted or failed, of the sweep. Returns how many events are left, after saying so.
+        """
+        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s)
+        self._wake.set()
+        self._thread.join(drain_s)
+        left = sum(child.left for child in self._children.values()) + len(self._unread()) + (not self._closed)
+        if left:
+            self._say(
+                f"MLflow ({redact(self._uri)}) lacks {left} event{'s'[left == 1 :]}: --resume delivers what is left"
+            )
+        return left
+
+    def register(self, bundle: Path, trial: TrialRecord) -> str:
+        """Log the bundle with the trial's run and make it the version `candidate` of the model named like the sweep.
+
+        Returns the version. A run is registered once: a second call finds the version and moves the alias to it.
+        """
+        client, model, run_id = self._client, self._spec.name, self.run_ids[trial.id]
+        assert client is not None
+        known = [found for found in client.search_model_versions(f"run_id = '{run_id}'") if found.name == model]
+        if known:
+            version = str(max(int(found.version) for found in known))
+        else:
+            client.log_artifacts(run_id, str(bundle), "bundle")
+            _unless_there(lambda: client.create_registered_model(model, description=self._spec.question))
+            tags = {
+                **self._identity(),
+                "sweeper.trial": trial.id,
+                "sweeper.score": repr(trial.score(self._spec.objective)),
+                "sweeper.spec_hash": self._spec.spec_hash,
+                "sweeper.config_hash": trial.ask.config_hash,
+                **fingerprints(bundle),
+            }
+            source = f"runs:/{run_id}/bundle"
+            version = str(client.create_model_version(model, source, run_id, tags=tags, await_creation_for=0).version)
+        client.set_registered_model_alias(model, ALIAS, version)
+        return version
+
+    def _follow(self) -> None:
+        failures = 0
+        while True:
+            closing = self._closing  # read before the events: what was appended before close() is then delivered
+            try:
+                self._pass(closing)
+            except Exception as error:  # whatever happens here, training goes on
+                self._client = None  # whether the last call arrived is unknown: look at the store anew
+                failures += 1
+                if failures == 2:
+                    self._say(f"MLflow ({redact(self._uri)}) is not to be had, training goes on: {_line(error)}")
+                if closing and (time.monotonic() > closing.deadline or (failures > 1 and _refuses(error))):
+                    return
+            else:
+                if failures > 1:
+                    self._say("MLflow answers again")
+                failures = 0
+                if closing:
+                    self._closed = True
+                    return
+            self._wake.wait(min(BACKOFF_S, POLL_S * 2 ** min(failures, 10)))
+            self._wake.clear()
+
+    def _pass(self, closing: _Close | None) -> None:
+        """Deliver everything that is new. Raises what the store raises; safe to repeat from any point."""
+        self._read()
+        if not self._journal.events:
+            return
+        if self._client is None:
+            self._client = self._connect()
+        for child in self._children.values():
+            if child.left and not child.refused:
+                self._unless_refused(f"the run of {child.ask.trial}", lambda child=child: self._send(child), child)
+        self._describe_sweep(self._client)
+        if closing:
+            self._finish(self._client, closing)
+
+    def _unread(self) -> list[Event]:
+        return self._journal.events[self._cursor :]
+
+    def _read(self) -> None:
+        for event in self._unread():
+            match event:
+                case Session():
+                    self._session = event
+                case Ask():
+                    self._children[event.trial] = Child(event, self._session)
+                case Report() | End():
+                    self._children[event.trial].take(event)
+                case _:
+                    pass
+            self._cursor += 1
+
+    def _connect(self) -> MlflowClient:
+        """Experiment and parent run, found or made; the children that exist, with what they already have."""
+        client = _connection(self._uri)
+        self._experiment_id = _experiment(client, self.experiment, self._uri, self._run_dir.parent)
+        if not self.parent_run_id:
+            runs = self._search(client, "sweep")
+            run = runs[0] if runs else self._create(client, "sweep", self._run_dir.name, self._journal.events[0].time)
+            if run.info.status != "RUNNING":
+                client.update_run(run.info.run_id, "RUNNING")
+            self.parent_run_id = run.info.run_id
+        for run in reversed(self._search(client, "trial")):
+            child = self._children.get(run.data.tags["sweeper.trial"])
+            if child:
+                child.found(run.info.run_id, run.info.status, run.data.tags)
+                self.run_ids[child.ask.trial] = run.info.run_id
+        return client
+
+    def _identity(self) -> dict[str, str]:
+        """Names this run folder among all in a store, other machines' folders of the same name included."""
+        return {"sweeper.run": self._run_dir.name, "sweeper.begun": utc(self._journal.events[0].time)}
+
+    def _search(self, client: MlflowClient, kind: str) -> list[Run]:
+        """The runs of this sweep, oldest first."""
+        tags = {"sweeper.kind": kind, **self._identity()}
+        text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = client.search_runs(
+                [self._experiment_id], text, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def _create(
+        self, client: MlflowClient, kind: str, run_name: str, begin: float, tags: Mapping[str, str] | None = None
+    ) -> Run:
+        own = {"sweeper.kind": kind, "sweeper.spec_hash": self._spec.spec_hash, **self._identity(), **self._tags}
+        return client.create_run(self._experiment_id, milliseconds(begin), cut_tags({**own, **(tags or {})}), run_name)
+
+    def _describe_sweep(self, client: MlflowClient) -> None:
+        """Tags and spec of the parent run, for each driver's session anew."""
+        session = self._session
+        if session is None or session is self._described:
+            return
+        tags = {**session_tags(session), "sweeper.machine": json.dumps(session.machine, default=str)}
+        tags |= {"mlflow.note.content": self._spec.question, "sweeper.profile": self._spec.profile or "none"}
+        _log(client, self.parent_run_id, tags=tags)
+        client.log_text(str(self.parent_run_id), redact(self._spec.to_yaml()), "spec.yaml")
+        self._described = session
+
+    def _unless_refused(self, what: str, call: Callable[[], object], child: Child | None = None) -> None:
+        """Set aside, for this session, what the store refuses for good: the rest goes on."""
+        try:
+            call()
+        except Exception as error:
+            if not _refuses(error):
+                raise
+            self._say(f"MLflow refuses {what}: {_line(error)}")
+            if child:
+                child.refused = True
+
+    def _send(self, child: Child) -> None:
+        client = self._client
+        assert client is not None
+        if child.run_id is None:
+            tags = {"mlflow.parentRunId": str(self.parent_run_id), **child.tags()}
+            run = self._create(client, "trial", child.ask.trial, child.ask.time, tags)
+            child.run_id = self.run_ids[child.ask.trial] = run.info.run_id
+        if not child.described:
+            _log(client, child.run_id, params=child.params())
+            child.described = True
+        if child.reports and not child.running:
+            client.update_run(child.run_id, "RUNNING")
+            _log(client, child.run_id, tags={"sweeper.state": "running", "sweeper.reason": ""})
+            child.running = True
+        while child.reports or child.end:
+            batch, tags = child.batch()
+            rows = {(key, report.step, report.time): value for report in batch for key, value in report.metrics.items()}
+            _log(client, child.run_id, metrics=rows, tags=tags)
+            child.step = int(tags["sweeper.step"])
+            del child.reports[: len(batch)]
+            if child.end and not child.reports:
+                client.set_terminated(child.run_id, STATUS[child.end.state], milliseconds(child.end.time))
+                child.running, child.end = False, None
+
+    def _finish(self, client: MlflowClient, closing: _Close) -> None:
+        """End what still runs as interrupted, then the sweep."""
+        for child in self._children.values():
+            if child.running and not child.refused:
+                child.end = End(trial=child.ask.trial, state="interrupted", time=self._journal.events[-1].time)
+                self._unless_refused(f"the run of {child.ask.trial}", lambda child=child: self._send(child), child)
+        parent, best, bundle = str(self.parent_run_id), closing.best, closing.bundle
+        score = best.score(self._spec.objective) if best else None
+        if best and score is not None:
+            row = {(f"best/{self._spec.objective}", best.step, best.rows[-1].time): score}
+            _log(client, parent, metrics=row, tags={"sweeper.best": best.id, "sweeper.best_score": repr(score)})
+        report = self._run_dir / "report.md"
+        if report.exists():
+            client.log_artifact(parent, str(report))
+        if best and bundle and best.id in self.run_ids:
+            self._unless_refused("the bundle", lambda: self.register(bundle, best))
+        _log(client, parent, tags={"sweeper.state": closing.status})
+        client.set_terminated(parent, STATUS[closing.status])
+
+
+def _log(
+    client: MlflowClient,
+    run_id: str | None,
+    *,
+    metrics: Mapping[tuple[str, int, float], float] | None = None,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """One call. metrics: (key, step, time in s) -> value; sent twice they are stored once."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    client.log_batch(
+        str(run_id),
+        [Metric(name(key), value, milliseconds(at), step) for (key, step, at), value in (metrics or {}).items()],
+        [Param(name(key), value) for key, value in (params or {}).items()],
+        [RunTag(key, value) for key, value in cut_tags(tags or {}).items()],
+    )
+
+
+def _connection(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: MlflowClient, title: str, uri: str, storage: Path) -> str:
+    """The id of the experiment of that name. A server decides itself where artifacts go; a database does not."""
+    found = client.get_experiment_by_name(title)
+    if found is None:
+        local = re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri)
+        return client.create_experiment(title, (storage.resolve() / "mlartifacts").as_uri() if local else None)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _unless_there(create: Callable[[], object]) -> None:
+    try:
+        create()
+    except Exception as error:
+        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _refuses(error: Exception) -> bool:
+    """Whether the store said no for good, rather than not now."""
+    status = getattr(error, "get_http_status_code", None)
+    return status is not None and status() in (400, 404, 409)
+
+
+def _line(error: Exception) -> str:
+    return cut(" ".join(redact(f"{type(error).__name__}: {error}").split()), 200)

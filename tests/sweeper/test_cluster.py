@@ -1,0 +1,67 @@
+"""How many trials fit, and the line that people read where none does."""
+
+from typing import Any
+
+import pytest
+
+from sweeper import cluster
+from sweeper.spec import Resources
+
+
+def needs(**resources: Any) -> Resources:
+    return Resources(**resources)
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "trials"),
+    [
+        ({}, [{"CPU": 2}], 2),
+        ({"cpus_per_worker": 2}, [{"CPU": 3}, {"CPU": 3}], 2),
+        ({"workers": 3}, [{"CPU": 2}, {"CPU": 2}], 1),
+        ({"workers": 1, "gpus_per_worker": 1}, [{"CPU": 16, "GPU": 8}, {"CPU": 4}], 8),
+        ({"gpus_per_worker": 0.1}, [{"CPU": 16, "GPU": 1}], 10),
+        ({"gpus_per_worker": 2, "cpus_per_worker": 4}, [{"CPU": 8, "GPU": 8}], 2),
+    ],
+)
+def test_room_counts_whole_workers_on_whole_nodes(
+    resources: dict[str, Any], nodes: list[dict[str, float]], trials: int
+):
+    assert cluster.room(needs(**resources), nodes) == trials
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "told"),
+    [
+        ({"workers": 3}, [{"CPU": 2}], "a trial needs 3 CPU, there are 2 CPU: set resources.workers to 2"),
+        ({"workers": 2, "cpus_per_worker": 2}, [{"CPU": 2}], "there are 2 CPU: set resources.workers to 1 or 0"),
+        ({"cpus_per_worker": 4}, [{"CPU": 2}, {"CPU": 3}], "set resources.cpus_per_worker to 3 or less"),
+        (
+            {"gpus_per_worker": 1},
+            [{"CPU": 2, "GPU": 0}],
+            "1 CPU and 1 GPU, there are 2 CPU and 0 GPU: set resources.gpus_per_worker to 0",
+        ),
+        ({"gpus_per_worker": 1}, [{"CPU": 0, "GPU": 1}, {"CPU": 2}], "no node has both"),
+    ],
+)
+def test_no_room_is_one_line_that_says_what_would_fit(resources: dict[str, Any], nodes: list[Any], told: str):
+    with pytest.raises(ValueError, match=r"^resources: ") as refused:
+        cluster.room(needs(**resources), nodes)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_this_machine_has_what_this_process_may_use(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(cluster, "_quota", lambda: 64)
+    assert cluster.this_machine()["CPU"] == 3
+    monkeypatch.setattr(cluster, "_quota", lambda: 2)
+    assert cluster.this_machine()["CPU"] == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert cluster.this_machine()["GPU"] == 0
+
+
+def test_a_cluster_is_joined_where_one_is_configured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not cluster.configured()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cluster.configured()

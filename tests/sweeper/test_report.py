@@ -1,0 +1,265 @@
+"""The summary's contract, what counts as best, and a report that reads well."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeper.journal import Journal
+from sweeper.report import (
+    Outcome,
+    best,
+    describe,
+    markdown,
+    redact,
+    settings,
+    summary,
+    sweep_state,
+    trial_json,
+    ui_command,
+)
+from tests.sweeper.samples import PUBLISHED, ask, audit, end, report, session, toy_spec, written
+
+KEYS = [
+    "state",
+    "name",
+    "spec_hash",
+    "run_dir",
+    "tracking_uri",
+    "experiment",
+    "parent_run_id",
+    "best",
+    "trials",
+    "bundle",
+    "report",
+]
+TRIAL_KEYS = ["id", "stage", "arm", "seed", "state", "step", "score", "params", "metrics", "audit", "run_id", "reason"]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return written(tmp_path, toy_spec())
+
+
+def outcome(folder: Path, **changes: object) -> Outcome:
+    return Outcome(**{"run_dir": folder, "tracking_uri": "sqlite:////s/mlflow.db", **changes})  # pyright: ignore[reportArgumentType]
+
+
+def test_the_summary_has_the_keys_it_promises(journal: Journal, tmp_path: Path) -> None:
+    spec = toy_spec()
+    where = outcome(
+        tmp_path,
+        tracking_uri="http://me:hunter2@host:5000",
+        parent_run_id="p1",
+        run_ids={"t0002": "r2"},
+        bundle=tmp_path / "bundles" / "t0002",
+    )
+    told = summary(spec, journal, where)
+    assert list(told) == KEYS
+    assert all(list(trial) == TRIAL_KEYS for trial in told["trials"])
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told["best"] == told["trials"][2]
+    assert (told["state"], told["name"], told["experiment"]) == ("interrupted", "toy", "toy")
+    assert (told["spec_hash"], told["parent_run_id"]) == (spec.spec_hash, "p1")
+    assert (told["run_dir"], told["report"]) == (str(tmp_path), str(tmp_path / "report.md"))
+    assert (told["bundle"], told["tracking_uri"]) == (str(tmp_path / "bundles" / "t0002"), "http://***@host:5000")
+
+
+def test_a_trial_of_the_summary(journal: Journal) -> None:
+    assert trial_json(journal.trials["t0001"], "val/loss", "r1") == {
+        "id": "t0001",
+        "stage": "search",
+        "arm": "published",
+        "seed": 0,
+        "state": "completed",
+        "step": 20,
+        "score": 1.6,
+        "params": {"x": 0.5, "shares": PUBLISHED},
+        "metrics": {"val/loss": 1.6, "val/loss_mask": 2.5, "val/unigram_mask": 3.5},
+        "audit": {
+            "rate": 0.15,
+            "fallbacks": 3.0,
+            "refreshes": 5.0,
+            "capped": 0.25,
+            "shares": {"random": 0.85, "token": 0.15, "trigram": 0.0},
+        },
+        "run_id": "r1",
+        "reason": None,
+    }
+
+
+def test_states_and_what_is_missing_in_the_summary(journal: Journal) -> None:
+    trials = [trial_json(record, "val/loss", None) for record in journal.trials.values()]
+    assert [trial["state"] for trial in trials] == ["completed"] * 3 + ["stopped", "failed", "interrupted"]
+    failed = trials[4]
+    assert (failed["step"], failed["score"], failed["metrics"], failed["audit"]) == (0, None, {}, None)
+    assert failed["reason"].startswith("RuntimeError")
+
+
+def test_the_best_completed_and_of_equals_the_first(journal: Journal) -> None:
+    spec = toy_spec()
+    assert best(journal.trials.values(), "val/loss") is journal.trials["t0002"]
+    assert best(journal.trials.values(), "val/unheard_of") is None
+    for number, stage in ((6, "search"), (7, "confirm")):
+        asked = ask(spec, number, 20, "baseline")
+        journal.append(type(asked)(**{**vars(asked), "stage": stage}))
+        journal.append(report(number, 20, 1.25 if stage == "search" else 0.5, 21))
+        journal.append(end(number, "completed", 22))
+    assert best(reversed(journal.trials.values()), "val/loss") is journal.trials["t0002"]
+
+
+def test_a_score_of_zero_is_a_score(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    for number, (arm, loss) in enumerate({"baseline": 0.0, "published": -0.5}.items()):
+        journal.append(ask(toy_spec(), number, number, arm))
+        journal.append(report(number, 20, loss, number))
+        journal.append(end(number, "completed", number))
+    assert best(journal.trials.values(), "val/loss") is journal.trials["t0001"]
+    assert "-0.5000" in markdown(toy_spec(), journal, outcome(tmp_path)).split("## Against the baseline")[1]
+
+
+@pytest.mark.parametrize(
+    ("states", "interrupted", "expected"),
+    [
+        (["completed", "failed"], False, "completed"),
+        (["stopped", "failed"], False, "completed"),
+        (["failed", "failed"], False, "failed"),
+        ([], False, "failed"),
+        ([], True, "interrupted"),
+        (["completed"], True, "interrupted"),
+        (["completed", "interrupted"], False, "interrupted"),
+        (["failed", None], False, "interrupted"),
+    ],
+)
+def test_the_state_of_a_sweep(tmp_path: Path, states: list, interrupted: bool, expected: str) -> None:
+    journal = Journal(tmp_path / "j")
+    for number, state in enumerate(states):
+        journal.append(ask(toy_spec(), number, number, "baseline"))
+        if state:
+            journal.append(end(number, state, number))
+    assert sweep_state(journal.trials.values(), interrupted) == expected
+
+
+def test_a_trial_in_a_few_characters(journal: Journal) -> None:
+    assert describe(journal.trials["t0001"].ask) == "published"
+    assert settings(journal.trials["t0001"].ask) == "x=0.5 80/15/5"
+    odd = ask(toy_spec(), 9, 0, x=0.123456)
+    changed = type(odd)(**{**vars(odd), "params": {"masking.update_every": 120, "lr": 5e-4, "kind": "a"}})
+    assert describe(changed) == "update_every=120 lr=0.0005 kind=a"
+    assert describe(type(odd)(**{**vars(odd), "params": {}})) == "-"
+
+
+def tables(text: str) -> dict[str, list[list[str]]]:
+    """Section -> rows of cells of its table, and that every line of a table has the same length."""
+    found: dict[str, list[list[str]]] = {}
+    for section in text.split("\n## ")[1:]:
+        lines = [line for line in section.splitlines() if line.startswith("|")]
+        assert len({len(line) for line in lines}) <= 1
+        rows = [[cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")] for line in lines]
+        found[section.splitlines()[0]] = rows
+    return found
+
+
+def test_the_report(journal: Journal, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundles" / "t0002"
+    bundle.mkdir(parents=True)
+    (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}')
+    text = markdown(toy_spec(), journal, outcome(tmp_path, bundle=bundle, interrupted=True))
+    assert text.startswith("# toy\n\nWhere does the toy have its optimum?\n\n**Best of the search: `t0002`**")
+    assert "exploration, not a result" in text
+    for fact in ("torch 2.13.0", "abc123", "cpus 2", toy_spec().spec_hash, "* data_fingerprint: `d1`", "interrupted"):
+        assert fact in text
+    found = tables(text)
+    heads, _, *rows = found["Trials"]
+    assert [row[0] for row in rows] == ["t0002", "t0000", "t0001", "t0003", "t0005", "t0004"]
+    row = dict(zip(heads, rows[2], strict=True))
+    assert row == {
+        "trial": "t0001",
+        "stage": "search",
+        "arm": "published",
+        "seed": "0",
+        "x": "0.5",
+        "shares (random/token/trigram) %": "80/15/5",
+        "val/loss": "1.6000",
+        "val/loss_mask": "2.5000",
+        "val/unigram_mask": "3.5000",
+        "step": "20",
+        "masked %": "15.000",
+        "state": "completed",
+        "reason": "-",
+    }
+    assert rows[5][-1] == "RuntimeError: it broke / here and there"
+    assert [row[0] + row[-1] for row in found["Against the baseline"][2:]] == ["t0002-0.2500", "t0001+0.1000"]
+    assert found["Mask audit"][3] == ["t0001", "15.000", "85/15/0", "5", "3", "0.25"]
+    assert f"--resume {tmp_path}" in text
+    assert "mlflow server" in text
+
+
+def test_pairs_are_made_under_the_same_seed(tmp_path: Path) -> None:
+    spec = toy_spec(space={}, search={"method": "arms"}, seeds={"search": [1, 2]})
+    journal = Journal(tmp_path / "j")
+    losses = [
+        ("baseline", 1, 1.0),
+        ("baseline", 2, 2.0),
+        ("published", 1, 1.5),
+        ("published", 2, 1.5),
+        ("published", 3, 0.1),
+    ]
+    for number, (arm, seed, loss) in enumerate(losses):
+        asked = ask(spec, number, number, arm)
+        journal.append(type(asked)(**{**vars(asked), "seed": seed}))
+        journal.append(report(number, 20, loss, number))
+        journal.append(end(number, "completed", number))
+    rows = tables(markdown(spec, journal, outcome(tmp_path)))["Against the baseline"][2:]
+    assert [(row[2], row[-1]) for row in rows] == [("1", "+0.5000"), ("2", "-0.5000")]
+
+
+def test_reports_of_sweeps_that_came_to_little(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    assert "**No trial completed**" in markdown(toy_spec(), journal, outcome(tmp_path))
+    journal.append(session(command="run --set tracking.uri=http://me:hunter2@host"))
+    journal.append(ask(toy_spec(), 0, 1, "baseline"))
+    text = markdown(toy_spec(), journal, outcome(tmp_path))
+    assert "No baseline run completed" in text
+    assert "hunter2" not in text
+    assert "## Mask audit" not in text
+    journal.append(report(0, 20, 1.0, 2, audit(0.0)))
+    journal.append(end(0, "completed", 3))
+    assert "Nothing but the baseline, `baseline`, completed." in markdown(toy_spec(), journal, outcome(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("http://me:hunter2@host:5000/x", "http://***@host:5000/x"),
+        ("postgresql+psycopg2://me:p@ss@host/db", "postgresql+psycopg2://***@host/db"),
+        ("https://abcdef@host", "https://***@host"),
+        ("sqlite:////runs/mlflow.db", "sqlite:////runs/mlflow.db"),
+        ("run --set a.password=12345 --yes", "run --set a.password=*** --yes"),
+        ("run --hub-token hf_abc --yes", "run --hub-token *** --yes"),
+        ("HF_TOKEN=hf_abc run", "HF_TOKEN=*** run"),
+        ("get http://host/?api_key=abc&x=1", "get http://host/?api_key=***&x=1"),
+        ("run --set masking.shares.token=0.15 --yes", "run --set masking.shares.token=0.15 --yes"),
+        ("run --set 'arms.a.masking.shares.token=0.15'", "run --set 'arms.a.masking.shares.token=0.15'"),
+        ("run --set data.tokenizer=train:8192", "run --set data.tokenizer=train:8192"),
+    ],
+)
+def test_secrets_are_left_out_and_shares_of_tokens_are_not(text: str, clean: str) -> None:
+    assert redact(text) == clean
+
+
+def test_how_to_open_the_curves() -> None:
+    local = ui_command("sqlite:////a b/mlflow.db", Path("/a b"))
+    assert "--port 5050" in local
+    assert "--host 127.0.0.1" in local
+    assert "--backend-store-uri 'sqlite:////a b/mlflow.db'" in local
+    assert ui_command("http://me:pw@host:5000", Path("/a")) == "http://***@host:5000"
+
+
+def test_it_needs_neither_ray_nor_mlflow_nor_optuna() -> None:
+    code = "import sys; sys.modules.update(dict.fromkeys(['ray', 'mlflow', 'optuna', 'torch', 'rich'])); "
+    subprocess.run([sys.executable, "-c", code + "import sweeper.report, sweeper.entries, sweeper.journal"], check=True)

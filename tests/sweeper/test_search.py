@@ -1,0 +1,292 @@
+"""The searcher and the scheduler, driven by a Tune whose clock runs as a test wants it to."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from sweeper import search
+from sweeper.journal import End, Journal
+from sweeper.search import FullLength, JournalSearch, ListSearch, Recording, StudySearch
+from sweeper.spec import SweepSpec
+from tests.sweeper.samples import PUBLISHED, toy_spec
+from trainables import toy
+
+BASELINE = {"random": 1, "token": 0, "trigram": 0}
+
+
+def sampled(method: str = "tpe", trials: int = 14, **changes: Any) -> SweepSpec:
+    return toy_spec(search={"method": method, "trials": trials}, **changes)
+
+
+class Tune:
+    """Calls the hooks in Tune's order, for one event at a time: scheduler, then searcher."""
+
+    def __init__(self, spec: SweepSpec, folder: Path, lag: int, slots: int | None = None) -> None:
+        self.journal = Journal(folder / "journal.jsonl")
+        self.search = StudySearch(spec, self.journal, slots or lag, folder / "optuna.log", lag)
+        self.scheduler: Any = FullLength(self.journal, folder)
+        self.running: dict[str, Any] = {}
+
+    def start(self) -> Any:
+        """Ask once; the trial that was given, None or FINISHED."""
+        config = self.search.suggest("tune's own id")
+        if not isinstance(config, dict):
+            return config
+        self.running[config["id"]] = SimpleNamespace(config=config, trial_id="tune's own id")
+        return config["id"]
+
+    def fill(self) -> None:
+        while self.start() not in (None, Searcher.FINISHED):
+            pass
+
+    def report(self, identity: str, *steps: int) -> str:
+        config = toy.Config.model_validate(self.running[identity].config["config"])
+        rows = [{"step": step, "val/loss": 1 + config.optimum_distance + 1 / step} for step in steps]
+        return self.scheduler.on_trial_result(None, self.running[identity], {"rows": rows})
+
+    def end(self, identity: str, error: bool = False) -> None:
+        trial = self.running.pop(identity)
+        if error:
+            self.scheduler.on_trial_error(None, trial)
+        else:
+            self.scheduler.on_trial_complete(None, trial, {})
+        self.search.on_trial_complete("tune's own id", error=error)
+
+    def run(self, clock: random.Random, events: float = float("inf")) -> None:
+        """Let trials end in any order until all have, or so many events are over."""
+        self.fill()
+        while self.running and events > 0:
+            identity = clock.choice(sorted(self.running))
+            step = self.journal.trials[identity].step
+            if step == 20:
+                self.end(identity)
+            else:
+                self.report(identity, step + 5)
+            self.fill()
+            events -= 1
+
+    def points(self) -> list[tuple[str, str | None, dict[str, Any], dict[str, Any]]]:
+        asks = [record.ask for record in self.journal.trials.values()]
+        return [(ask.trial, ask.arm, ask.params, ask.raw) for ask in asks]
+
+
+@pytest.mark.parametrize("method", ["tpe", "random"])
+def test_points_depend_on_spec_and_lag_whatever_the_clock(tmp_path: Path, method: str):
+    spec = sampled(method)
+    found = []
+    for number, slots in enumerate([3, 3, 2, 1]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        tune = Tune(spec, folder, lag=3, slots=slots)
+        tune.run(random.Random(number))
+        found.append(tune.points())
+        assert [record.state for record in tune.journal.trials.values()] == ["completed"] * 14
+    assert found[0] == found[1] == found[2] == found[3]
+    assert len({str(params) for *_, params, _ in found[0]}) == 14
+
+
+def test_points_are_the_same_when_a_sweep_is_cut_off_again_and_again(tmp_path: Path):
+    spec = sampled()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole = Tune(spec, tmp_path / "whole", lag=2)
+    whole.run(random.Random(1))
+    clock = random.Random(2)
+    asked: list[str] = []
+    tune = whole
+    for _ in range(30):
+        tune = Tune(spec, tmp_path / "cut", lag=2)  # nothing but the journal is left of the session before
+        opened = [record.id for record in tune.journal.trials.values() if record.open]
+        tune.run(clock, events=7)
+        assert opened == list(tune.search._handed)[: len(opened)], "open trials come first"
+        asked += tune.search._handed
+        if tune.start() == Searcher.FINISHED:
+            break
+    assert tune.points() == whole.points()
+    assert len(asked) > len(whole.points()), "sessions that never had to go on with a trial test nothing"
+    ended = [event.trial for event in tune.journal.events if isinstance(event, End)]
+    assert sorted(ended) == sorted(set(ended)), "a finished trial was run again"
+
+
+def test_lag_is_part_of_what_makes_the_points(tmp_path: Path):
+    for lag in (1, 2):
+        (tmp_path / str(lag)).mkdir()
+    one, two = Tune(sampled(), tmp_path / "1", lag=1), Tune(sampled(), tmp_path / "2", lag=2)
+    one.run(random.Random(1))
+    two.run(random.Random(1))
+    assert one.points() != two.points()
+
+
+def test_a_trial_waits_until_all_that_it_may_know_have_ended(tmp_path: Path):
+    tune = Tune(sampled(), tmp_path, lag=2)
+    assert [tune.start(), tune.start(), tune.start()] == ["t0001", "t0002", None]
+    tune.report("t0002", 20)
+    tune.end("t0002")
+    assert tune.start() is None, "t0003 may know t0001, which runs"
+    tune.report("t0001", 20)
+    tune.end("t0001")
+    assert [tune.start(), tune.start(), tune.start()] == ["t0003", "t0004", None]
+
+
+def test_arms_come_first_with_the_values_that_were_written(tmp_path: Path):
+    spec = sampled(arms={"baseline": {"shares": BASELINE, "x": 0.1}, "published": {"shares": PUBLISHED}})
+    tune = Tune(spec, tmp_path, lag=1)
+    tune.run(random.Random(0))
+    first, second, third = (record.ask for record in list(tune.journal.trials.values())[:3])
+    assert (first.arm, first.params) == ("baseline", {"x": 0.1, "shares": BASELINE})
+    assert first.config["shares"] == BASELINE
+    assert first.raw == {"x": 0.1, "shares/0": 1.0, "shares/1": 0.0}
+    assert (second.arm, second.params) == ("published", {"x": 0.5, "shares": PUBLISHED})
+    assert spec.space["shares"].value("shares", second.raw) == pytest.approx(PUBLISHED)
+    assert third.arm is None
+    assert third.config_hash == spec.config_hash(third.config)
+    assert {ask.seed for ask in (first, second, third)} == {0}
+
+
+def test_an_ask_is_on_disk_before_tune_hears_of_it_and_a_row_before_it_is_judged(tmp_path: Path):
+    seen = []
+
+    class Rule(FIFOScheduler):
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            seen.append((result["step"], (tmp_path / "journal.jsonl").read_text().splitlines()[-1]))
+            return TrialScheduler.STOP if result["step"] == 15 else TrialScheduler.CONTINUE
+
+    class Judged(Recording, Rule):
+        def __init__(self, journal: Journal) -> None:
+            super().__init__()
+            self.journal, self.run_dir = journal, tmp_path
+
+    tune = Tune(sampled(), tmp_path, lag=1)
+    tune.scheduler = Judged(tune.journal)
+    assert tune.start() == "t0001"
+    assert '"event": "ask", "trial": "t0001"' in (tmp_path / "journal.jsonl").read_text()
+    assert tune.report("t0001", 5) == TrialScheduler.CONTINUE
+    assert tune.report("t0001", 5, 10) == TrialScheduler.CONTINUE
+    assert [step for step, _ in seen] == [5, 10], "a row that is known was judged again"
+    assert tune.report("t0001", 15, 20) == TrialScheduler.STOP
+    assert [step for step, _ in seen] == [5, 10, 15]
+    assert all(f'"step": {step}' in line for step, line in seen)
+    tune.end("t0001")
+    record = tune.journal.trials["t0001"]
+    assert (record.state, record.step, record.end and record.end.reason) == (
+        "stopped",
+        15,
+        "stopped by judged at step 15",
+    )
+
+
+def test_the_study_tells_each_state_as_it_is(tmp_path: Path):
+    tune = Tune(sampled(), tmp_path, lag=4)
+    tune.fill()
+    for identity in ("t0001", "t0002", "t0003", "t0004"):
+        tune.report(identity, 5, 10)
+    tune.end("t0001")
+    tune.scheduler._end(tune.journal.trials["t0002"], "stopped")
+    tune.end("t0003", error=True)
+    search.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
+    trials = optuna.load_study(study_name="toy", storage=storage).trials
+    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
+    assert [trial.state for trial in trials] == states
+    assert [trial.value for trial in trials] == [tune.journal.trials["t0001"].score("val/loss"), None, None, None]
+    assert [list(trial.intermediate_values) for trial in trials] == [[5, 10]] * 4
+    assert [trial.user_attrs["id"] for trial in trials] == ["t0001", "t0002", "t0003", "t0004"]
+    assert [trial.user_attrs["arm"] for trial in trials] == ["baseline", "published", None, None]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal.jsonl", "optuna.log"]
+
+
+def test_failures_are_told_in_one_line_and_do_not_stop_the_others(tmp_path: Path):
+    tune = Tune(sampled(trials=4), tmp_path, lag=1)
+    tune.start()
+    (tmp_path / "trials/t0001").mkdir(parents=True)
+    (tmp_path / "trials/t0001/error.txt").write_text("RuntimeError: it broke\n\nTraceback ...\n")
+    tune.end("t0001", error=True)
+    tune.start()
+    tune.report("t0002", 5)
+    tune.end("t0002", error=True)
+    tune.start()
+    tune.end("t0003")
+    tune.run(random.Random(0))
+    ends = [record.end for record in tune.journal.trials.values()]
+    assert [(end.state, end.reason) for end in ends if end] == [
+        ("failed", "RuntimeError: it broke"),
+        ("failed", "its process died; the machine may have run out of memory"),
+        ("failed", "it ended without a report"),
+        ("completed", None),
+    ]
+
+
+def test_a_point_between_legal_corners_that_is_refused_fails_without_running(tmp_path: Path, monkeypatch: Any):
+    refused = SweepSpec.trainable_config
+
+    def picky(self: SweepSpec, params: Any) -> dict[str, Any]:
+        if len(tune.journal.trials) == 2:
+            raise ValueError("x and y do not go together")
+        return refused(self, params)
+
+    tune = Tune(sampled(trials=4), tmp_path, lag=1)
+    monkeypatch.setattr(SweepSpec, "trainable_config", picky)
+    tune.run(random.Random(0))
+    assert tune.start() == "t0004", "not now, then the next one"
+    tune.run(random.Random(0))
+    states = [record.state for record in tune.journal.trials.values()]
+    assert states == ["completed", "completed", "failed", "completed"]
+    end = tune.journal.trials["t0003"].end
+    assert end is not None
+    assert end.reason == "refused: x and y do not go together"
+
+
+def test_tpe_learns_from_what_it_is_told(tmp_path: Path):
+    def late_distance(method: str) -> float:
+        (tmp_path / method).mkdir()
+        tune = Tune(sampled(method, trials=40), tmp_path / method, lag=2)
+        tune.run(random.Random(0))
+        late = [record.ask.config for record in list(tune.journal.trials.values())[25:]]
+        return sum(toy.Config.model_validate(config).optimum_distance for config in late) / len(late)
+
+    assert late_distance("tpe") < 0.5 * late_distance("random")
+
+
+def test_the_sampler_sees_the_latest_trials_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shown: list[int] = []
+    create: Callable[..., Any] = optuna.create_study
+
+    def watched(**options: Any) -> Any:
+        study = create(**options)
+        monkeypatch.setattr(study, "add_trials", lambda trials: shown.append(len(list(trials))))
+        return study
+
+    monkeypatch.setattr(search, "MEMORY", 5)
+    monkeypatch.setattr(search.optuna, "create_study", watched)
+    monkeypatch.setattr(search, "write_study", lambda *_: None)
+    tune = Tune(sampled(trials=9), tmp_path, lag=2)
+    tune.run(random.Random(0))
+    assert shown == [2, 3, 4, 5, 5, 5, 5]
+
+
+def test_arms_alone_are_run_seed_by_seed(tmp_path: Path):
+    arms = {"a": {"x": 0.1}, "b": {"x": 0.2, "run_sd": 0.1}}
+    spec = toy_spec(search={"method": "arms"}, arms=arms, seeds={"search": [4, 2]}, space={})
+    journal = Journal(tmp_path / "journal.jsonl")
+    listed: JournalSearch = ListSearch(spec, journal, 9, tmp_path / "optuna.log")
+    tasks = [listed.suggest("tune's own id") for _ in range(5)]
+    assert [(task["seed"], task["config"]["x"]) for task in tasks[:4]] == [(4, 0.1), (4, 0.2), (2, 0.1), (2, 0.2)]
+    assert tasks[4] == Searcher.FINISHED
+    assert [record.ask.params for record in journal.trials.values()] == [arms["a"], arms["b"]] * 2
+    search.write_study(spec, journal, tmp_path / "optuna.log")
+
+
+def test_seeds_of_samplers_are_spread():
+    assert len({search.derive(seed, number) for seed in range(20) for number in range(50)}) == 1000

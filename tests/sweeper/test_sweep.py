@@ -1,0 +1,119 @@
+"""Whole sweeps of the toy under Ray."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from sweeper import cluster, sweep
+from sweeper.journal import Ask, End, Journal, Session
+from sweeper.spec import Resources, SweepSpec
+from tests.sweeper.samples import toy_spec
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[cluster.Node]]:
+    with cluster.session(Resources()) as nodes:
+        yield nodes
+
+
+def run(spec: SweepSpec, folder: Path, slots: int = 2) -> Journal:
+    folder.mkdir(exist_ok=True)
+    journal = Journal(folder / "journal.jsonl")
+    assert sweep.run(spec, folder, journal, slots)
+    return journal
+
+
+def results(journal: Journal) -> list[tuple[str, dict[str, Any], list[tuple[int, dict[str, float]]]]]:
+    return [
+        (record.id, record.ask.params, [(row.step, row.metrics) for row in record.rows])
+        for record in journal.trials.values()
+    ]
+
+
+def test_points_and_losses_are_the_same_whatever_the_pace(tmp_path: Path, nodes: list[cluster.Node]):
+    found = []
+    for pause in (0, 0.02):
+        settings = {"config": {"pause": pause, "seed_sd": 0.1, "run_sd": 0.0}, "resources": {"concurrency": 2}}
+        found.append(run(toy_spec(**settings), tmp_path / str(pause)))
+    assert results(found[0]) == results(found[1])
+    assert [record.state for record in found[0].trials.values()] == ["completed"] * 6
+    assert [record.ask.arm for record in found[0].trials.values()] == ["baseline", "published", *[None] * 4]
+    session = next(event for event in found[0].events if isinstance(event, Session))
+    assert session.machine["concurrency"] == 2
+    assert "ray" in session.versions
+    end = found[0].trials["t0006"].end
+    assert end is not None
+    assert end.checkpoint == "trials/t0006/checkpoints/step-00000020"
+    folder = tmp_path / "0"
+    assert sorted(path.name for path in folder.iterdir()) == ["journal.jsonl", "optuna.log", "trials"]
+    assert sorted(path.name for path in (folder / "trials").iterdir()) == [f"t000{n}" for n in range(1, 7)]
+    assert [path.name for path in (folder / "trials/t0001").iterdir()] == ["checkpoints"]
+
+
+def test_trials_that_fail_are_told_apart_and_stop_no_other(tmp_path: Path, nodes: list[cluster.Node]):
+    arms = {"good": {}, "raises": {"fail": "raise"}, "diverges": {"fail": "nan"}, "last": {"x": 0.3}}
+    journal = run(toy_spec(search={"method": "arms"}, arms=arms, space={}), tmp_path / "run")
+    ends = [(record.state, record.step, record.end and record.end.reason) for record in journal.trials.values()]
+    assert ends == [
+        ("completed", 20, None),
+        ("failed", 5, "RuntimeError: the toy fails on purpose"),
+        ("failed", 10, "RuntimeError: diverged: val/loss is nan at step 15"),
+        ("completed", 20, None),
+    ]
+    assert_all_given_back()
+
+
+def test_a_sweep_goes_on_with_what_is_open_and_repeats_nothing(tmp_path: Path, nodes: list[cluster.Node]):
+    spec = toy_spec(resources={"concurrency": 1}, config={"run_sd": 0.1})
+    whole = run(spec, tmp_path / "whole")
+    events = (tmp_path / "whole/journal.jsonl").read_text().splitlines()
+    begun = next(number for number, line in enumerate(events) if json.loads(line).get("trial") == "t0003")
+    cut = tmp_path / "cut"
+    (cut / "trials").mkdir(parents=True)
+    for name in ("t0001", "t0002", "t0003"):
+        (tmp_path / "whole/trials" / name).rename(cut / "trials" / name)
+    (cut / "trials/t0003/checkpoints/step-00000020/checkpoint.json").unlink()
+    (cut / "journal.jsonl").write_text("\n".join(events[: begun + 2]) + '\n{"event": "repo')
+    told: list[str] = []
+    journal = Journal(cut / "journal.jsonl")
+    before = len(journal.events)
+    assert sweep.run(spec, cut, journal, 2, say=told.append), "two slots now, and still one at a time"
+    assert results(journal) == results(whole)
+    assert len(told) == 2
+    assert "torn" in told[0]
+    assert "t0003/checkpoints/step-00000020 is skipped: checkpoint.json is missing" in told[1]
+    asked = [event.trial for event in journal.events[before:] if isinstance(event, Ask)]
+    ended = [event.trial for event in journal.events[before:] if isinstance(event, End)]
+    assert asked == ["t0004", "t0005", "t0006"]
+    assert ended == ["t0003", "t0004", "t0005", "t0006"]
+
+
+def test_workers_give_the_same_numbers_and_everything_back(tmp_path: Path, nodes: list[cluster.Node]):
+    spec = toy_spec(search={"method": "random", "trials": 2}, config={"run_sd": 0.1})
+    alone = run(spec, tmp_path / "alone")
+    ray.shutdown()
+    resources = {"workers": 2, "cpus_per_worker": 1}
+    with cluster.session(Resources(**resources)) as others:
+        slots = cluster.room(Resources(**resources), others)
+        group = run(spec.model_copy(update={"resources": Resources(**resources)}), tmp_path / "group", slots)
+        assert_all_given_back()
+    assert results(group) == results(alone)
+    assert [record.state for record in group.trials.values()] == ["completed"] * 2
+
+
+def assert_all_given_back() -> None:
+    """Placement groups come and go in both tables, so both are read anew until they agree."""
+    total = available = {}
+    for _ in range(50):
+        total, available = ray.cluster_resources(), ray.available_resources()
+        if available == total and not any("_group_" in name for name in total):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{available} is left of {total}")

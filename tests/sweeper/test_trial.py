@@ -1,0 +1,131 @@
+"""One trial in this process: what it reports, what it leaves, how it starts again."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper import checkpoints, trial
+from trainables import toy
+
+
+class Driver:
+    """Takes rows in place of Tune; dies at a step, before the row arrives."""
+
+    def __init__(self) -> None:
+        self.messages: list[list[dict[str, Any]]] = []
+        self.dies_at = math.inf
+
+    def take(self, message: dict[str, Any]) -> None:
+        if message["rows"][-1]["step"] >= self.dies_at:
+            raise KeyboardInterrupt
+        self.messages.append(message["rows"])
+
+    @property
+    def steps(self) -> list[list[int]]:
+        return [[row["step"] for row in rows] for rows in self.messages]
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Driver:
+    driver = Driver()
+    monkeypatch.setattr(trial.tune, "report", driver.take)
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    return driver
+
+
+def task(tmp_path: Path, **config: Any) -> dict[str, Any]:
+    return {
+        "id": "t0001",
+        "seed": 3,
+        "config": toy.Config.model_validate({"run_sd": 0.1, **config}).model_dump(mode="json"),
+        "trainable": "trainables.toy:train",
+        "objective": "val/loss",
+        "workers": 0,
+        "cpus_per_worker": 1,
+        "gpus_per_worker": 0,
+        "run_dir": str(tmp_path / "run"),
+        "scratch": str(tmp_path / "scratch"),
+    }
+
+
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "trials" / "t0001"
+
+
+def test_rows_follow_their_checkpoints(tmp_path: Path, driver: Driver):
+    trial.run(task(tmp_path))
+    assert driver.steps == [[5], [10], [15], [20]]
+    newest, torn = checkpoints.newest(home(tmp_path) / "checkpoints")
+    assert newest is not None
+    assert (newest.name, torn) == ("step-00000020", [])
+    assert (newest / "bundle" / "metadata.json").exists()
+    assert list((tmp_path / "temp").iterdir()) == [], "a checkpoint handed over was left behind"
+
+
+def test_after_a_crash_the_first_rows_are_all_that_the_checkpoint_remembers(tmp_path: Path, driver: Driver):
+    trial.run(task(tmp_path))
+    whole = [row for rows in driver.messages for row in rows]
+    again = task(tmp_path / "again")
+    driver.messages, driver.dies_at = [], 15
+    with pytest.raises(KeyboardInterrupt):
+        trial.run(again)
+    assert driver.steps == [[5], [10]]
+    driver.messages, driver.dies_at = [], math.inf
+    trial.run(again)
+    assert driver.steps == [[5, 10, 15], [20]], "step 15 was on disk, though its row never arrived"
+    assert [row for rows in driver.messages for row in rows] == whole
+
+
+def test_a_run_that_had_ended_hands_over_its_last_row(tmp_path: Path, driver: Driver):
+    driver.dies_at = 20
+    with pytest.raises(KeyboardInterrupt):
+        trial.run(task(tmp_path))
+    driver.messages, driver.dies_at = [], math.inf
+    trial.run(task(tmp_path))
+    assert driver.steps == [[5, 10, 15, 20]]
+
+
+def test_a_torn_checkpoint_costs_its_steps_and_no_more(tmp_path: Path, driver: Driver):
+    trial.run(task(tmp_path))
+    whole = driver.messages
+    (home(tmp_path) / "checkpoints/step-00000020/history.jsonl").write_text("")
+    driver.messages = []
+    trial.run(task(tmp_path))
+    assert driver.steps == [[5, 10, 15], [20]]
+    assert driver.messages[-1] == whole[-1]
+
+
+def test_what_is_not_finite_fails_the_trial_and_leaves_no_checkpoint(tmp_path: Path, driver: Driver):
+    with pytest.raises(RuntimeError, match=r"^diverged: val/loss is nan at step 15$"):
+        trial.run(task(tmp_path, fail="nan"))
+    assert driver.steps == [[5], [10]]
+    assert checkpoints.at(home(tmp_path) / "checkpoints", 15) is None
+    assert list((tmp_path / "temp").iterdir()) == []
+    note = (home(tmp_path) / trial.ERROR).read_text().splitlines()
+    assert note[0] == "RuntimeError: diverged: val/loss is nan at step 15"
+    assert "Traceback (most recent call last):" in note
+
+
+def test_an_old_note_goes_when_the_trial_starts_again(tmp_path: Path, driver: Driver):
+    for fail, reason in (("raise", "RuntimeError: the toy fails on purpose"), ("nan", "RuntimeError: diverged")):
+        with pytest.raises(RuntimeError):
+            trial.run(task(tmp_path, fail=fail))
+        assert (home(tmp_path) / trial.ERROR).read_text().startswith(reason)
+    trial.run(task(tmp_path))
+    assert not (home(tmp_path) / trial.ERROR).exists()
+
+
+def test_an_objective_that_is_never_reported_is_named(tmp_path: Path, driver: Driver):
+    with pytest.raises(ValueError, match=r"^objective 'val/loss_mask' is not among what is reported: step, val/loss$"):
+        trial.run({**task(tmp_path), "objective": "val/loss_mask"})
+
+
+def test_a_reason_is_one_line():
+    assert trial.reason(ValueError("first\nsecond")) == "ValueError: first"
+    assert trial.reason(KeyError()) == "KeyError"
