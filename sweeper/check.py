@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from sweeper import precedence
 from sweeper.refusal import Refusal, refusal, setting_paths
-from sweeper.trainable import Trainable
-from sweeper.wording import nearest, shown
+from sweeper.trainable import Settings, Trainable
+from sweeper.wording import key_path, nearest, shown
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -28,14 +28,19 @@ def completed(spec: SweepSpec) -> SweepSpec:
     for where, path in _paths(spec):
         if path not in legal:
             raise Refusal((*where, path), f"the trainable has no such setting; {nearest(path, sorted(legal))}")
-    base = settings(spec, {}).model_dump(mode="json")
+    plain = settings(spec, {})
+    lacking = [name for name in vars(Settings) if not name.startswith("_") and not hasattr(plain, name)]
+    if lacking:
+        raise Refusal(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
+    base = plain.model_dump(mode="json")
     arms = {name: _arm(spec, name, base) for name in spec.arms}
     for where, params in _probes(spec, arms):
         try:
             settings(spec, params)
         except Refusal as error:
             values = ", ".join(f"{path} = {shown(value)}" for path, value in params.items())
-            raise Refusal(where, f"{values} is refused: {error.reason}") from None
+            said = error.location == ("config",) or key_path(error.location).endswith(tuple(params))
+            raise Refusal(where, f"{values} is refused: {error.reason if said else error}") from None
     trials = spec.search.model_copy(update={"trials": spec.total_trials})
     data = base.pop("data", {})
     return spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials})

@@ -31,9 +31,10 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
-# Tune hands these on to the trials and Train to its workers, through job submission as well.
+# Tune hands all but the first on to the trials, and Train to its workers, through job submission as well.
 _TRIALS = {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a spec are the driver's
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what Tune carries is rows, checked where they were reported
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trial.py chooses the working folder
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also the pace of ray.train.report, which is 2 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -211,9 +212,12 @@ def _quota() -> int:
 
 
 def _gpus() -> int:
-    """NVIDIA devices that the driver shows, less those that CUDA_VISIBLE_DEVICES hides."""
-    devices = Path("/proc/driver/nvidia/gpus")
-    count = sum(1 for _ in devices.iterdir()) if devices.is_dir() else 0
+    """NVIDIA devices that the driver shows, less those that CUDA_VISIBLE_DEVICES hides.
+
+    Two places tell: device files are made at first use on bare metal, and a sandbox may hide the driver's own list.
+    """
+    places = Path("/proc/driver/nvidia/gpus").glob("*"), Path("/dev").glob("nvidia[0-9]*")
+    count = max(sum(1 for _ in place) for place in places)
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return count if chosen is None else min(count, len([name for name in chosen.split(",") if name not in ("", "-1")]))
 

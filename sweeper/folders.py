@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from itertools import count
 from pathlib import Path
 
 from sweeper import cluster
@@ -16,9 +18,8 @@ NEWEST = Path()  # resume whichever run of the spec is the newest
 
 def storage(given: Path | None, resume: Path | None) -> Path:
     """Where run folders lie, absolute. Raises ValueError in one line where that cannot be."""
-    named = resume is not None and resume != NEWEST
-    chosen = resume.parent if resume is not None and named else given or Path("runs")
-    if cluster.submitted() and not (resume if resume is not None and named else chosen).is_absolute():
+    chosen = resume.parent if resume and resume != NEWEST else given or Path("runs")
+    if cluster.submitted() and not chosen.is_absolute():
         raise ValueError(f"--storage {chosen}: a submitted job's own folder is temporary; name an absolute one")
     chosen = chosen.resolve()
     existing = next(path for path in (chosen, *chosen.parents) if path.exists())
@@ -27,19 +28,13 @@ def storage(given: Path | None, resume: Path | None) -> Path:
     return chosen
 
 
-def opened(parent: Path, spec: SweepSpec, resume: Path | None) -> Path:
-    """The folder to work in: a new one, or the one to go on with. Raises ValueError in one line."""
-    if resume is not None and resume != NEWEST:
-        return _known(resume.resolve(), spec)
-    if resume is not None and (known := _newest(parent, spec)):
-        return known
-    try:
-        return _new(parent, spec)
-    except OSError as error:
-        raise ValueError(f"--storage {parent}: {error.strerror}") from error
-
-
-def _known(folder: Path, spec: SweepSpec) -> Path:
+def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
+    """The run to go on with, or None for a new one. Raises ValueError in one line."""
+    if resume is None:
+        return None
+    if resume == NEWEST:
+        return _newest(parent, spec)
+    folder = resume.resolve()
     if not (folder / SPEC).is_file():
         raise ValueError(f"--resume {folder}: there is no run, for it has no {SPEC}")
     found = _hash(folder)
@@ -51,26 +46,32 @@ def _known(folder: Path, spec: SweepSpec) -> Path:
     return folder
 
 
+def new(parent: Path, spec: SweepSpec) -> Path:
+    """A folder for a new run, with its spec. Raises ValueError in one line."""
+    try:
+        folder = _made(parent, spec)
+        partial = folder / f".{SPEC}"
+        partial.write_text(spec.to_yaml())
+        partial.rename(folder / SPEC)
+    except OSError as error:
+        raise ValueError(f"--storage {parent}: {error.strerror}") from error
+    return folder
+
+
+def _made(parent: Path, spec: SweepSpec) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = parent / (_stem(spec) if number == 1 else f"{_stem(spec)}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError
+
+
 def _newest(parent: Path, spec: SweepSpec) -> Path | None:
     found = {number: path for path in parent.glob(f"{_stem(spec)}*") if (number := _number(path, spec))}
     runs = [found[number] for number in sorted(found, reverse=True)]
     return next((path for path in runs if _hash(path) == spec.spec_hash), None)
-
-
-def _new(parent: Path, spec: SweepSpec) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = parent / (_stem(spec) if number == 1 else f"{_stem(spec)}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-            continue
-        partial = folder / f".{SPEC}"
-        partial.write_text(spec.to_yaml())
-        partial.rename(folder / SPEC)
-        return folder
 
 
 def _stem(spec: SweepSpec) -> str:

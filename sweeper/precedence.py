@@ -34,7 +34,7 @@ def stack(tree: Mapping[str, Any], profile: str | None, sets: Iterable[str], sou
     chosen = profile if profile is not None else tree.get("profile")
     # A resolved spec keeps the name of its profile but no profiles: there the name is a label.
     if chosen is not None and (profiles or profile is not None):
-        if chosen not in profiles:
+        if chosen not in list(profiles):  # a list, as what a file holds may not be hashable
             where = f"--profile {chosen}" if profile is not None else f"{source}: profile: {chosen!r}"
             raise ValueError(f"{where}: there is no such profile; {nearest(str(chosen), profiles)}")
         layers.append(Layer(f"{source}, profile {chosen}", {**(profiles[chosen] or {}), "profile": chosen}))
@@ -108,7 +108,7 @@ def _assignment(text: str, below: Mapping[str, Any]) -> Tree:
     try:
         value = yaml_input.parse(value_text)
     except ValueError as error:
-        raise ValueError(f"--set {text}: the value is not YAML: {error}") from None
+        raise ValueError(f"--set {text}: cannot read the value: {error}") from None
     if value is None and not touches(below, keys):
         raise ValueError(f"--set {text}: there is nothing at {path.strip()} to delete")
     *parents, leaf = keys

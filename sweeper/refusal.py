@@ -35,6 +35,8 @@ def refusal(error: ValidationError, model: type[BaseModel]) -> Refusal:
     """The first complaint of a validation; how many more there are is said."""
     first, *others = error.errors(include_url=False)
     location, reason = tuple(first["loc"]), _reason(first, model)
+    if location[-1:] == ("[key]",):  # pydantic's mark for a key of a mapping that is itself refused
+        location = location[:-2]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, Refusal):
         location, reason = (*location, *cause.location), cause.reason
@@ -62,6 +64,8 @@ def _reason(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         if isinstance(value, str):
             return f"the text {shown(value)} is not a number; write it plainly, such as 90, 0.5 or 5e-4"
         return f"{shown(value)} is not {'a whole number' if kind in _WHOLE else 'a number'}"
+    if kind == "too_short":
+        return f"{shown(value)} is too short: it needs at least {error['ctx']['min_length']}"
     if kind in _KINDS:
         return f"{shown(value)} should be {_KINDS[kind]}"
     return f"{shown(value)} {error['msg'].removeprefix('Input ')}"

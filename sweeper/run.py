@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Timer
 from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
@@ -46,12 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _show_plan(args, spec, room)
         if spec.limits.hours or spec.limits.gpu_hours:
             plan.refuse_above_limits(spec, _estimate(spec, room))
-        facts = Trainable.load(spec.trainable).prepare(spec.settings({}))
-        run_dir = folders.opened(storage, spec, args.resume)
+        known = folders.known(storage, spec, args.resume)
+        facts = _prepared(spec)
+        run_dir = known or folders.new(storage, spec)
     except ValueError as error:
         _say(f"error: {error}")
         return REFUSED
     except KeyboardInterrupt:
+        _say("interrupted before it began")
         return INTERRUPTED
     try:
         with FileLock(run_dir / folders.LOCK, timeout=0):
@@ -101,6 +104,16 @@ def _agreed(args: argparse.Namespace, spec: SweepSpec) -> SweepSpec:
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ValueError("not started")
     return slow
+
+
+def _prepared(spec: SweepSpec) -> dict[str, Any]:
+    """Make what the trials share; people hear of it where it takes a while."""
+    waiting = Timer(2, _say, [f"{spec.name}: preparing what its trials share"])
+    waiting.start()
+    try:
+        return Trainable.load(spec.trainable).prepare(spec.settings({}))
+    finally:
+        waiting.cancel()
 
 
 def _estimate(spec: SweepSpec, room: int | None) -> plan.Plan:

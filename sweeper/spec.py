@@ -190,8 +190,7 @@ class SweepSpec(Section):
     def settings(self, params: Mapping[str, Any]) -> Settings:
         """The trainable's Config with some settings set by path. Raises ValueError in one line."""
         config = check.settings(self, params)
-        if not isinstance(config, Settings):
-            raise ValueError(f"{self.trainable}: its Config lacks one of {', '.join(_demanded())}")
+        assert isinstance(config, Settings), self.trainable
         return config
 
     def trainable_config(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,10 +244,6 @@ def _neighbour(path: Path) -> str:
     """A hint at a spec of nearly that name, where there is no such file."""
     names = [found.name for found in path.parent.glob("*.yaml")] if not path.exists() else []
     return f"; {nearest(path.name, names)}" if names else ""
-
-
-def _demanded() -> list[str]:
-    return sorted(name for name in vars(Settings) if not name.startswith("_"))
 
 
 def _digest(tree: Any) -> str:

@@ -47,6 +47,8 @@ def run(
     lag = _lag(spec, journal, slots)
     journal.append(_session(lag, slots, facts or {}))
     search = _search(spec, run_dir, journal, slots, lag)
+    if slots < lag:
+        say(f"there is room for {slots} of {lag} trials at a time: the same points, later")
     _show_torn(run_dir, journal, say)
     scratch = run_dir / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
@@ -112,6 +114,7 @@ def shared(spec: SweepSpec, run_dir: Path) -> dict[str, Any]:
         "workers": spec.resources.workers,
         "cpus_per_worker": spec.resources.cpus_per_worker,
         "gpus_per_worker": spec.resources.gpus_per_worker,
+        "cwd": str(Path.cwd()),
         "run_dir": str(run_dir),
         "scratch": str(run_dir / SCRATCH / "train"),
     }

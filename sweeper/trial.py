@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ Send = Callable[[list[dict[str, Any]]], None]
 
 @dataclass(frozen=True)
 class Reporter:
-    """`context.report` of one rank: refuses what is not finite, stores the checkpoint, then sends the row."""
+    """`context.report` of rank 0: refuses what is not finite, stores the checkpoint, then sends the row."""
 
     folder: Path
     objective: str
@@ -58,7 +59,7 @@ class Reporter:
 
 
 def run(task: dict[str, Any]) -> None:
-    """What Tune calls. task: plain data, the sweep's (see `sweep.shared`) and the trial's (see `search.task`).
+    """What Tune calls. task: plain data, the sweep's (`sweep.shared`) and the trial's own (`JournalSearch.suggest`).
 
     A failure leaves `error.txt` in the trial's folder, its reason in the first line, for the driver and for people.
     """
@@ -117,18 +118,21 @@ def _train(task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
     import torch
 
     torch.set_num_threads(task["cpus_per_worker"])
+    with contextlib.suppress(OSError):  # a node of a joined cluster may have no such folder
+        os.chdir(task["cwd"])  # relative paths in a spec are the driver's
     folder = home(task)
     restore_from, _ = checkpoints.newest(folder / "checkpoints")
     if restore_from is not None:
         send(checkpoints.history(restore_from))
     trainable = Trainable.load(task["trainable"])
-    report = Reporter(folder, task["objective"], send)
+    # Ray Train waits until every rank has reported, and keeps what rank 0 did.
+    report = (lambda *_: send([])) if ranks.get("rank") else Reporter(folder, task["objective"], send)
     context = TrainContext(report, seed=task["seed"], restore_from=restore_from, **ranks)
     trainable.train(trainable.config.model_validate(task["config"]), context)
 
 
 @contextlib.contextmanager
-def _noted(folder: Path) -> Any:
+def _noted(folder: Path) -> Iterator[None]:
     """Keep the first error of a trial: other ranks fail because one did, and the trial because its workers did."""
     try:
         yield

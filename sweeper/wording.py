@@ -20,7 +20,7 @@ def key_path(location: tuple[Any, ...]) -> str:
     """("seeds", "search", 0) -> "seeds.search[0]"."""
     text = ""
     for key in location:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}"
+        text += f"[{key}]" if isinstance(key, int) else "." + (key or "''")
     return text.removeprefix(".")
 
 

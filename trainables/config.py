@@ -75,7 +75,7 @@ class Shares(Frozen):
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:
-        total = self.random + self.token + self.trigram
+        total = sum(share for _, share in self)
         if not math.isclose(total, 1, abs_tol=1e-6):
             raise ValueError(f"shares must sum to 1, these sum to {total:g}")
         return self

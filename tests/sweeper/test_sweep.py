@@ -39,9 +39,9 @@ def results(journal: Journal) -> list[tuple[str, dict[str, Any], list[tuple[int,
 
 def test_points_and_losses_are_the_same_whatever_the_pace(tmp_path: Path, nodes: list[cluster.Node]):
     found = []
-    for pause in (0, 0.02):
-        settings = {"config": {"pause": pause, "seed_sd": 0.1, "run_sd": 0.0}, "resources": {"concurrency": 2}}
-        found.append(run(toy_spec(**settings), tmp_path / str(pause)))
+    for pause, slots in ((0, 2), (0.02, 1)):
+        settings = {"config": {"pause": pause, "seed_sd": 0.1}, "resources": {"concurrency": 2}}
+        found.append(run(toy_spec(**settings), tmp_path / str(pause), slots))
     assert results(found[0]) == results(found[1])
     assert [record.state for record in found[0].trials.values()] == ["completed"] * 6
     assert [record.ask.arm for record in found[0].trials.values()] == ["baseline", "published", *[None] * 4]
@@ -96,7 +96,7 @@ def test_a_sweep_goes_on_with_what_is_open_and_repeats_nothing(tmp_path: Path, n
 
 
 def test_workers_give_the_same_numbers_and_everything_back(tmp_path: Path, nodes: list[cluster.Node]):
-    spec = toy_spec(search={"method": "random", "trials": 2}, config={"run_sd": 0.1})
+    spec = toy_spec(search={"method": "random", "trials": 1}, arms={}, config={"run_sd": 0.1})
     alone = run(spec, tmp_path / "alone")
     ray.shutdown()
     resources = {"workers": 2, "cpus_per_worker": 1}
@@ -105,7 +105,6 @@ def test_workers_give_the_same_numbers_and_everything_back(tmp_path: Path, nodes
         group = run(spec.model_copy(update={"resources": Resources(**resources)}), tmp_path / "group", slots)
         assert_all_given_back()
     assert results(group) == results(alone)
-    assert [record.state for record in group.trials.values()] == ["completed"] * 2
 
 
 def assert_all_given_back() -> None:

@@ -49,6 +49,7 @@ def task(tmp_path: Path, **config: Any) -> dict[str, Any]:
         "workers": 0,
         "cpus_per_worker": 1,
         "gpus_per_worker": 0,
+        "cwd": str(Path.cwd()),
         "run_dir": str(tmp_path / "run"),
         "scratch": str(tmp_path / "scratch"),
     }

@@ -1,0 +1,168 @@
+"""The plan: what is counted, how cost follows from it, and what a confirmation could detect."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sweeper import plan as planning
+from sweeper.plan import Plan, detectable, measure_flops, plan, refuse_above_limits
+from sweeper.spec import SweepSpec, load, resolve
+
+MIX = Path(__file__).parents[2] / "search_spaces" / "mix_ratios.yaml"
+RATE = 80e9
+
+
+def mix(*sets: str, profile: str = "laptop") -> SweepSpec:
+    return load(MIX, profile, sets)
+
+
+def arms(**changes: Any) -> SweepSpec:
+    tree = {
+        "name": "arms",
+        "trainable": "trainables.toy:train",
+        "arms": {name: {"x": x} for name, x in (("base", 0.5), ("low", 0.1), ("high", 0.9))},
+        "search": {"method": "arms"},
+        "seeds": {"search": [1, 2, 3, 4, 5, 6, 7, 8]},
+    }
+    return resolve({**tree, **changes})
+
+
+def test_trials_steps_and_tokens_are_counted() -> None:
+    estimate = plan(mix(), 2, RATE)
+    assert (estimate.trials, estimate.concurrency) == (8, 2)
+    assert estimate.steps == 8 * 800
+    assert estimate.tokens == 8 * 800 * 64 * 32
+    settings = mix().settings({})
+    assert estimate.flops == pytest.approx(8 * (800 * settings.flops_per_step + settings.validation_flops))
+    assert plan(arms(), 2, RATE).trials == 24
+
+
+def test_hours_follow_from_rate_room_and_length() -> None:
+    base = plan(mix(), 1, RATE)
+    seconds = base.hours * 3600 - planning.SWEEP_START
+    assert seconds == pytest.approx(8 * 800 * base.seconds_per_step, rel=0.1)
+    assert plan(mix(), 2, RATE).hours * 3600 - planning.SWEEP_START == pytest.approx(seconds / 2)
+    assert plan(mix(), 8, RATE).hours * 3600 - planning.SWEEP_START == pytest.approx(seconds / 8)
+    assert plan(mix(), 64, RATE).concurrency == 8
+    assert plan(mix("resources.concurrency=3"), 64, RATE).concurrency == 3
+    assert plan(mix("config.steps=1600"), 1, RATE).hours > 1.8 * base.hours
+    assert plan(mix(), 1, 2 * RATE).hours < base.hours
+
+
+def test_a_trial_pays_for_its_validations_and_a_group_for_its_start() -> None:
+    often = plan(mix("config.report_every=50"), 1, RATE)
+    assert often.flops > plan(mix(), 1, RATE).flops
+    assert often.hours > plan(mix(), 1, RATE).hours
+    group = plan(mix("resources.workers=1"), 1, RATE).hours - plan(mix(), 1, RATE).hours
+    assert group * 3600 / 8 == pytest.approx(17, abs=0.2)
+
+
+def test_more_processors_and_workers_make_a_step_shorter() -> None:
+    one = plan(mix("resources.workers=1"), 1, RATE).seconds_per_step
+    assert plan(mix("resources.workers=2"), 1, RATE).seconds_per_step == pytest.approx(one / 2)
+    assert one / 2 < plan(mix("resources.cpus_per_worker=2"), 1, RATE).seconds_per_step < one
+
+
+def test_the_measured_shapes_are_estimated_within_a_fifth() -> None:
+    """Seconds of processor time on one thread of a machine with 90 GFLOP/s, measured for these three shapes."""
+    small = "config.model={hidden: 128, intermediate: 512}"
+    shapes = {
+        ("data.tokenizer=train:8192", small, "config.batch_size=32", "data.block=64"): 64.3 / 300,
+        ("data.tokenizer=train:2048", small, "config.batch_size=32", "data.block=64"): 61.2 / 360,
+        (): 54.4 / 800,
+    }
+    for sets, seconds in shapes.items():
+        assert plan(mix(*sets), 1, 90e9).seconds_per_step == pytest.approx(seconds, rel=0.2)
+
+
+def test_a_gpu_is_planned_at_an_assumed_rate_that_is_named() -> None:
+    estimate = plan(mix(profile="published"), 1, RATE)
+    assert estimate.gpu_hours == pytest.approx(estimate.hours, rel=0.01)
+    assert any("A100" in note for note in estimate.assumed)
+    assert estimate.seconds_per_step == plan(mix(profile="published"), 1, 2 * RATE).seconds_per_step
+    half = plan(mix("resources.gpus_per_worker=0.5", profile="published"), 2, RATE)
+    assert half.seconds_per_step == pytest.approx(2 * estimate.seconds_per_step)
+    assert half.gpu_hours == pytest.approx(estimate.gpu_hours, rel=0.05)
+    assert plan(mix(), 1, RATE).gpu_hours == 0
+    assert not any("GPU" in note for note in plan(mix(), 1, RATE).assumed)
+
+
+def test_the_dearest_corner_of_the_space_counts() -> None:
+    spec = resolve(
+        {
+            "name": "lengths",
+            "trainable": "trainables.toy:train",
+            "space": {"steps": {"randint": [10, 70]}},
+            "search": {"method": "random", "trials": 3},
+        }
+    )
+    assert plan(spec, 1, RATE).steps == 210
+
+
+def test_disk_is_two_checkpoints_and_a_bundle_a_trial() -> None:
+    size = mix(profile="published").settings({}).checkpoint_bytes
+    assert plan(mix(profile="published"), 1, RATE).disk_gb == pytest.approx(24 * size * (2 + 1 / 3) / 1e9)
+
+
+def test_the_confirmation_is_planned_from_its_seeds() -> None:
+    estimate = plan(mix(), 1, RATE)
+    assert (estimate.pairs, estimate.comparisons, estimate.sd, estimate.sd_source) == (8, 1, 0.02, "assumed")
+    assert estimate.detectable == pytest.approx(0.02 * 1.156, rel=1e-3)
+    known = plan(mix(), 1, RATE, sd=0.01)
+    assert (known.detectable, known.sd_source) == (pytest.approx(0.01 * 1.156, rel=1e-3), "earlier runs")
+    assert not any("sd" in note for note in known.assumed)
+    assert plan(mix("seeds.confirm=[7]"), 1, RATE).detectable is None
+    assert plan(arms(), 1, RATE).comparisons == 2
+
+
+def test_a_plan_is_plain_json() -> None:
+    assert Plan(**json.loads(json.dumps(asdict(plan(mix(), 2, RATE)), allow_nan=False))).trials == 8
+
+
+@pytest.mark.parametrize(("room", "rate"), [(0, RATE), (1, 0.0), (1, math.inf), (1, math.nan)])
+def test_what_cannot_be_planned(room: int, rate: float) -> None:
+    with pytest.raises(ValueError, match="nothing can be planned with room for"):
+        plan(mix(), room, rate)
+
+
+def test_limits() -> None:
+    estimate = plan(mix(profile="published"), 1, RATE)
+    refuse_above_limits(mix(profile="published"), estimate)
+    refuse_above_limits(mix("limits={hours: 100, gpu_hours: 100}", profile="published"), estimate)
+    with pytest.raises(
+        ValueError, match=r"^limits\.hours: the plan takes 2\.\d+, the limit is 1; fewer search\.trials"
+    ):
+        refuse_above_limits(mix("limits.hours=1", profile="published"), estimate)
+    with pytest.raises(ValueError, match=r"^limits\.gpu_hours: "):
+        refuse_above_limits(mix("limits.gpu_hours=0.5", profile="published"), estimate)
+
+
+@pytest.mark.parametrize(("comparisons", "effect"), [(1, 1.16), (3, 1.45), (8, 1.74), (15, 1.93)])
+def test_the_detectable_difference_at_eight_pairs(comparisons: int, effect: float) -> None:
+    assert detectable(8, comparisons) == pytest.approx(effect, abs=0.005)
+
+
+def test_the_detectable_difference_is_detected_four_times_in_five() -> None:
+    pairs, comparisons = 8, 3
+    samples = np.random.default_rng(0).normal(detectable(pairs, comparisons), 1, (40_000, pairs))
+    t = samples.mean(1) / samples.std(1, ddof=1) * math.sqrt(pairs)
+    assert np.mean(2 * stats.t.sf(abs(t), pairs - 1) < 0.05 / comparisons) == pytest.approx(0.8, abs=0.01)
+
+
+def test_more_pairs_detect_less_and_more_comparisons_need_more() -> None:
+    by_pairs = [detectable(pairs, 1) for pairs in (2, 3, 6, 8, 16, 100)]
+    assert by_pairs == sorted(by_pairs, reverse=True)
+    assert detectable(2, 15) > detectable(2, 1)
+
+
+def test_the_machine_is_measured_quickly() -> None:
+    rate = measure_flops(1)
+    assert 1e8 < rate < 1e13

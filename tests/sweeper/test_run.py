@@ -1,0 +1,247 @@
+"""The command as people and scripts see it: exit status, one line for a mistake, one line of JSON, going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from sweeper import cluster, folders, run
+from sweeper.journal import Ask, End, Journal
+from sweeper.spec import Resources
+
+TREE: dict[str, Any] = {
+    "name": "toy",
+    "trainable": "trainables.toy:train",
+    "config": {"run_sd": 0.1, "pause": 0.03},
+    "space": {"x": {"uniform": [0, 1]}, "y": {"uniform": [0, 1]}},
+    "arms": {"baseline": {"x": 0.5}},
+    "search": {"method": "tpe", "trials": 5},
+    "resources": {"concurrency": 1},
+}
+KEYS = [
+    *("state", "name", "spec_hash", "run_dir", "tracking_uri", "experiment", "parent_run_id"),
+    *("best", "trials", "bundle", "report"),
+]
+TRIAL_KEYS = [
+    *("id", "stage", "arm", "seed", "state", "step", "score"),
+    *("params", "metrics", "audit", "run_id", "reason"),
+]
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def written(folder: Path, **changes: Any) -> str:
+    folder.mkdir(exist_ok=True)
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump({**TREE, **changes}, sort_keys=False))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A Ray for the commands of this file to join, since each would start its own otherwise."""
+    with cluster.session(Resources()):
+        import ray
+
+        yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="module")
+def start(address: str, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    store = tmp_path_factory.mktemp("store") / "mlflow.db"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def start(*arguments: str, joining: bool = True) -> subprocess.Popen[str]:
+        own = {**environment, **({"RAY_ADDRESS": address} if joining else {})}
+        command = [sys.executable, "-m", "sweeper.run", *arguments]
+        return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, Any, str]:
+    """Exit status, the object on stdout's last line, and stderr."""
+    output, errors = process.communicate(timeout=200)
+    lines = output.splitlines()
+    return process.returncode, json.loads(lines[-1]) if lines else None, errors
+
+
+def at_trial(path: Path, identity: str) -> None:
+    """Wait until a trial has reported."""
+    for _ in range(1000):
+        if path.exists() and f'"event": "report", "trial": "{identity}"' in path.read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{identity} never reported")
+
+
+def results(journal: Path) -> list[Any]:
+    return [
+        (record.id, record.ask.params, [(row.step, row.metrics) for row in record.rows])
+        for record in Journal(journal).trials.values()
+    ]
+
+
+def test_interrupted_then_killed_then_resumed_is_as_if_nothing_had_happened(tmp_path: Path, start: Start):
+    from sweeper import sweep
+
+    spec = written(tmp_path)
+    whole, storage = tmp_path / "whole", tmp_path / "runs"
+    whole.mkdir()
+    assert sweep.run(run.load(spec), whole, Journal(whole / "journal.jsonl"), 1), "the undisturbed one"
+    run_dir = storage / f"toy-{run.load(spec).spec_hash[:8]}"
+    journal = run_dir / "journal.jsonl"
+
+    process = start(spec, "--storage", str(storage), "--json")
+    at_trial(journal, "t0002")
+    process.send_signal(signal.SIGTERM)
+    status, interrupted, told = ended(process)
+    assert status == 130
+    assert (interrupted["state"], interrupted["trials"][1]["state"]) == ("interrupted", "interrupted")
+    assert f"--resume {run_dir}" in told
+
+    process = start(spec, "--storage", str(storage), "--resume", joining=False)
+    at_trial(journal, "t0004")
+    process.kill()
+    assert ended(process)[0] == -signal.SIGKILL
+
+    status, summary, told = ended(start(spec, "--storage", str(storage), "--resume", str(run_dir), "--json"))
+    assert status == 0, told
+    assert results(journal) == results(whole / "journal.jsonl")
+    events = Journal(journal).events
+    assert [event.trial for event in events if isinstance(event, Ask)] == [f"t000{n}" for n in range(1, 6)]
+    finished = [event.trial for event in events if isinstance(event, End) and event.state == "completed"]
+    assert finished == [f"t000{n}" for n in range(1, 6)], "a finished trial was run again"
+
+    assert list(summary) == KEYS
+    assert [list(trial) for trial in summary["trials"]] == [TRIAL_KEYS] * 5
+    assert summary["best"]["score"] == min(trial["score"] for trial in summary["trials"])
+    assert (summary["state"], summary["run_dir"]) == ("completed", str(run_dir))
+    assert summary["parent_run_id"] == interrupted["parent_run_id"]
+    bundle = Path(summary["bundle"])
+    assert bundle == run_dir / "bundles" / summary["best"]["id"]
+    assert (bundle / "metadata.json").exists()
+    assert [path.name for path in storage.iterdir()] == [run_dir.name]
+    left = {path.name for path in run_dir.iterdir()} - {folders.LOCK}
+    assert left == {"spec.yaml", "journal.jsonl", "optuna.log", "trials", "bundles", "report.md"}
+
+    before = journal.read_text()
+    status, again, _ = ended(start(spec, "--storage", str(storage), "--resume", "--json"))
+    assert (status, again) == (0, summary)
+    assert journal.read_text() == before, "a finished sweep was begun again"
+
+
+def test_all_trials_failed(tmp_path: Path, start: Start):
+    arms = {"nan": {"fail": "nan"}, "raise": {"fail": "raise"}}
+    spec = written(tmp_path, arms=arms, space={}, search={"method": "arms"}, resources={})
+    status, summary, told = ended(start(spec, "--storage", str(tmp_path / "runs"), "--json"))
+    assert status == 1, told
+    assert (summary["state"], summary["best"], summary["bundle"]) == ("failed", None, None)
+    assert [trial["reason"] for trial in summary["trials"]] == [
+        "RuntimeError: diverged: val/loss is nan at step 15",
+        "RuntimeError: the toy fails on purpose",
+    ]
+    assert "RuntimeError: diverged" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "told"),
+    [
+        ({"spase": {}}, [], "space"),
+        ({}, ["--set", "config.stpes=5"], "steps"),
+        ({}, ["--profile", "laptop"], "laptop"),
+        ({}, ["--nonsense"], "--nonsense"),
+        ({}, ["--set", "resources.workers=1000"], "set resources.workers to"),
+        ({}, ["--set", "limits.hours=0.000001"], "limits.hours"),
+        ({}, ["--storage", __file__], "is not a folder"),
+        ({}, ["--resume", "no/such/run"], "there is no run"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    arguments: list[str],
+    told: str,
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert run.main([written(tmp_path, **changes), *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert told in output.err
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.yaml"], "something was written"
+
+
+def test_bad_input_is_refused_before_anything_heavy_is_imported(tmp_path: Path):
+    heavy = ("ray", "torch", "mlflow", "optuna", "transformers", "datasets")
+    code = (
+        f"import sys; from sweeper.run import main; status = main([{written(tmp_path)!r}, '--set', 'config.x=7']); "
+        f"print(status, [name for name in {heavy} if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split("\n")[0] == "2 []", done.stderr
+
+
+def test_a_run_of_another_spec_or_driver_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    spec = written(tmp_path)
+    run_dir = folders.new(tmp_path / "runs", run.load(spec))
+    with FileLock(run_dir / folders.LOCK):
+        assert run.main([spec, "--storage", str(tmp_path / "runs"), "--resume"]) == 2
+    assert "another sweep works on" in capsys.readouterr().err
+    assert run.main([spec, "--set", "config.steps=40", "--resume", str(run_dir)]) == 2
+    assert "it holds another run" in capsys.readouterr().err
+
+
+def test_without_a_gpu_it_asks_or_needs_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 0})
+    wanting = [written(tmp_path, resources={"gpus_per_worker": 1}), "--storage", str(tmp_path / "runs")]
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    assert run.main(wanting) == 2
+    output = capsys.readouterr().err
+    assert "wants a GPU and there is none: on 2 CPUs it takes about 0 hours" in output
+    assert "--yes" in output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_is_shown_and_nothing_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run.main([written(tmp_path), "--storage", str(tmp_path / "runs"), "--dry-run", "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["trials"] == 5
+    assert "hours" in output.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_in_a_submitted_job_the_storage_must_outlive_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert run.main([written(tmp_path)]) == 2
+    assert "a submitted job's own folder is temporary" in capsys.readouterr().err
+
+
+def test_run_folders_are_numbered_and_the_newest_is_found(tmp_path: Path):
+    spec, other = run.load(written(tmp_path)), run.load(written(tmp_path / "other", name="toy2"))
+    made = [folders.new(tmp_path, spec) for _ in range(11)]
+    assert [folder.name.removeprefix(f"toy-{spec.spec_hash[:8]}") for folder in (*made[:2], made[-1])] == [
+        "",
+        "-2",
+        "-11",
+    ]
+    assert folders.known(tmp_path, spec, folders.NEWEST) == made[-1]
+    (made[-1] / folders.SPEC).write_text("torn")
+    assert folders.known(tmp_path, spec, folders.NEWEST) == made[-2]
+    assert folders.known(tmp_path, other, folders.NEWEST) is None
