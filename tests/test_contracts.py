@@ -32,7 +32,9 @@ def test_import_contracts() -> None:
 
 
 def test_nothing_is_unpickled_and_yaml_is_safe() -> None:
-    unsafe = re.compile(r"pickle\.loads?\(|torch\.load\(|yaml\.load\(|allow_pickle=True|trust_remote_code=True|shell=True")
+    unsafe = re.compile(
+        r"pickle\.loads?\(|torch\.load\(|yaml\.load\(|allow_pickle=True|trust_remote_code=True|shell=True"
+    )
     for package in ("sweeper", "trainables"):
         for path in (ROOT / package).rglob("*.py"):
             assert not unsafe.search(path.read_text()), path
