@@ -6,6 +6,7 @@ environment when it is imported, so this module imports it late: call `isolate` 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -16,13 +17,17 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
+
 OBJECT_STORE_BYTES = 256 * 2**20  # nothing but configurations and rows of metrics goes through it
 
+_PREFIX, _OWNER = "sw-", "owner.lock"
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0, Ray takes this machine for one that stays by itself
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -140,24 +145,43 @@ def _started(needs: Needs, verbose: bool) -> Iterator[None]:
             "dashboard_port": port,
             "runtime_env": {"env_vars": {"RAY_API_SERVER_ADDRESS": address}},
         }
-    # Sockets lie below, and their paths may have 107 characters.
-    folder = tempfile.mkdtemp(prefix="sw-", dir="/tmp" if os.access("/tmp", os.W_OK) else None)
     import ray
 
+    with _folder() as folder:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(machine["CPU"]),
+                num_gpus=int(machine["GPU"]),
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                _temp_dir=folder,
+                **options,
+            )
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for Ray's files, and away with those of drivers that were killed: their locks are free.
+
+    Its path is short, for sockets lie below, whose paths may have 107 characters.
+    """
+    base = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    for lock in base.glob(f"{_PREFIX}*/{_OWNER}"):
+        with contextlib.suppress(OSError, Timeout):
+            mine, age = lock.stat().st_uid == os.getuid(), time.time() - lock.stat().st_mtime
+            if mine and age > 60:  # a younger one may be about to be locked
+                with FileLock(lock, timeout=0):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
     try:
-        ray.init(
-            address="local",
-            num_cpus=int(machine["CPU"]),
-            num_gpus=int(machine["GPU"]),
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-            _temp_dir=folder,
-            **options,
-        )
-        yield
+        with FileLock(Path(folder) / _OWNER):
+            yield folder
     finally:
-        ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -18,9 +18,9 @@ from sweeper.spec import SweepSpec
 # flops / (0.48 * rate of matrix products) plus 15 microseconds a token (dropout, softmax, copies, noise), within 10 %.
 ACHIEVED = 0.48
 SECONDS_PER_TOKEN = 15e-6
-# NVIDIA's figure for an A100's float32 units without tensor cores. Small layers leave most of a GPU idle; not measured.
-ASSUMED_GPU_FLOPS = 19.5e12
-ACHIEVED_ON_GPU = 0.3
+# What the published runs reached: 10,000 steps of 225.6 GFLOP in 3,574 to 4,043 s on an RTX A6000 (Accuracy-Morph, BabyLM
+# 2026). Ours computes the decoder where it is needed only and should be faster; that is not measured.
+PUBLISHED_GPU_FLOPS = 0.59e12
 
 # Seconds on an idle two-core machine: Ray with its dashboard 6, a new tracking store 7, the trials' first imports 5.
 SWEEP_START = 18.0
@@ -167,7 +167,7 @@ def _process_rate(spec: SweepSpec, cpu_flops: float) -> float:
     """Operations a second that one training process reaches. A share of a GPU is slower in proportion."""
     held = spec.resources
     if held.gpus_per_worker:
-        return ACHIEVED_ON_GPU * ASSUMED_GPU_FLOPS * min(1.0, held.gpus_per_worker)
+        return PUBLISHED_GPU_FLOPS * min(1.0, held.gpus_per_worker)
     return ACHIEVED * cpu_flops * held.cpus_per_worker
 
 
@@ -178,10 +178,8 @@ def _trial_start(workers: int) -> float:
 def _assumed(spec: SweepSpec, sd: float | None) -> tuple[str, ...]:
     notes = []
     if spec.resources.gpus_per_worker:
-        notes.append(
-            f"a GPU reaches {ACHIEVED_ON_GPU * ASSUMED_GPU_FLOPS / 1e12:.1f} TFLOP/s, "
-            f"{ACHIEVED_ON_GPU:.0%} of an A100's float32 rate"
-        )
+        rate = PUBLISHED_GPU_FLOPS / 1e12
+        notes.append(f"a GPU reaches {rate:.2f} TFLOP/s, as the published runs did on an RTX A6000")
     if sd is None:
         notes.append(f"paired differences between seeds have an sd of {ASSUMED_SD} nats")
     return tuple(notes)

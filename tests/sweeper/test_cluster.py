@@ -1,8 +1,11 @@
 """How many trials fit, and the line that people read where none does."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from sweeper import cluster
 from sweeper.spec import Resources
@@ -58,6 +61,25 @@ def test_this_machine_has_what_this_process_may_use(monkeypatch: pytest.MonkeyPa
     assert cluster.this_machine()["CPU"] == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert cluster.this_machine()["GPU"] == 0
+
+
+def test_the_files_of_a_killed_driver_go_and_those_of_a_living_one_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cluster.os, "access", lambda *_: False)
+    monkeypatch.setattr(cluster.tempfile, "gettempdir", lambda: str(tmp_path))
+    for name in ("sw-killed", "sw-living", "sw-young", "sw-other"):
+        (tmp_path / name).mkdir()
+    for name in ("sw-killed", "sw-living", "sw-young"):
+        (tmp_path / name / "owner.lock").touch()
+    for name in ("sw-killed", "sw-living"):
+        os.utime(tmp_path / name / "owner.lock", (0, 0))
+    with FileLock(tmp_path / "sw-living" / "owner.lock"):
+        os.utime(tmp_path / "sw-living" / "owner.lock", (0, 0))
+        with cluster._folder() as folder:
+            left = {path.name for path in tmp_path.iterdir()}
+            assert left == {"sw-living", "sw-young", "sw-other", Path(folder).name}
+    assert {path.name for path in tmp_path.iterdir()} == {"sw-living", "sw-young", "sw-other"}
 
 
 def test_a_cluster_is_joined_where_one_is_configured(monkeypatch: pytest.MonkeyPatch):
