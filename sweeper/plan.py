@@ -18,8 +18,8 @@ from sweeper.spec import SweepSpec
 # flops / (0.48 * rate of matrix products) plus 15 microseconds a token (dropout, softmax, copies, noise), within 10 %.
 ACHIEVED = 0.48
 SECONDS_PER_TOKEN = 15e-6
-# What the published runs reached: 10,000 steps of 225.6 GFLOP in 3,574 to 4,043 s on an RTX A6000 (Accuracy-Morph, BabyLM
-# 2026). Ours computes the decoder where it is needed only and should be faster; that is not measured.
+# What the published runs reached: 10,000 steps of 225.6 GFLOP in 3,574 to 4,043 s on an RTX A6000 (Accuracy-Morph,
+# BabyLM 2026). Ours computes the decoder where it is needed only and should be faster; that is not measured.
 PUBLISHED_GPU_FLOPS = 0.59e12
 
 # Seconds on an idle two-core machine: Ray with its dashboard 6, a new tracking store 7, the trials' first imports 5.
