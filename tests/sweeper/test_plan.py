@@ -139,7 +139,7 @@ def test_limits() -> None:
     refuse_above_limits(mix(profile="published"), estimate)
     refuse_above_limits(mix("limits={hours: 100, gpu_hours: 100}", profile="published"), estimate)
     with pytest.raises(
-        ValueError, match=r"^limits\.hours: the plan takes 25\\.9, the limit is 1; fewer search\.trials"
+        ValueError, match=r"^limits\.hours: the plan takes 25\.9, the limit is 1; fewer search\.trials"
     ):
         refuse_above_limits(mix("limits.hours=1", profile="published"), estimate)
     with pytest.raises(ValueError, match=r"^limits\.gpu_hours: "):
