@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper import precedence
+from sweeper import grid, precedence, stopping
 from sweeper.refusal import Refusal, refusal, setting_paths
 from sweeper.trainable import Settings, Trainable
 from sweeper.wording import key_path, nearest, shown
@@ -34,16 +34,24 @@ def completed(spec: SweepSpec) -> SweepSpec:
         raise Refusal(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
     base = plain.model_dump(mode="json")
     arms = {name: _arm(spec, name, base) for name in spec.arms}
+    if spec.search.method == "grid":
+        spec = grid.expanded(spec.model_copy(update={"arms": arms}), lambda params: _settled(spec, params))
+        arms = spec.arms
+    probed: list[Any] = []
     for where, params in _probes(spec, arms):
         try:
-            settings(spec, params)
+            probed.append(settings(spec, params))
         except Refusal as error:
             values = ", ".join(f"{path} = {shown(value)}" for path, value in params.items())
             said = error.location == ("config",) or key_path(error.location).endswith(tuple(params))
             raise Refusal(where, f"{values} is refused: {error.reason if said else error}") from None
+    try:
+        rule = stopping.placed(spec.scheduler, {one.steps for one in probed}, max(one.warmup_steps for one in probed))
+    except Refusal as error:
+        raise Refusal(("scheduler", *error.location), error.reason) from None
     trials = spec.search.model_copy(update={"trials": spec.total_trials})
     data = base.pop("data", {})
-    return spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials})
+    return spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials, "scheduler": rule})
 
 
 def config_model(spec: SweepSpec) -> type[BaseModel]:
@@ -78,6 +86,14 @@ def settings(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel:
         raise Refusal(found.location if below_data else ("config", *found.location), found.reason) from None
 
 
+def _settled(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel | None:
+    """The trainable's Config, or None where it refuses."""
+    try:
+        return settings(spec, params)
+    except Refusal:
+        return None
+
+
 def _place(tree: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         below = tree.get(key)
@@ -93,9 +109,9 @@ def _paths(spec: SweepSpec) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
-    """An arm's settings. Under tpe and random every path of the space, from the base settings where it names none."""
+    """An arm's settings. A sampler's has every path of the space, from the base settings where it names none."""
     given = spec.arms[name]
-    sampled = spec.search.method != "arms"
+    sampled = spec.search.method not in ("arms", "grid")
     outside = {path: value for path, value in given.items() if path not in spec.space}
     if sampled and outside:
         path = next(iter(outside))

@@ -40,6 +40,8 @@ _QUIET = {
 _TRIALS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what Tune carries is rows, checked where they were reported
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trial.py chooses the working folder
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",  # a stopped trial may clean up so long before its process is used again
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "120",  # and then gives its CPUs back; Tune waits 600 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also the pace of ray.train.report, which is 2 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -118,7 +120,10 @@ def session(needs: Needs, workers_code: Sequence[str] = (), verbose: bool = Fals
     os.environ.update(_TRIALS)
     with _joined(workers_code, verbose) if configured() else _started(needs, verbose):
         import ray
+        from ray._private import worker
 
+        # Ray prints "(raylet) A worker died" on stdout, whatever log_to_driver says. This is its own switch for that.
+        worker._worker_logs_enabled = verbose
         logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.INFO if verbose else logging.CRITICAL)
         with _sigterm_as_sigint():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
+import shutil
 from itertools import count
 from pathlib import Path
 
 from sweeper import cluster
+from sweeper.journal import Journal
 from sweeper.spec import SweepSpec, load
 
 SPEC = "spec.yaml"
@@ -43,6 +46,8 @@ def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
             f"--resume {folder}: it holds another run, {(found or 'unreadable')[:8]}, and this spec is "
             f"{spec.spec_hash[:8]}; resume it with {folder / SPEC}"
         )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"--resume {folder}: cannot be written to")
     return folder
 
 
@@ -56,6 +61,23 @@ def new(parent: Path, spec: SweepSpec) -> Path:
     except OSError as error:
         raise ValueError(f"--storage {parent}: {error.strerror}") from error
     return folder
+
+
+def discard(folder: Path, journal: Journal) -> None:
+    """Take a run folder away again in which nothing has begun."""
+    if not journal.events:
+        journal.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def size(folder: Path | None) -> int:
+    """Bytes on disk of a run, 0 for one that is yet to come."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder else 0
+
+
+def resume(folder: Path) -> str:
+    """The command that goes on with a run."""
+    return shlex.join(["python", "-m", "sweeper.run", str(folder / SPEC), "--resume", str(folder)])
 
 
 def _made(parent: Path, spec: SweepSpec) -> Path:

@@ -116,21 +116,22 @@ class Journal:
     """The events of one run folder, in memory and on disk. Safe to read from other threads.
 
     Opening cuts off a torn last line (a crash in mid-write) and keeps its text in `torn`. Any other line that does
-    not parse raises ValueError.
+    not parse raises ValueError. `read_only` leaves the file alone, for a driver may be writing that line.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
         self.events: list[Event] = []
         self.trials: dict[str, TrialRecord] = {}
         self.torn: str | None = None
         self._lock = threading.Lock()
-        for event in self._read():
+        for event in self._read(read_only):
             self._apply(event)
-        self._file = path.open("ab")
+        self._file = None if read_only else path.open("ab")
 
     def append(self, event: Event) -> bool:
         """Put an event on disk, then into the picture. A report of a step already known is dropped: False."""
+        assert self._file is not None, "opened to be read"
         with self._lock:
             if isinstance(event, Report) and event.step <= self.trials[event.trial].step:
                 return False
@@ -142,7 +143,8 @@ class Journal:
             return True
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _apply(self, event: Event) -> None:
         match event:
@@ -158,14 +160,15 @@ class Journal:
                 pass
         self.events.append(event)
 
-    def _read(self) -> list[Event]:
+    def _read(self, read_only: bool) -> list[Event]:
         if not self.path.exists():
             return []
         data = self.path.read_bytes()
         whole, _, rest = data.rpartition(b"\n")
         if rest:
             self.torn = rest.decode(errors="replace")
-            os.truncate(self.path, len(data) - len(rest))
+            if not read_only:
+                os.truncate(self.path, len(data) - len(rest))
         return [_parse(line, number) for number, line in enumerate(whole.splitlines(), 1)]
 
 

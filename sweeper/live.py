@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from rich import box
 from rich import live as rich_live
@@ -30,22 +30,23 @@ if TYPE_CHECKING:
 
 PAINT_S = 0.5
 LINE_S = 30.0
-WIDE = 100
+WHY = 12  # columns below which a reason is not worth showing: failures are told above the table, too
 _ENDED = ("completed", "stopped", "failed")
 _STYLES = {"completed": "green", "stopped": "yellow", "failed": "bold red", "interrupted": "magenta", "running": "cyan"}
-# Heading -> share of the free width (None: as wide as the content), justification.
-_COLUMNS: dict[str, tuple[int | None, Literal["left", "right"]]] = {
-    "trial": (None, "left"),
-    "arm or settings": (3, "left"),
-    "seed": (None, "right"),
-    "step": (None, "right"),
-    "steps/s": (None, "right"),
-    "score": (None, "right"),
-    "state": (None, "left"),
-    "why": (2, "left"),
-}
-_WIDE = tuple(_COLUMNS)
-_NARROW = ("trial", "arm or settings", "step", "score", "state")
+_GAP = 2
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading of one line or two, and a cell for each trial that is shown."""
+
+    head: str
+    cells: list[Text]
+    right: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(len(text) for text in (*self.head.split("\n"), *(cell.plain for cell in self.cells)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Live:
     def say(self, text: str) -> None:
         """Print a line."""
         with contextlib.suppress(Exception):
-            self._console.print(Text(text), soft_wrap=True)
+            # Beside a table words stay whole; in a log a line stays a line.
+            self._console.print(Text(text), soft_wrap=self._table is None)
 
     def _follow(self) -> None:
         while not self._stop.wait(PAINT_S):
@@ -163,42 +165,92 @@ def picture(spec: SweepSpec, journal: Journal, total: int, width: int, height: i
     """The table and the line of progress under it, for a terminal of that many columns and lines."""
     records = list(journal.trials.values())
     found = best(records, spec.objective)
-    shown = _shown(records, found, max(3, height - 6))
-    wide = width >= WIDE
-    rows = [_cells(record, spec, _since(journal), wide) for record in shown]
-    keys = [
-        key for key in _COLUMNS if key in (_WIDE if wide else _NARROW) and (key != "why" or any(map(_reason, shown)))
-    ]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    for key in keys:
-        ratio, justify = _COLUMNS[key]
-        ratio = 2 if key == "state" and not wide else ratio  # where it tells the reason, too
-        head = spec.objective if key == "score" else key
-        table.add_column(head, ratio=ratio, justify=justify, no_wrap=True, overflow="ellipsis")
-    for record, cells in zip(shown, rows, strict=True):
-        table.add_row(*(cells[key] for key in keys), style="bold" if record is found else "")
+    shown = _shown(records, found, max(3, height - 7))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), width=width)
+    columns = _columns(spec, shown, _since(journal), width) if shown else []
+    for column in columns:
+        # What is left over goes to the last one; a column that does not fit is cut.
+        ratio = 1 if column is columns[-1] else None
+        justify = "right" if column.right else "left"
+        table.add_column(
+            column.head, ratio=ratio, justify=justify, no_wrap=True, overflow="ellipsis", vertical="bottom"
+        )
+    for index, record in enumerate(shown):
+        table.add_row(*(column.cells[index] for column in columns), style="bold" if record is found else "")
     lines: list[Table | Text] = [table] if records else []
     if len(shown) < len(records):
         lines.append(Text(f"{len(records) - len(shown)} more trials are not shown", style="dim"))
     return Group(*lines, Text(_progress(spec, journal, total)))
 
 
-def _cells(record: TrialRecord, spec: SweepSpec, since: float, wide: bool) -> dict[str, Text]:
-    score, state, reason, rate = record.score(spec.objective), _state(record), _reason(record), speed(record, since)
-    steps = record.ask.config.get("steps")
-    what = Text(describe(record.ask))
-    if wide and record.ask.arm:
-        what.append(f"  {settings(record.ask)}", "dim")
-    return {
-        "trial": Text(record.id),
-        "arm or settings": what,
-        "seed": Text(str(record.ask.seed)),
-        "step": Text(f"{record.step:,}/{steps:,}" if isinstance(steps, int) else f"{record.step:,}"),
-        "steps/s": Text("" if rate is None else f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"),
-        "score": Text("" if score is None else f"{score:.4f}"),
-        "state": Text(state if wide or not reason else f"{state}: {reason}", _STYLES.get(state, "dim")),
-        "why": Text(reason),
-    }
+def _columns(spec: SweepSpec, shown: Sequence[TrialRecord], since: float, width: int) -> list[Column]:
+    """As many as fit: without the speed and the reason, and with all settings in one column, if need be."""
+    trial = [Column("trial", [Text(record.id) for record in shown])]
+    if any(record.ask.arm for record in shown):
+        trial.append(Column("arm", [Text(record.ask.arm or "") for record in shown]))
+    chosen = _settings(shown)
+    seeds = [Column("seed", [Text(str(record.ask.seed)) for record in shown], right=True)]
+    speeds = [Column("steps/s", [Text(_rate(speed(record, since))) for record in shown], right=True)]
+    states = [(state, _STYLES.get(state, "dim")) for state in map(_state, shown)]
+    done = [
+        _steps(shown),
+        Column(spec.objective, [Text(_score(record, spec.objective)) for record in shown], right=True),
+        Column("state", [Text(state, style) for state, style in states]),
+    ]
+    why = [Column("why", [Text(_reason(record)) for record in shown])] if any(map(_reason, shown)) else []
+    seeds = seeds if len({record.ask.seed for record in shown}) > 1 else []
+    for columns in (
+        [*trial, *chosen, *seeds, *done[:1], *speeds, *done[1:]],
+        [*trial, *chosen, *seeds, *done],
+    ):
+        used = sum(column.width + _GAP for column in columns) - _GAP
+        if used <= width:
+            return [*columns, *why] if used + _GAP + WHY <= width else columns
+    left = width - sum(column.width + _GAP for column in (*trial, *done))
+    cells = [Text(settings(record.ask)) for record in shown]
+    for cell in cells:
+        cell.truncate(max(8, left), overflow="ellipsis")
+    return [*trial, Column("settings", cells), *done]
+
+
+def _settings(shown: Sequence[TrialRecord]) -> list[Column]:
+    """One column for each path that a trial sets, under the last part of its name where that is unambiguous."""
+    paths = list(dict.fromkeys(path for record in shown for path in record.ask.params))
+    leaves = [path.rpartition(".")[2] for path in paths]
+    return [
+        Column(
+            (leaf if leaves.count(leaf) == 1 else path.replace(".", "_")).replace("_", "\n", 1),
+            [Text(_value(record.ask.params.get(path))) for record in shown],
+            right=not any(isinstance(record.ask.params.get(path), str | Mapping) for record in shown),
+        )
+        for path, leaf in zip(paths, leaves, strict=True)
+    ]
+
+
+def _value(value: object) -> str:
+    """A setting; shares as whole percentages, for the report has them exactly."""
+    if isinstance(value, Mapping):
+        return "/".join(f"{100 * share:.0f}" for share in value.values())
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _steps(shown: Sequence[TrialRecord]) -> Column:
+    """The length goes into the heading where it is the same for all."""
+    lengths = [record.ask.config.get("steps") for record in shown]
+    if len(set(lengths)) == 1 and isinstance(lengths[0], int):
+        return Column(f"step\nof {lengths[0]:,}", [Text(f"{record.step:,}") for record in shown], right=True)
+    told = [f"/{length:,}" if isinstance(length, int) else "" for length in lengths]
+    pairs = zip(shown, told, strict=True)
+    return Column("step", [Text(f"{record.step:,}{length}") for record, length in pairs], right=True)
+
+
+def _rate(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
+
+
+def _score(record: TrialRecord, objective: str) -> str:
+    score = record.score(objective)
+    return "" if score is None else f"{score:.4f}"
 
 
 def _reason(record: TrialRecord) -> str:

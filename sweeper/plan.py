@@ -1,18 +1,19 @@
 """What a spec costs, and what its confirmation could detect. Runs nothing.
 
-An estimate from floating-point operations: a trial's steps and validations at a share of the rate at which this
-machine multiplies matrices, plus start-up. Where trials differ in cost, the dearest corner of the space counts.
+Seconds a step are the caller's: measured by a short probe (probe.py), or estimated here from floating-point operations
+at a share of the rate at which this machine multiplies matrices. Start-up is counted from measured constants. Where
+trials differ in cost, the dearest corner of the space counts.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sweeper.spec import SweepSpec
+from sweeper.trainable import Pace, Settings
 
 # Measured on one thread for hidden 64 and 128, 1,024 and 2,048 tokens a step, 2,048 to 8,192 pieces: seconds are
 # flops / (0.48 * rate of matrix products) plus 15 microseconds a token (dropout, softmax, copies, noise), within 10 %.
@@ -22,14 +23,12 @@ SECONDS_PER_TOKEN = 15e-6
 # BabyLM 2026). Ours computes the decoder where it is needed only and should be faster; that is not measured.
 PUBLISHED_GPU_FLOPS = 0.59e12
 
-# Seconds on an idle two-core machine: Ray with its dashboard 6, a new tracking store 7, the trials' first imports 5.
-SWEEP_START = 18.0
+# Seconds on a two-core machine: the driver's imports and Ray 9, the trials' first imports 8, the tracker's end 5.
+SWEEP_START = 22.0
 # A trial in process reuses its process; one with workers starts a group of them anew (17 s with one, 20 s with two).
 TRIAL_START = 0.1
 GROUP_START = 14.0
 WORKER_START = 3.0
-
-PROBE_SECONDS = 0.3
 
 ASSUMED_SD = 0.02
 POWER = 0.8
@@ -41,67 +40,109 @@ KEPT_CHECKPOINTS = 2
 class Plan:
     """Figures of one sweep's search stage, and of the confirmation that its spec declares.
 
-    steps, tokens, flops: over all trials, validations included in flops alone. seconds_per_step: of one trial while
-    `concurrency` of them run. hours: wall clock from the command to the end. detectable: the smallest difference in
-    nats that `pairs` pairs of seeds show with 80 % power, at Holm's first level for `comparisons` of them; None below
-    two pairs. assumed: what was not measured, in words.
+    steps: of one trial of the full length. tokens: over all trials. seconds_per_step: of one trial while `concurrency`
+    of them run. hours: wall clock from the command to the end, startup_s seconds of start-up included, as if no trial
+    were stopped early. rungs: the steps at which trials may be stopped. detectable: the smallest difference in nats
+    that `pairs` pairs of seeds show with 80 % power, at Holm's first level for `comparisons` of them; None below two
+    pairs. measured: whether seconds_per_step was. assumed: what was not measured, in words.
     """
 
     trials: int
-    concurrency: int
     steps: int
     tokens: int
-    flops: float
     seconds_per_step: float
     hours: float
     gpu_hours: float
+    rungs: list[int]
     disk_gb: float
-    pairs: int
-    comparisons: int
     detectable: float | None
     sd: float
     sd_source: str
-    assumed: tuple[str, ...]
+    concurrency: int
+    startup_s: float
+    reports_s: float
+    flops: float
+    pairs: int
+    comparisons: int
+    measured: bool
+    assumed: list[str]
 
 
-def plan(spec: SweepSpec, room: int, cpu_flops: float, sd: float | None = None) -> Plan:
-    """The plan of a spec where `room` trials fit at once.
+def plan(
+    spec: SweepSpec,
+    room: int,
+    pace: Pace,
+    *,
+    measured: bool = False,
+    preparing: float = 0.0,
+    sd: float | None = None,
+) -> Plan:
+    """The plan of a spec where `room` trials fit at once and each goes at `pace` while they do.
 
-    cpu_flops: operations a second of one CPU in float32 matrix products while all are busy, as `measure_flops(n) / n`.
-    sd: of the paired differences between seeds, in nats, where earlier runs tell it. Raises ValueError in one line.
+    preparing: s to make what the trials share. sd: of the paired differences between seeds, in nats, where earlier
+    runs tell it. Raises ValueError in one line.
     """
-    if room < 1 or not 0 < cpu_flops < math.inf:
-        raise ValueError(f"nothing can be planned with room for {room} trials at {cpu_flops:g} operations a second")
-    held = spec.resources
-    settings = max((spec.settings(params) for params in _corners(spec)), key=_cost)
-    steps, trials = settings.steps, spec.total_trials
-    concurrency = min(room, trials, held.concurrency or trials)
-    rate = held.processes * _process_rate(spec, cpu_flops)
-    step = settings.flops_per_step / rate
-    if not held.gpus_per_worker:
-        step += SECONDS_PER_TOKEN * settings.tokens_per_step / held.processes
-    seconds = steps * step + settings.validation_flops / rate + _trial_start(held.workers)
-    hours = (SWEEP_START + math.ceil(trials / concurrency) * seconds) / 3600
+    if room < 1 or not 0 <= pace.step < math.inf or not 0 <= pace.reports < math.inf:
+        raise ValueError(f"nothing can be planned with room for {room} trials at {pace.step:g} s a step")
+    held, settings, trials = spec.resources, dearest(spec), spec.total_trials
+    at_once = concurrency(spec, room)
+    seconds = settings.steps * pace.step + pace.reports + _trial_start(held.workers)
+    startup = SWEEP_START + preparing
     pairs = len(spec.seeds.confirm)
     comparisons = max(1, len(spec.arms) - 1) if spec.search.method == "arms" else 1
     used_sd = ASSUMED_SD if sd is None else sd
     return Plan(
         trials=trials,
-        concurrency=concurrency,
-        steps=trials * steps,
-        tokens=trials * steps * settings.tokens_per_step,
-        flops=trials * _cost(settings),
-        seconds_per_step=step,
-        hours=hours,
+        steps=settings.steps,
+        tokens=trials * settings.steps * settings.tokens_per_step,
+        seconds_per_step=pace.step,
+        hours=(startup + math.ceil(trials / at_once) * seconds) / 3600,
         gpu_hours=trials * seconds * held.processes * held.gpus_per_worker / 3600,
-        disk_gb=trials * settings.checkpoint_bytes * (KEPT_CHECKPOINTS + 1 / 3) / 1e9,
-        pairs=pairs,
-        comparisons=comparisons,
+        rungs=spec.rungs,
+        disk_gb=disk_bytes(spec) / 1e9,
         detectable=used_sd * detectable(pairs, comparisons) if pairs > 1 else None,
         sd=used_sd,
         sd_source="assumed" if sd is None else "earlier runs",
-        assumed=_assumed(spec, sd),
+        concurrency=at_once,
+        startup_s=startup,
+        reports_s=pace.reports,
+        flops=trials * _cost(settings),
+        pairs=pairs,
+        comparisons=comparisons,
+        measured=measured,
+        assumed=_assumed(spec, measured, sd),
     )
+
+
+def concurrency(spec: SweepSpec, room: int) -> int:
+    """How many trials run at once where `room` of them fit."""
+    return min(room, spec.total_trials, spec.resources.concurrency or spec.total_trials)
+
+
+def dearest(spec: SweepSpec) -> Settings:
+    """The settings of the corner of the space, or the arm, that takes the most operations."""
+    return max((spec.settings(params) for params in _corners(spec)), key=_cost)
+
+
+def disk_bytes(spec: SweepSpec) -> float:
+    """What the trials leave: checkpoints and bundles."""
+    return spec.total_trials * dearest(spec).checkpoint_bytes * (KEPT_CHECKPOINTS + 1 / 3)
+
+
+def estimated(spec: SweepSpec, cpu_flops: float) -> Pace:
+    """The pace without a probe.
+
+    cpu_flops: operations a second of one CPU in float32 matrix products while all are busy. Raises ValueError in one
+    line.
+    """
+    if not 0 < cpu_flops < math.inf:
+        raise ValueError(f"nothing can be planned at {cpu_flops:g} operations a second")
+    held, settings = spec.resources, dearest(spec)
+    rate = held.processes * _process_rate(spec, cpu_flops)
+    step = settings.flops_per_step / rate
+    if not held.gpus_per_worker:
+        step += SECONDS_PER_TOKEN * settings.tokens_per_step / held.processes
+    return Pace(step, settings.validation_flops / rate)
 
 
 def refuse_above_limits(spec: SweepSpec, estimate: Plan) -> None:
@@ -115,21 +156,49 @@ def refuse_above_limits(spec: SweepSpec, estimate: Plan) -> None:
             )
 
 
-def measure_flops(threads: int) -> float:
-    """Operations a second of this machine's float32 matrix products on some threads: the best of several 1024-cubes."""
-    # Imported here: a bad spec is refused before anything heavy loads.
-    import numpy as np
-    from threadpoolctl import threadpool_limits
+def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
+    """The plan for people: aligned, with units, and what of it is assumed."""
+    settings, source = dearest(spec), "measured" if estimate.measured else "assumed"
+    at_once, pairs, others = estimate.concurrency, estimate.pairs, estimate.comparisons
+    at_most = "" if spec.scheduler == "none" else "at most "
+    rows = {
+        "trials": f"{estimate.trials}, {at_once} at a time",
+        "steps": f"{estimate.steps:,} a trial of {settings.tokens_per_step:,} tokens: {_count(estimate.tokens)} in all",
+        "rungs": ", ".join(f"{step:,}" for step in estimate.rungs) or "none",
+        "a step": f"{_duration(estimate.seconds_per_step)} with {at_once} trials at a time, {source}",
+        "validation": f"{_duration(estimate.reports_s)} a trial, {source}",
+        "start-up": f"{_duration(estimate.startup_s)}: Ray, imports, tracking store, the corpus if not prepared yet",
+        "in all": f"{at_most}{_duration(3600 * estimate.hours)}",
+        "GPU-hours": f"{at_most}{estimate.gpu_hours:.3g}" if estimate.gpu_hours else "none",
+        "disk": f"{estimate.disk_gb:.2g} GB",
+    }
+    if estimate.detectable is not None:
+        rows["detectable"] = (
+            f"{estimate.detectable:.2g} nats, by {pairs} pairs of seeds in {others} comparison{'s'[others == 1 :]}, "
+            f"at an sd of {estimate.sd:g} nats ({estimate.sd_source})"
+        )
+    lines = [f"{spec.name}: the plan", *(f"  {name:<10}  {text}" for name, text in rows.items())]
+    return [*lines, *(f"  assumed     {note}" for note in estimate.assumed), *_exceeded(spec, estimate)]
 
-    size = 1024
-    left = np.full((size, size), 0.5, np.float32)
-    taken: list[float] = []
-    with threadpool_limits(limits=threads, user_api="blas"):
-        while len(taken) < 3 or sum(taken) < PROBE_SECONDS:
-            begin = time.perf_counter()
-            _ = left @ left
-            taken.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(taken)
+
+def _exceeded(spec: SweepSpec, estimate: Plan) -> list[str]:
+    try:
+        refuse_above_limits(spec, estimate)
+    except ValueError as error:
+        return [f"it would not start: {error}"]
+    return []
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:,.3g} h"
 
 
 def detectable(pairs: int, comparisons: int, power: float = POWER, alpha: float = ALPHA) -> float:
@@ -175,11 +244,13 @@ def _trial_start(workers: int) -> float:
     return GROUP_START + WORKER_START * workers if workers else TRIAL_START
 
 
-def _assumed(spec: SweepSpec, sd: float | None) -> tuple[str, ...]:
+def _assumed(spec: SweepSpec, measured: bool, sd: float | None) -> list[str]:
     notes = []
-    if spec.resources.gpus_per_worker:
+    if spec.resources.gpus_per_worker and not measured:
         rate = PUBLISHED_GPU_FLOPS / 1e12
         notes.append(f"a GPU reaches {rate:.2f} TFLOP/s, as the published runs did on an RTX A6000")
+    elif not measured:
+        notes.append(f"training reaches {ACHIEVED:.0%} of this machine's rate of matrix products")
     if sd is None:
         notes.append(f"paired differences between seeds have an sd of {ASSUMED_SD} nats")
-    return tuple(notes)
+    return notes

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,12 +19,13 @@ from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
-from sweeper import checkpoints, cluster, folders, plan, report
+from sweeper import checkpoints, cluster, folders, interrupts, plan, probe, report, room
+from sweeper.interrupts import Interrupts
 from sweeper.journal import Journal, TrialRecord
 from sweeper.spec import SpecError, SweepSpec, load
 from sweeper.trainable import Trainable
 
-COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
 _STATUS = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 
 
@@ -38,17 +39,29 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 all trials failed, 2 bad input, 130 interrupted."""
     cluster.isolate()
+    with Interrupts(_say, "nothing had begun") as signals:
+        return _main(argv, signals)
+
+
+def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     try:
         args = _parser().parse_args(argv)
         spec = _agreed(args, load(args.spec, args.profile, args.set))
         storage = folders.storage(args.storage, args.resume)
-        room = None if cluster.configured() else cluster.room(spec.resources, [cluster.this_machine()])
+        with _named(args.spec):
+            fit = None if cluster.configured() else cluster.room(spec.resources, [cluster.this_machine()])
         if args.dry_run:
-            return _show_plan(args, spec, room)
+            return _show_plan(args, spec, fit)
         if spec.limits.hours or spec.limits.gpu_hours:
-            plan.refuse_above_limits(spec, _estimate(spec, room))
+            plan.refuse_above_limits(spec, probe.of(spec, fit, measure=True))
         known = folders.known(storage, spec, args.resume)
-        facts = _prepared(spec)
+        if fit:
+            there = room.free(storage)
+            room.refuse_too_small(spec, fit, there, folders.size(known))
+            for line in room.notes(there):
+                _say(line)
+        with _named(args.spec):
+            facts = _prepared(spec)
         run_dir = known or folders.new(storage, spec)
     except ValueError as error:
         _say(f"error: {error}")
@@ -56,14 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted before it began")
         return INTERRUPTED
+    signals.hint = f"go on with: {folders.resume(run_dir)}"
     try:
-        with FileLock(run_dir / folders.LOCK, timeout=0):
-            return _carry_out(args, spec, run_dir, facts)
+        with FileLock(run_dir / folders.LOCK, timeout=0.5):  # status, too, holds it for a moment
+            return _carry_out(args, spec, run_dir, facts, signals)
     except Timeout:
         _say(f"error: another sweep works on {run_dir}")
         return REFUSED
     except KeyboardInterrupt:
-        _say(f"interrupted; go on with: {_resume(run_dir)}")
+        _say(f"interrupted; go on with: {folders.resume(run_dir)}")
         return INTERRUPTED
 
 
@@ -94,7 +108,7 @@ def _agreed(args: argparse.Namespace, spec: SweepSpec) -> SweepSpec:
     if not spec.resources.gpus_per_worker or machine["GPU"] or cluster.configured():
         return spec
     slow = load(args.spec, args.profile, [*args.set, "resources.gpus_per_worker=0"])
-    hours = _estimate(slow, cluster.room(slow.resources, [machine])).hours
+    hours = probe.of(slow, cluster.room(slow.resources, [machine]), measure=False).hours
     _say(f"{spec.name} wants a GPU and there is none: on {machine['CPU']:g} CPUs it takes about {hours:,.0f} hours")
     if args.yes or args.dry_run:
         return slow
@@ -104,6 +118,15 @@ def _agreed(args: argparse.Namespace, spec: SweepSpec) -> SweepSpec:
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ValueError("not started")
     return slow
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A refusal names the spec."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _prepared(spec: SweepSpec) -> dict[str, Any]:
@@ -116,42 +139,50 @@ def _prepared(spec: SweepSpec) -> dict[str, Any]:
         waiting.cancel()
 
 
-def _estimate(spec: SweepSpec, room: int | None) -> plan.Plan:
-    """room: None where only a cluster that is not joined yet could tell."""
-    cpus = int(cluster.this_machine()["CPU"])
-    return plan.plan(spec, room or spec.resources.concurrency or 1, plan.measure_flops(cpus) / cpus)
-
-
-def _show_plan(args: argparse.Namespace, spec: SweepSpec, room: int | None) -> int:
-    figures = asdict(_estimate(spec, room))
-    for key, value in figures.items():
-        _say(f"{key:>16}  {value:,.4g}" if isinstance(value, float) else f"{key:>16}  {value}")
+def _show_plan(args: argparse.Namespace, spec: SweepSpec, fit: int | None) -> int:
+    estimate = probe.of(spec, fit, measure=True)
+    for line in plan.shown(spec, estimate):
+        _say(line)
     if args.json:
-        print(json.dumps(figures))
+        print(json.dumps(asdict(estimate)))
     return COMPLETED
 
 
-def _carry_out(args: argparse.Namespace, spec: SweepSpec, run_dir: Path, facts: dict[str, Any]) -> int:
+def _carry_out(
+    args: argparse.Namespace, spec: SweepSpec, run_dir: Path, facts: dict[str, Any], signals: Interrupts
+) -> int:
     """Run what is left of the sweep, then leave and show its results."""
     from sweeper.live import Live
-    from sweeper.tracking import Tracker, store_uri
+    from sweeper.tracking import DRAIN_S, Tracker, store_uri
 
-    journal = Journal(run_dir / "journal.jsonl")
+    try:
+        journal = Journal(run_dir / "journal.jsonl")
+    except ValueError as error:
+        _say(f"error: {run_dir}: {error}")
+        return REFUSED
     uri = store_uri(spec, run_dir.parent)
     tags = {f"sweeper.{key}": str(value) for key, value in facts.items() if "fingerprint" in key}
     with Live(spec, journal, spec.total_trials) as live:
         tracker = Tracker(journal, spec, run_dir, uri, tags=tags, say=live.say)
         tracker.start()
+        signals.say = live.say
         try:
-            done = _searched(spec, journal) or _search(args, spec, run_dir, journal, facts, live.say)
+            done = _searched(spec, journal) or _search(args, spec, run_dir, journal, facts, signals)
         except cluster.NoRoom as error:
             live.say(f"error: {error}")
+            folders.discard(run_dir, journal)
             return REFUSED
+        except KeyboardInterrupt:
+            done = False
+        signals.closing = True
+        signals.install()
         records = list(journal.trials.values())
         best = report.best(records, spec.objective)
         outcome = report.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=_bundle(run_dir, best), interrupted=not done)
         outcome.report.write_text(report.markdown(spec, journal, outcome))
-        tracker.close(report.sweep_state(records, not done), best, outcome.bundle)
+        state = report.sweep_state(records, not done)
+        tracker.close(state, best, outcome.bundle, signals.left(DRAIN_S))
+        signals.say = _say
     outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
     summary = report.summary(spec, journal, outcome)
     _show_end(args, spec, outcome, best)
@@ -171,14 +202,15 @@ def _search(
     run_dir: Path,
     journal: Journal,
     facts: dict[str, Any],
-    say: Callable[[str], None],
+    signals: Interrupts,
 ) -> bool:
-    say("joining the cluster" if cluster.configured() else "starting Ray on this machine")
+    signals.say("joining the cluster" if cluster.configured() else "starting Ray on this machine")
     with cluster.session(spec.resources, _packages(spec), args.verbose) as nodes:
+        signals.install()
         from sweeper import sweep
 
         slots = cluster.room(spec.resources, nodes)
-        return sweep.run(spec, run_dir, journal, slots, facts=facts, say=say)
+        return sweep.run(spec, run_dir, journal, slots, facts=facts, say=signals.say)
 
 
 def _packages(spec: SweepSpec) -> list[str]:
@@ -214,7 +246,7 @@ def _show_end(args: argparse.Namespace, spec: SweepSpec, outcome: report.Outcome
     for line in _scale(args, spec):
         _say(line)
     if outcome.interrupted:
-        _say(f"interrupted; go on with: {_resume(outcome.run_dir)}")
+        _say(f"interrupted; go on with: {folders.resume(outcome.run_dir)}")
 
 
 def _scale(args: argparse.Namespace, spec: SweepSpec) -> list[str]:
@@ -226,17 +258,13 @@ def _scale(args: argparse.Namespace, spec: SweepSpec) -> list[str]:
     except SpecError:
         return []
     seen, published = (one.settings({}).steps * one.settings({}).tokens_per_step for one in (spec, full))
-    cost = _estimate(full, 1)
+    cost = probe.of(full, 1, measure=False)
     caution = "this shows the machinery, not the effect; " if spec.profile == "laptop" else ""
     return [
         f"profile {spec.profile}: {caution}a trial saw {seen / 1e6:.1f} M tokens, {seen / published:.1%} of the "
         f"{published / 1e6:.1f} M of published",
         f"published: {cost.trials} trials, about {cost.gpu_hours:,.0f} GPU-hours, if {'; '.join(cost.assumed[:1])}",
     ]
-
-
-def _resume(run_dir: Path) -> str:
-    return shlex.join(["python", "-m", "sweeper.run", str(run_dir / folders.SPEC), "--resume", str(run_dir)])
 
 
 def _say(line: str) -> None:

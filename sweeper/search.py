@@ -1,8 +1,9 @@
-"""What to try next, and the record of what happened: Tune's searcher and scheduler over the journal.
+"""What to try next: Tune's searcher over the journal.
 
 Tune tells its scheduler of a result or an end first, then its searcher, then its callbacks. So the scheduler writes
-the journal (`Recording`), and the searcher keeps nothing: whom to start, what has ended and what the sampler may know
-are read from the journal at every question. A resumed sweep takes the same path as one that was never interrupted.
+the journal (scheduling.py), and the searcher keeps nothing: whom to start, what has ended and what the sampler may
+know are read from the journal at every question. A resumed sweep takes the same path as one that was never
+interrupted.
 """
 
 from __future__ import annotations
@@ -12,23 +13,22 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeper import checkpoints
-from sweeper.journal import Ask, End, Journal, Report, TrialRecord
+from sweeper.journal import Ask, End, Journal, TrialRecord
 from sweeper.space import Dimension
 from sweeper.spec import SweepSpec
 
@@ -61,6 +61,7 @@ class JournalSearch(Searcher, ABC):
         self.spec, self.journal, self.slots, self.log = spec, journal, slots, log
         self._waiting = deque(record.id for record in self._records() if record.open)
         self._handed: list[str] = []
+        self.settle: Callable[[], None] = lambda: None  # called before each answer; may write ends into the journal
         self._log_after = 0.0
 
     @abstractmethod
@@ -74,6 +75,7 @@ class JournalSearch(Searcher, ABC):
 
     def suggest(self, trial_id: str) -> Any:
         """A trial's task, None for "not now", or FINISHED."""
+        self.settle()
         live = sum(self.journal.trials[handed].open for handed in self._handed)
         if live >= self.slots:
             return None
@@ -126,7 +128,7 @@ class JournalSearch(Searcher, ABC):
 
 
 class ListSearch(JournalSearch):
-    """Method arms: each arm on each search seed, seed by seed so that the arms can be compared early."""
+    """Methods arms and grid: each arm on each search seed, seed by seed so that the arms can be compared early."""
 
     def point(self, number: int) -> Point:
         seed, arm = divmod(number, len(self.spec.arms))
@@ -135,7 +137,7 @@ class ListSearch(JournalSearch):
 
 
 class StudySearch(JournalSearch):
-    """Methods tpe and random: the arms first, then what an Optuna sampler asks for.
+    """Methods tpe, random, gp and cmaes: the arms first, then what an Optuna sampler asks for.
 
     Trial n is asked for once all trials up to n - lag have ended, and the sampler then sees just these as finished
     and the later ones as running, whatever the clock did. With a sampler made anew for each trial, seeded by the
@@ -146,6 +148,7 @@ class StudySearch(JournalSearch):
     def __init__(self, spec: SweepSpec, journal: Journal, slots: int, log: Path, lag: int) -> None:
         super().__init__(spec, journal, min(slots, lag), log)
         self.lag = lag
+        self._marks: dict[int, dict[str, Any]] = {}  # what CMA-ES keeps with a trial: its generation
 
     def point(self, number: int) -> Point | None:
         seed, arms = self.spec.seeds.search[0], list(self.spec.arms)
@@ -157,71 +160,24 @@ class StudySearch(JournalSearch):
             params = self.spec.arms[arms[number]]
             raw = [self.spec.space[path].invert(path, value) for path, value in params.items()]
             return Point(arms[number], seed, params, {name: part[name] for part in raw for name in part})
-        begin = max(0, number - MEMORY)
-        trials = _frozen(records[begin:settled], self.spec) + _frozen(records[settled:], self.spec, running=True)
-        study = optuna.create_study(sampler=_sampler(self.spec, derive(seed, number)))
-        study.add_trials(trials)
-        raw = study.ask(fixed_distributions=_distributions(self.spec)).params
+        if self.spec.search.method == "cmaes":
+            for earlier in range(len(arms), number):
+                if earlier not in self._marks:  # asked for by an earlier session
+                    self._sample(records[:earlier], earlier)
+        raw = self._sample(records, number)
         return Point(None, seed, {path: domain.value(path, raw) for path, domain in self.spec.space.items()}, raw)
 
-
-class Recording(TrialScheduler):
-    """What Tune tells its scheduler goes into the journal, then to the rule that comes next in the class order.
-
-    A rule sees one row at a time, each once: rows that the journal has already, as a restarted trial sends them,
-    were judged when they came.
-    """
-
-    journal: Journal
-    run_dir: Path
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        record = self.journal.trials[trial.config["id"]]
-        for row in result["rows"]:
-            metrics = {key: value for key, value in row.items() if key != "step"}
-            if not self.journal.append(Report(trial=record.id, step=row["step"], metrics=metrics)):
-                continue
-            if super().on_trial_result(tune_controller, trial, row) == TrialScheduler.STOP:
-                self._end(record, "stopped", f"stopped by {self.__class__.__name__.lower()} at step {row['step']}")
-                return TrialScheduler.STOP
-        return TrialScheduler.CONTINUE
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        record = self.journal.trials[trial.config["id"]]
-        if record.open and record.rows:
-            self._end(record, "completed")
-        elif record.open:
-            self._end(record, "failed", "it ended without a report")
-        super().on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        record = self.journal.trials[trial.config["id"]]
-        if record.open:
-            self._end(record, "failed", self._reason(record.id))
-        super().on_trial_error(tune_controller, trial)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its arguments into a file that nothing reads."""
-        return {}
-
-    def _end(self, record: TrialRecord, state: Any, reason: str | None = None) -> None:
-        checkpoint = checkpoints.at(self.run_dir / "trials" / record.id / "checkpoints", record.step)
-        path = str(checkpoint.relative_to(self.run_dir)) if checkpoint else None
-        self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path))
-
-    def _reason(self, identity: str) -> str:
-        try:
-            return (self.run_dir / "trials" / identity / "error.txt").read_text().partition("\n")[0]
-        except OSError:
-            return "its process died; the machine may have run out of memory"
-
-
-class FullLength(Recording, FIFOScheduler):
-    """Scheduler none: every trial runs to its end."""
-
-    def __init__(self, journal: Journal, run_dir: Path) -> None:
-        super().__init__()
-        self.journal, self.run_dir = journal, run_dir
+    def _sample(self, records: list[TrialRecord], number: int) -> dict[str, Any]:
+        """The raw parameters that the sampler gives trial `number` after these."""
+        begin, settled = max(0, number - MEMORY), max(0, number - self.lag + 1)
+        trials = _frozen(records[begin:settled], self.spec, self._marks)
+        trials += _frozen(records[settled:], self.spec, self._marks, running=True)
+        study = optuna.create_study(sampler=_sampler(self.spec, derive(self.spec.seeds.search[0], number)))
+        study.add_trials(trials)
+        raw = study.ask(fixed_distributions=_distributions(self.spec)).params
+        if self.spec.search.method == "cmaes":
+            self._marks[number] = study.get_trials(deepcopy=False)[-1].system_attrs
+        return raw
 
 
 def derive(seed: int, number: int) -> int:
@@ -241,8 +197,12 @@ def write_study(spec: SweepSpec, journal: Journal, path: Path) -> None:
 def _sampler(spec: SweepSpec, seed: int) -> BaseSampler:
     if spec.search.method == "random":
         return RandomSampler(seed)
+    if spec.search.method == "cmaes":
+        return CmaEsSampler(seed=seed, warn_independent_sampling=False)
     # At least a few points at random, at most Optuna's own ten, and in a short sweep a third of it.
     startup = max(3, min(10, spec.total_trials // 3))
+    if spec.search.method == "gp":
+        return GPSampler(seed=seed, n_startup_trials=startup)
     return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup)
 
 
@@ -259,10 +219,20 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
-def _frozen(records: Iterable[TrialRecord], spec: SweepSpec, running: bool = False) -> list[FrozenTrial]:
+def _frozen(
+    records: Iterable[TrialRecord],
+    spec: SweepSpec,
+    marks: Mapping[int, dict[str, Any]] = MappingProxyType({}),
+    running: bool = False,
+) -> list[FrozenTrial]:
     """Trials as Optuna keeps them. A stopped one has its curve and no value: it never ran to a comparable end."""
     distributions = _distributions(spec)
-    return [_frozen_trial(record, spec.objective, distributions, running) for record in records]
+    trials = []
+    for record in records:
+        trial = _frozen_trial(record, spec.objective, distributions, running)
+        trial.system_attrs = dict(marks.get(record.ask.number, {}))
+        trials.append(trial)
+    return trials
 
 
 def _frozen_trial(

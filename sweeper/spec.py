@@ -5,6 +5,7 @@ why not. Everything is checked at load, the settings against the trainable's own
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -22,12 +23,15 @@ from pydantic import (
     model_validator,
 )
 
-from sweeper import check, precedence, space, yaml_input
+from sweeper import check, grid, precedence, space, stopping, yaml_input
 from sweeper.refusal import Refusal, refusal
 from sweeper.trainable import Settings
 from sweeper.wording import nearest
 
 MAX_LINE = 400
+
+# What Optuna imports late, for these samplers alone. greenlet makes gp three times as fast.
+_NEEDED = {"gp": ("scipy", "torch", "greenlet"), "cmaes": ("cmaes",)}
 
 
 class SpecError(ValueError):
@@ -46,6 +50,7 @@ def _safe_name(name: str) -> str:
 
 
 Domain = Annotated[space.Domain, PlainValidator(space.parse), PlainSerializer(lambda domain: domain.tree())]
+Rule = Annotated[stopping.Rule, PlainValidator(stopping.parse), PlainSerializer(stopping.tree)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, AfterValidator(_safe_name)]
 
@@ -57,9 +62,9 @@ class Section(BaseModel):
 
 
 class Search(Section):
-    """How points are chosen. trials: under `arms` it follows (arms times search seeds)."""
+    """How points are chosen. trials: under `arms` it follows (arms times search seeds). `grid` resolves to `arms`."""
 
-    method: Literal["tpe", "random", "arms"] = "tpe"
+    method: Literal["tpe", "random", "gp", "cmaes", "grid", "arms"] = "tpe"
     trials: Annotated[int, Field(gt=0, le=100_000)] | None = None
 
 
@@ -117,8 +122,8 @@ class Tracking(Section):
 class SweepSpec(Section):
     """One sweep. Made by `load` or `resolve`, which also check it against the trainable.
 
-    space: setting path -> what it may be. arms: name -> {setting path: value}; the first is the baseline. Under tpe
-    and random they are the first trials and points of the space, complete; under arms they are all there is.
+    space: setting path -> what it may be. arms: name -> {setting path: value}; the first is the baseline. Under
+    arms they are all there is; under a sampling method the first trials, and points of the space, complete.
     config: the trainable's settings but for `data`, complete. data: its `data` section, complete.
     """
 
@@ -130,7 +135,7 @@ class SweepSpec(Section):
     space: dict[str, Domain] = {}
     arms: dict[Name, dict[str, Any]] = {}
     search: Search = Search()
-    scheduler: Literal["none"] = "none"
+    scheduler: Rule = "none"
     seeds: Seeds = Seeds()
     resources: Resources = Resources()
     limits: Limits = Limits()
@@ -145,6 +150,8 @@ class SweepSpec(Section):
             raise Refusal(("objective",), f"{self.objective!r} must begin with val/, as val/loss; it is minimised")
         if self.search.method == "arms":
             self._check_arms()
+        elif self.search.method == "grid":
+            grid.refuse_too_many(self.space)
         else:
             self._check_sampled()
         _refuse_nested(("space",), self.space)
@@ -169,6 +176,12 @@ class SweepSpec(Section):
             raise Refusal(("search", "trials"), f"{trials} leaves no room for the {len(self.arms)} arms")
         if len(self.seeds.search) != 1:
             raise Refusal(("seeds", "search"), f"{method} takes exactly one seed, not {len(self.seeds.search)}")
+        lacking = [package for package in _NEEDED.get(method, ()) if importlib.util.find_spec(package) is None]
+        if lacking:
+            raise Refusal(("search", "method"), f"{method} needs {lacking[0]}: pip install 'sweeper[samplers]'")
+        numbers = sum(part.choices is None for path, domain in self.space.items() for part in domain.raw(path).values())
+        if method == "cmaes" and numbers < 2:
+            raise Refusal(("search", "method"), f"cmaes needs two numbers to search, the space has {numbers}; use tpe")
 
     @property
     def total_trials(self) -> int:
@@ -176,6 +189,16 @@ class SweepSpec(Section):
         if self.search.method == "arms":
             return len(self.arms) * len(self.seeds.search)
         return self.search.trials or 0
+
+    @property
+    def steps(self) -> int:
+        """The full length of a trial; under a scheduler that stops some, all have the same."""
+        return self.settings(next(iter(self.arms.values()), {})).steps
+
+    @property
+    def rungs(self) -> list[int]:
+        """Steps from which Halving judges; none under another scheduler."""
+        return stopping.rungs(self.scheduler, self.steps)
 
     @property
     def spec_hash(self) -> str:

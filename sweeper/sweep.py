@@ -21,7 +21,8 @@ from ray import tune
 
 from sweeper import checkpoints, trial
 from sweeper.journal import End, Journal, Session
-from sweeper.search import FullLength, JournalSearch, ListSearch, StudySearch, write_study
+from sweeper.scheduling import Recording, scheduler
+from sweeper.search import JournalSearch, ListSearch, StudySearch, write_study
 from sweeper.spec import SweepSpec
 
 SCRATCH = ".tune"
@@ -46,7 +47,9 @@ def run(
     """
     lag = _lag(spec, journal, slots)
     journal.append(_session(lag, slots, facts or {}))
+    rule = scheduler(spec, journal, run_dir)  # first: a session may have ended with a stop that it never wrote down
     search = _search(spec, run_dir, journal, slots, lag)
+    search.settle = rule.settle
     if slots < lag:
         say(f"there is room for {slots} of {lag} trials at a time: the same points, later")
     _show_torn(run_dir, journal, say)
@@ -54,7 +57,7 @@ def run(
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         if search.remaining:
-            _tuner(spec, run_dir, journal, search).fit()
+            _tuner(spec, run_dir, search, rule).fit()
     finally:
         for record in journal.trials.values():
             if record.state == "running":
@@ -79,7 +82,7 @@ def _lag(spec: SweepSpec, journal: Journal, slots: int) -> int:
     return min(spec.resources.concurrency or slots, spec.total_trials)
 
 
-def _tuner(spec: SweepSpec, run_dir: Path, journal: Journal, search: JournalSearch) -> tune.Tuner:
+def _tuner(spec: SweepSpec, run_dir: Path, search: JournalSearch, rule: Recording) -> tune.Tuner:
     held = spec.resources
     # The driver of a worker group holds no CPU: it would take its own workers' place, and both would wait for ever.
     resources: dict[str, float] = {"cpu": held.cpus_per_worker, "gpu": held.gpus_per_worker}
@@ -90,7 +93,7 @@ def _tuner(spec: SweepSpec, run_dir: Path, journal: Journal, search: JournalSear
         param_space=shared(spec, run_dir),
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=FullLength(journal, run_dir),
+            scheduler=rule,
             num_samples=search.remaining,
             # A group's driver cannot leave fit() when its trial is stopped, so it is not fit for a second one.
             reuse_actors=not held.workers,

@@ -1,8 +1,10 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. A third is optional: `prepare(config)` makes what all trials share (the tokenised corpus),
-raises ValueError for what cannot be had, and returns facts to keep in the record. A spec names a trainable as text
+`train(config, context)`. Three are optional: `prepare(config)` makes what all trials share (the tokenised corpus),
+raises ValueError for what cannot be had, and returns facts to keep in the record; `preparing(config)` says how many
+seconds that would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a few steps
+on made-up data, as the first of that many ranks, and returns their `Pace`. A spec names a trainable as text
 (`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver imports the module too,
 to validate settings, so the module must import nothing heavy: torch belongs inside the functions.
 """
@@ -13,7 +15,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 Report = Callable[[Mapping[str, float], Path | None], None]
 
@@ -52,6 +54,11 @@ class Settings(Protocol):
         """Size of one checkpoint, about."""
         ...
 
+    @property
+    def memory_bytes(self) -> int:
+        """What training holds at its peak on one rank, beyond the libraries, about."""
+        ...
+
 
 def _alone(_tensor: Any) -> None:
     """One rank has nothing to sum."""
@@ -60,6 +67,18 @@ def _alone(_tensor: Any) -> None:
 def _nothing(_config: Any) -> dict[str, Any]:
     """Nothing to prepare."""
     return {}
+
+
+def _at_once(_config: Any) -> float:
+    """Nothing to prepare takes no time."""
+    return 0.0
+
+
+class Pace(NamedTuple):
+    """How fast a trial goes, in s. step: of one optimiser step. reports: of all validations of a run's full length."""
+
+    step: float
+    reports: float
 
 
 @dataclass(frozen=True)
@@ -87,12 +106,14 @@ class TrainContext:
 
 @dataclass(frozen=True)
 class Trainable:
-    """A trainable by name: its settings' type and its functions. Made by `load`."""
+    """A trainable by name: its settings' type and its functions, `probe` where it has one. Made by `load`."""
 
     name: str
     config: Any
     train: Callable[[Any, TrainContext], None]
     prepare: Callable[[Any], dict[str, Any]]
+    preparing: Callable[[Any], float]
+    probe: Callable[[Any, str, int], Pace] | None
 
     @staticmethod
     def load(name: str) -> Trainable:
@@ -107,4 +128,5 @@ class Trainable:
         train, config = getattr(module, function, None), getattr(module, "Config", None)
         if train is None or config is None:
             raise ValueError(f"{module_name!r} must have {function!r} and 'Config'")
-        return Trainable(name, config, train, getattr(module, "prepare", _nothing))
+        prepare, preparing = getattr(module, "prepare", _nothing), getattr(module, "preparing", _at_once)
+        return Trainable(name, config, train, prepare, preparing, getattr(module, "probe", None))

@@ -93,9 +93,10 @@ def _is_link(word: str) -> bool:
 
 @dataclass(frozen=True)
 class Files:
-    """Text files, in the order of their paths."""
+    """Text files, in the order of their paths. setting: what named them, for errors."""
 
     paths: tuple[Path, ...]
+    setting: str
 
     @staticmethod
     def find(pattern: str, setting: str) -> Files:
@@ -106,7 +107,7 @@ class Files:
         for path in paths:
             if not path.name.lower().endswith(SUFFIXES):
                 raise ValueError(f"{setting}: {path} is none of {', '.join(SUFFIXES)}: name a narrower glob")
-        return Files(paths)
+        return Files(paths, setting)
 
     def identity(self) -> str:
         parts = []
@@ -120,8 +121,11 @@ class Files:
 
     def texts(self) -> Iterator[str]:
         for path in self.paths:
-            lines = _read(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-            yield from _records(path, lines) if _kind(path) == "jsonl" else stretches(lines)
+            try:
+                lines = _read(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+                yield from _records(path, lines) if _kind(path) == "jsonl" else stretches(lines)
+            except ValueError as error:
+                raise ValueError(f"{self.setting}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,29 @@ def prepare(config: DataConfig) -> Prepared:
 
     Raises ValueError, in one line, for data or a tokenizer that cannot be had or will not do.
     """
+    folder, sources, words = _found(config)
+    root = folder.parent
+    if not folder.exists():
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{folder.name}.lock"):
+                if not folder.exists():
+                    parts = corpus.divide(config, *sources)
+                    _write(folder, lambda partial: Preparation(config, parts, words).write(partial))
+        except OSError as error:
+            raise ValueError(f"cannot write the cache {root} ({error}): set SWEEPER_CACHE to a folder") from error
+    return _open(folder, config)
+
+
+def is_prepared(config: DataConfig) -> bool:
+    """Whether `prepare` would find its work done. Raises as it does."""
+    return _found(config)[0].exists()
+
+
+def _found(config: DataConfig) -> tuple[Path, tuple[corpus.Source, corpus.Files | None, corpus.Files | None], Any]:
+    """The cache folder by its fingerprint; the corpus, validation and test sources; and the tokenizer."""
     root = cache_root()
-    pins = root / "hub"
-    source = corpus.find(config.corpus, pins)
+    source = corpus.find(config.corpus, root / "hub")
     validation, test = (corpus.find_part(part, getattr(config, part)) for part in ("validation", "test"))
     words = tokenizer.find(config.tokenizer)
     wants = {
@@ -115,17 +135,7 @@ def prepare(config: DataConfig) -> Prepared:
         "cut": [config.block, config.held_out, config.max_held_out],
     }
     fingerprint = hashlib.sha256(json.dumps(wants, sort_keys=True).encode()).hexdigest()[:32]
-    folder = root / fingerprint
-    if not folder.exists():
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{fingerprint}.lock"):
-                if not folder.exists():
-                    parts = corpus.divide(config, source, validation, test)
-                    _write(folder, lambda partial: Preparation(config, parts, words).write(partial))
-        except OSError as error:
-            raise ValueError(f"cannot write the cache {root} ({error}): set SWEEPER_CACHE to a folder") from error
-    return _open(folder, config)
+    return root / fingerprint, (source, validation, test), words
 
 
 def cache_root() -> Path:

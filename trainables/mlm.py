@@ -6,6 +6,7 @@ The heavy imports are in the functions that need them, so that a driver reads `C
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import sys
@@ -13,11 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.trainable import TrainContext
+from sweeper.trainable import Pace, TrainContext
 from trainables.config import Config, override
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from trainables.data import Prepared
+
+PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
 
 
 def prepare(config: Config) -> dict[str, Any]:
@@ -34,41 +37,43 @@ def train(config: Config, context: TrainContext) -> None:
     All that a step depends on is (config, seed, step) and the restored state: stopped anywhere and resumed, it ends
     with the same bits as if it had never been stopped (same device kind, threads and number of ranks).
     """
-    import torch
+    from trainables import data
 
-    from trainables import noise
-
-    run = _Run(config, context)
-    losses = torch.zeros((), dtype=torch.float64, device=context.device)
-    bfloat16 = torch.autocast(torch.device(context.device).type, torch.bfloat16, config.precision == "bfloat16")
+    run = _Run(config, context, data.prepare(config.data))
     for step in range(run.done, config.steps):
-        ids = torch.from_numpy(run.batches.tokens(step, run.rows)).to(context.device, non_blocking=True)
-        step_noise = noise.StepNoise(context.seed, config.noise_salt, step, (config.batch_size, config.data.block))
-        selection = run.policy.select(ids, step_noise)
-        labels = ids.flatten()[selection.positions.clamp(max=ids.numel() - 1)]
-        inputs = run.replacement(ids, selection, step_noise)
-        torch.manual_seed(noise.derive(context.seed, "dropout", step, context.rank))
-        with bfloat16:
-            loss, predictions = run.model.loss(inputs, selection.positions, labels, selection.weight)
-        (loss / run.policy.total).backward()
-        run.optimiser.step(step, context.all_reduce, alone=context.world_size == 1)
-        run.policy.observe(labels, predictions, selection.weight)
-        losses += loss.detach()
-        if (step + 1) % config.update_every == 0:
-            run.policy.refresh(context.all_reduce)
+        run.step(step)
         if (step + 1) % config.reporting_every == 0 or step + 1 == config.steps:
-            run.report(step + 1, losses)
-            losses.zero_()
+            run.report(step + 1)
+
+
+def preparing(config: Config) -> float:
+    """Seconds that `prepare` would take, about. 0 also for a corpus on the hub, which only the hub could tell of."""
+    from trainables import data
+
+    return 0.0 if config.data.corpus.startswith("hub:") or data.is_prepared(config.data) else PREPARING_S
+
+
+def probe(config: Config, device: str = "cpu", world_size: int = 1) -> Pace:
+    """Train on made-up tokens, past the mask warm-up, as the first of so many ranks; nothing is summed over them."""
+    from trainables import rehearsal
+
+    context = TrainContext(lambda *_: None, device=device, world_size=world_size)
+    run = _Run(config, context, rehearsal.made_up(config))
+    steps = itertools.cycle(range(config.warmup_steps, config.steps))
+    step = rehearsal.seconds(lambda: run.step(next(steps)), device)
+    validation = rehearsal.seconds(lambda: run.validation(run.model, context.all_reduce), device)
+    return Pace(step, validation * rehearsal.validation_share(config))
 
 
 class _Run:
     """What a run is made of, as its checkpoint left it if there is one, and how it reports."""
 
-    def __init__(self, config: Config, context: TrainContext) -> None:
+    def __init__(self, config: Config, context: TrainContext, prepared: Prepared) -> None:
+        import torch
+
         from trainables import bundle, data, evaluate, masking, model, optimiser
 
-        self.config, self.context = config, context
-        self.prepared = data.prepare(config.data)
+        self.config, self.context, self.prepared = config, context, prepared
         self.rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
         self.batches = data.Batches(self.prepared, config.batch_size, context.seed)
         self.model = model.CompactBert(config.model, self.prepared.vocab_size, self.prepared.pad_id)
@@ -78,6 +83,7 @@ class _Run:
         self.policy = masking.build(config, *vocabulary, rows=self.rows, device=context.device)
         self.replacement = masking.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
         self.validation = evaluate.Validation(self.prepared, context.device, context.rank, context.world_size)
+        self.losses = torch.zeros((), dtype=torch.float64, device=context.device)
         self.history: list[bundle.Row] = []
         if context.restore_from:
             states, self.history = bundle.read_checkpoint(context.restore_from)
@@ -90,13 +96,37 @@ class _Run:
         """Steps taken up to the last report."""
         return int(self.history[-1]["step"]) if self.history else 0
 
-    def report(self, step: int, losses: Tensor) -> None:
-        """Validate, audit and checkpoint. losses: this rank's sum since the last report."""
+    def step(self, step: int) -> None:
+        """Select, replace, predict, update, observe, and at times refresh."""
+        import torch
+
+        from trainables import noise
+
+        config, context = self.config, self.context
+        bfloat16 = torch.autocast(torch.device(context.device).type, torch.bfloat16, config.precision == "bfloat16")
+        ids = torch.from_numpy(self.batches.tokens(step, self.rows)).to(context.device, non_blocking=True)
+        step_noise = noise.StepNoise(context.seed, config.noise_salt, step, (config.batch_size, config.data.block))
+        selection = self.policy.select(ids, step_noise)
+        labels = ids.flatten()[selection.positions.clamp(max=ids.numel() - 1)]
+        inputs = self.replacement(ids, selection, step_noise)
+        torch.manual_seed(noise.derive(context.seed, "dropout", step, context.rank))
+        with bfloat16:
+            loss, predictions = self.model.loss(inputs, selection.positions, labels, selection.weight)
+        (loss / self.policy.total).backward()
+        self.optimiser.step(step, context.all_reduce, alone=context.world_size == 1)
+        self.policy.observe(labels, predictions, selection.weight)
+        self.losses += loss.detach()
+        if (step + 1) % config.update_every == 0:
+            self.policy.refresh(context.all_reduce)
+
+    def report(self, step: int) -> None:
+        """Validate, audit and checkpoint."""
         from trainables import bundle
 
         all_reduce = self.context.all_reduce
-        all_reduce(losses)
-        train_loss = losses.item() / (self.policy.total * (step - self.done))
+        all_reduce(self.losses)
+        train_loss = self.losses.item() / (self.policy.total * (step - self.done))
+        self.losses.zero_()
         row = {"step": step, "train/loss": train_loss, **self.validation(self.model, all_reduce)}
         row |= self.policy.metrics(all_reduce)
         self.history.append(row)

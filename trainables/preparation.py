@@ -61,10 +61,21 @@ class Preparation:
         self._parts = parts
         if not parts.train:
             raise ValueError("no text is left to train on: data.validation, data.test or data.held_out take all of it")
-        self._vocabulary = words.obtain(tokenizer.lines_of(document.text for document in parts.train))
+        self._vocabulary = self._obtained(words)
         self._size = len(self._vocabulary.strings)
         self._eligible = np.ones(self._size, np.bool_)
         self._eligible[list(self._vocabulary.special.values())] = False
+
+    def _obtained(self, words: tokenizer.TokenizerSource) -> tokenizer.Vocabulary:
+        train = self._parts.train
+        try:
+            return words.obtain(tokenizer.lines_of(document.text for document in train))
+        except ValueError as error:
+            count = sum(document.words for document in train)
+            if count >= self._config.block:
+                raise
+            # So little text is what is wrong, not the tokenizer that was trained on it.
+            raise ValueError(self._too_short("train", count, None, "words")) from error
 
     def write(self, folder: Path) -> None:
         """Fill a folder with all that `_open` reads."""
@@ -143,7 +154,7 @@ class Preparation:
             raise ValueError(self._too_short(part, count, limit))
         return _Tokens(*(np.concatenate(pieces)[:keep] for pieces in (ids, starts, places)))
 
-    def _too_short(self, part: str, count: int, limit: int | None) -> str:
+    def _too_short(self, part: str, count: int, limit: int | None, unit: str = "tokens") -> str:
         block = self._config.block
         if limit and limit < block:
             return f"data.max_held_out {limit} is less than one block of {block} tokens: set at least {block}"
@@ -153,7 +164,8 @@ class Preparation:
             remedy = f"raise data.held_out ({self._config.held_out:g}), or set data.{setting} to files:GLOB"
         shared = self._parts.shared
         twice = f" ({shared} documents were left out, because another part has the same text)" if shared else ""
-        return f"the {part} part has {count} tokens, less than one block of {block}{twice}: {remedy}"
+        of = f"data.corpus {self._config.corpus}: the {part} part"
+        return f"{of} has {count} {unit}, less than one block of {block}{twice}: {remedy}"
 
     def _usable(self, part: str, tokens: _Tokens) -> NDArray[np.int64]:
         """Ids of the blocks with at least half of their positions eligible."""

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sweeper.trainable import TrainContext
+from sweeper.trainable import Pace, TrainContext
 from trainables.config import Frozen, Shares
 
 
@@ -59,6 +59,10 @@ class Config(Frozen):
         return 1_000
 
     @property
+    def memory_bytes(self) -> int:
+        return 1_000
+
+    @property
     def optimum_distance(self) -> float:
         """Squared distance from the optimum."""
         return (self.x - 0.3) ** 2 + (self.y - 0.7) ** 2 + (self.shares.token - 0.2) ** 2
@@ -84,6 +88,11 @@ def train(config: Config, context: TrainContext) -> None:
         row = {"step": step, "val/loss": loss}
         history.append(row)
         context.report(row, _checkpoint(history, step == config.steps) if context.rank == 0 else None)
+
+
+def probe(config: Config, device: str = "cpu", world_size: int = 1) -> Pace:
+    """It is known: a step is a pause."""
+    return Pace(config.pause, 0.0)
 
 
 def _checkpoint(history: list[dict[str, float]], last: bool) -> Path:

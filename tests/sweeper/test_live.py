@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from pathlib import Path
@@ -31,27 +32,58 @@ def painted(journal: Journal, width: int, height: int = 30) -> list[str]:
 
 def test_the_table_at_160_columns(journal: Journal) -> None:
     lines = painted(journal, 160)
-    assert lines[1].split() == ["trial", "arm", "or", "settings", "seed", "step", "steps/s", "val/loss", "state", "why"]
-    assert lines[3].split() == ["t0000", "baseline", "x=0.5", "100/0/0", "0", "20/20", "10", "1.5000", "completed"]
-    assert lines[6].split() == ["t0003", "x=0.125", "70/20/10", "0", "10/20", "10", "1.1000", "stopped", "rung", "10"]
-    assert lines[7].endswith("failed      RuntimeError: it broke | here and there")
-    assert lines[8].split() == ["t0005", "x=0.75", "70/20/10", "0", "10/20", "10", "1.7000", "running"]
+    assert lines[0].split() == ["step"]
+    assert lines[1].split() == ["trial", "arm", "x", "shares", "of", "20", "steps/s", "val/loss", "state", "why"]
+    assert lines[3].split() == ["t0000", "baseline", "0.5", "100/0/0", "20", "10", "1.5000", "completed"]
+    assert lines[6].split() == ["t0003", "0.125", "70/20/10", "10", "10", "1.1000", "stopped", "rung", "10"]
+    assert lines[7].endswith("failed     RuntimeError: it broke | here and there")
+    assert lines[8].split() == ["t0005", "0.75", "70/20/10", "10", "10", "1.7000", "running"]
     assert lines[-1] == (
         "5 of 8 trials ended: 3 completed, 1 stopped, 1 failed; 1 running; 69 %, about 6 s left; "
         "best t0002, val/loss 1.2500"
     )
 
 
-def test_the_table_at_80_columns(journal: Journal) -> None:
+def test_the_table_at_80_columns_keeps_every_setting(journal: Journal) -> None:
     lines = painted(journal, 80)
-    assert lines[1].split() == ["trial", "arm", "or", "settings", "step", "val/loss", "state"]
-    assert lines[4].split() == ["t0001", "published", "20/20", "1.6000", "completed"]
-    assert lines[7].split()[:4] == ["t0004", "x=0.5", "70/20/10", "0/20"]
-    assert "failed: Runtime" in lines[7]
+    assert lines[1].split() == ["trial", "arm", "x", "shares", "of", "20", "steps/s", "val/loss", "state"]
+    assert lines[4].split() == ["t0001", "published", "0.5", "80/15/5", "20", "10", "1.6000", "completed"]
+    assert lines[7].split() == ["t0004", "0.5", "70/20/10", "0", "failed"]
+    assert not any("…" in line for line in lines)
+
+
+def test_a_narrow_terminal_leaves_columns_out_and_then_joins_the_settings(journal: Journal) -> None:
+    assert painted(journal, 64)[1].split() == ["trial", "arm", "x", "shares", "of", "20", "val/loss", "state"]
+    lines = painted(journal, 54)
+    assert lines[1].split() == ["trial", "arm", "settings", "of", "20", "val/loss", "state"]
+    assert lines[5].startswith("t0002             x=0.25")
+    assert lines[5].endswith("…     20    1.2500  completed")
+
+
+def test_settings_are_told_apart_and_seeds_shown_where_there_are_several(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    first = ask(toy_spec(), 0, 1, "baseline")
+    params = {"a.decay_rate": 0.25, "b.decay_rate": 1.0, "c.kind": "slow"}
+    journal.append(dataclasses.replace(first, params=params, config={**first.config, "steps": 1200}))
+    journal.append(dataclasses.replace(first, trial="t0001", params={}, seed=7))
+    lines = painted(journal, 100)
+    assert lines[0].split() == ["a", "b"]
+    assert lines[1].split() == [
+        "trial",
+        "arm",
+        "decay_rate",
+        "decay_rate",
+        "kind",
+        "seed",
+        "step",
+        *lines[1].split()[7:],
+    ]
+    assert lines[3].split() == ["t0000", "baseline", "0.25", "1", "slow", "0", "0/1,200", "starting"]
+    assert lines[4].split() == ["t0001", "baseline", "7", "0/20", "starting"]
 
 
 def test_a_low_terminal_shows_what_runs_the_best_and_the_latest(journal: Journal) -> None:
-    lines = painted(journal, 100, height=9)
+    lines = painted(journal, 100, height=10)
     assert [line.split()[0] for line in lines[3:6]] == ["t0002", "t0004", "t0005"]
     assert "3 more trials are not shown" in lines
 

@@ -13,11 +13,16 @@ import pytest
 from scipy import stats
 
 from sweeper import plan as planning
-from sweeper.plan import Plan, detectable, measure_flops, plan, refuse_above_limits
+from sweeper.plan import Plan, detectable, estimated, refuse_above_limits, shown
 from sweeper.spec import SweepSpec, load, resolve
+from sweeper.trainable import Pace
 
 MIX = Path(__file__).parents[2] / "search_spaces" / "mix_ratios.yaml"
 RATE = 80e9
+
+
+def plan(spec: SweepSpec, room: int, rate: float, **more: Any) -> Plan:
+    return planning.plan(spec, room, estimated(spec, rate), **more)
 
 
 def mix(*sets: str, profile: str = "laptop") -> SweepSpec:
@@ -38,7 +43,7 @@ def arms(**changes: Any) -> SweepSpec:
 def test_trials_steps_and_tokens_are_counted() -> None:
     estimate = plan(mix(), 2, RATE)
     assert (estimate.trials, estimate.concurrency) == (8, 2)
-    assert estimate.steps == 8 * 1200
+    assert estimate.steps == 1200
     assert estimate.tokens == 8 * 1200 * 32 * 32
     settings = mix().settings({})
     assert estimate.flops == pytest.approx(8 * (1200 * settings.flops_per_step + settings.validation_flops))
@@ -105,7 +110,7 @@ def test_the_dearest_corner_of_the_space_counts() -> None:
             "search": {"method": "random", "trials": 3},
         }
     )
-    assert plan(spec, 1, RATE).steps == 210
+    assert plan(spec, 1, RATE).steps == 70
 
 
 def test_disk_is_two_checkpoints_and_a_bundle_a_trial() -> None:
@@ -130,7 +135,7 @@ def test_a_plan_is_plain_json() -> None:
 
 @pytest.mark.parametrize(("room", "rate"), [(0, RATE), (1, 0.0), (1, math.inf), (1, math.nan)])
 def test_what_cannot_be_planned(room: int, rate: float) -> None:
-    with pytest.raises(ValueError, match="nothing can be planned with room for"):
+    with pytest.raises(ValueError, match="nothing can be planned"):
         plan(mix(), room, rate)
 
 
@@ -138,9 +143,7 @@ def test_limits() -> None:
     estimate = plan(mix(profile="published"), 1, RATE)
     refuse_above_limits(mix(profile="published"), estimate)
     refuse_above_limits(mix("limits={hours: 100, gpu_hours: 100}", profile="published"), estimate)
-    with pytest.raises(
-        ValueError, match=r"^limits\.hours: the plan takes 25\.9, the limit is 1; fewer search\.trials"
-    ):
+    with pytest.raises(ValueError, match=r"^limits\.hours: the plan takes 25\.9, the limit is 1; fewer search\.trials"):
         refuse_above_limits(mix("limits.hours=1", profile="published"), estimate)
     with pytest.raises(ValueError, match=r"^limits\.gpu_hours: "):
         refuse_above_limits(mix("limits.gpu_hours=0.5", profile="published"), estimate)
@@ -164,6 +167,38 @@ def test_more_pairs_detect_less_and_more_comparisons_need_more() -> None:
     assert detectable(2, 15) > detectable(2, 1)
 
 
-def test_the_machine_is_measured_quickly() -> None:
-    rate = measure_flops(1)
-    assert 1e8 < rate < 1e13
+KEYS = [
+    *("trials", "steps", "tokens", "seconds_per_step", "hours", "gpu_hours"),
+    *("rungs", "disk_gb", "detectable", "sd", "sd_source"),
+]
+
+
+def test_the_keys_that_scripts_read() -> None:
+    tree = asdict(plan(mix(), 2, RATE))
+    assert list(tree)[: len(KEYS)] == KEYS
+    assert tree["tokens"] == tree["trials"] * tree["steps"] * 32 * 32
+    assert tree["rungs"] == []
+    halving = asdict(plan(mix("scheduler=halving"), 2, RATE))
+    assert halving["rungs"] == mix("scheduler=halving").rungs != []
+
+
+def test_hours_of_a_measured_pace_are_start_up_steps_and_validations() -> None:
+    estimate = planning.plan(mix(), 2, Pace(0.03, 4.0), measured=True, preparing=10.0)
+    assert estimate.seconds_per_step == 0.03
+    rounds = 4 * (1200 * 0.03 + 4.0 + planning.TRIAL_START)
+    assert estimate.hours * 3600 == pytest.approx(planning.SWEEP_START + 10 + rounds)
+    assert estimate.startup_s == planning.SWEEP_START + 10
+
+
+def test_people_read_units_sources_and_the_limit_that_is_exceeded() -> None:
+    spec = mix("limits.hours=0.01")
+    text = "\n".join(shown(spec, planning.plan(spec, 2, Pace(0.0314, 4.0), measured=True)))
+    assert "31.4 ms with 2 trials at a time, measured" in text
+    assert "it would not start: limits.hours: the plan takes" in text
+    assert "machine's rate" not in text
+    guessed = "\n".join(shown(mix(), plan(mix(), 2, RATE)))
+    assert "trials at a time, assumed" in guessed
+    assert "assumed     training reaches 48% of this machine's rate" in guessed
+    assert "would not start" not in guessed
+    assert "at most" not in guessed
+    assert "at most" in "\n".join(shown(mix("scheduler=halving"), plan(mix("scheduler=halving"), 2, RATE)))

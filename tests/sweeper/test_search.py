@@ -13,12 +13,13 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeper import search
 from sweeper.journal import End, Journal
-from sweeper.search import FullLength, JournalSearch, ListSearch, Recording, StudySearch
+from sweeper.scheduling import Recording, scheduler
+from sweeper.search import JournalSearch, ListSearch, StudySearch
 from sweeper.spec import SweepSpec
 from tests.sweeper.samples import PUBLISHED, toy_spec
 from trainables import toy
@@ -36,7 +37,8 @@ class Tune:
     def __init__(self, spec: SweepSpec, folder: Path, lag: int, slots: int | None = None) -> None:
         self.journal = Journal(folder / "journal.jsonl")
         self.search = StudySearch(spec, self.journal, slots or lag, folder / "optuna.log", lag)
-        self.scheduler: Any = FullLength(self.journal, folder)
+        self.scheduler: Any = scheduler(spec, self.journal, folder)
+        self.search.settle = self.scheduler.settle
         self.running: dict[str, Any] = {}
 
     def start(self) -> Any:
@@ -44,7 +46,8 @@ class Tune:
         config = self.search.suggest("tune's own id")
         if not isinstance(config, dict):
             return config
-        self.running[config["id"]] = SimpleNamespace(config=config, trial_id="tune's own id")
+        trial = self.running[config["id"]] = SimpleNamespace(config=config, trial_id="tune's own id", status="PENDING")
+        self.scheduler.on_trial_add(None, trial)
         return config["id"]
 
     def fill(self) -> None:
@@ -70,10 +73,8 @@ class Tune:
         while self.running and events > 0:
             identity = clock.choice(sorted(self.running))
             step = self.journal.trials[identity].step
-            if step == 20:
+            if step == 20 or self.report(identity, step + 5) == TrialScheduler.STOP:
                 self.end(identity)
-            else:
-                self.report(identity, step + 5)
             self.fill()
             events -= 1
 
@@ -82,7 +83,7 @@ class Tune:
         return [(ask.trial, ask.arm, ask.params, ask.raw) for ask in asks]
 
 
-@pytest.mark.parametrize("method", ["tpe", "random"])
+@pytest.mark.parametrize("method", ["tpe", "random", "cmaes"])
 def test_points_depend_on_spec_and_lag_whatever_the_clock(tmp_path: Path, method: str):
     spec = sampled(method)
     found = []
@@ -97,8 +98,9 @@ def test_points_depend_on_spec_and_lag_whatever_the_clock(tmp_path: Path, method
     assert len({str(params) for *_, params, _ in found[0]}) == 14
 
 
-def test_points_are_the_same_when_a_sweep_is_cut_off_again_and_again(tmp_path: Path):
-    spec = sampled()
+@pytest.mark.parametrize("method", ["tpe", "cmaes"])
+def test_points_are_the_same_when_a_sweep_is_cut_off_again_and_again(tmp_path: Path, method: str):
+    spec = sampled(method)
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     whole = Tune(spec, tmp_path / "whole", lag=2)
@@ -158,18 +160,13 @@ def test_arms_come_first_with_the_values_that_were_written(tmp_path: Path):
 def test_an_ask_is_on_disk_before_tune_hears_of_it_and_a_row_before_it_is_judged(tmp_path: Path):
     seen = []
 
-    class Rule(FIFOScheduler):
-        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            seen.append((result["step"], (tmp_path / "journal.jsonl").read_text().splitlines()[-1]))
-            return TrialScheduler.STOP if result["step"] == 15 else TrialScheduler.CONTINUE
-
-    class Judged(Recording, Rule):
-        def __init__(self, journal: Journal) -> None:
-            super().__init__()
-            self.journal, self.run_dir = journal, tmp_path
+    class Judged(Recording):
+        def judge(self, identity: str, row: dict[str, Any]) -> bool:
+            seen.append((row["step"], (tmp_path / "journal.jsonl").read_text().splitlines()[-1]))
+            return row["step"] == 15
 
     tune = Tune(sampled(), tmp_path, lag=1)
-    tune.scheduler = Judged(tune.journal)
+    tune.scheduler = Judged(tune.journal, tmp_path)
     assert tune.start() == "t0001"
     assert '"event": "ask", "trial": "t0001"' in (tmp_path / "journal.jsonl").read_text()
     assert tune.report("t0001", 5) == TrialScheduler.CONTINUE
@@ -257,6 +254,27 @@ def test_tpe_learns_from_what_it_is_told(tmp_path: Path):
         return sum(toy.Config.model_validate(config).optimum_distance for config in late) / len(late)
 
     assert late_distance("tpe") < 0.5 * late_distance("random")
+
+
+def test_cmaes_keeps_its_generations(tmp_path: Path):
+    tune = Tune(
+        sampled("cmaes", trials=80, space={"x": {"uniform": [0, 1]}, "y": {"uniform": [0, 1]}}, arms={}), tmp_path, 2
+    )
+    tune.run(random.Random(0))
+    configs = [toy.Config.model_validate(record.ask.config) for record in tune.journal.trials.values()]
+    spreads = [max(abs(one.x - 0.3) + abs(one.y - 0.7) for one in part) for part in (configs[5:20], configs[65:])]
+    assert spreads[1] < 0.5 * spreads[0]
+    assert max(mark["cma:generation"] for mark in tune.search._marks.values() if mark) > 5
+
+
+def test_gp_asks_near_the_best_and_the_same_again(tmp_path: Path):
+    found = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        tune = Tune(sampled("gp", trials=6), tmp_path / name, lag=2)
+        tune.run(random.Random(len(name)))
+        found.append(tune.points())
+    assert found[0] == found[1]
 
 
 def test_the_sampler_sees_the_latest_trials_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

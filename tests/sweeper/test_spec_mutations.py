@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeper import yaml_input
+from sweeper import cluster, probe, run, yaml_input
 from sweeper.spec import SpecError, SweepSpec, resolve
 from tests.sweeper.test_spec import EXPLICIT, TOY
 
@@ -86,3 +90,31 @@ def test_a_mutated_spec_loads_or_is_refused_in_one_line(tree: dict[str, Any]) ->
 def test_any_set_is_taken_or_refused_in_one_line(path: str, more: str, value: str) -> None:
     spec = taken(TOY, f"{path}{more}={value}")
     assert isinstance(spec, SweepSpec) or "\n" not in spec
+
+
+@pytest.fixture(scope="module")
+def spec_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a spec may lie, on a machine of two idle CPUs whose speed need not be measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "paced", lambda *_: None)
+        patch.setattr(probe, "measure_flops", lambda _: 1e11)
+        patch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 0})
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield tmp_path_factory.mktemp("mutated") / "spec.yaml"
+
+
+@settings(deadline=None, derandomize=True, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@given(mutated())
+def test_the_command_plans_a_mutated_spec_or_refuses_it_in_one_line(spec_file: Path, tree: dict[str, Any]) -> None:
+    spec_file.write_text(yaml_input.dump(tree))
+    with contextlib.redirect_stderr(io.StringIO()) as told, contextlib.redirect_stdout(io.StringIO()) as output:
+        status = run.main([str(spec_file), "--storage", str(spec_file.parent / "runs"), "--dry-run", "--json"])
+    if status == 0:
+        assert json.loads(output.getvalue())["trials"] > 0
+    else:
+        assert status == 2
+        assert output.getvalue() == ""
+        *remarks, last = told.getvalue().splitlines()
+        assert last.startswith("error: ")
+        assert all("wants a GPU" in remark for remark in remarks)
+    assert [path.name for path in spec_file.parent.iterdir()] == ["spec.yaml"]

@@ -1,0 +1,116 @@
+"""Whether this machine has the room that a sweep takes, asked before anything starts.
+
+CPUs and GPUs are counted in cluster.py. A joined cluster knows its own room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper import plan
+from sweeper.cluster import OBJECT_STORE_BYTES
+from sweeper.spec import SweepSpec
+
+GB = 1e9
+# At most, on Linux: the driver with MLflow and Optuna, and Ray's own processes; with workers Ray's dashboard, too.
+SWEEP_BYTES, DASHBOARD_BYTES = 1.3 * GB, 0.6 * GB
+# A process that trains, before it has a model: Python, Ray, torch; and where it uses a GPU, CUDA's libraries.
+PROCESS_BYTES, CUDA_BYTES = 0.5 * GB, 2.0 * GB
+DISK_BYTES = 0.2 * GB  # Ray's logs while it runs, the tracking store, the best bundle twice
+
+
+@dataclass(frozen=True)
+class Free:
+    """What is free, in bytes; infinite where this machine does not tell."""
+
+    memory: float
+    disk: float
+    shared: float
+
+
+def free(storage: Path) -> Free:
+    """What is free here, and where run folders lie."""
+    existing = next(path for path in (storage, *storage.parents) if path.exists())
+    return Free(
+        memory=min(_meminfo(), _group("memory.max", "memory.current"), _group_v1()),
+        disk=shutil.disk_usage(existing).free,
+        shared=shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else float("inf"),
+    )
+
+
+def refuse_too_small(spec: SweepSpec, fit: int, there: Free, written: float = 0) -> None:
+    """Raises ValueError, in one line, where memory or disk do not suffice, with the setting that would fit.
+
+    fit: trials for which there are CPUs and GPUs. written: bytes that the run has on the disk already.
+    """
+    short = [line for line in (_memory(spec, fit, there.memory), _disk(spec, there.disk + written)) if line]
+    if short:
+        raise ValueError("; ".join(short))
+
+
+def notes(there: Free) -> list[str]:
+    """What people should know. Ray puts its object store into ordinary files where shared memory is too small."""
+    if there.shared >= OBJECT_STORE_BYTES:
+        return []
+    return [
+        f"/dev/shm has {there.shared / 2**20:.0f} MiB free, Ray's object store takes {OBJECT_STORE_BYTES / 2**20:.0f} "
+        "and goes to disk: docker run --shm-size=512m, or a larger /dev/shm, makes it faster"
+    ]
+
+
+def _memory(spec: SweepSpec, fit: int, there: float) -> str | None:
+    wanted = plan.concurrency(spec, fit)
+    fixed, each = SWEEP_BYTES + DASHBOARD_BYTES * bool(spec.resources.workers), _trial_bytes(spec)
+    if fixed + wanted * each <= there:
+        return None
+    most = int((there - fixed) // each)
+    advice = f"set resources.concurrency to {most}" if most > 0 else "lower config.batch_size or the model's size"
+    return (
+        f"memory: {wanted} trial{'s'[wanted == 1 :]} at a time take{'s'[wanted > 1 :]} about "
+        f"{(fixed + wanted * each) / GB:.1f} GB, {there / GB:.1f} GB are free: {advice}"
+    )
+
+
+def _disk(spec: SweepSpec, there: float) -> str | None:
+    trials, needed = spec.total_trials, plan.disk_bytes(spec)
+    if needed + DISK_BYTES <= there:
+        return None
+    most = int((there - DISK_BYTES) // (needed / trials))
+    fewer = f"set search.trials to {most}, or " if most > 0 and spec.search.method != "arms" else ""
+    return (
+        f"disk: the checkpoints take about {(needed + DISK_BYTES) / GB:.1f} GB, {there / GB:.1f} GB are free: "
+        f"{fewer}give a --storage with room"
+    )
+
+
+def _trial_bytes(spec: SweepSpec) -> float:
+    """Memory of the machine that one trial takes. On a GPU the model lies elsewhere, but passes through once."""
+    held, settings = spec.resources, plan.dearest(spec)
+    model = settings.checkpoint_bytes if held.gpus_per_worker else settings.memory_bytes
+    return held.processes * (PROCESS_BYTES + CUDA_BYTES * bool(held.gpus_per_worker) + model)
+
+
+def _meminfo() -> float:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024.0
+    return float("inf")
+
+
+def _group(limit: str, used: str, folder: str = "/sys/fs/cgroup") -> float:
+    """What the control group leaves; "max", and no such file, are no limit. Its caches can go when memory is short."""
+    with contextlib.suppress(OSError, ValueError):
+        most, now = (int(Path(folder, name).read_text()) for name in (limit, used))
+        lines = (line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+        caches = {key: int(value) for key, value in lines}
+        return float(most - now + caches.get("total_inactive_file", caches.get("inactive_file", 0)))
+    return float("inf")
+
+
+def _group_v1() -> float:
+    return _group("memory.limit_in_bytes", "memory.usage_in_bytes", "/sys/fs/cgroup/memory")

@@ -1,0 +1,180 @@
+"""Tune's schedulers over the journal: they record what trials report, and stop what a rule of the spec stops.
+
+A rule of Ray's is asked about our trial ids and the journal's rows, one row at a time, each once. So it can be
+rebuilt: at every start it is shown the journal from the beginning, and stands where it stood when the last session
+ended, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from sweeper import checkpoints, stopping
+from sweeper.journal import Ask, End, Journal, Report, TrialRecord
+from sweeper.spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class Known:
+    """A trial as Ray's rules know it: by our id."""
+
+    trial_id: str
+
+
+class Recording(FIFOScheduler):
+    """Scheduler none: what Tune tells goes into the journal, and every trial runs to its end.
+
+    Rows that the journal has already, as a restarted trial sends them, were judged when they came.
+    """
+
+    def __init__(self, journal: Journal, run_dir: Path) -> None:
+        super().__init__()
+        self.journal, self.run_dir = journal, run_dir
+        self._taken_up: list[Any] = []
+
+    def settle(self) -> None:
+        """Write down the ends that Tune tells nobody: it drops a trial whose process the one before has not left."""
+        for trial in self._taken_up:
+            record = self.journal.trials[trial.config["id"]]
+            if trial.status == "ERROR" and record.state == "running":
+                self._end(record, "failed", "dropped: the trial before it did not leave its process")
+        self._taken_up = [trial for trial in self._taken_up if self.journal.trials[trial.config["id"]].open]
+
+    def judge(self, identity: str, row: dict[str, Any]) -> bool:
+        """Whether a trial stops here; called once for each row of the journal, in its order."""
+        return False
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._taken_up.append(trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        record = self.journal.trials[trial.config["id"]]
+        for row in result["rows"]:
+            metrics = {key: value for key, value in row.items() if key != "step"}
+            if not self.journal.append(Report(trial=record.id, step=row["step"], metrics=metrics)):
+                continue
+            if self.judge(record.id, row):
+                self._stop(record)
+                return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        record = self.journal.trials[trial.config["id"]]
+        if record.open and record.rows:
+            self._end(record, "completed")
+        elif record.open:
+            self._end(record, "failed", "it ended without a report")
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        record = self.journal.trials[trial.config["id"]]
+        if record.open:
+            self._end(record, "failed", self._reason(record.id))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its arguments into a file that nothing reads."""
+        return {}
+
+    def _stop(self, record: TrialRecord) -> None:
+        self._end(record, "stopped", f"stopped by {type(self).__name__.lower()} at step {record.step}")
+
+    def _end(self, record: TrialRecord, state: Any, reason: str | None = None) -> None:
+        checkpoint = checkpoints.at(self.run_dir / "trials" / record.id / "checkpoints", record.step)
+        path = str(checkpoint.relative_to(self.run_dir)) if checkpoint else None
+        self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path))
+
+    def _reason(self, identity: str) -> str:
+        try:
+            return (self.run_dir / "trials" / identity / "error.txt").read_text().partition("\n")[0]
+        except OSError:
+            return "its process died; the machine may have run out of memory"
+
+
+class Ruled(Recording):
+    """A rule of Ray's decides. At the full length nothing is stopped any more, and nothing is recorded in a rung."""
+
+    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, rule: Any) -> None:
+        super().__init__(journal, run_dir)
+        self.steps, self.rule = spec.steps, rule
+        self._replay()
+
+    def judge(self, identity: str, row: dict[str, Any]) -> bool:
+        if row["step"] >= self.steps:
+            return False
+        return self.rule.on_trial_result(None, Known(identity), dict(row)) == TrialScheduler.STOP
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        self.rule.on_trial_add(None, Known(trial.config["id"]))
+
+    def _replay(self) -> None:
+        """Show the rule what it has seen. A session may have ended between a report and the end that it calls for."""
+        stopped = {}
+        for event in list(self.journal.events):
+            if isinstance(event, Ask):
+                self.rule.on_trial_add(None, Known(event.trial))
+            elif isinstance(event, Report):
+                stopped[event.trial] = self.judge(event.trial, {**event.metrics, "step": event.step})
+        for identity, stop in stopped.items():
+            if stop and self.journal.trials[identity].open:
+                self._stop(self.journal.trials[identity])
+
+
+class Halving(Ruled):
+    """Ray's ASHA. A trial is recorded in one rung at a report, the highest that it has reached: `stop_last_trials`
+    off keeps it from being judged later, by a better value, in one that it passed on the way."""
+
+    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path) -> None:
+        declared = spec.scheduler
+        assert isinstance(declared, stopping.Halving)
+        assert declared.first is not None
+        rule = ASHAScheduler(
+            time_attr="step",
+            metric=spec.objective,
+            mode="min",
+            max_t=spec.steps + 1,  # Tune kills a trial that reaches it
+            grace_period=declared.first,
+            reduction_factor=declared.reduction,
+            stop_last_trials=False,
+        )
+        super().__init__(spec, journal, run_dir, rule)
+
+    @property
+    def rungs(self) -> dict[int, dict[str, float]]:
+        """Milestone -> trial id -> the objective recorded there."""
+        return {
+            milestone: {identity: -value for identity, value in recorded.items()}
+            for milestone, recorded in reversed(self.rule._brackets[0]._rungs)
+        }
+
+
+class Median(Ruled):
+    """Ray's median rule."""
+
+    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path) -> None:
+        declared = spec.scheduler
+        assert isinstance(declared, stopping.Median)
+        assert declared.first is not None
+        rule = MedianStoppingRule(
+            time_attr="step",
+            metric=spec.objective,
+            mode="min",
+            grace_period=declared.first,
+            min_samples_required=declared.trials,
+            min_time_slice=math.inf,  # type: ignore[arg-type]  # else it pauses trials while there are few
+        )
+        super().__init__(spec, journal, run_dir, rule)
+
+
+def scheduler(spec: SweepSpec, journal: Journal, run_dir: Path) -> Recording:
+    """The spec's scheduler, which stands where the journal ends."""
+    match spec.scheduler:
+        case stopping.Halving():
+            return Halving(spec, journal, run_dir)
+        case stopping.Median():
+            return Median(spec, journal, run_dir)
+    return Recording(journal, run_dir)

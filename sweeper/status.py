@@ -1,0 +1,165 @@
+"""What a sweep is doing: `python -m sweeper.status [RUN_DIR]`. From its spec, journal and lock; writes nothing.
+
+Exit status for scripts: 0 completed, 1 all trials failed, 2 bad input, 3 running, 4 open and no driver works on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sweeper import folders, report
+from sweeper.journal import Journal, Session, TrialRecord
+from sweeper.spec import SweepSpec, load
+
+JOURNAL = "journal.jsonl"
+EXITS = {"completed": 0, "failed": 1, "running": 3, "open": 4}
+REFUSED = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Show it on stdout; the exit status."""
+    parser = Parser(prog="python -m sweeper.status", description="What a sweep is doing.", epilog=__doc__)
+    parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: the newest in ./runs")
+    parser.add_argument("--json", action="store_true", help="one line of JSON")
+    try:
+        args = parser.parse_args(argv)
+        run_dir = (args.run_dir or newest(Path("runs"))).resolve()
+        found = status(run_dir)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+    return EXITS[found["state"]]
+
+
+def newest(storage: Path) -> Path:
+    """The run folder in which something happened last. Raises ValueError where there is none."""
+    runs = [path.parent for path in storage.glob(f"*/{folders.SPEC}")]
+    if not runs:
+        raise ValueError(f"there is no run in {storage.resolve()}: name a run folder")
+    return max(runs, key=_touched)
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """State, trials and what waits, as plain data. Raises ValueError, in one line, for what is no run folder."""
+    if not (run_dir / folders.SPEC).is_file():
+        raise ValueError(f"{run_dir} is no run folder, for it has no {folders.SPEC}")
+    driver = driven(run_dir)  # before the journal: what a driver wrote before it ended is then read
+    spec, journal = load(run_dir / folders.SPEC), Journal(run_dir / JOURNAL, read_only=True)
+    records = list(journal.trials.values())
+    begun = next((event.machine for event in reversed(journal.events) if isinstance(event, Session)), {})
+    at_once = begun.get("concurrency")
+    left = spec.total_trials - len(records)
+    state = _state(spec, records, driver)
+    best = report.best(records, spec.objective)
+    return {
+        "state": state,
+        "name": spec.name,
+        "run_dir": str(run_dir),
+        "driver": driver,
+        "total": spec.total_trials,
+        "counts": dict(Counter(record.state for record in records)),
+        "best": best.id if best else None,
+        "silent_s": round(time.time() - journal.events[-1].time, 1) if journal.events else None,
+        "trials": [_trial(spec, record, driver) for record in records],
+        "waiting": {"trials": left, "why": _why(state, left, at_once, bool(journal.events))},
+        "resume": folders.resume(run_dir) if state == "open" else None,
+    }
+
+
+def driven(run_dir: Path) -> bool:
+    """Whether a driver holds the run's lock. Asked by a shared lock, let go at once."""
+    try:
+        with (run_dir / folders.LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The status for people."""
+    driver = "a driver works on it" if found["driver"] else "no driver"
+    counts = ", ".join(f"{count} {state}" for state, count in found["counts"].items()) or "none begun"
+    shown = [
+        f"{found['name']}: {found['state']}, {driver}",
+        f"run folder  {found['run_dir']}",
+        f"trials      {counts}, of {found['total']}" + (f"; best {found['best']}" if found["best"] else ""),
+    ]
+    if found["silent_s"] is not None:
+        shown.append(f"last event  {found['silent_s']:,.0f} s ago")
+    for trial in found["trials"]:
+        score = "" if trial["score"] is None else f"{trial['score']:.4f}"
+        steps = f"{trial['step']:,}/{trial['steps']:,}" if trial["steps"] else f"{trial['step']:,}"
+        row = f"  {trial['id']}  {trial['state']:<11}  {steps:>15}  {score:>9}  {trial['what']}"
+        shown.append(f"{row}: {trial['why']}" if trial["why"] else row)
+    if found["waiting"]["trials"]:
+        shown.append(f"waiting     {found['waiting']['trials']} trials: {found['waiting']['why']}")
+    if found["resume"]:
+        shown.append(f"go on with  {found['resume']}")
+    return shown
+
+
+def _state(spec: SweepSpec, records: list[TrialRecord], driver: bool) -> str:
+    if driver:
+        return "running"
+    if len(records) < spec.total_trials or any(record.open for record in records):
+        return "open"
+    return report.sweep_state(records, interrupted=False)
+
+
+def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "what": f"{report.describe(record.ask)}, seed {record.ask.seed}",
+        "state": record.state if driver or not record.open else "open",
+        "step": record.step,
+        "steps": record.ask.config.get("steps"),
+        "score": record.score(spec.objective),
+        "why": _why_trial(record, driver),
+    }
+
+
+def _why_trial(record: TrialRecord, driver: bool) -> str | None:
+    if record.end and record.end.reason:
+        return report.redact(" ".join(record.end.reason.split()))
+    if record.open and not driver:
+        return f"goes on from step {record.step:,} when the sweep is resumed"
+    if record.state == "interrupted":
+        return "waits for its turn to go on"
+    return "has not reported yet" if record.state == "running" and not record.rows else None
+
+
+def _why(state: str, left: int, at_once: int | None, begun: bool) -> str | None:
+    """Why the trials that were not asked for yet are not."""
+    if not left:
+        return None
+    if state == "open":
+        return "no driver works on the sweep"
+    return f"{at_once} run at a time" if begun and at_once else "the sweep is starting"
+
+
+def _touched(run_dir: Path) -> float:
+    path = run_dir / JOURNAL
+    return (path if path.exists() else run_dir / folders.SPEC).stat().st_mtime
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Measurements that people repeat: each module prints one line of JSON with --json."""

@@ -1,0 +1,241 @@
+"""How near to the toy's optimum a method comes for a number of training steps: `python -m tests.benchmarks.regret`.
+
+Three contenders: this project's tpe + Halving, its random + none, and Ray Tune's own OptunaSearch + ASHAScheduler on
+the same parameters, with the same rungs. There is no Ray session: a simulated clock on which a step of any trial takes
+one unit, on so many slots, calls the searchers and schedulers in the order in which Tune's controller does
+(scheduler, then searcher; a slot that is free is offered at once). A contender is stopped when its trials have taken
+`budget` steps together, and then names its best: ours the completed trial with the lowest loss, Tune the trial with
+the lowest last loss (`ResultGrid.get_best_result`). Regret is that configuration's distance in loss from the optimum,
+without noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import random
+import statistics
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from sweeper import search
+from sweeper.journal import Journal
+from sweeper.scheduling import scheduler
+from sweeper.search import StudySearch
+from sweeper.spec import SweepSpec, resolve
+from sweeper.trainable import TrainContext
+from trainables import toy
+
+STEPS, FIRST, REDUCTION = 27, 3, 3
+NOISE = 0.01
+SLOTS = 4
+FULL_RUNS = 20  # the budget, in runs of the full length
+
+
+class Contender(ABC):
+    """What the clock asks."""
+
+    @abstractmethod
+    def suggest(self) -> tuple[str, toy.Config] | None: ...
+    @abstractmethod
+    def report(self, identity: str, step: int, loss: float) -> bool:
+        """Whether the trial stops here."""
+
+    @abstractmethod
+    def end(self, identity: str) -> None: ...
+    @abstractmethod
+    def best(self) -> toy.Config: ...
+
+
+class Ours(Contender):
+    def __init__(self, spec: SweepSpec, folder: Path) -> None:
+        self.spec, self.journal = spec, Journal(folder / "journal.jsonl")
+        self.rule = scheduler(spec, self.journal, folder)
+        self.search = StudySearch(spec, self.journal, SLOTS, folder / "optuna.log", SLOTS)
+        self.trials: dict[str, Any] = {}
+
+    def suggest(self) -> tuple[str, toy.Config] | None:
+        task = self.search.suggest("")
+        if not isinstance(task, dict):
+            return None
+        self.trials[task["id"]] = SimpleNamespace(config=task)
+        self.rule.on_trial_add(None, self.trials[task["id"]])
+        return task["id"], toy.Config.model_validate(task["config"])
+
+    def report(self, identity: str, step: int, loss: float) -> bool:
+        row = {"step": step, "val/loss": loss}
+        decision = self.rule.on_trial_result(None, self.trials[identity], {"rows": [row]})
+        return decision == TrialScheduler.STOP
+
+    def end(self, identity: str) -> None:
+        self.rule.on_trial_complete(None, self.trials[identity], {})
+
+    def best(self) -> toy.Config:
+        done = [record for record in self.journal.trials.values() if record.state == "completed"]
+        first = min(done, key=lambda record: record.score("val/loss") or 0)
+        return toy.Config.model_validate(first.ask.config)
+
+
+class Stock(Contender):
+    """Ray Tune's own, over the same raw parameters."""
+
+    def __init__(self, spec: SweepSpec, seed: int) -> None:
+        self.spec = spec
+        space = {name.replace("/", "#"): found for name, found in search._distributions(spec).items()}
+        self.search = OptunaSearch(space=space, metric="val/loss", mode="min", seed=seed)
+        self.rule = ASHAScheduler("step", "val/loss", "min", STEPS, FIRST, REDUCTION)
+        self.configs: dict[str, toy.Config] = {}
+        self.last: dict[str, dict[str, Any]] = {}
+
+    def suggest(self) -> tuple[str, toy.Config] | None:
+        identity = f"{len(self.configs):04d}"
+        given = self.search.suggest(identity)
+        assert given is not None
+        raw = {name.replace("#", "/"): value for name, value in given.items()}
+        params = {path: domain.value(path, raw) for path, domain in self.spec.space.items()}
+        self.configs[identity] = toy.Config.model_validate(self.spec.trainable_config(params))
+        self.rule.on_trial_add(None, self._trial(identity))  # type: ignore[arg-type]
+        return identity, self.configs[identity]
+
+    def report(self, identity: str, step: int, loss: float) -> bool:
+        self.last[identity] = {"step": step, "val/loss": loss, "training_iteration": step}
+        stop = self.rule.on_trial_result(None, self._trial(identity), self.last[identity]) == TrialScheduler.STOP  # type: ignore[arg-type]
+        if not stop:
+            self.search.on_trial_result(identity, self.last[identity])
+        return stop
+
+    def end(self, identity: str) -> None:
+        self.rule.on_trial_complete(None, self._trial(identity), self.last[identity])  # type: ignore[arg-type]
+        self.search.on_trial_complete(identity, self.last[identity])
+
+    def best(self) -> toy.Config:
+        return self.configs[min(self.last, key=lambda identity: self.last[identity]["val/loss"])]
+
+    def _trial(self, identity: str) -> Any:
+        return SimpleNamespace(trial_id=identity)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """busy: the share of the slots' time in which a trial ran."""
+
+    regret: float
+    trials: int
+    completed: int
+    busy: float
+
+
+def compete(one: Contender, seed: int, budget: int) -> Outcome:
+    """Run a contender on the simulated clock until its trials have taken `budget` steps."""
+    events: list[tuple[int, int, str]] = []
+    curves: dict[str, list[float]] = {}
+    now = taken = order = completed = 0
+
+    def fill() -> None:
+        nonlocal order
+        while len(events) < SLOTS and (given := one.suggest()) is not None:
+            curves[given[0]] = curve(given[1], seed)
+            order += 1
+            heapq.heappush(events, (now + 1, order, given[0]))
+
+    steps: dict[str, int] = {}
+    fill()
+    while events and taken < budget:
+        now, _, identity = heapq.heappop(events)
+        step = steps[identity] = steps.get(identity, 0) + 1
+        taken += 1
+        stop = one.report(identity, step, curves[identity][step - 1])
+        if stop or step == STEPS:
+            completed += step == STEPS
+            one.end(identity)
+        else:
+            order += 1
+            heapq.heappush(events, (now + 1, order, identity))
+        fill()
+    return Outcome(one.best().optimum_distance, len(steps), completed, taken / (now * SLOTS))
+
+
+def curve(config: toy.Config, seed: int) -> list[float]:
+    """The toy's losses, step by step."""
+    found: list[float] = []
+    toy.train(config, TrainContext(lambda row, _: found.append(row["val/loss"]), seed=seed, rank=1, world_size=2))
+    return found
+
+
+def spec(method: str, rule: Any, trials: int, seed: int) -> SweepSpec:
+    return resolve(
+        {
+            "name": "regret",
+            "trainable": "trainables.toy:train",
+            "config": {"steps": STEPS, "report_every": 1, "run_sd": NOISE},
+            "space": {
+                "x": {"uniform": [0, 1]},
+                "y": {"uniform": [0, 1]},
+                "shares": {"simplex": {"random": 0, "token": 0, "trigram": 0}},
+            },
+            "search": {"method": method, "trials": trials},
+            "scheduler": rule,
+            "seeds": {"search": [seed]},
+        }
+    )
+
+
+def measure(seeds: int) -> dict[str, Any]:
+    """Each contender's outcomes over the seeds, and the paired differences in regret of ours from the others."""
+    budget = FULL_RUNS * STEPS
+    outcomes: dict[str, list[Outcome]] = {"ours": [], "random": [], "stock": []}
+    search.write_study = lambda *_: None  # type: ignore[assignment]  # the dashboard's file is not what is measured
+    for seed in range(seeds):
+        halving = spec("tpe", {"halving": {"first": FIRST, "reduction": REDUCTION}}, budget // FIRST, seed)
+        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+            plain = spec("random", "none", FULL_RUNS, seed)
+            outcomes["ours"].append(compete(Ours(halving, Path(one)), seed, budget))
+            outcomes["random"].append(compete(Ours(plain, Path(other)), seed, budget))
+        outcomes["stock"].append(compete(Stock(halving, seed), seed, budget))
+    figures: dict[str, Any] = {"seeds": seeds, "steps": budget}
+    for name, found in outcomes.items():
+        regrets = [outcome.regret for outcome in found]
+        figures[name] = {
+            "median": statistics.median(regrets),
+            "quartiles": statistics.quantiles(regrets, n=4)[::2],
+            "trials": statistics.mean(outcome.trials for outcome in found),
+            "completed": statistics.mean(outcome.completed for outcome in found),
+            "busy": statistics.mean(outcome.busy for outcome in found),
+        }
+    for name in ("random", "stock"):
+        pairs = zip(outcomes["ours"], outcomes[name], strict=True)
+        differences = [mine.regret - other.regret for mine, other in pairs]
+        figures[name]["ours_lower_in"] = sum(difference < 0 for difference in differences)
+        figures[name]["ours_less_this"] = interval(differences)
+    return figures
+
+
+def interval(differences: list[float]) -> dict[str, float]:
+    """The median of paired differences, with a 95 % bootstrap interval."""
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(differences, k=len(differences))) for _ in range(4000))
+    return {"median": statistics.median(differences), "low": medians[100], "high": medians[3899]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    begin = time.monotonic()
+    figures = measure(options.seeds)
+    figures["seconds"] = round(time.monotonic() - begin, 1)
+    print(json.dumps(figures, indent=None if options.json else 2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""`python -m tests.drills soak|outage|inputs [--json]`: exit status 0 where everything held."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from tests.drills import inputs, outage, soak
+
+DRILLS = {"soak": soak, "outage": outage, "inputs": inputs}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.drills", description=__doc__)
+    kinds = parser.add_subparsers(dest="drill", required=True)
+    for name, module in DRILLS.items():
+        one = kinds.add_parser(name, description=module.__doc__)
+        one.add_argument("--json", action="store_true", help="one line")
+        module.add_arguments(one)
+    options = parser.parse_args()
+    figures = DRILLS[options.drill].run(options)
+    print(json.dumps(figures, indent=None if options.json else 1))
+    return 0 if figures["held"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""An MLflow server that goes away while a sweep runs, comes back, and is away again when the sweep ends.
+
+Training must not notice; what the server lacks at the end, `--resume` delivers, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sweeper.journal import Journal
+
+ROOT = Path(__file__).parents[2]
+PAUSE = 0.1  # seconds a step of the toy
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--away", type=float, default=60.0, help="seconds without a server in mid-sweep (60)")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """One sweep through two outages, then a resumed one."""
+    with tempfile.TemporaryDirectory(prefix="outage-") as name:
+        folder = Path(name)
+        server = Server(folder)
+        try:
+            return _drill(folder, server, options.away)
+        finally:
+            server.stop()
+
+
+class Server:
+    """An `mlflow server` on loopback, in a process group of its own, that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        store = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
+        where = ["--artifacts-destination", str(self._folder / "artifacts")]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--workers", "1", *store, *where],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        _until(self._answers, 120, "the server answers")
+
+    def stop(self) -> None:
+        """At once, as a machine that loses its power."""
+        if self._process:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+def _drill(folder: Path, server: Server, away: float) -> dict[str, Any]:
+    server.start()
+    trials = round(2 * (away + 60) / (20 * PAUSE))  # two at a time
+    journal = _write(folder, server.uri, trials)
+    sweep = _command(folder)
+    _until(lambda: _ended(journal()) >= 4, 120, "four trials have ended")
+    server.stop()
+    gone = time.time()
+    time.sleep(away)
+    server.start()
+    back = time.time()
+    _until(lambda: _ended(journal()) >= trials - 6, 300, "the last trials run")
+    server.stop()
+    errors = sweep.communicate(timeout=300)[1]
+    paths = list(folder.glob("runs/*"))
+    records = list(Journal(paths[0] / "journal.jsonl").trials.values())
+    said = [line for line in errors.splitlines() if line.startswith("MLflow")]
+
+    server.start()
+    resumed = _command(folder, "--resume", str(paths[0]))
+    later = resumed.communicate(timeout=300)[1]
+    found = _delivered(server.uri)
+    wanted = {record.id: [(row.step, row.metrics["val/loss"]) for row in record.rows] for record in records}
+    figures = {
+        "trials": len(records),
+        "completed": sum(record.state == "completed" for record in records),
+        "status": [sweep.returncode, resumed.returncode],
+        "seconds_a_trial": {
+            "server_there": _pace(records, lambda at: not gone < at < back),
+            "server_away": _pace(records, lambda at: gone < at < back),
+        },
+        "said": said,
+        "said_on_resume": [line for line in later.splitlines() if line.startswith("MLflow")],
+        "delivered": sum(found.get(trial) == ("FINISHED", rows) for trial, rows in wanted.items()),
+        "runs": len(found),
+    }
+    held = figures["status"] == [0, 0] and figures["delivered"] == trials == figures["completed"] == figures["runs"]
+    return {"held": held, "away_s": round(back - gone, 1), **figures}
+
+
+def _write(folder: Path, uri: str, trials: int) -> Callable[[], str]:
+    """The spec; what reads the journal of its run."""
+    spec = {
+        "name": "outage",
+        "trainable": "trainables.toy:train",
+        "config": {"steps": 20, "pause": PAUSE},
+        "space": {"x": {"uniform": [0, 1]}},
+        "search": {"method": "random", "trials": trials},
+        "resources": {"concurrency": 2},
+        "tracking": {"uri": uri},
+    }
+    (folder / "outage.yaml").write_text(json.dumps(spec))
+
+    def text() -> str:
+        path = next(folder.glob("runs/*/journal.jsonl"), None)
+        return path.read_text() if path else ""
+
+    return text
+
+
+def _command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for ours in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+        environment.pop(ours, None)
+    command = [sys.executable, "-m", "sweeper.run", "outage.yaml", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _ended(journal: str) -> int:
+    return journal.count('"event": "end"')
+
+
+def _pace(records: list[Any], counts: Callable[[float], bool]) -> float | None:
+    """Median seconds from a trial's first report to its end, of trials that lie wholly where `counts` says."""
+    took = sorted(
+        record.end.time - record.rows[0].time
+        for record in records
+        if record.end and counts(record.rows[0].time) and counts(record.end.time)
+    )
+    return round(took[len(took) // 2], 3) if took else None
+
+
+def _delivered(uri: str) -> dict[str, tuple[str, list[tuple[int, float]]]]:
+    """Trial -> status and (step, value) of the objective, as the server tells it; a trial told twice counts as none."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("outage")
+    assert experiment is not None
+    found: dict[str, tuple[str, list[tuple[int, float]]]] = {}
+    for run in client.search_runs([experiment.experiment_id], "tags.`sweeper.kind` = 'trial'", max_results=1000):
+        trial, rows = run.data.tags["sweeper.trial"], client.get_metric_history(run.info.run_id, "val/loss")
+        points = sorted((row.step, row.value) for row in rows)
+        found[trial] = ("twice", []) if trial in found else (run.info.status, points)
+    return found
+
+
+def _until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.2)

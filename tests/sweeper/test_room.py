@@ -1,0 +1,146 @@
+"""Room: what does not suffice is one line with the setting that would fit, before anything starts; and who listens."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeper import cluster, room
+from sweeper.room import Free
+from sweeper.spec import SweepSpec, load
+from tests.sweeper.samples import toy_spec
+
+MIX = Path(__file__).parents[2] / "search_spaces" / "mix_ratios.yaml"
+GB = 1e9
+
+
+def published(*sets: str) -> SweepSpec:
+    return load(MIX, "published", ["resources={workers: 0, gpus_per_worker: 0}", *sets])
+
+
+def there(**changes: float) -> Free:
+    return Free(**{"memory": math.inf, "disk": math.inf, "shared": math.inf, **changes})
+
+
+def refused(spec: SweepSpec, fit: int, **changes: float) -> str:
+    with pytest.raises(ValueError, match=":") as found:
+        room.refuse_too_small(spec, fit, there(**changes))
+    assert "\n" not in str(found.value)
+    return str(found.value)
+
+
+def test_the_laptop_profile_fits_four_gigabytes() -> None:
+    room.refuse_too_small(load(MIX, "laptop"), 2, Free(memory=4 * GB, disk=GB, shared=GB))
+
+
+def test_memory_for_fewer_trials_names_how_many() -> None:
+    spec = published()
+    each = room._trial_bytes(spec)
+    assert 1 * GB < each < 3 * GB
+    line = refused(spec, 4, memory=room.SWEEP_BYTES + 2.5 * each)
+    assert line.startswith("memory: 4 trials at a time take about ")
+    assert line.endswith("set resources.concurrency to 2")
+    room.refuse_too_small(published("resources.concurrency=2"), 4, there(memory=room.SWEEP_BYTES + 2.5 * each))
+    assert "lower config.batch_size or the model's size" in refused(spec, 1, memory=room.SWEEP_BYTES + 0.5 * each)
+
+
+def test_a_gpu_trial_keeps_its_activations_elsewhere_and_workers_count_each() -> None:
+    on_gpu = load(MIX, "published", ["resources={workers: 0, gpus_per_worker: 1}"])
+    larger = load(MIX, "published", ["resources={workers: 0, gpus_per_worker: 1}", "config.batch_size=640"])
+    assert room._trial_bytes(on_gpu) == room._trial_bytes(larger)
+    two = published("resources.workers=2")
+    assert room._trial_bytes(two) == 2 * room._trial_bytes(published())
+
+
+def test_disk_for_fewer_trials_names_how_many_and_what_is_written_counts() -> None:
+    spec = published()
+    each = spec.settings({}).checkpoint_bytes * (2 + 1 / 3)
+    line = refused(spec, 1, disk=room.DISK_BYTES + 5.5 * each)
+    assert line.startswith("disk: the checkpoints take about 7.7 GB, ")
+    assert line.endswith("set search.trials to 5, or give a --storage with room")
+    room.refuse_too_small(spec, 1, there(disk=room.DISK_BYTES + 5.5 * each), written=18.6 * each)
+    arms = toy_spec(arms={"a": {"x": 0.1}, "b": {"x": 0.2}}, space={}, search={"method": "arms"})
+    assert refused(arms, 1, disk=1000.0).endswith("are free: give a --storage with room")
+
+
+def test_both_are_told_in_one_line() -> None:
+    line = refused(published(), 1, memory=1e6, disk=1e6)
+    assert line.startswith("memory: ")
+    assert "; disk: " in line
+
+
+def test_little_shared_memory_is_said_and_not_refused() -> None:
+    room.refuse_too_small(toy_spec(), 1, there(shared=64 * 2**20))
+    (line,) = room.notes(there(shared=64 * 2**20))
+    assert line.startswith("/dev/shm has 64 MiB free, Ray's object store takes 256 ")
+    assert "--shm-size=512m" in line
+    assert room.notes(there(shared=cluster.OBJECT_STORE_BYTES)) == []
+
+
+def test_what_is_free_here(tmp_path: Path) -> None:
+    found = room.free(tmp_path / "not" / "yet")
+    assert 0 < found.disk < math.inf
+    assert found.memory > 0
+    assert found.shared > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "left"), [("4000000", 4000000 - 3000000 + 500000), ("max", math.inf), (None, math.inf)]
+)
+def test_a_control_group_limits_memory_and_its_caches_can_go(tmp_path: Path, limit: str | None, left: float) -> None:
+    if limit:
+        (tmp_path / "memory.max").write_text(limit + "\n")
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 2000000\ninactive_file 500000\n")
+    assert room._group("memory.max", "memory.current", str(tmp_path)) == left
+
+
+def family(root: int) -> set[int]:
+    """A process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = fresh = {root}
+    while fresh:
+        fresh = {pid for pid, parent in parents.items() if parent in fresh} - found
+        found = found | fresh
+    return found
+
+
+def listening(processes: set[int]) -> set[str]:
+    """ADDRESS:PORT, in the kernel's hexadecimal, at which any of them listens."""
+    targets: set[str] = set()
+    for entry in (entry for pid in processes for entry in Path(f"/proc/{pid}/fd").glob("*")):
+        with contextlib.suppress(OSError):
+            targets.add(str(entry.readlink()))
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in targets}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads the tables of Linux")
+def test_nothing_of_a_local_sweep_listens_off_loopback(tmp_path: Path) -> None:
+    """Read from the kernel's tables for the process tree of the command, from its beginning to its end."""
+    spec = toy_spec(config={"pause": 0.05}, arms={}, search={"method": "random", "trials": 2})
+    (tmp_path / "toy.yaml").write_text(spec.to_yaml())
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-m", "sweeper.run", str(tmp_path / "toy.yaml"), "--storage", str(tmp_path / "runs")]
+    quiet = subprocess.DEVNULL
+    seen: set[str] = set()
+    with subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE) as process:
+        while process.poll() is None:
+            seen |= listening(family(process.pid))
+            time.sleep(0.2)
+        assert process.stderr is not None
+        assert process.returncode == 0, process.stderr.read().decode()
+    assert len(seen) >= 3, "Ray's own processes listen somewhere"
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert {address.partition(":")[0] for address in seen} <= loopback, seen
