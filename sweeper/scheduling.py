@@ -95,17 +95,23 @@ class Recording(FIFOScheduler):
 
 
 class Ruled(Recording):
-    """A rule of Ray's decides. At the full length nothing is stopped any more, and nothing is recorded in a rung."""
+    """A rule of Ray's decides. At the full length nothing is stopped any more, and nothing is recorded in a rung.
+
+    The baseline, the first arm, is judged like the rest and never stopped: everything is compared with its end.
+    """
 
     def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, rule: Any) -> None:
         super().__init__(journal, run_dir)
         self.steps, self.rule = spec.steps, rule
+        self.baseline = next(iter(spec.arms), None)
         self._replay()
 
     def judge(self, identity: str, row: dict[str, Any]) -> bool:
         if row["step"] >= self.steps:
             return False
-        return self.rule.on_trial_result(None, Known(identity), dict(row)) == TrialScheduler.STOP
+        stops = self.rule.on_trial_result(None, Known(identity), dict(row)) == TrialScheduler.STOP
+        arm = self.journal.trials[identity].ask.arm
+        return stops and (arm is None or arm != self.baseline)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)

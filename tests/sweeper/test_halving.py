@@ -128,6 +128,20 @@ def test_a_trial_is_judged_at_its_first_report_from_a_rung_on_and_once(tmp_path:
     assert recorded == {4: {"t0001": 3.0}, 8: {"t0001": 1.5}}, "2 was passed on the way"
 
 
+def test_the_baseline_is_judged_and_never_stopped(tmp_path: Path):
+    spec = halved(rule={"halving": {"first": 5, "reduction": 2}})
+    baseline, other = spec.arms
+    rule = scheduler(spec, Journal(tmp_path / "journal.jsonl"), tmp_path)
+    decisions = {}
+    for number, (arm, loss) in enumerate([(other, 1.0), (other, 9.0), (baseline, 9.0)]):
+        rule.journal.append(samples.ask(spec, number, 0, arm=arm, **spec.arms[arm]))
+        rule.on_trial_add(None, tune_trial(f"t{number:04d}"))
+        decisions[number] = rule.on_trial_result(None, tune_trial(f"t{number:04d}"), rows((5, loss)))
+    assert decisions == {0: "CONTINUE", 1: "STOP", 2: "CONTINUE"}
+    assert isinstance(rule, Halving)
+    assert set(rule.rungs[5]) == {"t0000", "t0001", "t0002"}
+
+
 def rows(*pairs: tuple[int, float]) -> dict[str, Any]:
     return {"rows": [{"step": step, "val/loss": loss} for step, loss in pairs]}
 
