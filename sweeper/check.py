@@ -75,7 +75,7 @@ def settings(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel:
             raise Refusal(("data",), f"{spec.trainable} has no data settings; leave data out")
         below = tree.get("data")
         tree["data"] = precedence.merge(below if isinstance(below, Mapping) else {}, spec.data, ("data",))
-    for path, value in params.items():
+    for path, value in Trainable.load(spec.trainable).expand(params).items():
         _place(tree, path.split("."), value)
     try:
         # Through JSON: there, strictness lets a list be a tuple, but no text be a number.

@@ -43,14 +43,22 @@ class Outcome:
 
 
 def best(records: Iterable[TrialRecord], objective: str) -> TrialRecord | None:
-    """The completed search trial with the lowest score at its last step; of equals the first asked for."""
+    """The completed search trial with the lowest score at its last step; of equals the first asked for.
+
+    One that left the fixed budget is best only where all did.
+    """
     scored = [
-        (score, record.ask.number, record)
+        (not matched(record), score, record.ask.number, record)
         for record in records
         if record.ask.stage == "search" and record.state == "completed"
         if (score := record.score(objective)) is not None
     ]
-    return min(scored, key=lambda entry: entry[:2])[2] if scored else None
+    return min(scored, key=lambda entry: entry[:3])[3] if scored else None
+
+
+def matched(record: TrialRecord) -> bool:
+    """Whether the trial kept to the budget that all share: it says so with 0 for the metric `audit/matched` if not."""
+    return not record.rows or record.rows[-1].metrics.get(f"{AUDIT}matched") != 0
 
 
 def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[str, Any]:
@@ -113,8 +121,8 @@ def markdown(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
         f"## Trials\n\n{_trials(spec, records)}",
         f"## Against the baseline\n\n{_differences(spec, records)}",
     ]
-    if audits := _audits(records):
-        parts.append(f"## Mask audit\n\n{audits}")
+    if audits := _audits(spec, records):
+        parts += [f"## Mask audit\n\n{audits}", *_breakdowns(records)]
     parts.append("## Go on from here\n\n" + _commands(outcome))
     return "\n\n".join(parts) + "\n"
 
@@ -208,9 +216,10 @@ def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
     seen = {key for record in records for row in record.rows[-1:] for key in row.metrics}
     metrics = [key for key in dict.fromkeys(metrics) if key in seen]
 
-    def order(record: TrialRecord) -> tuple[int, float, int]:
+    def order(record: TrialRecord) -> tuple[float, float, int]:
         score = record.score(spec.objective)
-        return _RANKS.index(_state(record)), float("inf") if score is None else score, record.ask.number
+        rank = _RANKS.index(_state(record))
+        return rank + (not matched(record)) / 2, float("inf") if score is None else score, record.ask.number
 
     rows = []
     for record in sorted(records, key=order):
@@ -239,10 +248,11 @@ def _masked(record: TrialRecord) -> str:
 
 def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
     name = next(iter(spec.arms), None)
+    ours = any(matched(record) for record in records if record.rows)
     done = [
         (score, record)
         for record in records
-        if record.ask.stage == "search" and record.state == "completed"
+        if record.ask.stage == "search" and record.state == "completed" and (matched(record) or not ours)
         if (score := record.score(spec.objective)) is not None
     ]
     baseline = {record.ask.seed: score for score, record in done if record.ask.arm == name}
@@ -264,19 +274,62 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
     return text + _table(heads, rows, left=("trial", "what"))
 
 
-def _audits(records: Sequence[TrialRecord]) -> str:
+def _audits(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
+    """What was predicted, those trials apart that left the fixed budget."""
+    audited = [record for record in records if record.rows and nested(record.rows[-1].metrics, AUDIT)]
+    parts = [_audit_table(spec, [record for record in audited if matched(record)])]
+    apart = [record for record in audited if not matched(record)]
+    if apart:
+        parts.append("## Budget not matched\n\n" + _apart(spec, records) + _audit_table(spec, apart))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _breakdowns(records: Sequence[TrialRecord]) -> list[str]:
+    """A table for every breakdown of the masks that the trials report, such as by frequency."""
     audits = [(record, nested(record.rows[-1].metrics, AUDIT)) for record in records if record.rows]
-    rows = [
-        [record.id, _masked(record), _value(audit["shares"]) if "shares" in audit else _ABSENT]
-        + [f"{audit[key]:,.6g}" if key in audit else _ABSENT for key in ("refreshes", "fallbacks", "capped")]
-        for record, audit in audits
-        if audit
-    ]
-    if not rows:
+    groups = [key for _, audit in audits for key, value in audit.items() if isinstance(value, Mapping)]
+    texts = []
+    for group in (key for key in dict.fromkeys(groups) if key != "shares"):
+        parts = list(dict.fromkeys(part for _, audit in audits for part in audit.get(group, {})))
+        rows = [
+            [record.id, describe(record.ask), *(f"{100 * audit[group].get(part, 0):.2f}" for part in parts)]
+            for record, audit in audits
+            if group in audit
+        ]
+        texts.append(f"## Masked by {group} %\n\n" + _table(["trial", "what", *parts], rows, left=("trial", "what")))
+    return texts
+
+
+def _apart(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
+    ours = any(matched(record) for record in records if record.rows)
+    text = "These trials did not predict exactly the budget in every batch"
+    return f"{text}: their {spec.objective} is no comparison with the others{' and is not ranked' if ours else ''}.\n\n"
+
+
+def _audit_table(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
+    if not records:
         return ""
-    parts = next((list(audit["shares"]) for _, audit in audits if "shares" in audit), [])
-    heads = ["trial", "masked %", f"realised shares ({'/'.join(parts)}) %", "refreshes", "fallbacks", "capped"]
-    return _table(heads, rows, left=("trial",))
+    keys = ("refreshes", "fallbacks", "cut", "capped")
+    rows = []
+    for record in records:
+        metrics = record.rows[-1].metrics
+        audit, predicted = nested(metrics, AUDIT), metrics.get("train/predicted")
+        row = [record.id, describe(record.ask), _ABSENT if predicted is None else f"{predicted:,.0f}", _masked(record)]
+        row += [_parts(audit["shares"]) if "shares" in audit else _ABSENT]
+        row += [f"{audit[key]:,.6g}" if key in audit else _ABSENT for key in keys]
+        rows.append([*row, _number(record.score(spec.objective)), _speed(record)])
+    heads = ["trial", "what", "predicted", "masked %", "realised shares %", *keys, spec.objective, "steps/s"]
+    return _table(heads, rows, left=("trial", "what", "realised shares %"))
+
+
+def _parts(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * share:.3g}" for name, share in shares.items() if share) or _ABSENT
+
+
+def _speed(record: TrialRecord) -> str:
+    """Steps per second between the first report and the last, validation and checkpoints included."""
+    first, last = record.rows[0], record.rows[-1]
+    return f"{(last.step - first.step) / (last.time - first.time):.3g}" if last.time > first.time else _ABSENT
 
 
 def _commands(outcome: Outcome) -> str:

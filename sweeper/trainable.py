@@ -1,7 +1,8 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. Three are optional: `prepare(config)` makes what all trials share (the tokenised corpus),
+`train(config, context)`. Four are optional: `expand(params)` replaces settings by dotted path which stand for others,
+such as a preset, by those, where no other of the same params wins; `prepare(config)` makes what all trials share (the tokenised corpus),
 raises ValueError for what cannot be had, and returns facts to keep in the record; `preparing(config)` says how many
 seconds that would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a few steps
 on made-up data, as the first of that many ranks, and returns their `Pace`. A spec names a trainable as text
@@ -88,7 +89,8 @@ class TrainContext:
     report: called on every rank at the same steps with metrics (floats; `step` is required) and, on rank 0, a
         checkpoint folder which the receiver then owns, else None. Only rank 0's metrics are kept. The folder holds
         `history.jsonl`, one JSON object for each row of metrics reported so far, this one included; the last one of
-        a run holds a `bundle/` folder, too.
+        a run holds a `bundle/` folder, too; files in its `analysis/` are logged with the trial. The metric
+        `audit/matched` is 0 where a run left the budget that makes it comparable with the others.
     seed: pairs runs: the same initial weights, batch order and noise.
     device: a torch device, "cpu" or "cuda:0".
     restore_from: a checkpoint folder which an earlier call reported, or None.
@@ -113,6 +115,7 @@ class Trainable:
     train: Callable[[Any, TrainContext], None]
     prepare: Callable[[Any], dict[str, Any]]
     preparing: Callable[[Any], float]
+    expand: Callable[[Mapping[str, Any]], dict[str, Any]]
     probe: Callable[[Any, str, int], Pace] | None
 
     @staticmethod
@@ -129,4 +132,5 @@ class Trainable:
         if train is None or config is None:
             raise ValueError(f"{module_name!r} must have {function!r} and 'Config'")
         prepare, preparing = getattr(module, "prepare", _nothing), getattr(module, "preparing", _at_once)
-        return Trainable(name, config, train, prepare, preparing, getattr(module, "probe", None))
+        expand = getattr(module, "expand", dict)
+        return Trainable(name, config, train, prepare, preparing, expand, getattr(module, "probe", None))

@@ -20,6 +20,10 @@ from trainables.data import Prepared
 from trainables.model import CompactBert, hub_config, to_hub
 
 Row = dict[str, float]
+N_HOT = """
+N-hot embeddings (Edman & Fraser 2025): a linear layer of a token's substrings added to its input embedding in training.
+Here it is folded in, so the input embedding and the decoder are not tied.
+"""
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
 
 
@@ -92,6 +96,7 @@ tags: [masked-language-modeling, compact-bert]
 Pretrained for {metrics["step"]} steps of {config.batch_size} rows of {config.data.block} tokens on
 `{config.data.corpus}` with {config.masking.rate:.0%} of the positions predicted: {shares.random:.1%} of them drawn at
 random, {shares.token:.1%} by token difficulty, {shares.trigram:.1%} by trigram difficulty. Seed {metadata["seed"]}.
+{N_HOT if config.model.embedding == "nhot" else ""}
 
 | metric | nats |
 |---|---:|

@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trainables import presets
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 MIN_REFRESHES = 5
+SUBSTRINGS = 15  # of a token in the vocabulary, on average of 30,522 entries trained on English
 
 
 class Frozen(BaseModel):
@@ -39,7 +42,11 @@ class DataConfig(Frozen):
 
 
 class ModelConfig(Frozen):
-    """The compact BERT of the published runs (methods.md 1): 11.2 M parameters with 30,522 tokens."""
+    """The compact BERT of the published runs (methods.md 1): 11.2 M parameters with 30,522 tokens.
+
+    embedding: `nhot` adds to the input embedding a trained vector for every substring of the token that is itself in
+    the vocabulary (Edman & Fraser 2025); the bundle is an ordinary BERT all the same.
+    """
 
     hidden: Positive = 256
     layers: Positive = 4
@@ -47,6 +54,7 @@ class ModelConfig(Frozen):
     intermediate: Positive = 1024
     max_positions: Positive = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    embedding: Literal["plain", "nhot"] = "plain"
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -69,9 +77,12 @@ class OptimiserConfig(Frozen):
 class Shares(Frozen):
     """How the mask budget is divided among the sources; sums to 1."""
 
-    random: Fraction = 1.0
+    random: Fraction = 0.0
     token: Fraction = 0.0
     trigram: Fraction = 0.0
+    whole_word: Fraction = 0.0
+    span: Fraction = 0.0
+    rarity: Fraction = 0.0
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:
@@ -82,26 +93,82 @@ class Shares(Frozen):
 
 
 class MaskingConfig(Frozen):
-    """Which positions are predicted. Defaults are Accuracy-Morph as released (methods.md 2).
+    """Which positions are predicted. Defaults are Accuracy-Morph as released (BabyLM 2026).
 
-    rate: the budget, a share of all positions. apportion: `batch` (exactly rate * positions a batch) or `row` (the
-    published rounding, row by row). update_every: steps between refreshes of the scores; None is 2 % of the run,
-    the published 200 of 10,000. ema_decay: what is kept of the settled counts at a refresh (1 is the published
-    cumulative memory). mask_warmup: share of the steps in which every position is drawn at random.
+    preset: a rule by name (presets.py); read, and replaced by what it stands for.
+    rate: the budget, a share of all positions. rate_schedule: `linear` goes from rate_start to rate over the run.
+    apportion: `batch` (exactly rate * positions a batch) or `row` (the published rounding, row by row). replicate:
+    the published rounding and draw of either policy. These three leave the fixed budget, and reports say so.
+    policy: `mixture` divides the budget by `shares`; `amlm` draws by weights (Edman & Fraser 2025).
+    update_every: steps between refreshes; None is 2 % of the run, the published 200 of 10,000. ema_decay: what is
+    kept of the settled counts (mixture; 1 is the published cumulative memory) or of the old weight (amlm, 0.2) at a
+    refresh. mask_warmup: share of the steps in which every position is drawn at random.
+
+    Of the mixture: signal: what the shares `token` and `trigram` go by: `accuracy` (top-1 error rates), `loss`
+    (counts of losses from the batch's loss_quantile upwards), `frequency` (counts in the batch) or `permuted`
+    (`accuracy`, dealt to other tokens: a control without information). smoothing, min_seen, cap: of the error rate;
+    cap also of log(1 + count). band_low, band_high: scores outside count as 0. sketch: how counts are kept.
+    rarity_power: of a token's frequency rank, for the share `rarity`.
+
+    Of amlm: score: `hard` (accuracy) or `soft` (cross-entropy). draw: `exact` (K a batch) or `bernoulli` (as
+    published). In its code but not in its paper: pseudo_count (1 smooths the soft mean towards ln V), floor (0.005,
+    the least weight) and renormalise (the weights' mean over the vocabulary is `rate`).
     """
 
+    preset: presets.Preset | None = None
+    replicate: bool = False
     rate: Annotated[float, Field(gt=0, le=0.5)] = 0.15
-    shares: Shares = Shares(random=0.8, token=0.15, trigram=0.05)
+    rate_schedule: Literal["constant", "linear"] = "constant"
+    rate_start: Annotated[float, Field(gt=0, le=0.5)] = 0.40
     apportion: Literal["batch", "row"] = "batch"
+    policy: Literal["mixture", "amlm"] = "mixture"
     update_every: Positive | None = None
     ema_decay: Fraction = 1.0
     mask_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.30
+    shares: Shares = Shares(random=0.8, token=0.15, trigram=0.05)
+    signal: Literal["accuracy", "loss", "frequency", "permuted"] = "accuracy"
     smoothing: Annotated[float, Field(gt=0)] = 1.0
     min_seen: Annotated[float, Field(ge=0)] = 3.0
-    cap: Annotated[float, Field(gt=0, le=1)] = 0.9
+    cap: Annotated[float, Field(gt=0)] = 0.9
+    loss_quantile: Fraction = 0.75
+    band_low: Annotated[float, Field(ge=0)] = 0.0
+    band_high: Annotated[float, Field(gt=0)] | None = None
     sketch: Literal["exact", "count_min"] = "exact"
     sketch_width: Positive = 65_536
-    sketch_depth: Positive = 4
+    sketch_depth: Annotated[int, Field(gt=0, le=8)] = 4
+    rarity_power: Annotated[float, Field(gt=0)] = 1.0
+    score: Literal["hard", "soft"] = "hard"
+    draw: Literal["exact", "bernoulli"] = "exact"
+    pseudo_count: Annotated[float, Field(ge=0)] = 0.0
+    floor: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    renormalise: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.signal != "loss" and self.cap > 1:
+            raise ValueError(f"cap {self.cap:g} is above 1, which an error rate never reaches: at most 1")
+        if self.band_high is not None and self.band_low >= self.band_high:
+            raise ValueError(f"band_low {self.band_low:g} must lie below band_high {self.band_high:g}")
+        if self.policy == "mixture" and self.draw == "bernoulli":
+            raise ValueError("draw bernoulli belongs to policy amlm; a mixture's draw is exact")
+        if self.policy == "amlm" and self.apportion == "row":
+            raise ValueError("apportion row belongs to policy mixture; for amlm write draw: bernoulli")
+        return self
+
+    @property
+    def by_row(self) -> bool:
+        """Whether every row is rounded by itself, as the mixture's published code does."""
+        return self.policy == "mixture" and (self.replicate or self.apportion == "row")
+
+    @property
+    def independent(self) -> bool:
+        """Whether positions are drawn independently, as AMLM's published code does."""
+        return self.policy == "amlm" and (self.replicate or self.draw == "bernoulli")
+
+    @property
+    def matched(self) -> bool:
+        """Whether every batch predicts exactly the budget."""
+        return not (self.by_row or self.independent or self.rate_schedule == "linear")
 
 
 class Config(Frozen):
@@ -121,6 +188,11 @@ class Config(Frozen):
     model: ModelConfig = ModelConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     masking: MaskingConfig = MaskingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_preset(cls, tree: Any) -> Any:
+        return presets.expand_tree(tree)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -156,8 +228,17 @@ class Config(Frozen):
 
     @property
     def predicted_per_step(self) -> int:
-        """K, the positions predicted in one batch of `apportion: batch` (methods.md 5)."""
-        return round(self.masking.rate * self.tokens_per_step)
+        """K, the positions predicted in one batch; under a rate schedule, on average."""
+        masking = self.masking
+        rate = masking.rate if masking.rate_schedule == "constant" else (masking.rate_start + masking.rate) / 2
+        return round(rate * self.tokens_per_step)
+
+    def rate_at(self, step: int) -> float:
+        """The share of positions that a 0-based step predicts."""
+        masking = self.masking
+        if masking.rate_schedule == "constant":
+            return masking.rate
+        return masking.rate_start + (masking.rate - masking.rate_start) * step / max(1, self.steps - 1)
 
     @property
     def flops_per_step(self) -> float:
@@ -165,7 +246,8 @@ class Config(Frozen):
         m, tokens = self.model, self.tokens_per_step
         layer = 2 * (4 * m.hidden**2 + 2 * m.hidden * m.intermediate) + 4 * self.data.block * m.hidden
         head = 2 * (m.hidden**2 + m.hidden * self.vocabulary)
-        return 3.0 * (tokens * m.layers * layer + self.predicted_per_step * head)
+        spelling = 2 * SUBSTRINGS * self.spellings * m.hidden
+        return 3.0 * (tokens * m.layers * layer + self.predicted_per_step * head) + 2.0 * spelling
 
     @property
     def validation_flops(self) -> float:
@@ -178,7 +260,7 @@ class Config(Frozen):
         """Float32 weights and AdamW's two moments; what else a checkpoint holds is small beside them."""
         m = self.model
         layer = 4 * m.hidden**2 + 2 * m.hidden * m.intermediate + 9 * m.hidden + m.intermediate
-        embedding = (self.vocabulary + m.max_positions + 3) * m.hidden
+        embedding = (self.vocabulary + self.spellings + m.max_positions + 3) * m.hidden
         head = m.hidden**2 + 3 * m.hidden + self.vocabulary
         return 12 * (embedding + m.layers * layer + head)
 
@@ -191,7 +273,13 @@ class Config(Frozen):
         m = self.model
         activations = self.tokens_per_step * m.layers * (9 * m.hidden + 2 * m.intermediate)
         logits = 6 * self.predicted_per_step * self.vocabulary
-        return self.checkpoint_bytes * 4 // 3 + 4 * (activations + logits)
+        folded = 2 * self.spellings * m.hidden  # the input embeddings and their gradient
+        return self.checkpoint_bytes * 4 // 3 + 4 * (activations + logits + folded)
+
+    @property
+    def spellings(self) -> int:
+        """Rows of the n-hot layer's weight; 0 without it."""
+        return self.vocabulary if self.model.embedding == "nhot" else 0
 
     @property
     def vocabulary(self) -> int:

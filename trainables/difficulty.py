@@ -1,4 +1,4 @@
-"""What the model has found hard: counts of wrong top-1 predictions, and the two score vectors made of them.
+"""What the model has found hard: counts of wrong predictions or high losses, and the two score vectors made of them.
 
 The step only adds to a window of counts by vocabulary id. Everything else (keys shared by ids, trigrams, decay,
 sketches, scores) happens at a refresh, on the host, in float64: the same bits on every device.
@@ -135,6 +135,16 @@ class CountMinStore:
         return seen, wrong
 
 
+def token_keys(token_strings: list[str]) -> Keys:
+    """One key a token: its string, lower-cased and without `##`."""
+    return Keys([[token_key(token)] for token in token_strings])
+
+
+def trigram_keys(token_strings: list[str]) -> Keys:
+    """A token's character trigrams, with repetition."""
+    return Keys([trigrams(token) for token in token_strings])
+
+
 def error_rate(seen: Floats, wrong: Floats, config: MaskingConfig) -> Floats:
     """(wrong + a) / (seen + 2a), at most `cap`; 0 below `min_seen` (Accuracy-Morph's released configuration).
 
@@ -145,16 +155,21 @@ def error_rate(seen: Floats, wrong: Floats, config: MaskingConfig) -> Floats:
     return np.where(seen < config.min_seen, 0.0, rate)
 
 
+def log_count(seen: Floats, high: Floats, config: MaskingConfig) -> Floats:
+    """log(1 + high), at most `cap`; 0 below `min_seen` (CMS-Morph, BabyLM 2026)."""
+    return np.where(seen < config.min_seen, 0.0, np.minimum(np.log1p(high), config.cap))
+
+
 class Difficulty:
     """Counts of one run and the scores by vocabulary id that follow from them.
 
-    window: [2, V] float64 on the device, seen and wrong since the last refresh. token_score, trigram_score: [V].
+    window: [2, V] float64 on the device, seen and hard since the last refresh. token_score, trigram_score: [V].
     """
 
     def __init__(self, token_strings: list[str], config: MaskingConfig, device: str = "cpu") -> None:
         self.config = config
-        self.token_keys = Keys([[token_key(token)] for token in token_strings])
-        self.trigram_keys = Keys([trigrams(token) for token in token_strings])
+        self.rule = log_count if config.signal == "loss" else error_rate
+        self.token_keys, self.trigram_keys = token_keys(token_strings), trigram_keys(token_strings)
         self.token_store = self._store(self.token_keys)
         self.trigram_store = self._store(self.trigram_keys)
         self.window = torch.zeros(2, len(token_strings), dtype=torch.float64, device=device)
@@ -165,11 +180,11 @@ class Difficulty:
             return ExactStore(keys)
         return CountMinStore(keys, self.config.sketch_width, self.config.sketch_depth)
 
-    def observe(self, labels: torch.Tensor, predictions: torch.Tensor, weight: torch.Tensor) -> None:
-        """Count predicted positions, [S] each; weight is 0 where an index is padding, else 1."""
+    def observe(self, labels: torch.Tensor, hard: torch.Tensor, weight: torch.Tensor) -> None:
+        """Count predicted positions, [S] each: hard (bool) or not; weight is 0 where an index is padding, else 1."""
         weight = weight.double()
         self.window[0].index_add_(0, labels, weight)
-        self.window[1].index_add_(0, labels, weight * (predictions != labels))
+        self.window[1].index_add_(0, labels, weight * hard)
 
     def refresh(self, all_reduce: Callable[[torch.Tensor], object]) -> None:
         """Settle the window, summed over the ranks, and renew the scores: count = ema_decay * count + window."""
@@ -182,10 +197,15 @@ class Difficulty:
         self._score()
 
     def _score(self) -> None:
-        by_key = error_rate(*self.token_store.counts(), self.config)
-        self.token_score: Floats = by_key[self.token_keys.key]
-        by_trigram = error_rate(*self.trigram_store.counts(), self.config)
-        self.trigram_score: Floats = np.minimum(self.trigram_keys.mean_nonzero(by_trigram), self.config.cap)
+        by_key = self.rule(*self.token_store.counts(), self.config)
+        self.token_score: Floats = self._in_band(by_key[self.token_keys.key])
+        self.by_trigram = self.rule(*self.trigram_store.counts(), self.config)
+        by_token = np.minimum(self.trigram_keys.mean_nonzero(self.by_trigram), self.config.cap)
+        self.trigram_score: Floats = self._in_band(by_token)
+
+    def _in_band(self, score: Floats) -> Floats:
+        high = np.inf if self.config.band_high is None else self.config.band_high
+        return np.where((score < self.config.band_low) | (score > high), 0.0, score)
 
     @property
     def capped(self) -> float:

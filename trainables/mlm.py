@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.trainable import Pace, TrainContext
 from trainables.config import Config, override
+from trainables.presets import expand
 
 if TYPE_CHECKING:
     from trainables.data import Prepared
+
+__all__ = ["Config", "expand", "prepare", "preparing", "probe", "train"]
 
 PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
 
@@ -71,25 +74,28 @@ class _Run:
     def __init__(self, config: Config, context: TrainContext, prepared: Prepared) -> None:
         import torch
 
-        from trainables import bundle, data, evaluate, masking, model, optimiser
+        from trainables import bundle, data, evaluate, masked, masking, model, optimiser, policy
 
         self.config, self.context, self.prepared = config, context, prepared
         self.rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
         self.batches = data.Batches(self.prepared, config.batch_size, context.seed)
-        self.model = model.CompactBert(config.model, self.prepared.vocab_size, self.prepared.pad_id)
+        self.model = model.for_vocabulary(config.model, self.prepared)
         self.model.initialise(context.seed).to(context.device).train()
         self.optimiser = optimiser.Optimiser(self.model, config)
-        vocabulary = (self.prepared.token_strings, self.prepared.eligible)
-        self.policy = masking.build(config, *vocabulary, rows=self.rows, device=context.device)
+        vocabulary = policy.Vocabulary(prepared.token_strings, prepared.eligible, prepared.unigram)
+        self.masked = masked.Masked(vocabulary)
+        self.policy = masking.build(config, vocabulary, self.rows, context.seed, context.device)
         self.replacement = masking.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
         self.validation = evaluate.Validation(self.prepared, context.device, context.rank, context.world_size)
-        self.losses = torch.zeros((), dtype=torch.float64, device=context.device)
+        self.losses = torch.zeros(2, dtype=torch.float64, device=context.device)  # their sum, and how many
+        self.scores = self.policy.scores()["token"]
         self.history: list[bundle.Row] = []
         if context.restore_from:
             states, self.history = bundle.read_checkpoint(context.restore_from)
             self.model.load_state_dict(states["model"])
             self.optimiser.load(states["optimiser"])
             self.policy.load(states["masking"], context.rank)
+            self.scores = self.policy.scores()["token"]
 
     @property
     def done(self) -> int:
@@ -100,37 +106,43 @@ class _Run:
         """Select, replace, predict, update, observe, and at times refresh."""
         import torch
 
-        from trainables import noise
+        from trainables import noise, policy
 
         config, context = self.config, self.context
         bfloat16 = torch.autocast(torch.device(context.device).type, torch.bfloat16, config.precision == "bfloat16")
-        ids = torch.from_numpy(self.batches.tokens(step, self.rows)).to(context.device, non_blocking=True)
+        every = torch.from_numpy(self.batches.tokens(step)).to(context.device, non_blocking=True)
+        ids = every[self.rows]
         step_noise = noise.StepNoise(context.seed, config.noise_salt, step, (config.batch_size, config.data.block))
-        selection = self.policy.select(ids, step_noise)
-        labels = ids.flatten()[selection.positions.clamp(max=ids.numel() - 1)]
+        selection = self.policy.select(every, step_noise)
+        at = selection.positions.clamp(max=ids.numel() - 1)
+        labels = ids.flatten()[at]
         inputs = self.replacement(ids, selection, step_noise)
         torch.manual_seed(noise.derive(context.seed, "dropout", step, context.rank))
         with bfloat16:
-            loss, predictions = self.model.loss(inputs, selection.positions, labels, selection.weight)
-        (loss / self.policy.total).backward()
+            losses, predictions = self.model.losses(inputs, selection.positions, labels)
+        loss = (losses * selection.weight).sum()
+        (loss / selection.total).backward()
         self.optimiser.step(step, context.all_reduce, alone=context.world_size == 1)
-        self.policy.observe(labels, predictions, selection.weight)
-        self.losses += loss.detach()
+        answers = policy.Answers(labels, predictions, losses.detach(), inputs.flatten()[at] == self.prepared.mask_id)
+        self.policy.observe(selection, answers, context.all_reduce)
+        self.losses += torch.stack([loss.detach(), selection.weight.sum()])
         if (step + 1) % config.update_every == 0:
             self.policy.refresh(context.all_reduce)
 
     def report(self, step: int) -> None:
         """Validate, audit and checkpoint."""
-        from trainables import bundle
+        from trainables import bundle, masked
 
         all_reduce = self.context.all_reduce
         all_reduce(self.losses)
-        train_loss = self.losses.item() / (self.policy.total * (step - self.done))
+        loss, predicted = self.losses.tolist()
         self.losses.zero_()
-        row = {"step": step, "train/loss": train_loss, **self.validation(self.model, all_reduce)}
+        row = {"step": step, "train/loss": loss / predicted, **self.validation(self.model, all_reduce)}
         row |= self.policy.metrics(all_reduce)
+        masking_state, before, scores = self.policy.state(all_reduce), self.scores, self.policy.scores()
+        self.scores, by_id = scores["token"], masking_state["by_id"].numpy()
+        row |= {**self.masked.metrics(by_id), "audit/drift": self.masked.drift(before, self.scores)}
         self.history.append(row)
-        masking_state = self.policy.state(all_reduce)
         if self.context.rank:
             self.context.report(row, None)
             return
@@ -139,6 +151,7 @@ class _Run:
         if step == self.config.steps:
             facts = {"seed": self.context.seed, "metrics": row}
             bundle.write_bundle(checkpoint / "bundle", self.model, self.prepared, self.config, facts)
+            masked.write(checkpoint / "bundle" / "analysis", self.masked, by_id, scores, self.history)
         self.context.report(row, checkpoint)
 
 

@@ -1,8 +1,8 @@
 """The compact BERT: post-norm encoder, tied decoder applied at the selected positions only.
 
 A plain module of our own rather than transformers': it starts without that import (2.6 s a trial), multiplies
-queries, keys and values at once, and never forms logits that no loss needs. `to_hub` and `from_hub` map its
-parameters to a `BertForMaskedLM`, which gives the same logits.
+queries, keys and values at once, and never forms logits that no loss needs. `to_hub` maps its parameters to a
+`BertForMaskedLM`, which gives the same logits.
 
 Shapes: b rows, T tokens a row, H hidden, V vocabulary, S selected slots.
 """
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.config import ModelConfig
+from trainables.data import Prepared
+from trainables.nhot import NHot, substrings
 from trainables.noise import normal
 
 INIT_SD = 0.02
@@ -46,10 +48,16 @@ class Layer(nn.Module):
 
 
 class CompactBert(nn.Module):
-    """Masked language model whose head runs at given positions."""
+    """Masked language model whose head runs at given positions.
 
-    def __init__(self, config: ModelConfig, vocab_size: int, pad_id: int) -> None:
+    listed: the substrings of every token, for `embedding: nhot` alone.
+    """
+
+    def __init__(
+        self, config: ModelConfig, vocab_size: int, pad_id: int, listed: list[list[int]] | None = None
+    ) -> None:
         super().__init__()
+        assert (listed is not None) == (config.embedding == "nhot")
         self.config, self.pad_id = config, pad_id
         hidden = config.hidden
         self.word = nn.Parameter(torch.empty(vocab_size, hidden))
@@ -60,9 +68,13 @@ class CompactBert(nn.Module):
         self.transform = nn.Linear(hidden, hidden)
         self.transform_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
         self.decoder_bias = nn.Parameter(torch.empty(vocab_size))
+        self.nhot = None if listed is None else NHot(listed, hidden)
 
     def initialise(self, seed: int) -> CompactBert:
-        """Draw every parameter from its own stream, keyed by (seed, name): a module more leaves the rest unchanged."""
+        """Draw every parameter from its own stream, keyed by (seed, name): a module more leaves the rest unchanged.
+
+        The n-hot layer's spread is such that a token's sum over its substrings has the spread of its own embedding.
+        """
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("bias"):
@@ -72,12 +84,19 @@ class CompactBert(nn.Module):
                 else:
                     drawn = normal(parameter.numel(), seed, "init", name).astype(np.float32)
                     parameter.copy_(torch.from_numpy(drawn).view_as(parameter).mul_(INIT_SD))
+            if self.nhot is not None:
+                self.nhot.weight.div_(self.nhot.mean_substrings**0.5)
             self.word[self.pad_id].zero_()
         return self
 
+    def table(self) -> Tensor:
+        """The input embeddings by token, [V, H]: the decoder's, and what the n-hot layer adds."""
+        return self.word if self.nhot is None else self.word + self.nhot()
+
     def hidden(self, ids_bT: Tensor) -> Tensor:
         """Encoder output, [b, T, H]."""
-        x = F.embedding(ids_bT, self.word, padding_idx=self.pad_id) + self.kind[0] + self.position[: ids_bT.shape[1]]
+        x = F.embedding(ids_bT, self.table(), padding_idx=self.pad_id)
+        x = x + self.kind[0] + self.position[: ids_bT.shape[1]]
         x = F.dropout(self.norm(x), self.config.dropout, self.training)
         for layer in self.layers:
             x = layer(x)
@@ -90,11 +109,16 @@ class CompactBert(nn.Module):
         x = self.transform_norm(F.gelu(self.transform(x)))
         return F.linear(x, self.word, self.decoder_bias)
 
-    def loss(self, ids_bT: Tensor, positions: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum over the slots of weight * cross-entropy (nats, float32), and the top-1 predictions, [S]."""
+    def losses(self, ids_bT: Tensor, positions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy at the slots (nats, float32), and the top-1 predictions, [S] each."""
         logits = self.logits(ids_bT, positions).float()
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        return (losses * weight).sum(), logits.detach().argmax(1)
+        return F.cross_entropy(logits, labels, reduction="none"), logits.detach().argmax(1)
+
+
+def for_vocabulary(config: ModelConfig, prepared: Prepared) -> CompactBert:
+    """An uninitialised model for the vocabulary of a corpus."""
+    listed = substrings(prepared.token_strings, prepared.eligible) if config.embedding == "nhot" else None
+    return CompactBert(config, prepared.vocab_size, prepared.pad_id, listed)
 
 
 def _names(layers: int) -> dict[str, str]:
@@ -124,10 +148,15 @@ def _names(layers: int) -> dict[str, str]:
 
 
 def to_hub(model: CompactBert) -> dict[str, Tensor]:
-    """The state dictionary of an equal `BertForMaskedLM`; the decoder's weight is tied, so left out."""
+    """The state dictionary of an equal `BertForMaskedLM`.
+
+    A tied decoder's weight is left out. An n-hot layer is folded into the input embedding, which unties the two.
+    """
     names = _names(model.config.layers)
     state: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
+        if name.startswith("nhot."):
+            continue
         head, _, kind = name.rpartition(".qkv.")
         if not head:
             state[names[name]] = value.contiguous()
@@ -135,6 +164,11 @@ def to_hub(model: CompactBert) -> dict[str, Tensor]:
         theirs = head.replace("layers", "bert.encoder.layer") + ".attention.self"
         for part, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
             state[f"{theirs}.{part}.{kind}"] = piece.contiguous()
+    if model.nhot is not None:
+        # Untied, transformers ties neither the weight nor the bias, which would then start at random.
+        state["cls.predictions.decoder.weight"] = state[names["word"]]
+        state["cls.predictions.decoder.bias"] = state[names["decoder_bias"]].clone()
+        state[names["word"]] = model.table().detach()
     return state
 
 
@@ -156,6 +190,6 @@ def hub_config(config: ModelConfig, vocab_size: int, pad_id: int) -> dict[str, o
         "initializer_range": INIT_SD,
         "layer_norm_eps": NORM_EPS,
         "pad_token_id": pad_id,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.embedding == "plain",
         "torch_dtype": "float32",
     }

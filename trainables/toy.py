@@ -31,7 +31,7 @@ class Config(Frozen):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     x: Annotated[float, Field(ge=0, le=1)] = 0.5
     y: Annotated[float, Field(ge=0, le=1)] = 0.5
-    shares: Shares = Shares()
+    shares: Shares = Shares(random=1.0)
     effect: float = 0.0
     seed_sd: Annotated[float, Field(ge=0)] = 0.0
     run_sd: Annotated[float, Field(ge=0)] = 0.0

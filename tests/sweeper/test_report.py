@@ -194,7 +194,8 @@ def test_the_report(journal: Journal, tmp_path: Path) -> None:
     }
     assert rows[5][-1] == "RuntimeError: it broke / here and there"
     assert [row[0] + row[-1] for row in found["Against the baseline"][2:]] == ["t0002-0.2500", "t0001+0.1000"]
-    assert found["Mask audit"][3] == ["t0001", "15.000", "85/15/0", "5", "3", "0.25"]
+    audited = ["t0001", "published", "-", "15.000", "random 85, token 15", "5", "3", "-", "0.25", "1.6000", "10"]
+    assert found["Mask audit"][3] == audited
     assert f"--resume {tmp_path}" in text
     assert "mlflow server" in text
 
@@ -216,6 +217,23 @@ def test_pairs_are_made_under_the_same_seed(tmp_path: Path) -> None:
         journal.append(end(number, "completed", number))
     rows = tables(markdown(spec, journal, outcome(tmp_path)))["Against the baseline"][2:]
     assert [(row[2], row[-1]) for row in rows] == [("1", "+0.5000"), ("2", "-0.5000")]
+
+
+def test_a_trial_that_left_the_budget_stands_apart_and_is_never_best(tmp_path: Path) -> None:
+    spec = toy_spec(space={}, search={"method": "arms"})
+    journal = Journal(tmp_path / "j")
+    more = {"train/predicted": 3e3, "audit/kind/word": 0.8, "audit/kind/number": 0.2}
+    for number, (arm, loss, kept) in enumerate([("baseline", 1.5, 1.0), ("published", 0.5, 0.0)]):
+        journal.append(ask(spec, number, number, arm))
+        journal.append(report(number, 20, loss, number, audit(0.15) | more | {"audit/matched": kept}))
+        journal.append(end(number, "completed", number))
+    text = markdown(spec, journal, outcome(tmp_path))
+    found = tables(text)
+    assert "Best of the search: `t0000`" in text
+    assert [row[0] for row in found["Mask audit"][2:]] == ["t0000"]
+    assert found["Masked by kind %"][3][2:] == ["80.00", "20.00"]
+    assert found["Budget not matched"][2][:3] == ["t0001", "published", "3,000"]
+    assert "Nothing but the baseline" in text
 
 
 def test_reports_of_sweeps_that_came_to_little(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.budget import Audit, Budget, Selection
+from trainables.audit import Audit, Draw
+from trainables.budget import Budget, Selection
 from trainables.noise import StepNoise
 
 
 @st.composite
 def mixtures(draw: st.DrawFn) -> tuple[Budget, list[float], int]:
-    budget = Budget(draw(st.floats(0.02, 0.5)), "batch", draw(st.integers(1, 70)), draw(st.integers(8, 130)))
+    budget = Budget(draw(st.floats(0.02, 0.5)), False, draw(st.integers(1, 70)), draw(st.integers(8, 130)))
     token = draw(st.floats(0, 1))
     return budget, [token, draw(st.floats(0, 1)) * (1 - token)], draw(st.integers(0, 10_000))
 
@@ -46,24 +47,36 @@ def test_a_rank_never_needs_more_slots_than_it_has(case: tuple[Budget, list[floa
 
 
 def test_shares_act_smoothly_on_average() -> None:
-    budget = Budget(0.15, "batch", 64, 128)
+    budget = Budget(0.15, False, 64, 128)
     taken = [budget.quotas([0.03, 0.07], StepNoise(0, 0, step, (64, 128)))[1:].sum(1) for step in range(2_000)]
     assert budget.total == 1229
     assert np.mean(taken, axis=0) == pytest.approx([0.03 * 1229, 0.07 * 1229], abs=0.05)
 
 
 def test_row_apportionment_is_the_published_rounding() -> None:
-    budget = Budget(0.15, "row", 64, 128)
+    budget = Budget(0.15, True, 64, 128)
     quotas = budget.quotas([0.15, 0.05], StepNoise(0, 0, 0, (64, 128)))
     assert budget.total == 1216
     assert (quotas == np.array([19, 3, 1])[:, None]).all()
 
 
 def test_the_audit_fails_loudly_when_a_batch_is_off() -> None:
-    audit = Audit(["random"], "cpu")
-    selection = Selection(torch.arange(5), torch.ones(5), torch.tensor([5, 0]))
-    audit.count(selection, 40, 5, warm=True)
-    assert audit.metrics(audit.counts)["audit/rate"] == 5 / 40
-    audit.count(selection, 40, 6, warm=True)
+    audit = Audit(["random"], 10, True, "cpu")
+    selection = Selection(torch.arange(5), torch.ones(5), 5)
+    audit.count(selection, Draw(torch.tensor([5]), torch.tensor(False)), 40, warm=True)
+    assert audit.metrics(lambda _: None)["audit/rate"] == 5 / 40
+    audit.count(selection, Draw(torch.tensor([5]), torch.tensor(True)), 40, warm=True)
     with pytest.raises(RuntimeError, match="mask audit: 1 batches"):
-        audit.metrics(audit.counts)
+        audit.metrics(lambda _: None)
+
+
+@pytest.mark.parametrize(("expected", "fails"), [(50.0, False), (41.0, False), (39.0, True), (61.0, True)])
+def test_the_audit_fails_independent_draws_that_are_far_from_their_mean(expected: float, fails: bool) -> None:
+    audit = Audit(["amlm"], 10, False, "cpu")
+    selection = Selection(torch.arange(50), torch.ones(50), torch.tensor(50))
+    audit.count(selection, Draw(torch.tensor([50]), torch.tensor(False), expected=expected, variance=6.25), 400, True)
+    if fails:
+        with pytest.raises(RuntimeError, match="50 positions predicted"):
+            audit.metrics(lambda _: None)
+    else:
+        assert audit.metrics(lambda _: None)["audit/matched"] == 0

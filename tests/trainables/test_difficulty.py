@@ -104,7 +104,7 @@ def test_scores_equal_the_obvious_dictionaries(decay: float, smoothing: float, m
         for _ in range(4):
             labels = random.integers(5, len(WORDS), 40)
             guesses = np.where(random.random(40) < 0.6, labels, 5)
-            difficulty.observe(torch.from_numpy(labels), torch.from_numpy(guesses), torch.ones(40))
+            difficulty.observe(torch.from_numpy(labels), torch.from_numpy(guesses != labels), torch.ones(40))
             for label, guess in zip(labels, guesses, strict=True):
                 key = WORDS[label].lower().removeprefix("##")
                 for x in (f"token {key}", *trigrams(WORDS[label])):
@@ -127,16 +127,16 @@ def test_scores_equal_the_obvious_dictionaries(decay: float, smoothing: float, m
 
 def test_padding_slots_are_not_counted() -> None:
     difficulty = Difficulty(WORDS, MaskingConfig())
-    difficulty.observe(torch.tensor([5, 5]), torch.tensor([5, 6]), torch.tensor([1.0, 0.0]))
+    difficulty.observe(torch.tensor([5, 5]), torch.tensor([False, True]), torch.tensor([1.0, 0.0]))
     assert difficulty.window.sum(1).tolist() == [1.0, 0.0]
 
 
 def test_state_holds_settled_and_pending_counts() -> None:
     difficulty, copy = Difficulty(WORDS, MaskingConfig()), Difficulty(WORDS, MaskingConfig())
     labels = torch.arange(5, len(WORDS)).repeat(5)
-    difficulty.observe(labels, torch.full_like(labels, 6), torch.ones(len(labels)))
+    difficulty.observe(labels, labels != 6, torch.ones(len(labels)))
     difficulty.refresh(nobody)
-    difficulty.observe(labels, labels, torch.ones(len(labels)))
+    difficulty.observe(labels, labels < 0, torch.ones(len(labels)))
     copy.load(difficulty.state(nobody), rank=0)
     np.testing.assert_array_equal(copy.token_score, difficulty.token_score)
     for one in (difficulty, copy):

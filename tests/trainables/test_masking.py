@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.budget import Selection
+from trainables.budget import Budget, Selection
 from trainables.config import Config, Shares
-from trainables.masking import Mixture, Random, Replacement, build
+from trainables.masking import Mixture, Replacement
 from trainables.noise import StepNoise
+from trainables.policy import Answers, Vocabulary
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(95)
@@ -28,15 +29,31 @@ def config(shares: tuple[float, float, float], **masking: object) -> Config:
     return Config.model_validate({"steps": 100, "batch_size": ROWS, "data": {"block": LENGTH}, "masking": mix})
 
 
+def untrained(settings: Config, rows: slice = slice(0, ROWS)) -> Mixture:
+    vocabulary = Vocabulary(VOCABULARY, ELIGIBLE, np.full(len(VOCABULARY), 1 / len(VOCABULARY)))
+    return Mixture(settings, vocabulary, rows, 0, "cpu")
+
+
+def answer(policy: Mixture, labels: torch.Tensor, predictions: torch.Tensor) -> None:
+    """Made-up answers, as if their labels had been selected."""
+    selection = Selection(torch.arange(len(labels)), torch.ones(len(labels)), len(labels))
+    losses = (labels != predictions).float()
+    policy.observe(selection, Answers(labels, predictions, losses, torch.ones_like(labels).bool()), lambda _: None)
+
+
 def trained(settings: Config, rows: slice = slice(0, ROWS)) -> Mixture:
     """A mixture whose scores come from one round of made-up answers: odd ids are mostly wrong."""
-    policy = build(settings, VOCABULARY, ELIGIBLE, rows, "cpu")
-    assert isinstance(policy, Mixture)
+    policy = untrained(settings, rows)
     labels = torch.arange(5, 100).repeat(20)
     wrong = (labels % 2 == 1) & (torch.arange(len(labels)) % 4 > 0)
-    policy.observe(labels, torch.where(wrong, 0, labels), torch.ones(len(labels)))
+    answer(policy, labels, torch.where(wrong, 0, labels))
     policy.refresh(lambda _: None)
     return policy
+
+
+def supplied(policy: Mixture) -> list[int]:
+    """By random, token, trigram, and what they fell short of, since the policy was made."""
+    return [*policy.audit.counts[5:].tolist(), int(policy.audit.counts[3])]
 
 
 def ids(seed: int = 0, unknown: float = 0.0) -> torch.Tensor:
@@ -58,19 +75,18 @@ def test_exactly_k_eligible_positions_and_shares_within_one(
     policy, tokens = trained(config((1 - token - trigram, token, trigram))), ids(step, unknown)
     selection = policy.select(tokens, noise(step))
     chosen = selection.positions[selection.weight > 0]
-    assert len(chosen) == len(set(chosen.tolist())) == policy.total == round(0.15 * ROWS * LENGTH)
+    assert len(chosen) == len(set(chosen.tolist())) == selection.total == round(0.15 * ROWS * LENGTH)
     assert (tokens.flatten()[chosen] >= 5).all()
     assert (chosen.diff() > 0).all()
-    by_random, by_token, by_trigram, short = selection.by_source.tolist()
-    assert by_random + by_token + by_trigram == policy.total
-    assert abs(by_token + by_trigram + short - (token + trigram) * policy.total) <= 2
-    assert abs(by_token - token * policy.total) <= 1 + short
+    by_random, by_token, by_trigram, short = supplied(policy)
+    total = by_random + by_token + by_trigram
+    assert total == selection.total
+    assert abs(by_token + by_trigram + short - (token + trigram) * total) <= 2
+    assert abs(by_token - token * total) <= 1 + short
 
 
 def test_a_share_of_zero_is_random_bitwise() -> None:
-    settings = config((1, 0, 0))
-    ablated, eligible = trained(settings), torch.from_numpy(ELIGIBLE)
-    random = Mixture([(1.0, Random())], settings, ablated.difficulty, eligible, slice(0, ROWS))
+    ablated, random = trained(config((1, 0, 0))), untrained(config((1, 0, 0), signal="frequency"))
     for step in range(20):
         assert torch.equal(
             random.select(ids(step), noise(step)).positions, ablated.select(ids(step), noise(step)).positions
@@ -94,9 +110,8 @@ def test_ranks_select_together_what_one_selects(ranks: int) -> None:
     for step in range(10):
         tokens, together = ids(step), []
         for part in parts:
-            mine = tokens[part.rows]
-            selection = part.select(mine, noise(step))
-            assert len(selection.positions) == part.slots
+            selection = part.select(tokens, noise(step))
+            assert len(selection.positions) == Budget(0.15, False, ROWS, LENGTH).slots(part.rows)
             together.append(selection.positions[selection.weight > 0] + part.rows.start * LENGTH)
         assert torch.equal(torch.cat(together), whole.select(tokens, noise(step)).positions)
 
@@ -115,25 +130,26 @@ def test_draws_follow_the_scores() -> None:
 
 
 def test_what_a_source_cannot_supply_falls_to_random() -> None:
-    policy = build(config((0.5, 0.5, 0)), VOCABULARY, ELIGIBLE, slice(0, ROWS), "cpu")
+    policy = untrained(config((0.5, 0.5, 0)))
     selection = policy.select(ids(), noise())
-    total = selection.by_source[0].item()
-    assert total == policy.total
-    assert selection.by_source[1:].tolist() == pytest.approx([0, 0, 0.5 * total], abs=1)
-    assert policy.metrics(lambda _: None)["audit/fallbacks"] == selection.by_source[-1]
+    total, *rest = supplied(policy)
+    assert total == selection.total
+    assert rest == pytest.approx([0, 0, 0.5 * total], abs=1)
+    assert policy.metrics(lambda _: None)["audit/fallbacks"] == rest[-1]
 
 
 def test_row_apportionment_gives_every_row_the_same() -> None:
-    selection = trained(config((0.8, 0.15, 0.05), apportion="row", rate=0.25)).select(ids(), noise())
+    policy = trained(config((0.8, 0.15, 0.05), apportion="row", rate=0.25))
+    selection = policy.select(ids(), noise())
     assert torch.bincount(selection.positions // LENGTH).tolist() == [8] * ROWS
-    assert selection.by_source.tolist() == [ROWS * 7, ROWS, 0, 0]
+    assert supplied(policy) == [ROWS * 7, ROWS, 0, 0]
 
 
 def test_state_carries_everything_that_selection_needs() -> None:
     settings = config((0.5, 0.3, 0.2))
-    policy, copy = trained(settings), build(settings, VOCABULARY, ELIGIBLE, slice(0, ROWS), "cpu")
+    policy, copy = trained(settings), untrained(settings)
     labels = torch.arange(5, 100)
-    policy.observe(labels, labels, torch.ones(95))
+    answer(policy, labels, labels)
     copy.load(policy.state(lambda _: None), rank=0)
     for one in (policy, copy):
         one.refresh(lambda _: None)
@@ -149,8 +165,10 @@ def test_replacement_is_80_10_10_and_belongs_to_the_position() -> None:
     tokens, every = ids(), torch.arange(ROWS * LENGTH)
     kinds = np.zeros(3)
     for step in range(40):
-        whole = replacement(tokens, Selection(every, torch.ones(len(every)), every[:1]), noise(step)).flatten()
-        half = replacement(tokens, Selection(every[::2], torch.ones(len(every) // 2), every[:1]), noise(step)).flatten()
+        whole = replacement(tokens, Selection(every, torch.ones(len(every)), len(every)), noise(step)).flatten()
+        half = replacement(
+            tokens, Selection(every[::2], torch.ones(len(every) // 2), len(every) // 2), noise(step)
+        ).flatten()
         assert torch.equal(half[::2], whole[::2])
         assert torch.equal(half[1::2], tokens.flatten()[1::2])
         masked, kept = whole == 4, whole == tokens.flatten()
@@ -161,7 +179,7 @@ def test_replacement_is_80_10_10_and_belongs_to_the_position() -> None:
 
 def test_padding_slots_change_nothing() -> None:
     replacement, tokens = Replacement(4, 100, slice(0, ROWS)), ids()
-    nothing = Selection(torch.tensor([ROWS * LENGTH]), torch.zeros(1), torch.zeros(1))
+    nothing = Selection(torch.tensor([ROWS * LENGTH]), torch.zeros(1), 0)
     assert torch.equal(replacement(tokens, nothing, noise()), tokens)
 
 

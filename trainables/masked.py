@@ -1,0 +1,130 @@
+"""What was masked, as a result: by frequency, by the kind of word piece, by token and trigram, and how it drifted.
+
+Shapes: V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.difficulty import token_key, trigram_keys
+from trainables.policy import Floats, Vocabulary
+
+Ints = NDArray[np.int64]
+
+DECILES = 10
+KINDS = ("word", "continuation", "number", "punctuation")
+SHOWN = 20
+LEAST_EXPECTED = 20.0  # with fewer predictions due, a ratio says little
+
+
+class Masked:
+    """Summaries of the predictions by vocabulary id.
+
+    Deciles are tenths of the running text, tokens in order of frequency, the most frequent first: random masking
+    gives each about a tenth. Kinds: a whole word or its first piece, a continuation (`##`), a number (any digit in
+    it), punctuation (neither letters nor digits).
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        probability = np.where(vocabulary.eligible, vocabulary.unigram, 0.0)
+        self.probability: Floats = probability / probability.sum()
+        order = np.argsort(-self.probability, kind="stable")
+        middle = np.cumsum(self.probability[order]) - self.probability[order] / 2
+        self.decile: Ints = np.empty(len(order), dtype=np.int64)
+        self.decile[order] = np.minimum((middle * DECILES).astype(np.int64), DECILES - 1)
+        self.kind: Ints = np.array([KINDS.index(_kind(token)) for token in vocabulary.strings])
+
+    def metrics(self, by_id: Ints) -> dict[str, float]:
+        """Shares of the predictions; nothing before the first."""
+        if not by_id.sum():
+            return {}
+        deciles = np.bincount(self.decile, weights=by_id, minlength=DECILES) / by_id.sum()
+        kinds = np.bincount(self.kind, weights=by_id, minlength=len(KINDS)) / by_id.sum()
+        by_decile = {f"audit/decile/{i + 1}": float(share) for i, share in enumerate(deciles)}
+        return by_decile | {f"audit/kind/{name}": float(share) for name, share in zip(KINDS, kinds, strict=True)}
+
+    def drift(self, before: Floats, now: Floats) -> float:
+        """Mean absolute change of a token's score, weighted by its frequency."""
+        return float(np.abs(now - before) @ self.probability)
+
+    def table(self, by_id: Ints, scores: dict[str, Floats]) -> dict[str, Any]:
+        """The most and the least masked tokens and trigrams, by their predictions over those due at random."""
+        due = self.probability * by_id.sum()
+        strings = self.vocabulary.strings
+        keys = trigram_keys(strings)
+        by_trigram, due_by_trigram = keys.counts(by_id.astype(np.float64)), keys.counts(due)
+        tokens = _ranked(strings, by_id, due, scores.get("token"))
+        return {"tokens": tokens, "trigrams": _ranked(keys.names, by_trigram, due_by_trigram, scores.get("trigram"))}
+
+
+def write(folder: Path, masked: Masked, by_id: Ints, scores: dict[str, Floats], history: Sequence[Any]) -> None:
+    """`masked.json` and `masked.svg`, a table and a plot, into a new folder."""
+    folder.mkdir()
+    shares = {key.removeprefix("audit/"): value for key, value in masked.metrics(by_id).items()}
+    drift = [[row["step"], row["audit/drift"]] for row in history if "audit/drift" in row]
+    content = {"predictions": int(by_id.sum()), "shares": shares, "drift": drift, **masked.table(by_id, scores)}
+    (folder / "masked.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    _plot(folder / "masked.svg", masked, by_id, drift)
+
+
+def _kind(token: str) -> str:
+    text = token_key(token)
+    if any(map(str.isdigit, text)):
+        return "number"
+    if not any(map(str.isalpha, text)):
+        return "punctuation"
+    return "continuation" if token.startswith("##") else "word"
+
+
+def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None) -> dict[str, list[dict[str, Any]]]:
+    """The names with the largest and smallest counts / due, where enough are due."""
+    known = np.flatnonzero(due >= LEAST_EXPECTED)
+    order = known[np.argsort(-(counts[known] / due[known]), kind="stable")]
+
+    def rows(chosen: NDArray[np.intp]) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": names[i],
+                "masked": int(counts[i]),
+                "due": round(float(due[i]), 1),
+                "ratio": round(float(counts[i] / due[i]), 4),
+                **({} if score is None else {"score": round(float(score[i]), 6)}),
+            }
+            for i in chosen.tolist()
+        ]
+
+    return {"most": rows(order[:SHOWN]), "least": rows(order[::-1][:SHOWN])}
+
+
+def _plot(path: Path, masked: Masked, by_id: Ints, drift: list[list[float]]) -> None:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    shares = masked.metrics(by_id)
+    deciles = [100 * shares.get(f"audit/decile/{i + 1}", 0.0) for i in range(DECILES)]
+    kinds = [100 * shares.get(f"audit/kind/{name}", 0.0) for name in KINDS]
+    due = 100 * np.bincount(masked.kind, weights=masked.probability, minlength=len(KINDS))
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    left.bar(range(1, DECILES + 1), deciles, color="#4477aa")
+    due_by_decile = 100 * np.bincount(masked.decile, weights=masked.probability, minlength=DECILES)
+    left.plot(range(1, DECILES + 1), due_by_decile, "k_", markersize=12, label="at random")
+    left.set(title="Masks by frequency", xlabel="tenth of the text, frequent first", ylabel="% of masks")
+    left.legend()
+    middle.bar(KINDS, kinds, color="#4477aa")
+    middle.plot(KINDS, due, "k_", markersize=20)
+    middle.set(title="Masks by kind of piece")
+    middle.tick_params(axis="x", labelrotation=20)
+    if drift:
+        right.plot(*zip(*drift, strict=True), "o-", color="#4477aa")
+    right.set(title="Change of the scores between reports", xlabel="step")
+    with rc_context({"svg.hashsalt": "masked"}):  # the same run gives the same bytes
+        figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,117 @@
+"""N-hot sub-token embeddings: what a token's spelling shares with others' adds to its input embedding.
+
+For each token, the substrings of it that are themselves vocabulary entries form an n-hot vector, which a linear layer
+without bias maps to the embedding's size (Edman & Fraser 2025). The [V, V] matrix N of these vectors is sparse and
+fixed; the layer's weight W, [V, H], is trained.
+
+`##` is no part of the spelling: a continuation piece matches as the string that follows it, so `##ing` has the
+substrings of `ing`. An entry `ing` and an entry `##ing` are the same substring, which counts once, in the column of the
+smaller id; the other column stays empty. A token is a substring of itself, so every token has one at least. Upper and
+lower case differ, as they do in the vocabulary. Specials, and bracketed place-holders such as [unused7], have no
+substrings and are none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+LONGEST = 128
+
+_BRACKETED = re.compile(r"\[.+\]", re.DOTALL)
+
+
+def substrings(token_strings: list[str], eligible: NDArray[np.bool_]) -> list[list[int]]:
+    """Columns of N by token, ascending; [V] lists. 0.3 s for BERT's 30,522 entries."""
+    spellings = [_spelling(token, bool(usable)) for token, usable in zip(token_strings, eligible, strict=True)]
+    column: dict[str, int] = {}
+    for token, spelling in enumerate(spellings):
+        if spelling:
+            column.setdefault(spelling, token)
+    lengths = sorted({len(spelling) for spelling in column})
+    return [_within(spelling, column, lengths) for spelling in spellings]
+
+
+def _spelling(token: str, eligible: bool) -> str:
+    """The string that is matched; empty for what has no substrings."""
+    return "" if not eligible or _BRACKETED.fullmatch(token) else token.removeprefix("##") or token
+
+
+def _within(spelling: str, column: dict[str, int], lengths: list[int]) -> list[int]:
+    parts = {spelling[i : i + n] for n in lengths for i in range(len(spelling) - n + 1)}
+    return sorted(column[part] for part in parts if part in column)
+
+
+class Lists(nn.Module):
+    """A fixed sparse binary matrix as lists of columns by row: `forward(x)` is its product with x, [rows, H].
+
+    Plain sums in the order of the lists, the same on every run of a device; a list longer than LONGEST is summed in
+    pieces, because a GPU sums one list serially (the letter e is in half of a vocabulary). Shapes are fixed.
+    """
+
+    index: Tensor
+    offsets: Tensor
+    pieces: Tensor
+    joints: Tensor
+
+    def __init__(self, index: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        super().__init__()
+        count = np.maximum(-(-lengths // LONGEST), 1)
+        starts, joints = _offsets(lengths), _offsets(count)
+        within = np.arange(joints[-1]) - np.repeat(joints[:-1], count)
+        buffers = {
+            "index": index,
+            "offsets": np.append(np.repeat(starts[:-1], count) + LONGEST * within, len(index)),
+            "pieces": np.arange(joints[-1]),
+            "joints": joints,
+        }
+        self.cut = bool(count.max() > 1)
+        for name, values in buffers.items():
+            self.register_buffer(name, torch.from_numpy(values.astype(np.int32)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums = F.embedding_bag(self.index, x, self.offsets, mode="sum", include_last_offset=True)
+        if self.cut:
+            sums = F.embedding_bag(self.pieces, sums, self.joints, mode="sum", include_last_offset=True)
+        return sums
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+class _Product(torch.autograd.Function):
+    """N·W with a backward pass of the same kind, by the transpose: EmbeddingBag's own sorts, and adds by row."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, matrix: Lists, transpose: Lists) -> Tensor:
+        ctx.transpose = transpose
+        return matrix(weight.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.transpose(grads[0].contiguous()), None, None
+
+
+class NHot(nn.Module):
+    """The layer: `forward()` is N·W, [V, H]. Only W is a parameter; N is no part of a checkpoint."""
+
+    def __init__(self, columns: list[list[int]], hidden: int) -> None:
+        super().__init__()
+        size = len(columns)
+        self.weight = nn.Parameter(torch.empty(size, hidden))
+        lengths = np.array([len(listed) for listed in columns])
+        index = np.array([column for listed in columns for column in listed], dtype=np.int64)
+        rows = np.repeat(np.arange(size), lengths)[np.argsort(index, kind="stable")]
+        self.matrix = Lists(index, lengths)
+        self.transpose = Lists(rows, np.bincount(index, minlength=size))
+        self.mean_substrings = len(index) / max(1, np.count_nonzero(lengths))
+
+    def forward(self) -> Tensor:
+        return _Product.apply(self.weight, self.matrix, self.transpose)  # pyright: ignore[reportReturnType]

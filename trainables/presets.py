@@ -1,0 +1,115 @@
+"""Masking systems by name. A preset stands for a rule and its constants; the budget and everything else stay.
+
+Explicit settings win over it. Once read it is gone: a resolved configuration holds what the name stood for, so that
+the same run has the same settings however it was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Preset = Literal[
+    "published/random",
+    "published/accuracy-morph",
+    "published/cms-morph",
+    "published/amlm-hard",
+    "published/amlm-soft",
+    "published/amlm-hard-decay",
+    "published/amlm-hard-nhot",
+    "random",
+    "accuracy_morph",
+    "token_only",
+    "trigram_only",
+    "difficulty_band",
+    "cms_morph",
+    "frequency",
+    "random_sketch_control",
+    "amlm",
+    "whole_word",
+    "span",
+    "rarity",
+]
+Tree = dict[str, Any]
+
+# Every setting that belongs to a rule, so that nothing of another rule stays when a preset is laid over it.
+_RULE: Tree = {
+    "policy": "mixture",
+    "shares": {"random": 0.8, "token": 0.15, "trigram": 0.05},
+    "signal": "accuracy",
+    "mask_warmup": 0.30,
+    "ema_decay": 1.0,
+    "smoothing": 1.0,
+    "min_seen": 3.0,
+    "cap": 0.9,
+    "band_low": 0.0,
+    "band_high": None,
+    "score": "hard",
+    "pseudo_count": 0.0,
+    "floor": 0.0,
+    "renormalise": False,
+    "rate_schedule": "constant",
+}
+_AMLM: Tree = {"policy": "amlm", "mask_warmup": 0.0, "ema_decay": 0.2}
+_CMS: Tree = {
+    "signal": "loss",
+    "shares": {"random": 0.7, "token": 0.2, "trigram": 0.1},
+    "mask_warmup": 0.10,
+    "min_seen": 0.0,
+    "cap": 5.0,
+}
+
+# Accuracy-Morph and the ablation rows of its study (BabyLM 2026); AMLM (Edman & Fraser, BabyLM 2025).
+MASKING: dict[Preset, Tree] = {
+    "published/random": {"shares": {"random": 1.0}},
+    "published/accuracy-morph": {},
+    "published/cms-morph": _CMS,
+    "published/amlm-hard": _AMLM,
+    "published/amlm-soft": {**_AMLM, "score": "soft"},
+    "published/amlm-hard-decay": {**_AMLM, "rate_schedule": "linear"},
+    "published/amlm-hard-nhot": _AMLM,
+    "random": {"shares": {"random": 1.0}},
+    "accuracy_morph": {},
+    "token_only": {"shares": {"random": 0.85, "token": 0.15}},
+    "trigram_only": {"shares": {"random": 0.95, "trigram": 0.05}},
+    "difficulty_band": {"band_low": 0.3, "band_high": 0.8},
+    "cms_morph": _CMS,
+    "frequency": {"signal": "frequency"},
+    "random_sketch_control": {"signal": "permuted"},
+    "amlm": _AMLM,
+    "whole_word": {"shares": {"random": 0.0, "whole_word": 1.0}, "mask_warmup": 0.0},
+    "span": {"shares": {"random": 0.0, "span": 1.0}, "mask_warmup": 0.0},
+    "rarity": {"shares": {"random": 0.8, "rarity": 0.2}, "mask_warmup": 0.0},
+}
+_MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": {"embedding": "nhot"}}
+
+
+def expand(params: Mapping[str, Any]) -> Tree:
+    """Settings by dotted path, with what `masking.preset` stands for in its place; other settings win over it.
+
+    A name that is no preset stays, for the Config to refuse.
+    """
+    name = _known(params.get("masking.preset"))
+    if name is None:
+        return dict(params)
+    rest = {path: value for path, value in params.items() if path != "masking.preset"}
+    rule = {f"masking.{key}": value for key, value in {**_RULE, **MASKING[name]}.items()}
+    return {**rule, **{f"model.{key}": value for key, value in _MODEL.get(name, Tree()).items()}, **rest}
+
+
+def expand_tree(tree: Any) -> Any:
+    """The same for nested settings."""
+    masking = tree.get("masking") if isinstance(tree, Mapping) else None
+    name = _known(masking.get("preset")) if isinstance(masking, Mapping) else None
+    if name is None:
+        return tree
+    given = {key: value for key, value in masking.items() if key != "preset"}
+    expanded = {**tree, "masking": {**_RULE, **MASKING[name], **given}}
+    if name in _MODEL:
+        model = tree.get("model", {})
+        expanded["model"] = {**_MODEL[name], **model} if isinstance(model, Mapping) else model
+    return expanded
+
+
+def _known(name: Any) -> Preset | None:
+    return next((preset for preset in MASKING if preset == name), None)

@@ -1,0 +1,148 @@
+"""What a share of the mask budget goes by: sources give every position a key, and a row's largest keys are drawn.
+
+Shapes: B rows of the global batch, b rows of this rank, T tokens a row, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainables.difficulty import Keys
+from trainables.noise import StepNoise
+
+Floats = NDArray[np.float64]
+NEVER = -torch.inf
+
+# Group keys: the group's noise in multiples of 2^-40, less the place in the group in multiples of 2^-50.
+GROUP_GRAIN, PLACE_GRAIN = 2.0**-40, 2.0**-50
+
+SPAN_P, SPAN_LONGEST = 0.2, 10  # SpanBERT (Joshi et al. 2020, 3.1)
+
+
+class Source(Protocol):
+    """Gives every position a key: the largest of a row are drawn, -inf never."""
+
+    name: str
+    grouped: bool
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        """[b, T] float64, so that ties do not happen and every device agrees on the order."""
+        ...
+
+
+class Random:
+    """Every position alike."""
+
+    name = "random"
+    grouped = False
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return to_device(noise.uniform("random")[rows], ids_BT.device)
+
+
+class Scored:
+    """Positions without replacement, with probability proportional to the score of their token.
+
+    The largest of log(score) + Gumbel noise are such a draw (the Plackett-Luce law; Kool et al. 2019).
+    """
+
+    grouped = False
+
+    def __init__(self, name: str, vocab_size: int, device: str) -> None:
+        self.name = name
+        self.log_score = torch.full((vocab_size,), NEVER, dtype=torch.float64, device=device)
+
+    def set(self, score_V: Floats) -> None:
+        """Take over new scores, 0 or more."""
+        with np.errstate(divide="ignore"):
+            self.log_score.copy_(torch.from_numpy(np.log(score_V)))
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return self.log_score[ids_BT[rows]] + to_device(noise.gumbel(self.name)[rows], ids_BT.device)
+
+
+class BatchFrequency(Scored):
+    """By how often a key occurs in the global batch: weight 0.25 from 8 times, 2 from 2 to 5 times, else 1.
+
+    A token's weight is the mean over its keys (`frequency` in the study of Accuracy-Morph, BabyLM 2026); without any
+    it is never drawn.
+    """
+
+    def __init__(self, name: str, keys: Keys, device: str) -> None:
+        super().__init__(name, keys.vocab_size, device)
+        self.token, self.key = (torch.from_numpy(part).to(device) for part in (keys.token, keys.key))
+        self.keys_total = len(keys.names)
+        number = np.bincount(keys.token, minlength=keys.vocab_size)
+        self.number = torch.from_numpy(number.astype(np.float64)).to(device)
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        present = torch.bincount(ids_BT.flatten(), minlength=len(self.number)).double()
+        by_key = present.new_zeros(self.keys_total).index_add_(0, self.key, present[self.token])
+        weight = torch.where(by_key >= 8, 0.25, torch.where((by_key >= 2) & (by_key <= 5), 2.0, 1.0)).double()
+        total = torch.zeros_like(self.number).index_add_(0, self.token, weight[self.key])
+        self.log_score = (total / self.number.clamp(min=1)).log()
+        return super().keys(ids_BT, noise, rows)
+
+
+class WholeWord:
+    """All pieces of a word together, every word of a row alike (WordPiece: `##` continues a word).
+
+    A word that begins in the row before counts from the row's first piece.
+    """
+
+    name = "whole_word"
+    grouped = True
+
+    def __init__(self, token_strings: list[str], device: str) -> None:
+        self.begins = torch.tensor([not token.startswith("##") for token in token_strings], device=device)
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        begins = self.begins[ids_BT[rows]]
+        place = torch.arange(begins.shape[1], device=begins.device).expand_as(begins)
+        first = torch.where(begins, place, 0).cummax(1).values
+        return _grain(noise, self.name, rows, begins.device).gather(1, first) - (place - first) * PLACE_GRAIN
+
+
+class Span:
+    """Runs of tokens of geometric length, p = 0.2, at most 10, from uniform starts (SpanBERT, Joshi et al. 2020).
+
+    Every position of a row proposes one span; they come in random order. One that reaches into an earlier one gives
+    only what that left.
+    """
+
+    name = "span"
+    grouped = True
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        device = ids_BT.device
+        order = _grain(noise, self.name, rows, device)
+        longest = np.log1p(-noise.uniform("span length")[rows]) / np.log1p(-SPAN_P)
+        length = to_device(np.minimum(1 + np.floor(longest), SPAN_LONGEST), device)
+        keys = order
+        for reach in range(1, min(SPAN_LONGEST, order.shape[1])):
+            covered = torch.where(length[:, :-reach] > reach, order[:, :-reach] - reach * PLACE_GRAIN, NEVER)
+            keys = torch.cat([keys[:, :reach], torch.maximum(keys[:, reach:], covered)], dim=1)
+        return keys
+
+
+def rarity(unigram_V: Floats, power: float) -> Floats:
+    """[V] weights: a token's rank by its frequency in the train part, the most frequent first, over V, to a power.
+
+    Tokens of one frequency share the mean of their ranks.
+    """
+    _, group, number = np.unique(-unigram_V, return_inverse=True, return_counts=True)
+    last = np.cumsum(number)
+    return ((last - (number - 1) / 2)[group] / len(unigram_V)) ** power
+
+
+def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+
+def _grain(noise: StepNoise, name: str, rows: slice, device: torch.device) -> torch.Tensor:
+    """[b, T] uniform multiples of the groups' grain."""
+    return to_device(np.floor(noise.uniform(name)[rows] / GROUP_GRAIN) * GROUP_GRAIN, device)
