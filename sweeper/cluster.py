@@ -12,11 +12,9 @@ import math
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 OBJECT_STORE_BYTES = 256 * 2**20  # nothing but configurations and rows of metrics goes through it
+JOIN_S = 10.0
 
 _PREFIX, _OWNER = "sw-", "owner.lock"
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0, Ray takes this machine for one that stays by itself
@@ -48,6 +47,10 @@ _TRIALS = {
 }
 
 Node = Mapping[str, float]
+
+
+class NotStarted(RuntimeError):
+    """Ray did not start, or the cluster to be joined does not answer; in one line, with what to do."""
 
 
 class NoRoom(ValueError):
@@ -113,8 +116,8 @@ def room(needs: Needs, nodes: Sequence[Node]) -> int:
 def session(needs: Needs, workers_code: Sequence[str] = (), verbose: bool = False) -> Iterator[list[Node]]:
     """Ray, started or joined, until the block ends; gives the nodes' resources.
 
-    workers_code: packages that a joined cluster's nodes are sent, unless a job has brought them. SIGTERM becomes
-    SIGINT meanwhile, for which both Tune and Python end in order.
+    workers_code: packages that a joined cluster's nodes are sent, unless a job has brought them. Ray takes SIGTERM when
+    it starts, to abort the process: whoever is to end in order takes it back. Raises NotStarted.
     """
     os.environ.update(_QUIET if not verbose else {})
     os.environ.update(_TRIALS)
@@ -126,11 +129,10 @@ def session(needs: Needs, workers_code: Sequence[str] = (), verbose: bool = Fals
         worker._worker_logs_enabled = verbose
         logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.INFO if verbose else logging.CRITICAL)
-        with _sigterm_as_sigint():
-            try:
-                yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            finally:
-                ray.shutdown()
+        try:
+            yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
@@ -154,16 +156,17 @@ def _started(needs: Needs, verbose: bool) -> Iterator[None]:
 
     with _folder() as folder:
         try:
-            ray.init(
-                address="local",
-                num_cpus=int(machine["CPU"]),
-                num_gpus=int(machine["GPU"]),
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=verbose,
-                logging_level=logging.INFO if verbose else logging.ERROR,
-                _temp_dir=folder,
-                **options,
-            )
+            with _or_not_started("Ray did not start on this machine", "close what keeps it busy and try again"):
+                ray.init(
+                    address="local",
+                    num_cpus=int(machine["CPU"]),
+                    num_gpus=int(machine["GPU"]),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=verbose,
+                    logging_level=logging.INFO if verbose else logging.ERROR,
+                    _temp_dir=folder,
+                    **options,
+                )
             yield
         finally:
             ray.shutdown()
@@ -194,26 +197,33 @@ def _folder() -> Iterator[str]:
 def _joined(workers_code: Sequence[str], verbose: bool) -> Iterator[None]:
     import ray
 
-    ray.init(
-        address=os.environ["RAY_ADDRESS"],
-        log_to_driver=verbose,
-        logging_level=logging.INFO if verbose else logging.ERROR,
-        runtime_env=None if submitted() or not workers_code else {"py_modules": list(workers_code)},
-    )
+    address = os.environ["RAY_ADDRESS"]
+    with _or_not_started(f"the cluster at RAY_ADDRESS={address} was not joined", "is it up, or unset RAY_ADDRESS"):
+        _reach(address)
+        ray.init(
+            address=address,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            runtime_env=None if submitted() or not workers_code else {"py_modules": list(workers_code)},
+        )
     yield
 
 
 @contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Ray's own SIGTERM handler aborts the driver. Signals belong to the main thread alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+def _or_not_started(what: str, advice: str) -> Iterator[None]:
+    """Whatever Ray raises while it starts, which is of any type, becomes one line."""
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise NotStarted(f"{what}: {said}; {advice} (-v shows what Ray says)") from error
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT: Ray itself would try for minutes, and say so on stderr."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=JOIN_S).close()
 
 
 def _places(node: Node, each: Mapping[str, float]) -> int:

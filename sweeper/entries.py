@@ -75,15 +75,19 @@ class Child:
     def params(self) -> dict[str, str]:
         """Arm, seed, and every setting by its path, those that the space set among them."""
         ask = self.ask
-        tree = {"arm": ask.arm or "none", "seed": ask.seed, **_flat(ask.config), **_flat(ask.params)}
-        texts = {path: value if isinstance(value, str) else json.dumps(value) for path, value in tree.items()}
-        return {path: cut(text, MAX_PARAM) for path, text in texts.items()}
+        return {"arm": ask.arm or "none", "seed": str(ask.seed), **settings(ask.config), **settings(ask.params)}
 
     def tags(self) -> dict[str, str]:
         ask = self.ask
         own = {"sweeper.trial": ask.trial, "sweeper.stage": ask.stage, "sweeper.arm": ask.arm or "none"}
         own |= {"sweeper.config_hash": ask.config_hash, "sweeper.state": "running"}
         return own | (session_tags(self.session) if self.session else {})
+
+
+def settings(tree: Mapping[str, Any]) -> dict[str, str]:
+    """A tree of settings as parameters: their text by their path."""
+    texts = {path: value if isinstance(value, str) else json.dumps(value) for path, value in _flat(tree).items()}
+    return {path: cut(text, MAX_PARAM) for path, text in texts.items()}
 
 
 def session_tags(session: Session) -> dict[str, str]:

@@ -147,17 +147,7 @@ class Journal:
             self._file.close()
 
     def _apply(self, event: Event) -> None:
-        match event:
-            case Ask():
-                self.trials[event.trial] = TrialRecord(event)
-            case Report():
-                record = self.trials[event.trial]
-                record.rows.append(event)
-                record.end = None
-            case End():
-                self.trials[event.trial].end = event
-            case Session() | Verdict():
-                pass
+        apply(self.trials, event)
         self.events.append(event)
 
     def _read(self, read_only: bool) -> list[Event]:
@@ -170,6 +160,21 @@ class Journal:
             if not read_only:
                 os.truncate(self.path, len(data) - len(rest))
         return [_parse(line, number) for number, line in enumerate(whole.splitlines(), 1)]
+
+
+def apply(trials: dict[str, TrialRecord], event: Event) -> None:
+    """Bring the trials up to date with the next event."""
+    match event:
+        case Ask():
+            trials[event.trial] = TrialRecord(event)
+        case Report():
+            record = trials[event.trial]
+            record.rows.append(event)
+            record.end = None
+        case End():
+            trials[event.trial].end = event
+        case Session() | Verdict():
+            pass
 
 
 def _parse(line: bytes, number: int) -> Event:

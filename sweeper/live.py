@@ -60,7 +60,9 @@ class Progress:
 
     @staticmethod
     def of(records: Sequence[TrialRecord], total: int, since: float, now: float) -> Progress:
-        """since, now: in s, when this driver's session began, and the present."""
+        """since, now: in s, when this driver's session began, and the present. Ray's start is not in the pace."""
+        begun = (time for record in records for time in (record.ask.time, *(row.time for row in record.rows)))
+        since = min((time for time in begun if time >= since), default=since)
         work = sum(_work(record, math.inf) for record in records)
         fresh = work - sum(_work(record, since) for record in records)
         left = (total - work) * (now - since) / fresh if fresh > 0 and now > since else None
@@ -184,11 +186,12 @@ def picture(spec: SweepSpec, journal: Journal, total: int, width: int, height: i
 
 
 def _columns(spec: SweepSpec, shown: Sequence[TrialRecord], since: float, width: int) -> list[Column]:
-    """As many as fit: without the speed and the reason, and with all settings in one column, if need be."""
+    """As many as fit: without the names of shares, the speed and the reason, and with all settings in one column, if
+    need be."""
     trial = [Column("trial", [Text(record.id) for record in shown])]
     if any(record.ask.arm for record in shown):
         trial.append(Column("arm", [Text(record.ask.arm or "") for record in shown]))
-    chosen = _settings(shown)
+    chosen, named = _settings(shown), _settings(shown, named=True)
     seeds = [Column("seed", [Text(str(record.ask.seed)) for record in shown], right=True)]
     speeds = [Column("steps/s", [Text(_rate(speed(record, since))) for record in shown], right=True)]
     states = [(state, _STYLES.get(state, "dim")) for state in map(_state, shown)]
@@ -200,12 +203,13 @@ def _columns(spec: SweepSpec, shown: Sequence[TrialRecord], since: float, width:
     why = [Column("why", [Text(_reason(record)) for record in shown])] if any(map(_reason, shown)) else []
     seeds = seeds if len({record.ask.seed for record in shown}) > 1 else []
     for columns in (
+        [*trial, *named, *seeds, *done[:1], *speeds, *done[1:], *why],
         [*trial, *chosen, *seeds, *done[:1], *speeds, *done[1:]],
         [*trial, *chosen, *seeds, *done],
     ):
         used = sum(column.width + _GAP for column in columns) - _GAP
         if used <= width:
-            return [*columns, *why] if used + _GAP + WHY <= width else columns
+            return [*columns, *why] if columns[-1:] != why and used + _GAP + WHY <= width else columns
     left = width - sum(column.width + _GAP for column in (*trial, *done))
     cells = [Text(settings(record.ask)) for record in shown]
     for cell in cells:
@@ -213,25 +217,40 @@ def _columns(spec: SweepSpec, shown: Sequence[TrialRecord], since: float, width:
     return [*trial, Column("settings", cells), *done]
 
 
-def _settings(shown: Sequence[TrialRecord]) -> list[Column]:
-    """One column for each path that a trial sets, under the last part of its name where that is unambiguous."""
+def _settings(shown: Sequence[TrialRecord], named: bool = False) -> list[Column]:
+    """One column for each path that a trial sets, under the last part of its name where that is unambiguous.
+
+    named: what has parts says in its heading which.
+    """
     paths = list(dict.fromkeys(path for record in shown for path in record.ask.params))
     leaves = [path.rpartition(".")[2] for path in paths]
-    return [
-        Column(
-            (leaf if leaves.count(leaf) == 1 else path.replace(".", "_")).replace("_", "\n", 1),
-            [Text(_value(record.ask.params.get(path))) for record in shown],
-            right=not any(isinstance(record.ask.params.get(path), str | Mapping) for record in shown),
-        )
-        for path, leaf in zip(paths, leaves, strict=True)
-    ]
+    columns = []
+    for path, leaf in zip(paths, leaves, strict=True):
+        values = [record.ask.params.get(path) for record in shown]
+        head = (leaf if leaves.count(leaf) == 1 else path.replace(".", "_")).replace("_", "\n", 1)
+        parts = next((value for value in values if isinstance(value, Mapping)), None)
+        if named and parts:
+            head = f"{leaf}\n{'/'.join(parts)}"
+        cells = [Text(_value(value, _decimals(values))) for value in values]
+        columns.append(Column(head, cells, right=not any(isinstance(value, str | Mapping) for value in values)))
+    return columns
 
 
-def _value(value: object) -> str:
+def _decimals(values: Sequence[object]) -> int | None:
+    """How many put the points of a column's numbers below each other; None where their sizes differ too much."""
+    numbers = [abs(value) for value in values if isinstance(value, float)]
+    if any(number and not 0.01 <= number < 100 for number in numbers):
+        return None
+    return min(3, max((len(f"{number:.3g}".partition(".")[2]) for number in numbers), default=0))
+
+
+def _value(value: object, decimals: int | None) -> str:
     """A setting; shares as whole percentages, for the report has them exactly."""
     if isinstance(value, Mapping):
         return "/".join(f"{100 * share:.0f}" for share in value.values())
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
+    return "" if value is None else str(value)
 
 
 def _steps(shown: Sequence[TrialRecord]) -> Column:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sweeper.spec import SweepSpec
+from sweeper.spread import Spread
 from sweeper.trainable import Pace, Settings
 
 # Measured on one thread for hidden 64 and 128, 1,024 and 2,048 tokens a step, 2,048 to 8,192 pieces: seconds are
@@ -44,7 +45,8 @@ class Plan:
     of them run. hours: wall clock from the command to the end, startup_s seconds of start-up included, as if no trial
     were stopped early. rungs: the steps at which trials may be stopped. detectable: the smallest difference in nats
     that `pairs` pairs of seeds show with 80 % power, at Holm's first level for `comparisons` of them; None below two
-    pairs. measured: whether seconds_per_step was. assumed: what was not measured, in words.
+    pairs. measured: whether seconds_per_step was. assumed: what was not measured, in words. refused: why a start would
+    be refused, a line each.
     """
 
     trials: int
@@ -66,6 +68,7 @@ class Plan:
     comparisons: int
     measured: bool
     assumed: list[str]
+    refused: list[str] = field(default_factory=list)
 
 
 def plan(
@@ -75,12 +78,12 @@ def plan(
     *,
     measured: bool = False,
     preparing: float = 0.0,
-    sd: float | None = None,
+    sd: Spread | None = None,
 ) -> Plan:
     """The plan of a spec where `room` trials fit at once and each goes at `pace` while they do.
 
-    preparing: s to make what the trials share. sd: of the paired differences between seeds, in nats, where earlier
-    runs tell it. Raises ValueError in one line.
+    preparing: s to make what the trials share. sd: of the paired differences between seeds, where earlier runs tell
+    it. Raises ValueError in one line.
     """
     if room < 1 or not 0 <= pace.step < math.inf or not 0 <= pace.reports < math.inf:
         raise ValueError(f"nothing can be planned with room for {room} trials at {pace.step:g} s a step")
@@ -90,7 +93,7 @@ def plan(
     startup = SWEEP_START + preparing
     pairs = len(spec.seeds.confirm)
     comparisons = max(1, len(spec.arms) - 1) if spec.search.method == "arms" else 1
-    used_sd = ASSUMED_SD if sd is None else sd
+    noise = sd or Spread(ASSUMED_SD, "assumed")
     return Plan(
         trials=trials,
         steps=settings.steps,
@@ -100,9 +103,9 @@ def plan(
         gpu_hours=trials * seconds * held.processes * held.gpus_per_worker / 3600,
         rungs=spec.rungs,
         disk_gb=disk_bytes(spec) / 1e9,
-        detectable=used_sd * detectable(pairs, comparisons) if pairs > 1 else None,
-        sd=used_sd,
-        sd_source="assumed" if sd is None else "earlier runs",
+        detectable=noise.sd * detectable(pairs, comparisons) if pairs > 1 else None,
+        sd=noise.sd,
+        sd_source=noise.source,
         concurrency=at_once,
         startup_s=startup,
         reports_s=pace.reports,
@@ -147,13 +150,21 @@ def estimated(spec: SweepSpec, cpu_flops: float) -> Pace:
 
 def refuse_above_limits(spec: SweepSpec, estimate: Plan) -> None:
     """Raises ValueError, in one line, where the plan lies above the spec's limits."""
+    for line in above_limits(spec, estimate)[:1]:
+        raise ValueError(line)
+
+
+def above_limits(spec: SweepSpec, estimate: Plan) -> list[str]:
+    """A line for each of the spec's limits that the plan exceeds."""
+    lines = []
     for name, planned in (("hours", estimate.hours), ("gpu_hours", estimate.gpu_hours)):
         limit = getattr(spec.limits, name)
         if limit is not None and planned > limit:
-            raise ValueError(
+            lines.append(
                 f"limits.{name}: the plan takes {planned:.3g}, the limit is {limit:g}; "
                 "fewer search.trials or config.steps would fit, or a higher limit"
             )
+    return lines
 
 
 def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
@@ -175,18 +186,11 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     if estimate.detectable is not None:
         rows["detectable"] = (
             f"{estimate.detectable:.2g} nats, by {pairs} pairs of seeds in {others} comparison{'s'[others == 1 :]}, "
-            f"at an sd of {estimate.sd:g} nats ({estimate.sd_source})"
+            f"at an sd of {estimate.sd:.3g} nats ({estimate.sd_source})"
         )
     lines = [f"{spec.name}: the plan", *(f"  {name:<10}  {text}" for name, text in rows.items())]
-    return [*lines, *(f"  assumed     {note}" for note in estimate.assumed), *_exceeded(spec, estimate)]
-
-
-def _exceeded(spec: SweepSpec, estimate: Plan) -> list[str]:
-    try:
-        refuse_above_limits(spec, estimate)
-    except ValueError as error:
-        return [f"it would not start: {error}"]
-    return []
+    lines += (f"  assumed     {note}" for note in estimate.assumed)
+    return [*lines, *(f"would be refused: {line}" for line in estimate.refused)]
 
 
 def _count(number: float) -> str:
@@ -244,7 +248,7 @@ def _trial_start(workers: int) -> float:
     return GROUP_START + WORKER_START * workers if workers else TRIAL_START
 
 
-def _assumed(spec: SweepSpec, measured: bool, sd: float | None) -> list[str]:
+def _assumed(spec: SweepSpec, measured: bool, sd: Spread | None) -> list[str]:
     notes = []
     if spec.resources.gpus_per_worker and not measured:
         rate = PUBLISHED_GPU_FLOPS / 1e12

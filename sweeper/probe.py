@@ -22,6 +22,7 @@ from typing import Any
 
 from sweeper import cluster, plan
 from sweeper.spec import SweepSpec
+from sweeper.spread import Spread
 from sweeper.trainable import Pace, Trainable
 
 FILE = "probes.json"
@@ -29,7 +30,7 @@ LIMIT_S = 180.0
 PRODUCTS_S = 0.3
 
 
-def of(spec: SweepSpec, room: int | None, measure: bool, sd: float | None = None) -> plan.Plan:
+def of(spec: SweepSpec, room: int | None, measure: bool, sd: Spread | None = None) -> plan.Plan:
     """The plan of a spec on this machine, from measured paces where `measure` says so and it can be.
 
     room: trials that fit at once, None where only a cluster that is not joined yet could tell.

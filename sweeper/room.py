@@ -47,9 +47,14 @@ def refuse_too_small(spec: SweepSpec, fit: int, there: Free, written: float = 0)
 
     fit: trials for which there are CPUs and GPUs. written: bytes that the run has on the disk already.
     """
-    short = [line for line in (_memory(spec, fit, there.memory), _disk(spec, there.disk + written)) if line]
+    short = shortages(spec, fit, there, written)
     if short:
         raise ValueError("; ".join(short))
+
+
+def shortages(spec: SweepSpec, fit: int, there: Free, written: float = 0) -> list[str]:
+    """A line for each of memory and disk that does not suffice. Arguments as for `refuse_too_small`."""
+    return [line for line in (_memory(spec, fit, there.memory), _disk(spec, there.disk + written)) if line]
 
 
 def notes(there: Free) -> list[str]:

@@ -23,9 +23,11 @@ from sweeper import checkpoints, cluster, folders, interrupts, plan, probe, repo
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Journal, TrialRecord
 from sweeper.spec import SpecError, SweepSpec, load
+from sweeper.spread import Spread, spread
 from sweeper.trainable import Trainable
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
+NEEDS_YES = "without a GPU it needs --yes"
 _STATUS = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 
 
@@ -37,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 1 all trials failed, 2 bad input, 130 interrupted."""
+    """The exit status: 0 done, 1 all trials failed or Ray did not start, 2 bad input, 130 interrupted."""
     cluster.isolate()
     with Interrupts(_say, "nothing had begun") as signals:
         return _main(argv, signals)
@@ -46,15 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     try:
         args = _parser().parse_args(argv)
-        spec = _agreed(args, load(args.spec, args.profile, args.set))
+        spec, refused = _agreed(args, load(args.spec, args.profile, args.set))
         storage = folders.storage(args.storage, args.resume)
-        with _named(args.spec):
-            fit = None if cluster.configured() else cluster.room(spec.resources, [cluster.this_machine()])
+        known = folders.known(storage, spec, args.resume)
+        fit, lacking = _fit(spec)
         if args.dry_run:
-            return _show_plan(args, spec, fit)
+            return _show_plan(args, spec, storage, known, fit, [*refused, *lacking])
+        if lacking:
+            raise ValueError(f"{args.spec}: {lacking[0]}")
         if spec.limits.hours or spec.limits.gpu_hours:
             plan.refuse_above_limits(spec, probe.of(spec, fit, measure=True))
-        known = folders.known(storage, spec, args.resume)
         if fit:
             there = room.free(storage)
             room.refuse_too_small(spec, fit, there, folders.size(known))
@@ -102,22 +105,36 @@ def _parser() -> Parser:
     return parser
 
 
-def _agreed(args: argparse.Namespace, spec: SweepSpec) -> SweepSpec:
-    """The spec, or where it wants a GPU and there is none, the same on CPUs if people agree to what that takes."""
+def _agreed(args: argparse.Namespace, spec: SweepSpec) -> tuple[SweepSpec, list[str]]:
+    """The spec, or where it wants a GPU and there is none, the same on CPUs if people agree to what that takes.
+
+    Nobody is asked for a plan; with it goes, in a line, what would be refused.
+    """
     machine = cluster.this_machine()
     if not spec.resources.gpus_per_worker or machine["GPU"] or cluster.configured():
-        return spec
+        return spec, []
     slow = load(args.spec, args.profile, [*args.set, "resources.gpus_per_worker=0"])
-    hours = probe.of(slow, cluster.room(slow.resources, [machine]), measure=False).hours
+    hours = probe.of(slow, _fit(slow)[0], measure=False).hours
     _say(f"{spec.name} wants a GPU and there is none: on {machine['CPU']:g} CPUs it takes about {hours:,.0f} hours")
+    unheard = not args.yes and not sys.stdin.isatty()
     if args.yes or args.dry_run:
-        return slow
-    if not sys.stdin.isatty():
-        raise ValueError("without a GPU it needs --yes")
+        return slow, [NEEDS_YES] if unheard else []
+    if unheard:
+        raise ValueError(NEEDS_YES)
     _say("go on without a GPU? [y/N]")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ValueError("not started")
-    return slow
+    return slow, []
+
+
+def _fit(spec: SweepSpec) -> tuple[int | None, list[str]]:
+    """How many trials fit at once, None where that is not known or not even one does; and then why not, in a line."""
+    if cluster.configured():
+        return None, []
+    try:
+        return cluster.room(spec.resources, [cluster.this_machine()]), []
+    except cluster.NoRoom as error:
+        return None, [str(error)]
 
 
 @contextmanager
@@ -139,13 +156,34 @@ def _prepared(spec: SweepSpec) -> dict[str, Any]:
         waiting.cancel()
 
 
-def _show_plan(args: argparse.Namespace, spec: SweepSpec, fit: int | None) -> int:
-    estimate = probe.of(spec, fit, measure=True)
-    for line in plan.shown(spec, estimate):
+def _show_plan(
+    args: argparse.Namespace, spec: SweepSpec, storage: Path, known: Path | None, fit: int | None, refused: list[str]
+) -> int:
+    """What it costs, and why it would not start."""
+    estimate = probe.of(spec, fit, measure=True, sd=_spread(spec, storage))
+    refused = [*refused, *plan.above_limits(spec, estimate)]
+    there = None if cluster.configured() else room.free(storage)
+    if there:
+        refused += room.shortages(spec, fit or 1, there, folders.size(known))
+    estimate = replace(estimate, refused=refused)
+    for line in [*plan.shown(spec, estimate), *(room.notes(there) if there else [])]:
         _say(line)
     if args.json:
         print(json.dumps(asdict(estimate)))
     return COMPLETED
+
+
+def _spread(spec: SweepSpec, storage: Path) -> Spread | None:
+    """What earlier runs tell of differences between seeds, where a confirmation is planned."""
+    if len(spec.seeds.confirm) < 2:
+        return None
+    from sweeper import earlier, tracking
+
+    try:
+        return spread(earlier.losses(tracking.store_uri(spec, storage), spec))
+    except ValueError as error:
+        _say(str(error))
+        return None
 
 
 def _carry_out(
@@ -168,10 +206,12 @@ def _carry_out(
         signals.say = live.say
         try:
             done = _searched(spec, journal) or _search(args, spec, run_dir, journal, facts, signals)
-        except cluster.NoRoom as error:
+        except (cluster.NoRoom, cluster.NotStarted) as error:
             live.say(f"error: {error}")
             folders.discard(run_dir, journal)
-            return REFUSED
+            if run_dir.exists():
+                live.say(f"go on with: {folders.resume(run_dir)}")
+            return REFUSED if isinstance(error, cluster.NoRoom) else FAILED
         except KeyboardInterrupt:
             done = False
         signals.closing = True

@@ -28,7 +28,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from sweeper.journal import Ask, End, Journal, TrialRecord
+from sweeper.journal import Ask, End, Journal, TrialRecord, apply
 from sweeper.space import Dimension
 from sweeper.spec import SweepSpec
 
@@ -139,37 +139,57 @@ class ListSearch(JournalSearch):
 class StudySearch(JournalSearch):
     """Methods tpe, random, gp and cmaes: the arms first, then what an Optuna sampler asks for.
 
-    Trial n is asked for once all trials up to n - lag have ended, and the sampler then sees just these as finished
-    and the later ones as running, whatever the clock did. With a sampler made anew for each trial, seeded by the
-    sweep's seed and n, the points of a sweep depend on its spec and `lag` alone. `lag` is how many trials may run
-    at once; fewer `slots` than that slow a sweep down and change nothing.
+    The sampler is made anew for each trial, seeded by the sweep's seed and the trial's number n. `lag` is how many
+    trials may run at once.
+
+    Where every trial runs to its end, trial n is asked for once all trials up to n - lag have ended, and the sampler
+    then sees just these as finished and the later ones as running, whatever the clock did: the points of a sweep
+    depend on its spec and `lag` alone. Fewer `slots` than that slow it down and change nothing.
+
+    Under a rule that stops trials, which ones stop depends on the order of their reports, and so do the points. There
+    trial n is asked for at once, on all that the journal holds by then: what has ended as it ended, the rest as
+    running. With one trial at a time the two are the same.
     """
 
     def __init__(self, spec: SweepSpec, journal: Journal, slots: int, log: Path, lag: int) -> None:
         super().__init__(spec, journal, min(slots, lag), log)
         self.lag = lag
         self._marks: dict[int, dict[str, Any]] = {}  # what CMA-ES keeps with a trial: its generation
+        if spec.search.method == "cmaes":
+            self._ask_again()
 
     def point(self, number: int) -> Point | None:
         seed, arms = self.spec.seeds.search[0], list(self.spec.arms)
         records = self._records()
-        settled = max(0, number - self.lag + 1)
-        if any(record.open for record in records[:settled]):
+        if self._waits and any(record.open for record in records[: self._settled(number)]):
             return None
         if number < len(arms):
             params = self.spec.arms[arms[number]]
             raw = [self.spec.space[path].invert(path, value) for path, value in params.items()]
             return Point(arms[number], seed, params, {name: part[name] for part in raw for name in part})
-        if self.spec.search.method == "cmaes":
-            for earlier in range(len(arms), number):
-                if earlier not in self._marks:  # asked for by an earlier session
-                    self._sample(records[:earlier], earlier)
         raw = self._sample(records, number)
         return Point(None, seed, {path: domain.value(path, raw) for path, domain in self.spec.space.items()}, raw)
 
+    @property
+    def _waits(self) -> bool:
+        """Whether the points are to be independent of the clock."""
+        return self.spec.scheduler == "none"
+
+    def _settled(self, number: int) -> int:
+        """So many trials, the first ones, are shown to the sampler of this one as the journal has them."""
+        return max(0, number - self.lag + 1) if self._waits else number
+
+    def _ask_again(self) -> None:
+        """Make the marks of earlier sessions' trials again, each on what the journal held when it was asked for."""
+        past: dict[str, TrialRecord] = {}
+        for event in self.journal.events:
+            if isinstance(event, Ask) and event.stage == STAGE and event.arm is None:
+                self._sample([record for record in past.values() if record.ask.stage == STAGE], event.number)
+            apply(past, event)
+
     def _sample(self, records: list[TrialRecord], number: int) -> dict[str, Any]:
         """The raw parameters that the sampler gives trial `number` after these."""
-        begin, settled = max(0, number - MEMORY), max(0, number - self.lag + 1)
+        begin, settled = max(0, number - MEMORY), self._settled(number)
         trials = _frozen(records[begin:settled], self.spec, self._marks)
         trials += _frozen(records[settled:], self.spec, self._marks, running=True)
         study = optuna.create_study(sampler=_sampler(self.spec, derive(self.spec.seeds.search[0], number)))

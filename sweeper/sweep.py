@@ -51,7 +51,8 @@ def run(
     search = _search(spec, run_dir, journal, slots, lag)
     search.settle = rule.settle
     if slots < lag:
-        say(f"there is room for {slots} of {lag} trials at a time: the same points, later")
+        points = "the same points, later" if spec.scheduler == "none" else "this takes longer"
+        say(f"there is room for {slots} of {lag} trials at a time: {points}")
     _show_torn(run_dir, journal, say)
     scratch = run_dir / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)

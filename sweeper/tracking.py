@@ -47,6 +47,28 @@ def store_uri(spec: SweepSpec, storage: Path) -> str:
     return spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
+def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
+    """The runs with these tags in all experiments of a store, the newest first, some `most` of them.
+
+    None of a SQLite file that is not there. Raises ValueError, in one line, where the store is not to be had.
+    """
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not os.path.exists(path):
+        return []
+    _set()
+    try:
+        client = _connection(uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return _runs(client, experiments, tags, "DESC", most)
+    except Exception as error:  # whatever a store, or its server, comes up with
+        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {_line(error)}") from error
+
+
+def _set() -> None:
+    for setting, value in _SETTINGS.items():
+        os.environ.setdefault(setting, value)
+
+
 @dataclass(frozen=True)
 class _Close:
     status: str
@@ -91,8 +113,7 @@ class Tracker:
 
     def start(self) -> None:
         """Begin to follow. Returns at once: importing mlflow and making a new database take seconds, in the thread."""
-        for setting, value in _SETTINGS.items():
-            os.environ.setdefault(setting, value)
+        _set()
         self._thread.start()
 
     def close(self, status: str, best: TrialRecord | None, bundle: Path | None, drain_s: float = DRAIN_S) -> int:
@@ -213,22 +234,13 @@ class Tracker:
     def _search(self, client: MlflowClient, kind: str) -> list[Run]:
         """The runs of this sweep, oldest first."""
         tags = {"sweeper.kind": kind, **self._identity()}
-        text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = client.search_runs(
-                [self._experiment_id], text, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            runs += page
-            token = page.token
-            if not token:
-                return runs
+        return _runs(client, [self._experiment_id], tags, "ASC")
 
     def _create(
         self, client: MlflowClient, kind: str, run_name: str, begin: float, tags: Mapping[str, str] | None = None
     ) -> Run:
         own = {"sweeper.kind": kind, "sweeper.spec_hash": self._spec.spec_hash, **self._identity(), **self._tags}
+        own["sweeper.trainable"] = self._spec.trainable
         return client.create_run(self._experiment_id, milliseconds(begin), cut_tags({**own, **(tags or {})}), run_name)
 
     def _describe_sweep(self, client: MlflowClient) -> None:
@@ -274,6 +286,9 @@ class Tracker:
             child.step = int(tags["sweeper.step"])
             del child.reports[: len(batch)]
             if child.end and not child.reports:
+                analysis = self._run_dir / (child.end.checkpoint or "") / "bundle" / "analysis"
+                if child.end.checkpoint and analysis.is_dir():
+                    client.log_artifacts(child.run_id, str(analysis), "analysis")
                 client.set_terminated(child.run_id, STATUS[child.end.state], milliseconds(child.end.time))
                 child.running, child.end = False, None
 
@@ -314,6 +329,24 @@ def _log(
         [Param(name(key), value) for key, value in (params or {}).items()],
         [RunTag(key, value) for key, value in cut_tags(tags or {}).items()],
     )
+
+
+def _runs(
+    client: MlflowClient, experiments: list[str], tags: Mapping[str, str], order: str, most: float = float("inf")
+) -> list[Run]:
+    """Runs by their tags, page by page, in the order of their start."""
+    text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    runs: list[Run] = []
+    token = None
+    while len(runs) < most:
+        page = client.search_runs(
+            experiments, text, max_results=1000, order_by=[f"attributes.start_time {order}"], page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            break
+    return runs
 
 
 def _connection(uri: str) -> MlflowClient:

@@ -23,11 +23,27 @@ from sweeper import checkpoints
 from sweeper.trainable import Trainable, TrainContext
 
 ERROR = "error.txt"
-# A worker group that failed is started once more, from its newest checkpoint: a node may have gone.
+# A worker group that lost a worker is started once more, from its newest checkpoint: a node may have gone.
 WORKER_FAILURES = 1
 START_FAILURES = 3
 
 Send = Callable[[list[dict[str, Any]]], None]
+
+
+class PeerLost(RuntimeError):
+    """Another rank is gone. Not this one's fault, so it is not what a trial is noted to have failed of."""
+
+
+@dataclass(frozen=True)
+class NoSecondTry(train.UserCallback):
+    """Ends a worker group whose training raised by itself: on the same seed and data it would raise again."""
+
+    folder: Path
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Ray Train gives a run up, whatever its failure_config says, if a callback raises."""
+        if (self.folder / ERROR).exists():
+            raise RuntimeError("the training raised")
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ def _worker_group(task: dict[str, Any]) -> None:
         run_config=train.RunConfig(
             name=task["id"],
             storage_path=task["scratch"],
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback(), NoSecondTry(home(task))],
             failure_config=train.FailureConfig(max_failures=WORKER_FAILURES, controller_failure_limit=START_FAILURES),
         ),
     ).fit()
@@ -102,15 +118,24 @@ def _worker_group(task: dict[str, Any]) -> None:
 def _worker(task: dict[str, Any]) -> None:
     """One rank of a worker group."""
     from ray.train.torch import get_device
-    from torch import distributed
 
     context = train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     ranks: dict[str, Any] = {"rank": rank, "world_size": world_size, "device": str(get_device())}
     if world_size > 1:
-        ranks["all_reduce"] = distributed.all_reduce
+        ranks["all_reduce"] = _all_reduce
     with _noted(home(task)):
         _train(task, lambda rows: train.report({"rows": rows}), **ranks)
+
+
+def _all_reduce(tensor: Any) -> None:
+    """Sum over the ranks. Raises PeerLost where one does not answer."""
+    from torch import distributed
+
+    try:
+        distributed.all_reduce(tensor)
+    except RuntimeError as error:
+        raise PeerLost(f"another worker is gone: {error}") from error
 
 
 def _train(task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
@@ -133,9 +158,11 @@ def _train(task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
 
 @contextlib.contextmanager
 def _noted(folder: Path) -> Iterator[None]:
-    """Keep the first error of a trial: other ranks fail because one did, and the trial because its workers did."""
+    """Keep the first error of a trial, which is its own: it fails because a worker did, ranks because another did."""
     try:
         yield
+    except PeerLost:
+        raise
     except Exception as error:
         with contextlib.suppress(FileExistsError), (folder / ERROR).open("x") as file:
             file.write(f"{reason(error)}\n\n{traceback.format_exc()}")

@@ -18,6 +18,7 @@ from trainables.policy import Answers, Floats, Vocabulary
 from trainables.sources import to_device
 
 NEARLY_NEVER = 1e-9  # in place of a weight of 0, so that a row of such tokens can still fill its part
+LOSS_GRAIN = 2.0**-32  # sums of its multiples are exact in any order: on any device, over any ranks
 SPARE_SDS = 8  # index slots for independent draws, beyond their mean
 
 
@@ -32,9 +33,9 @@ class Amlm:
         size = len(vocabulary.strings)
         self.config, self.rows = config, rows
         self.eligible_V = torch.tensor(vocabulary.eligible, device=device)
-        self.weight = torch.full((size,), config.masking.rate, dtype=torch.float64, device=device)
-        self.window = torch.zeros(2, size, dtype=torch.float64, device=device)  # answers; right ones, or their losses
         self.rate = config.rate_at(0)
+        self.weight = torch.full((size,), self.rate, dtype=torch.float64, device=device)
+        self.window = torch.zeros(2, size, dtype=torch.float64, device=device)  # answers; right ones, or their losses
         self.audit = Audit(["amlm"], size, config.masking.matched, device)
 
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
@@ -75,7 +76,7 @@ class Amlm:
         weight = selection.weight.double()
         if self.config.masking.score == "soft":
             weight = weight * answers.masked
-            value = answers.losses.double()
+            value = torch.round(answers.losses.double() / LOSS_GRAIN) * LOSS_GRAIN
         else:
             value = (answers.predictions == answers.labels).double()
         self.window[0].index_add_(0, answers.labels, weight)
@@ -84,9 +85,9 @@ class Amlm:
     def refresh(self, all_reduce: AllReduce) -> None:
         all_reduce(self.window)
         number, total = self.window.cpu().numpy()
-        self.window.zero_()
         masking = self.config.masking
         easy = accuracy(number, total) if masking.score == "hard" else ease(number, total, masking)
+        self.window.zero_()
         weight = masking.ema_decay * self.weight.cpu().numpy() + (1 - masking.ema_decay) * self.rate * (1 - easy)
         weight = np.maximum(weight, masking.floor)
         if masking.renormalise:

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainables.config import Config
+from trainables.config import Config, MaskingConfig
 from trainables.data import Prepared
 from trainables.model import CompactBert, hub_config, to_hub
 
@@ -24,6 +24,14 @@ N_HOT = """
 N-hot embeddings (Edman & Fraser 2025): a linear layer of a token's substrings added to its input embedding in training.
 Here it is folded in, so the input embedding and the decoder are not tied.
 """
+DRAWN = {
+    "random": "at random",
+    "token": "by token score",
+    "trigram": "by trigram score",
+    "whole_word": "as whole words",
+    "span": "as spans",
+    "rarity": "by rarity",
+}
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
 
 
@@ -84,8 +92,19 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def _masking(masking: MaskingConfig) -> str:
+    """What was predicted, in words."""
+    falling = f"{masking.rate_start:.0%} falling to " if masking.rate_schedule == "linear" else ""
+    predicted = f"with {falling}{masking.rate:.0%} of the positions predicted: "
+    if masking.policy == "amlm":
+        return f"{predicted}drawn by AMLM's {masking.score} weights (Edman & Fraser 2025)"
+    parts = [f"{share:.1%} {DRAWN[source]}" for source, share in masking.shares if share]
+    scored = masking.shares.token or masking.shares.trigram
+    return predicted + ", ".join(parts) + (f" (scores of {masking.signal})" if scored else "")
+
+
 def _card(config: Config, metadata: dict[str, Any]) -> str:
-    metrics, shares = metadata["metrics"], config.masking.shares
+    metrics = metadata["metrics"]
     return f"""---
 library_name: transformers
 pipeline_tag: fill-mask
@@ -94,8 +113,7 @@ tags: [masked-language-modeling, compact-bert]
 # Compact BERT, {metadata["parameters"] / 1e6:.1f} M parameters
 
 Pretrained for {metrics["step"]} steps of {config.batch_size} rows of {config.data.block} tokens on
-`{config.data.corpus}` with {config.masking.rate:.0%} of the positions predicted: {shares.random:.1%} of them drawn at
-random, {shares.token:.1%} by token difficulty, {shares.trigram:.1%} by trigram difficulty. Seed {metadata["seed"]}.
+`{config.data.corpus}`, {_masking(config.masking)}. Seed {metadata["seed"]}.
 {N_HOT if config.model.embedding == "nhot" else ""}
 
 | metric | nats |

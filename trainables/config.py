@@ -77,7 +77,7 @@ class OptimiserConfig(Frozen):
 class Shares(Frozen):
     """How the mask budget is divided among the sources; sums to 1."""
 
-    random: Fraction = 0.0
+    random: Fraction = 1.0
     token: Fraction = 0.0
     trigram: Fraction = 0.0
     whole_word: Fraction = 0.0

@@ -61,6 +61,7 @@ class Mixture:
         self.difficulty = Difficulty(vocabulary.strings, masking, device)
         names = [self.random.name, *(source.name for _, source in self.others)]
         self.audit = Audit(names, size, masking.matched, device)
+        self._renew()
 
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
         budget = _budget(self.config, noise.step)
@@ -88,19 +89,20 @@ class Mixture:
     def observe(self, selection: Selection, answers: Answers, all_reduce: AllReduce) -> None:
         self.audit.tally(answers.labels, selection.weight)
         if self.config.masking.signal == "loss":
-            hard = answers.losses >= self._threshold(selection, answers.losses, all_reduce)
+            losses = answers.losses.double()
+            hard = losses >= self._threshold(selection, losses, all_reduce)
         else:
             hard = answers.predictions != answers.labels
         self.difficulty.observe(answers.labels, hard, selection.weight)
 
     def _threshold(self, selection: Selection, losses: torch.Tensor, all_reduce: AllReduce) -> torch.Tensor:
-        """The quantile of the global batch's losses, linear between two of them, []."""
+        """The quantile of the global batch's losses, [S] float64, linear between two of them, []."""
         config, total = self.config, selection.total
         assert isinstance(total, int)
         every = losses.new_zeros(config.tokens_per_step + 1)
         end = config.tokens_per_step
         place = torch.where(selection.weight > 0, selection.positions + self.rows.start * config.data.block, end)
-        every.index_copy_(0, place, losses.float() + 1)  # 0 where nothing is predicted, and a loss is never below 0
+        every.index_copy_(0, place, losses + 1)  # 0 where nothing is predicted, and a loss is never below 0
         every[end] = 0
         all_reduce(every)
         largest = every.topk(total).values - 1
@@ -124,17 +126,21 @@ class Mixture:
         self.trigram.set(difficulty.trigram_score[order])
 
     def scores(self) -> dict[str, Floats]:
-        return {"token": np.exp(self.token.log_score.cpu().numpy()), "trigram": self.difficulty.by_trigram}
+        scores = {"token": np.exp(self.token.log_score.cpu().numpy())}
+        known = self.config.masking.signal in ("accuracy", "loss")
+        return {**scores, "trigram": self.difficulty.by_trigram} if known else scores
 
     def metrics(self, all_reduce: AllReduce) -> dict[str, float]:
         return {**self.audit.metrics(all_reduce), "audit/capped": self.difficulty.capped}
 
     def state(self, all_reduce: AllReduce) -> State:
-        return {**self.audit.state(all_reduce), **self.difficulty.state(all_reduce)}
+        log_score = self.token.log_score.cpu()  # of the last batch, where scores come from batches
+        return {**self.audit.state(all_reduce), **self.difficulty.state(all_reduce), "log_score": log_score}
 
     def load(self, state: State, rank: int) -> None:
         self.audit.load(state, rank)
         self.difficulty.load(state, rank)
+        self.token.log_score.copy_(state["log_score"])
         self._renew()
 
 

@@ -7,6 +7,7 @@ the same run has the same settings however it was asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 Preset = Literal[
@@ -49,6 +50,9 @@ _RULE: Tree = {
     "floor": 0.0,
     "renormalise": False,
     "rate_schedule": "constant",
+    "rate_start": 0.40,
+    "loss_quantile": 0.75,
+    "rarity_power": 1.0,
 }
 _AMLM: Tree = {"policy": "amlm", "mask_warmup": 0.0, "ema_decay": 0.2}
 _CMS: Tree = {
@@ -89,12 +93,12 @@ def expand(params: Mapping[str, Any]) -> Tree:
 
     A name that is no preset stays, for the Config to refuse.
     """
+    whole = expand_tree({"masking": params["masking"]}) if "masking" in params else Tree()
     name = _known(params.get("masking.preset"))
-    if name is None:
-        return dict(params)
-    rest = {path: value for path, value in params.items() if path != "masking.preset"}
-    rule = {f"masking.{key}": value for key, value in {**_RULE, **MASKING[name]}.items()}
-    return {**rule, **{f"model.{key}": value for key, value in _MODEL.get(name, Tree()).items()}, **rest}
+    rest = {path: value for path, value in params.items() if name is None or path != "masking.preset"}
+    rule = {f"masking.{key}": value for key, value in _rule(name).items()} if name else Tree()
+    model = {**whole.pop("model", {}), **(_MODEL.get(name, {}) if name else {})}
+    return {**rule, **{f"model.{key}": value for key, value in model.items()}, **rest, **whole}
 
 
 def expand_tree(tree: Any) -> Any:
@@ -104,11 +108,15 @@ def expand_tree(tree: Any) -> Any:
     if name is None:
         return tree
     given = {key: value for key, value in masking.items() if key != "preset"}
-    expanded = {**tree, "masking": {**_RULE, **MASKING[name], **given}}
+    expanded = {**tree, "masking": {**_rule(name), **given}}
     if name in _MODEL:
         model = tree.get("model", {})
         expanded["model"] = {**_MODEL[name], **model} if isinstance(model, Mapping) else model
     return expanded
+
+
+def _rule(name: Preset) -> Tree:
+    return deepcopy({**_RULE, **MASKING[name]})
 
 
 def _known(name: Any) -> Preset | None:

@@ -20,7 +20,8 @@ NEVER = -torch.inf
 # Group keys: the group's noise in multiples of 2^-40, less the place in the group in multiples of 2^-50.
 GROUP_GRAIN, PLACE_GRAIN = 2.0**-40, 2.0**-50
 
-SPAN_P, SPAN_LONGEST = 0.2, 10  # SpanBERT (Joshi et al. 2020, 3.1)
+# SpanBERT (Joshi et al. 2020, 3.1). Its mean length, 3.8, tells that longer spans are drawn again, not cut to 10.
+SPAN_P, SPAN_LONGEST = 0.2, 10
 
 
 class Source(Protocol):
@@ -120,8 +121,9 @@ class Span:
     def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         device = ids_BT.device
         order = _grain(noise, self.name, rows, device)
-        longest = np.log1p(-noise.uniform("span length")[rows]) / np.log1p(-SPAN_P)
-        length = to_device(np.minimum(1 + np.floor(longest), SPAN_LONGEST), device)
+        within = 1 - (1 - SPAN_P) ** SPAN_LONGEST
+        longer = np.log1p(-within * noise.uniform("span length")[rows]) / np.log1p(-SPAN_P)
+        length = to_device(np.minimum(1 + np.floor(longer), SPAN_LONGEST), device)
         keys = order
         for reach in range(1, min(SPAN_LONGEST, order.shape[1])):
             covered = torch.where(length[:, :-reach] > reach, order[:, :-reach] - reach * PLACE_GRAIN, NEVER)

@@ -189,19 +189,19 @@ def spec(method: str, rule: Any, trials: int, seed: int) -> SweepSpec:
     )
 
 
-def measure(seeds: int) -> dict[str, Any]:
+def measure(seeds: range) -> dict[str, Any]:
     """Each contender's outcomes over the seeds, and the paired differences in regret of ours from the others."""
     budget = FULL_RUNS * STEPS
     outcomes: dict[str, list[Outcome]] = {"ours": [], "random": [], "stock": []}
     search.write_study = lambda *_: None  # type: ignore[assignment]  # the dashboard's file is not what is measured
-    for seed in range(seeds):
+    for seed in seeds:
         halving = spec("tpe", {"halving": {"first": FIRST, "reduction": REDUCTION}}, budget // FIRST, seed)
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
             plain = spec("random", "none", FULL_RUNS, seed)
             outcomes["ours"].append(compete(Ours(halving, Path(one)), seed, budget))
             outcomes["random"].append(compete(Ours(plain, Path(other)), seed, budget))
         outcomes["stock"].append(compete(Stock(halving, seed), seed, budget))
-    figures: dict[str, Any] = {"seeds": seeds, "steps": budget}
+    figures: dict[str, Any] = {"seeds": len(seeds), "first": seeds.start, "steps": budget}
     for name, found in outcomes.items():
         regrets = [outcome.regret for outcome in found]
         figures[name] = {
@@ -229,10 +229,11 @@ def interval(differences: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     begin = time.monotonic()
-    figures = measure(options.seeds)
+    figures = measure(range(options.first, options.first + options.seeds))
     figures["seconds"] = round(time.monotonic() - begin, 1)
     print(json.dumps(figures, indent=None if options.json else 2))
 

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "seconds": round(took, 1),
             "seconds_to_first_trial": round(next(s["s"] for s in samples if s["ended"]), 1),
             "seconds_after_last_trial": round(took - next(s["s"] for s in samples if s["ended"] >= completed), 1),
-            "processes_left": _processes(name),
+            "processes_left": marked(f"SOAK={name}"),
             "shared_memory_left": sorted(set(os.listdir("/dev/shm")) - shared),
             "scratch_left": sorted(path.name for path in scratch.iterdir()),
             "errors": (folder / "errors").read_text().splitlines()[-3:] if process.returncode else [],
@@ -118,12 +118,12 @@ def _figures(samples: list[dict[str, float]], trials: int) -> dict[str, Any]:
     }
 
 
-def _processes(mark: str) -> list[str]:
-    """Commands of the processes that still carry this drill's environment."""
+def marked(mark: str) -> list[str]:
+    """Commands of the processes that carry a variable of the environment, NAME=VALUE, since they began."""
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if f"SOAK={mark}".encode() in environ.read_bytes():
+            if mark.encode() in environ.read_bytes():
                 found.append((environ.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
         except OSError:
             continue

@@ -1,6 +1,8 @@
 """How many trials fit, and the line that people read where none does."""
 
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,43 @@ def test_the_files_of_a_killed_driver_go_and_those_of_a_living_one_stay(
             left = {path.name for path in tmp_path.iterdir()}
             assert left == {"sw-living", "sw-young", "sw-other", Path(folder).name}
     assert {path.name for path in tmp_path.iterdir()} == {"sw-living", "sw-young", "sw-other"}
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (None, "Ray did not start on this machine: The node timed out. Overloaded; close what keeps it busy"),
+        ("10.0.0.1:6379", "the cluster at RAY_ADDRESS=10.0.0.1:6379 was not joined: The node timed out."),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str | None, told: str):
+    import ray
+
+    def init(**_: Any) -> None:
+        raise Exception("The node timed out.\n  Overloaded")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(cluster, "_reach", lambda address: None)
+    with pytest.raises(cluster.NotStarted) as failed, cluster.session(needs()):
+        pass
+    assert str(failed.value).startswith(told)
+    assert "\n" not in str(failed.value)
+
+
+def test_a_cluster_that_is_down_is_told_at_once(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        cluster._reach(f"127.0.0.1:{port}")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    begin = time.monotonic()
+    with pytest.raises(cluster.NotStarted, match="Connection refused"), cluster.session(needs()):
+        pass
+    assert time.monotonic() - begin < 20
+    for other in ("auto", f"ray://127.0.0.1:{port}"):
+        cluster._reach(other)
 
 
 def test_a_cluster_is_joined_where_one_is_configured(monkeypatch: pytest.MonkeyPatch):

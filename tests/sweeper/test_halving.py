@@ -27,8 +27,8 @@ from tests.sweeper.test_sweep import assert_all_given_back
 RULES: list[Any] = [{"halving": {"first": 4, "reduction": 2}}, {"median": {"trials": 2, "first": 6}}]
 
 
-def halved(trials: int = 20, rule: Any = None, **changes: Any) -> SweepSpec:
-    return sampled("random", trials=trials, scheduler=rule or RULES[0], **changes)
+def halved(trials: int = 20, rule: Any = None, method: str = "random", **changes: Any) -> SweepSpec:
+    return sampled(method, trials=trials, scheduler=rule or RULES[0], **changes)
 
 
 def states(journal: Journal) -> list[tuple[str, int, str | None]]:
@@ -58,6 +58,44 @@ def test_decisions_after_a_kill_at_any_event_equal_the_undisturbed_ones(tmp_path
     for cut, event in enumerate(whole.events[:-1]):
         go_on(live, whole, cut, cut + 1)
         assert table(live) == steps[cut], f"after event {cut}, {event}"
+
+
+@pytest.mark.parametrize("method", ["tpe", "cmaes"])
+def test_points_and_decisions_at_one_trial_a_time_survive_any_kill(tmp_path: Path, method: str):
+    spec = halved(method=method)
+    folders = [tmp_path / "whole", tmp_path / "again", tmp_path / "cut"]
+    for folder in folders:
+        folder.mkdir()
+    whole, again = (Tune(spec, folder, lag=1) for folder in folders[:2])
+    whole.run(random.Random(0))
+    again.run(random.Random(1))
+    assert (again.points(), states(again.journal)) == (whole.points(), states(whole.journal))
+    assert {"stopped", "completed"} == {state for state, *_ in states(whole.journal)}
+    while (tune := Tune(spec, folders[2], lag=1)).search.remaining:
+        tune.run(random.Random(2), events=3)
+    assert (tune.points(), states(tune.journal)) == (whole.points(), states(whole.journal))
+
+
+@pytest.mark.parametrize("method", ["tpe", "cmaes"])
+def test_the_next_point_after_a_kill_is_what_the_journal_makes_it(tmp_path: Path, method: str):
+    """With several trials at a time, too: the journal says what had ended at each earlier question."""
+    spec = halved(method=method, trials=60, arms={}, space={"x": {"uniform": [0, 1]}, "y": {"uniform": [0, 1]}})
+    tune = Tune(spec, tmp_path, lag=4)
+    tune.run(random.Random(3))
+    whole, lines = tune.journal, (tmp_path / "journal.jsonl").read_text().splitlines(keepends=True)
+    asks = [(at, event) for at, event in enumerate(whole.events) if isinstance(event, Ask)]
+    ends = [event.trial for event in whole.events if isinstance(event, End)]
+    assert ends != sorted(ends), "trials that end in their order test nothing"
+    for at, ask in asks[19::20]:
+        folder = tmp_path / ask.trial
+        folder.mkdir()
+        (folder / "journal.jsonl").write_text("".join(lines[:at]))
+        resumed = Tune(spec, folder, lag=4)
+        point = resumed.search.point(ask.number)
+        assert point is not None
+        assert (point.params, point.raw) == (ask.params, ask.raw)
+    if method == "cmaes":
+        assert max(mark.get("cma:generation", 0) for mark in tune.search._marks.values()) > 1
 
 
 def table(rule: Recording) -> Any:
@@ -213,6 +251,7 @@ def test_trials_of_unequal_length_are_not_compared():
 GRID: dict[str, Any] = {
     "name": "grid",
     "trainable": "trainables.toy:train",
+    "config": {"shares": {"random": 1.0}},
     "space": {"x": {"choice": [0.1, 0.5]}, "shares.token": {"choice": [0.0]}, "report_every": {"randint": [4, 5]}},
     "arms": {"baseline": {}, "late": {"y": 0.9}},
     "search": {"method": "grid"},

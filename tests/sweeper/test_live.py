@@ -32,14 +32,15 @@ def painted(journal: Journal, width: int, height: int = 30) -> list[str]:
 
 def test_the_table_at_160_columns(journal: Journal) -> None:
     lines = painted(journal, 160)
-    assert lines[0].split() == ["step"]
-    assert lines[1].split() == ["trial", "arm", "x", "shares", "of", "20", "steps/s", "val/loss", "state", "why"]
-    assert lines[3].split() == ["t0000", "baseline", "0.5", "100/0/0", "20", "10", "1.5000", "completed"]
+    assert lines[0].split() == ["shares", "step"]
+    heads = ["trial", "arm", "x", "random/token/trigram", "of", "20", "steps/s", "val/loss", "state", "why"]
+    assert lines[1].split() == heads
+    assert lines[3].split() == ["t0000", "baseline", "0.500", "100/0/0", "20", "10", "1.5000", "completed"]
     assert lines[6].split() == ["t0003", "0.125", "70/20/10", "10", "10", "1.1000", "stopped", "rung", "10"]
     assert lines[7].endswith("failed     RuntimeError: it broke | here and there")
-    assert lines[8].split() == ["t0005", "0.75", "70/20/10", "10", "10", "1.7000", "running"]
+    assert lines[8].split() == ["t0005", "0.750", "70/20/10", "10", "10", "1.7000", "running"]
     assert lines[-1] == (
-        "5 of 8 trials ended: 3 completed, 1 stopped, 1 failed; 1 running; 69 %, about 6 s left; "
+        "5 of 8 trials ended: 3 completed, 1 stopped, 1 failed; 1 running; 69 %, about 5 s left; "
         "best t0002, val/loss 1.2500"
     )
 
@@ -47,8 +48,8 @@ def test_the_table_at_160_columns(journal: Journal) -> None:
 def test_the_table_at_80_columns_keeps_every_setting(journal: Journal) -> None:
     lines = painted(journal, 80)
     assert lines[1].split() == ["trial", "arm", "x", "shares", "of", "20", "steps/s", "val/loss", "state"]
-    assert lines[4].split() == ["t0001", "published", "0.5", "80/15/5", "20", "10", "1.6000", "completed"]
-    assert lines[7].split() == ["t0004", "0.5", "70/20/10", "0", "failed"]
+    assert lines[4].split() == ["t0001", "published", "0.500", "80/15/5", "20", "10", "1.6000", "completed"]
+    assert lines[7].split() == ["t0004", "0.500", "70/20/10", "0", "failed"]
     assert not any("…" in line for line in lines)
 
 
@@ -80,6 +81,12 @@ def test_settings_are_told_apart_and_seeds_shown_where_there_are_several(tmp_pat
     ]
     assert lines[3].split() == ["t0000", "baseline", "0.25", "1", "slow", "0", "0/1,200", "starting"]
     assert lines[4].split() == ["t0001", "baseline", "7", "0/20", "starting"]
+
+
+def test_the_points_of_a_column_stand_below_each_other_unless_sizes_differ() -> None:
+    columns = {(0.5, 0.0524, 1.0): ["0.500", "0.052", "1.000"], (2.0, 1.0): ["2", "1"], (0.5, 0.002): ["0.5", "0.002"]}
+    for values, cells in columns.items():
+        assert [live._value(value, live._decimals(values)) for value in values] == cells
 
 
 def test_a_low_terminal_shows_what_runs_the_best_and_the_latest(journal: Journal) -> None:
@@ -123,6 +130,8 @@ def test_the_time_left_is_reckoned_from_this_session(tmp_path: Path) -> None:
     half = Progress.of(records, 4, T0 + 1000, T0 + 1010)
     assert half.done == pytest.approx(0.375)
     assert half.seconds_left == pytest.approx(50)
+    late = Progress.of(records, 4, T0 + 960, T0 + 1010)
+    assert late.seconds_left == half.seconds_left, "Ray took 40 s to start, which says nothing of the trials"
     journal.append(end(1, "stopped", 1011))
     assert Progress.of(records, 2, T0 + 1000, T0 + 1012).done == 1
 

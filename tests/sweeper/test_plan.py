@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from scipy import stats
 from sweeper import plan as planning
 from sweeper.plan import Plan, detectable, estimated, refuse_above_limits, shown
 from sweeper.spec import SweepSpec, load, resolve
+from sweeper.spread import Spread
 from sweeper.trainable import Pace
 
 MIX = Path(__file__).parents[2] / "search_spaces" / "mix_ratios.yaml"
@@ -122,7 +123,7 @@ def test_the_confirmation_is_planned_from_its_seeds() -> None:
     estimate = plan(mix(), 1, RATE)
     assert (estimate.pairs, estimate.comparisons, estimate.sd, estimate.sd_source) == (8, 1, 0.02, "assumed")
     assert estimate.detectable == pytest.approx(0.02 * 1.156, rel=1e-3)
-    known = plan(mix(), 1, RATE, sd=0.01)
+    known = plan(mix(), 1, RATE, sd=Spread(0.01, "earlier runs"))
     assert (known.detectable, known.sd_source) == (pytest.approx(0.01 * 1.156, rel=1e-3), "earlier runs")
     assert not any("sd" in note for note in known.assumed)
     assert plan(mix("seeds.confirm=[7]"), 1, RATE).detectable is None
@@ -190,15 +191,16 @@ def test_hours_of_a_measured_pace_are_start_up_steps_and_validations() -> None:
     assert estimate.startup_s == planning.SWEEP_START + 10
 
 
-def test_people_read_units_sources_and_the_limit_that_is_exceeded() -> None:
+def test_people_read_units_sources_and_what_would_be_refused() -> None:
     spec = mix("limits.hours=0.01")
-    text = "\n".join(shown(spec, planning.plan(spec, 2, Pace(0.0314, 4.0), measured=True)))
+    estimate = planning.plan(spec, 2, Pace(0.0314, 4.0), measured=True)
+    text = "\n".join(shown(spec, replace(estimate, refused=planning.above_limits(spec, estimate))))
     assert "31.4 ms with 2 trials at a time, measured" in text
-    assert "it would not start: limits.hours: the plan takes" in text
+    assert "would be refused: limits.hours: the plan takes" in text
     assert "machine's rate" not in text
     guessed = "\n".join(shown(mix(), plan(mix(), 2, RATE)))
     assert "trials at a time, assumed" in guessed
     assert "assumed     training reaches 48% of this machine's rate" in guessed
-    assert "would not start" not in guessed
+    assert "would be refused" not in guessed
     assert "at most" not in guessed
     assert "at most" in "\n".join(shown(mix("scheduler=halving"), plan(mix("scheduler=halving"), 2, RATE)))

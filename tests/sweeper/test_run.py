@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from sweeper import cluster, folders, run
+from sweeper import cluster, folders, room, run
 from sweeper.journal import Ask, End, Journal
 from sweeper.spec import Resources
 
@@ -225,6 +226,45 @@ def test_a_plan_is_shown_and_nothing_started(tmp_path: Path, capsys: pytest.Capt
     assert json.loads(output.out)["trials"] == 5
     assert "hours" in output.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_names_all_that_would_be_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 0})
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    monkeypatch.setattr(room, "free", lambda storage: room.Free(memory=1e6, disk=1e6, shared=2**20))
+    spec = written(tmp_path, resources={"gpus_per_worker": 1, "cpus_per_worker": 3}, limits={"hours": 1e-6})
+    assert run.main([spec, "--storage", str(tmp_path / "runs"), "--dry-run", "--json"]) == 0
+    output = capsys.readouterr()
+    refused = json.loads(output.out)["refused"]
+    begins = ["without a GPU it needs --yes", "resources: a trial needs 3 CPU", "limits.hours: ", "memory: ", "disk: "]
+    assert [line[: len(begin)] for line, begin in zip(refused, begins, strict=True)] == begins
+    assert [line for line in output.err.splitlines() if "refused" in line] == [
+        f"would be refused: {line}" for line in refused
+    ]
+    assert output.err.splitlines()[-1].startswith("/dev/shm has 1 MiB free")
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.undo()
+    assert run.main([written(tmp_path), "--storage", str(tmp_path / "runs"), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["refused"] == []
+
+
+@pytest.mark.parametrize(("error", "status"), [(cluster.NotStarted, 1), (cluster.NoRoom, 2)])
+def test_where_ray_does_not_start_one_line_says_so_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, error: type[Exception], status: int
+):
+    @contextmanager
+    def session(*_: Any) -> Iterator[None]:
+        raise error("Ray did not start: so it is")
+        yield
+
+    monkeypatch.setattr(cluster, "session", session)
+    assert run.main([written(tmp_path), "--storage", str(tmp_path / "runs")]) == status
+    output = capsys.readouterr()
+    assert output.err.splitlines()[2:] == ["error: Ray did not start: so it is"]
+    assert not list((tmp_path / "runs").glob("toy-*"))
 
 
 def test_in_a_submitted_job_the_storage_must_outlive_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):

@@ -142,13 +142,65 @@ def test_a_trial_waits_until_all_that_it_may_know_have_ended(tmp_path: Path):
     assert [tune.start(), tune.start(), tune.start()] == ["t0003", "t0004", None]
 
 
+def test_under_a_rule_that_stops_trials_none_waits_and_the_sampler_knows_all_that_the_journal_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown = watch_asks(monkeypatch)
+    tune = Tune(sampled(arms={}, scheduler={"halving": {"first": 5, "reduction": 2}}), tmp_path, lag=3)
+    tune.fill()
+    assert list(tune.running) == ["t0001", "t0002", "t0003"]
+    for identity in ("t0002", "t0003", "t0001"):
+        for step in (5, 10, 15, 20):
+            if identity in tune.running and tune.report(identity, step) == TrialScheduler.STOP:
+                tune.end(identity)
+        if identity == "t0002":
+            tune.end(identity)
+            assert tune.start() == "t0004", "t0001 has not reported yet"
+            assert [(state, list(curve)) for state, _, curve in shown[-1]] == [
+                (TrialState.RUNNING, []),
+                (TrialState.COMPLETE, [5, 10, 15, 20]),
+                (TrialState.RUNNING, []),
+            ]
+    tune.scheduler._end(tune.journal.trials["t0004"], "stopped")
+    tune.running.pop("t0004")
+    tune.fill()
+    states = [record.state for record in tune.journal.trials.values()]
+    told = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "running": TrialState.RUNNING}
+    assert [state for state, *_ in shown[-1]] == [told[state] for state in states[:-1]]
+    for (_, params, curve), record in zip(shown[-1], tune.journal.trials.values(), strict=False):
+        assert params == record.ask.raw
+        assert curve == {row.step: row.metrics["val/loss"] for row in record.rows}
+
+
+Shown = list[tuple[TrialState, dict[str, Any], dict[int, float]]]
+
+
+def watch_asks(monkeypatch: pytest.MonkeyPatch) -> list[Shown]:
+    """What the sampler is shown at each question."""
+    shown: list[Shown] = []
+    create: Callable[..., Any] = optuna.create_study
+
+    def watched(**options: Any) -> Any:
+        study = create(**options)
+        if "storage" not in options:  # not the dashboard's
+            add = study.add_trials
+            monkeypatch.setattr(study, "add_trials", lambda trials: (shown.append(seen(trials)), add(trials)))
+        return study
+
+    def seen(trials: Any) -> Shown:
+        return [(trial.state, trial.params, dict(trial.intermediate_values)) for trial in trials]
+
+    monkeypatch.setattr(search.optuna, "create_study", watched)
+    return shown
+
+
 def test_arms_come_first_with_the_values_that_were_written(tmp_path: Path):
     spec = sampled(arms={"baseline": {"shares": BASELINE, "x": 0.1}, "published": {"shares": PUBLISHED}})
     tune = Tune(spec, tmp_path, lag=1)
     tune.run(random.Random(0))
     first, second, third = (record.ask for record in list(tune.journal.trials.values())[:3])
     assert (first.arm, first.params) == ("baseline", {"x": 0.1, "shares": BASELINE})
-    assert first.config["shares"] == BASELINE
+    assert {part: share for part, share in first.config["shares"].items() if share} == {"random": 1}
     assert first.raw == {"x": 0.1, "shares/0": 1.0, "shares/1": 0.0}
     assert (second.arm, second.params) == ("published", {"x": 0.5, "shares": PUBLISHED})
     assert spec.space["shares"].value("shares", second.raw) == pytest.approx(PUBLISHED)
@@ -278,20 +330,11 @@ def test_gp_asks_near_the_best_and_the_same_again(tmp_path: Path):
 
 
 def test_the_sampler_sees_the_latest_trials_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    shown: list[int] = []
-    create: Callable[..., Any] = optuna.create_study
-
-    def watched(**options: Any) -> Any:
-        study = create(**options)
-        monkeypatch.setattr(study, "add_trials", lambda trials: shown.append(len(list(trials))))
-        return study
-
+    shown = watch_asks(monkeypatch)
     monkeypatch.setattr(search, "MEMORY", 5)
-    monkeypatch.setattr(search.optuna, "create_study", watched)
-    monkeypatch.setattr(search, "write_study", lambda *_: None)
     tune = Tune(sampled(trials=9), tmp_path, lag=2)
     tune.run(random.Random(0))
-    assert shown == [2, 3, 4, 5, 5, 5, 5]
+    assert [len(trials) for trials in shown] == [2, 3, 4, 5, 5, 5, 5]
 
 
 def test_arms_alone_are_run_seed_by_seed(tmp_path: Path):

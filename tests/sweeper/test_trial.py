@@ -127,6 +127,26 @@ def test_an_objective_that_is_never_reported_is_named(tmp_path: Path, driver: Dr
         trial.run({**task(tmp_path), "objective": "val/loss_mask"})
 
 
+def test_the_loss_of_another_rank_is_not_noted_and_does_not_end_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(tensor: object) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.all_reduce", broken)
+    watch = trial.NoSecondTry(tmp_path)
+    with (
+        pytest.raises(trial.PeerLost, match="another worker is gone: Connection closed by peer"),
+        trial._noted(tmp_path),
+    ):
+        trial._all_reduce(None)
+    watch.after_exception(None, {})
+    with pytest.raises(ZeroDivisionError), trial._noted(tmp_path):
+        _ = 1 / 0
+    with pytest.raises(RuntimeError, match="the training raised"):
+        watch.after_exception(None, {})
+
+
 def test_a_reason_is_one_line():
     assert trial.reason(ValueError("first\nsecond")) == "ValueError: first"
     assert trial.reason(KeyError()) == "KeyError"

@@ -1,0 +1,90 @@
+"""Sweeps whose trials are groups of Ray Train workers: what is stopped or fails midway gives everything back."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeper import checkpoints, cluster, sweep
+from sweeper.journal import Journal
+from sweeper.spec import Resources, SweepSpec
+from tests.drills.soak import marked
+from tests.sweeper.samples import toy_spec
+from tests.sweeper.test_sweep import assert_all_given_back
+
+pytestmark = pytest.mark.slow
+GROUP = Resources(workers=1)
+
+
+@pytest.fixture(scope="module")
+def slots() -> Iterator[int]:
+    """A Ray for groups. When it has ended, so have all processes that it started."""
+    mark = f"{uuid.uuid4()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GROUPS_TEST", mark)
+        with cluster.session(GROUP) as nodes:
+            yield cluster.room(GROUP, nodes)
+    deadline = time.monotonic() + 10
+    while (left := marked(f"GROUPS_TEST={mark}")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+
+
+def arms(**settings: dict[str, object]) -> SweepSpec:
+    return toy_spec(
+        trainable="tests.sweeper.fragile:train",
+        config={"pause": 0.1},
+        space={},
+        arms=settings,
+        search={"method": "arms"},
+        resources={"workers": 1, "concurrency": 1},
+        scheduler={"halving": {"reduction": 3}},
+    )
+
+
+def run(spec: SweepSpec, folder: Path, slots: int) -> Journal:
+    folder.mkdir()
+    journal = Journal(folder / "journal.jsonl")
+    assert sweep.run(spec, folder, journal, slots)
+    assert_all_given_back()
+    return journal
+
+
+def ends(journal: Journal) -> list[tuple[str, int, str | None]]:
+    return [(record.state, record.step, record.end and record.end.reason) for record in journal.trials.values()]
+
+
+def test_groups_that_are_stopped_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int):
+    monkeypatch.chdir(tmp_path)
+    spec = arms(good={"x": 0.3}, bad={"x": 1.0}, fair={"x": 0.31})
+    journal = run(spec, tmp_path / "run", slots)
+    assert ends(journal) == [
+        ("completed", 20, None),
+        ("stopped", 5, "stopped by halving at step 5"),
+        ("stopped", 10, "stopped by halving at step 10"),
+    ]
+    for record in list(journal.trials.values())[1:]:
+        newest, _ = checkpoints.newest(tmp_path / "run/trials" / record.id / "checkpoints")
+        assert newest is not None
+        assert newest.name < "step-00000020", "it went on to its end all the same"
+
+
+def test_a_training_that_raises_is_not_tried_again_and_a_lost_worker_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
+):
+    monkeypatch.chdir(tmp_path)
+    spec = arms(
+        raises={"x": 0.1, "fail": "raise"}, diverges={"x": 0.2, "fail": "nan"}, killed={"x": 0.3, "killed": True}
+    ).model_copy(update={"scheduler": "none", "resources": Resources(workers=1)})
+    journal = run(spec, tmp_path / "run", slots)
+    assert ends(journal) == [
+        ("failed", 5, "RuntimeError: the toy fails on purpose"),
+        ("failed", 10, "RuntimeError: diverged: val/loss is nan at step 15"),
+        ("completed", 20, None),
+    ]
+    tries = {path.name: len(path.read_text()) for path in tmp_path.glob("tries-*")}
+    assert tries == {"tries-0.1": 1, "tries-0.2": 1, "tries-0.3": 2}

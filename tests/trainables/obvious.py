@@ -1,0 +1,203 @@
+"""The published rules, slow and obvious: loops and dictionaries, written from the papers' rules, not from the code."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+Probabilities = dict[frozenset[int], float]
+
+
+def key_of(token: str) -> str:
+    lower = token.lower()
+    return lower[2:] if lower.startswith("##") else lower
+
+
+@cache
+def trigrams_of(token: str) -> list[str]:
+    text = key_of(token)
+    bracketed = text.startswith("[") and text.endswith("]")
+    letters = sum(character.isalpha() for character in text)
+    if bracketed or letters < 2 or not any("a" <= character <= "z" for character in text):
+        return []
+    marked = "<" + text + ">"
+    return [marked[i] + marked[i + 1] + marked[i + 2] for i in range(len(marked) - 2)]
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Linear between the two nearest."""
+    ordered = sorted(values)
+    place = q * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+class Morph:
+    """Counts and scores of Accuracy-Morph and CMS-Morph."""
+
+    def __init__(self, decay: float, smoothing: float, min_seen: float, cap: float, loss: bool = False) -> None:
+        self.decay, self.a, self.min_seen, self.cap, self.loss = decay, smoothing, min_seen, cap, loss
+        self.seen: dict[str, float] = {}
+        self.hard: dict[str, float] = {}
+        self.window_seen: Counter[str] = Counter()
+        self.window_hard: Counter[str] = Counter()
+
+    def observe(self, tokens: Sequence[str], right: Sequence[bool], losses: Sequence[float]) -> None:
+        limit = quantile(losses, 0.75)
+        for token, is_right, loss in zip(tokens, right, losses, strict=True):
+            hard = loss >= limit if self.loss else not is_right
+            for key in ["token " + key_of(token)] + ["trigram " + trigram for trigram in trigrams_of(token)]:
+                self.window_seen[key] += 1
+                self.window_hard[key] += hard
+
+    def refresh(self) -> None:
+        for counts, window in ((self.seen, self.window_seen), (self.hard, self.window_hard)):
+            for key in {*counts, *window}:
+                counts[key] = self.decay * counts.get(key, 0.0) + window[key]
+            window.clear()
+
+    def _score(self, key: str) -> float:
+        seen, hard = self.seen.get(key, 0.0), self.hard.get(key, 0.0)
+        if self.loss:
+            return min(math.log1p(hard), self.cap)
+        return 0.0 if seen < self.min_seen else min((hard + self.a) / (seen + 2 * self.a), self.cap)
+
+    def token_score(self, token: str) -> float:
+        return self._score("token " + key_of(token))
+
+    def trigram_score(self, token: str) -> float:
+        scores = [self._score("trigram " + trigram) for trigram in trigrams_of(token)]
+        positive = [score for score in scores if score > 0]
+        return min(mean(positive), self.cap) if positive else 0.0
+
+
+def frequency_weights(batch: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """By token, its own weight and its trigrams' mean weight, of the counts in a batch."""
+    tokens = Counter(key_of(token) for token in batch)
+    trigrams = Counter(trigram for token in batch for trigram in trigrams_of(token))
+
+    def weight(count: int) -> float:
+        return 0.25 if count >= 8 else 2.0 if 2 <= count <= 5 else 1.0
+
+    own = {token: weight(tokens[key_of(token)]) for token in set(batch)}
+    parts = {token: [weight(trigrams[trigram]) for trigram in trigrams_of(token)] for token in set(batch)}
+    return own, {token: mean(weights) if weights else 0.0 for token, weights in parts.items()}
+
+
+class Amlm:
+    """AMLM's weights by vocabulary id."""
+
+    def __init__(self, size: int, rate: float, decay: float, soft: bool, **options: float) -> None:
+        self.size, self.rate, self.decay, self.soft = size, rate, decay, soft
+        self.floor, self.pseudo = options.get("floor", 0.0), options.get("pseudo_count", 0.0)
+        self.renormalise = bool(options.get("renormalise", False))
+        self.weight = [rate] * size
+        self.answers: dict[int, list[float]] = {}
+
+    def observe(self, ids: Sequence[int], right: Sequence[bool], losses: Sequence[float], masked: Sequence[bool]) -> None:
+        for token, is_right, loss, is_masked in zip(ids, right, losses, masked, strict=True):
+            if not self.soft:
+                self.answers.setdefault(token, []).append(float(is_right))
+            elif is_masked:
+                self.answers.setdefault(token, []).append(loss)
+
+    def _scores(self) -> list[float]:
+        if not self.soft:
+            seen = [self.answers.get(token, []) for token in range(self.size)]
+            return [(sum(right) + 0.5) / (len(right) + 1) for right in seen]
+        unknown, losses = math.log(self.size), []
+        for token in range(self.size):
+            known = self.answers.get(token, [])
+            if self.pseudo:
+                losses.append((unknown + math.fsum(known)) / (1 + len(known)))
+            else:
+                losses.append(mean(known) if known else unknown)
+        low, high = min(losses), max(losses)
+        return [1 - (loss - low) / (high - low) for loss in losses]
+
+    def refresh(self) -> None:
+        new = []
+        for old, score in zip(self.weight, self._scores(), strict=True):
+            new.append(max(self.decay * old + (1 - self.decay) * self.rate * (1 - score), self.floor))
+        if self.renormalise:
+            average = mean(new)
+            new = [weight * self.rate / average for weight in new]
+        self.weight = new
+        self.answers.clear()
+
+
+def inclusion(weights: Sequence[float], due: float) -> list[float]:
+    """Scaled to `due` in all; what exceeds 1 is spread over the others, again and again."""
+    chances = [weight * due / sum(weights) for weight in weights]
+    full: set[int] = set()
+    while any(chance > 1 for chance in chances):
+        full |= {i for i, chance in enumerate(chances) if chance >= 1}
+        rest = sum(weight for i, weight in enumerate(weights) if i not in full)
+        scale = (due - len(full)) / rest
+        chances = [1.0 if i in full else weight * scale for i, weight in enumerate(weights)]
+    return chances
+
+
+def sequential(stages: Sequence[tuple[Sequence[float], int]], free: frozenset[int]) -> Probabilities:
+    """The sets that draws without replacement give, stage after stage of (weights, number), and how probable each is.
+
+    Each draw takes a position with a probability proportional to its weight among those that are left.
+    """
+    result: dict[tuple[frozenset[int], frozenset[int]], float] = {(frozenset(), free): 1.0}
+    for weights, number in stages:
+        for _ in range(number):
+            after: dict[tuple[frozenset[int], frozenset[int]], float] = {}
+            for (taken, left), chance in result.items():
+                total = sum(weights[i] for i in left)
+                for i in left:
+                    state = (taken | {i}, left - {i})
+                    after[state] = after.get(state, 0.0) + chance * weights[i] / total
+            result = after
+    by_set: Probabilities = {}
+    for (taken, _), chance in result.items():
+        by_set[taken] = by_set.get(taken, 0.0) + chance
+    return by_set
+
+
+def whole_words(tokens: Sequence[str], number: int) -> Probabilities:
+    """Every order of the row's words is equally likely; whole words are taken until one must be cut to fit."""
+    words: list[list[int]] = []
+    for place, token in enumerate(tokens):
+        if token.startswith("##") and words:
+            words[-1].append(place)
+        else:
+            words.append([place])
+    by_set: Probabilities = {}
+    for order in itertools.permutations(words):
+        taken = frozenset([place for word in order for place in word][:number])
+        by_set[taken] = by_set.get(taken, 0.0) + 1 / math.factorial(len(words))
+    return by_set
+
+
+def span_length(draw: random.Random) -> int:
+    """Geometric with p = 0.2, drawn again until it is at most 10 (mean 3.8)."""
+    while True:
+        length = 1
+        while draw.random() >= 0.2:
+            length += 1
+        if length <= 10:
+            return length
+
+
+def spans(length: int, number: int, draw: random.Random) -> Iterator[int]:
+    """Spans from starts in random order, each taken but for what earlier ones took, the last one cut to fit."""
+    taken: list[int] = []
+    for start in draw.sample(range(length), length):
+        for place in range(start, min(start + span_length(draw), length)):
+            if place not in taken and len(taken) < number:
+                taken.append(place)
+    yield from taken

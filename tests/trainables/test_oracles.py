@@ -1,0 +1,52 @@
+"""Every masking rule does what its slow and obvious version does; tests/oracles.py prints the differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from tests import oracles
+from tests.oracles import AMLMS, MORPHS, Compared
+from trainables import data
+
+OFTEN = ("accuracy-morph", "cms-morph", "random_sketch_control", "amlm hard", "amlm soft", "amlm hard, rate decay")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[data.Prepared]:
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEPER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield oracles.prepared_slice(tmp_path_factory.mktemp("slice"))
+
+
+def names(of: dict[str, object]) -> list[object]:
+    """The published rules always, their variants on demand."""
+    return [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in of]
+
+
+def check(rows: list[Compared]) -> None:
+    assert rows
+    assert [row for row in rows if not row.held] == []
+
+
+@pytest.mark.parametrize("name", names({**MORPHS}))
+def test_counts_and_scores_after_1000_batches(name: str, prepared: data.Prepared) -> None:
+    settings, slow = MORPHS[name]
+    check(oracles.morph(name, settings, slow(), prepared))
+
+
+def test_frequency_weights_of_1000_batches(prepared: data.Prepared) -> None:
+    check(oracles.frequency(prepared))
+
+
+@pytest.mark.parametrize("name", names({**AMLMS}))
+def test_amlm_weights_after_each_of_5_updates(name: str, prepared: data.Prepared) -> None:
+    check(oracles.weights(name, AMLMS[name], prepared))
+
+
+@pytest.mark.parametrize("compare", oracles.DRAWS, ids=lambda compare: compare.__name__)
+def test_draws(compare: Callable[[], list[Compared]]) -> None:
+    check(compare())

@@ -1,0 +1,347 @@
+"""The contract of every masking policy, preset by preset: an exact budget, whatever is learned, however it is run."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainables import amlm
+from trainables.audit import AllReduce
+from trainables.budget import Selection
+from trainables.config import Config
+from trainables.masked import Masked
+from trainables.masking import build
+from trainables.noise import StepNoise, uniform
+from trainables.policy import Answers, MaskingPolicy, Vocabulary
+from trainables.presets import MASKING
+
+PRESETS = list(MASKING)
+LEARNING = [
+    name
+    for name in PRESETS
+    if "amlm" in name or any(word in name for word in ("morph", "only", "band", "control"))
+]
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [a + b + c for a in "bcd" for b in "aeio" for c in "lmn"] + ["##" + a + b for a in "dt" for b in "aeio"]
+WORDS += ["7", "1990", ".", "é"]
+STRINGS = SPECIALS + WORDS
+UNKNOWN, SIZE = 1, len(STRINGS)
+UNIGRAM = np.arange(1.0, SIZE + 1) / sum(range(1, SIZE + 1))
+VOCABULARY = Vocabulary(STRINGS, np.arange(SIZE) >= len(SPECIALS), UNIGRAM)
+ROWS, LENGTH, STEPS = 12, 32, 100
+
+pytestmark = pytest.mark.parametrize("preset", PRESETS)
+
+
+def alone(_tensor: torch.Tensor) -> None:
+    """One rank."""
+
+
+def config(preset: str, **masking: Any) -> Config:
+    rule = {"preset": preset, "mask_warmup": 0.0, "update_every": 4, **masking}
+    return Config.model_validate({"steps": STEPS, "batch_size": ROWS, "data": {"block": LENGTH}, "masking": rule})
+
+
+def made(settings: Config, rows: slice = slice(0, ROWS), seed: int = 0) -> MaskingPolicy:
+    return build(settings, VOCABULARY, rows, seed, "cpu")
+
+
+def ids(step: int, unknown: float = 0.1) -> torch.Tensor:
+    """A batch with Zipf's ids, and [UNK] here and there."""
+    draw = np.random.default_rng(step)
+    weights = 1 / np.arange(1, SIZE - 4)
+    tokens = draw.choice(np.arange(5, SIZE), (ROWS, LENGTH), p=weights / weights.sum())
+    return torch.from_numpy(np.where(draw.random((ROWS, LENGTH)) < unknown, UNKNOWN, tokens))
+
+
+def noise(step: int, seed: int = 3) -> StepNoise:
+    return StepNoise(seed, 0, step, (ROWS, LENGTH))
+
+
+def answered(batch: torch.Tensor, selection: Selection, rows: slice, step: int, wrong: int = 0) -> Answers:
+    """Made-up answers that depend on the place in the global batch and the step only; more are wrong the higher
+    the id modulo 5."""
+    count = batch[rows].numel()
+    at = selection.positions.clamp(max=count - 1)
+    chance = torch.from_numpy(uniform(ROWS * LENGTH, "answers", step).reshape(ROWS, LENGTH)[rows].flatten())[at]
+    labels = batch[rows].flatten()[at]
+    hard = (labels + wrong) % 5
+    predictions = torch.where(chance < hard / 5, 0, labels)
+    return Answers(labels, predictions, (chance * (1 + hard)).float(), chance > 0.2)
+
+
+def play(
+    policy: MaskingPolicy,
+    settings: Config,
+    steps: range,
+    rows: slice = slice(0, ROWS),
+    all_reduce: AllReduce = alone,
+    wrong: int = 0,
+) -> list[torch.Tensor]:
+    """Selected positions of the global batch, step by step, with refreshes where the loop has them."""
+    chosen = []
+    for step in steps:
+        batch = ids(step)
+        selection = policy.select(batch, noise(step))
+        chosen.append(selection.positions[selection.weight > 0] + rows.start * LENGTH)
+        policy.observe(selection, answered(batch, selection, rows, step, wrong), all_reduce)
+        if (step + 1) % settings.update_every == 0:
+            policy.refresh(all_reduce)
+    return chosen
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return len(one) == len(other) and all(map(torch.equal, one, other))
+
+
+def together(ranks: int, act: Callable[[int, AllReduce], None]) -> None:
+    """Run every rank in a thread of its own; their all_reduce waits for all and adds up."""
+    barrier, parts = threading.Barrier(ranks, timeout=60), [torch.empty(0)] * ranks
+
+    def run(rank: int) -> None:
+        def all_reduce(tensor: torch.Tensor) -> None:
+            parts[rank] = tensor.clone()
+            barrier.wait()
+            tensor.copy_(sum(parts[1:], parts[0]))
+            barrier.wait()
+
+        try:
+            act(rank, all_reduce)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.3])
+@pytest.mark.parametrize("replicate", [False, True])
+def test_the_budget_is_what_it_promises(preset: str, unknown: float, replicate: bool) -> None:
+    settings = config(preset, replicate=replicate)
+    policy, predicted = made(settings), 0
+    for step in range(12):
+        batch = ids(step, unknown)
+        selection = policy.select(batch, noise(step))
+        chosen = selection.positions[selection.weight > 0]
+        assert (chosen.diff() > 0).all()
+        assert (batch.flatten()[chosen] >= len(SPECIALS)).all()
+        assert len(chosen) == int(selection.total)
+        if not settings.masking.independent:
+            by_row = ROWS * round(settings.rate_at(step) * LENGTH)
+            batchwise = round(settings.rate_at(step) * ROWS * LENGTH)
+            assert len(chosen) == (by_row if settings.masking.by_row else batchwise)
+        predicted += len(chosen)
+        policy.observe(selection, answered(batch, selection, slice(0, ROWS), step), alone)
+        if (step + 1) % 4 == 0:
+            policy.refresh(alone)
+    metrics = policy.metrics(alone)
+    assert metrics["train/predicted"] == predicted
+    assert metrics["audit/rate"] == pytest.approx(predicted / (12 * ROWS * LENGTH))
+    assert metrics["audit/refreshes"] == 3
+    assert metrics["audit/matched"] == settings.masking.matched
+    assert sum(share for key, share in metrics.items() if key.startswith("audit/shares/")) == pytest.approx(1)
+    assert policy.state(alone)["by_id"].sum() == predicted
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_select_together_what_one_selects(preset: str, ranks: int) -> None:
+    settings, steps = config(preset), range(9)
+    whole = made(settings)
+    expected = play(whole, settings, steps)
+    cuts = [slice(ROWS * r // ranks, ROWS * (r + 1) // ranks) for r in range(ranks)]
+    chosen: list[list[torch.Tensor]] = [[] for _ in cuts]
+    metrics: list[dict[str, float]] = [{} for _ in cuts]
+    states: list[dict[str, torch.Tensor]] = [{} for _ in cuts]
+
+    def act(rank: int, all_reduce: AllReduce) -> None:
+        policy = made(settings, cuts[rank])
+        chosen[rank] = play(policy, settings, steps, cuts[rank], all_reduce)
+        metrics[rank], states[rank] = policy.metrics(all_reduce), policy.state(all_reduce)
+
+    together(ranks, act)
+    assert same([torch.cat(parts) for parts in zip(*chosen, strict=True)], expected)
+    assert all(one == whole.metrics(alone) for one in metrics)
+    for name, value in whole.state(alone).items():
+        assert all(torch.equal(one[name], value) for one in states), name
+
+
+@pytest.mark.parametrize("stop", [1, 6, 8])
+def test_what_a_state_was_loaded_into_goes_on_bitwise(preset: str, stop: int) -> None:
+    """Before the first refresh, within a window, and right at a refresh; with the paper's rule, where scores begin."""
+    settings = config(preset, min_seen=0)
+    policy, copy = made(settings), made(settings)
+    play(policy, settings, range(stop))
+    copy.load({name: value.clone() for name, value in policy.state(alone).items()}, 0)
+    for name, score in policy.scores().items():
+        np.testing.assert_array_equal(copy.scores()[name], score)
+    rest = range(stop, stop + 8)
+    assert same(play(copy, settings, rest), play(policy, settings, rest))
+    assert copy.metrics(alone) == policy.metrics(alone)
+    for name, value in policy.state(alone).items():
+        assert torch.equal(copy.state(alone)[name], value), name
+
+
+def test_a_state_is_loaded_by_ranks_as_by_one(preset: str) -> None:
+    settings, rest = config(preset), range(6, 13)
+    policy = made(settings)
+    play(policy, settings, range(6))
+    state = {name: value.clone() for name, value in policy.state(alone).items()}
+    expected = play(policy, settings, rest)
+    chosen: list[list[torch.Tensor]] = [[], []]
+
+    def act(rank: int, all_reduce: AllReduce) -> None:
+        rows = slice(6 * rank, 6 * rank + 6)
+        part = made(settings, rows)
+        part.load(state, rank)
+        chosen[rank] = play(part, settings, rest, rows, all_reduce)
+
+    together(2, act)
+    assert same([torch.cat(parts) for parts in zip(*chosen, strict=True)], expected)
+
+
+def test_nothing_is_learned_before_a_refresh_and_in_the_mask_warmup_nothing_is_used(preset: str) -> None:
+    settings = config(preset, update_every=8, mask_warmup=0.12)
+    one, other = made(settings), made(settings)
+    early = play(one, settings, range(12)), play(other, settings, range(12), wrong=2)
+    assert same(*early)
+    late = play(one, settings, range(12, 20)), play(other, settings, range(12, 20), wrong=2)
+    assert same(*late) == (preset not in LEARNING)
+
+
+def test_without_warmup_nothing_is_learned_before_a_refresh(preset: str) -> None:
+    settings = config(preset, update_every=8)
+    one, other = made(settings), made(settings)
+    assert same(play(one, settings, range(8)), play(other, settings, range(8), wrong=2))
+    assert same(play(one, settings, range(8, 16)), play(other, settings, range(8, 16), wrong=2)) == (
+        preset not in LEARNING
+    )
+
+
+def test_the_mask_warmup_is_uniform(preset: str) -> None:
+    """Of a mixture bitwise the random policy; of AMLM equal weights."""
+    settings = config(preset, mask_warmup=0.5)
+    chosen = play(made(settings), settings, range(40))
+    if settings.masking.policy == "mixture":
+        plain = config("random")
+        assert same(chosen, play(made(plain), plain, range(40)))
+        return
+    policy = made(settings)
+    counts = np.zeros(LENGTH)
+    row = torch.arange(5, 5 + LENGTH).repeat(ROWS, 1)
+    for step in range(50):
+        policy.load({**policy.state(alone), "weight": torch.linspace(0.01, 1, SIZE, dtype=torch.float64)}, 0)
+        counts += np.bincount(policy.select(row, noise(step)).positions % LENGTH, minlength=LENGTH + 1)[:LENGTH]
+    mean = counts.sum() / LENGTH
+    assert np.abs(counts - mean).max() < 5 * mean**0.5
+
+
+def test_seeds_differ(preset: str) -> None:
+    settings, batch = config(preset), ids(0)
+    one, other = (made(settings, seed=seed).select(batch, noise(0, seed)) for seed in (1, 2))
+    again = made(settings, seed=1).select(batch, noise(0, 1))
+    assert not torch.equal(one.positions, other.positions)
+    assert torch.equal(one.positions, again.positions)
+
+
+def test_a_sketch_with_room_is_exact_and_a_narrow_one_keeps_the_contract(preset: str) -> None:
+    exact, wide = config(preset), config(preset, sketch="count_min")
+    chosen = play(made(exact), exact, range(9))
+    assert same(play(made(wide), wide, range(9)), chosen)
+    narrow = config(preset, sketch="count_min", sketch_width=8, sketch_depth=2)
+    policy, copy = made(narrow), made(narrow)
+    play(policy, narrow, range(6))
+    copy.load(policy.state(alone), 0)
+    assert same(play(copy, narrow, range(6, 12)), play(policy, narrow, range(6, 12)))
+    policy.metrics(alone)
+
+
+def test_a_broken_budget_fails_loudly(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with fewer eligible positions than are due; of independent draws, one with too little room."""
+    nearly_all = torch.full((ROWS, LENGTH), UNKNOWN)
+    nearly_all[:, 0] = 10
+    policy = made(config(preset))
+    policy.select(nearly_all, noise(0))
+    with pytest.raises(RuntimeError, match="mask audit: 1 batches"):
+        policy.metrics(alone)
+    monkeypatch.setattr(amlm, "SPARE_SDS", -3)
+    replica = config(preset, replicate=True)
+    policy = made(replica)
+    policy.select(ids(0), noise(0))
+    if replica.masking.independent:
+        with pytest.raises(RuntimeError, match="mask audit: 1 batches"):
+            policy.metrics(alone)
+    else:
+        policy.metrics(alone)
+
+
+def test_a_linear_schedule_predicts_its_own_budget_at_every_step(preset: str) -> None:
+    settings = config(preset, rate_schedule="linear")
+    policy = made(settings)
+    totals = [len(play(policy, settings, range(step, step + 1))[0]) for step in (0, 1, 50, 98, 99)]
+    expected = [0.40 - 0.25 * step / 99 for step in (0, 1, 50, 98, 99)]
+    assert totals == [round(rate * ROWS * LENGTH) for rate in expected]
+    assert policy.metrics(alone)["audit/matched"] == 0
+
+
+def test_what_was_masked_sums_to_one(preset: str) -> None:
+    settings, masked = config(preset), Masked(VOCABULARY)
+    policy = made(settings)
+    assert masked.metrics(policy.state(alone)["by_id"].numpy()) == {}
+    play(policy, settings, range(6))
+    shares = masked.metrics(policy.state(alone)["by_id"].numpy())
+    for kind in ("audit/decile/", "audit/kind/"):
+        assert sum(share for key, share in shares.items() if key.startswith(kind)) == pytest.approx(1)
+    before = policy.scores()["token"]
+    assert masked.drift(before, before) == 0
+
+
+def test_rows_with_half_their_tokens_unknown_are_filled(preset: str) -> None:
+    """By random where a source has too little, up to every position that may be predicted."""
+    for rate in (0.15, 0.5):
+        settings = config(preset, rate=rate, rate_schedule="constant")
+        batch = ids(0, 0.0)
+        batch[:, ::2] = UNKNOWN
+        policy = made(settings)
+        play(policy, settings, range(4))
+        chosen = policy.select(batch, noise(4)).positions
+        assert len(chosen) == round(rate * ROWS * LENGTH)
+        assert (batch.flatten()[chosen] != UNKNOWN).all()
+        policy.metrics(alone)
+
+
+def test_learning_moves_masks_to_what_is_hard(preset: str) -> None:
+    """Hard ids get more than their part where a policy learns; the control and the others do not."""
+    settings = config(preset)
+    policy, counts, seen = made(settings), np.zeros(5), np.zeros(5)
+    for step, chosen in zip(range(60), play(policy, settings, range(60)), strict=True):
+        batch = ids(step).flatten()
+        if step >= 20:
+            seen += np.bincount(batch[batch >= 5] % 5, minlength=5)
+            counts += np.bincount(batch[chosen] % 5, minlength=5)
+    rate = counts / seen / (counts.sum() / seen.sum())
+    learns = preset in LEARNING and "control" not in preset and "band" not in preset
+    # The hardest fifth over the easiest.
+    ratio = rate[4] / rate[0]
+    assert (ratio > 1.1) if learns else True
+
+
+def test_pairs_of_presets_differ_unless_they_are_one_rule(preset: str) -> None:
+    """No two rules select the same after a refresh, and a published name is the rule of the same name."""
+    settings = config(preset)
+    chosen = play(made(settings), settings, range(8))
+    for other in PRESETS[PRESETS.index(preset) + 1 :]:
+        rule = config(other)
+        assert same(play(made(rule), rule, range(8)), chosen) == (rule.masking == settings.masking), other
+
+
+assert not set(itertools.chain(LEARNING)) - set(PRESETS)
