@@ -1,35 +1,62 @@
 """A trial's checkpoints on disk: durable before they are spoken of, verified before they are trusted.
 
 `trials/ID/checkpoints/step-00000400/` holds what the trainable handed over and a manifest, `checkpoint.json`, with the
-SHA-256 of every file. The folder takes its name only when all of it is on disk, and the newest two are kept, so that
-the older one stands in for one that a crash or a bad disk tore.
+SHA-256 of every file and the trial it belongs to. The folder takes its name only when all of it is on disk, and the
+newest two are kept, so that the older one stands in for one that a crash or a bad disk tore.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "checkpoint.json"
 HISTORY = "history.jsonl"
 KEEP = 2
+FULL = "the disk is full"
 _CHUNK = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+Row = Mapping[str, Any]
 
 
-def store(folder: Path, source: Path, step: int) -> Path:
-    """Move a folder into `folder` as the checkpoint of a step, and drop all but the newest `KEEP`."""
+def owner(trainable: str, identity: str, seed: int, config: Mapping[str, Any]) -> str:
+    """What a checkpoint is marked with, so that no other trial goes on from it."""
+    return hashlib.sha256(json.dumps([trainable, identity, seed, config]).encode()).hexdigest()[:16]
+
+
+def full(error: BaseException) -> bool:
+    """Whether it says that a disk has no room. Tune and safetensors hand the system's error on as text."""
+    told = str(error)
+    return getattr(error, "errno", None) in _NO_ROOM or any(
+        f"Errno {number}]" in told or f"os error {number})" in told for number in _NO_ROOM
+    )
+
+
+def store(folder: Path, source: Path, step: int, mark: str = "") -> Path:
+    """Move a folder into `folder` as the checkpoint of a step, and drop all but the newest `KEEP`.
+
+    mark: whose it is, of `owner`. Leaves nothing of itself where there is no room for it, and raises OSError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step-{step:08d}"
+    target = folder / _name(step)
     partial = folder / f".{target.name}"  # the dot: never taken for a checkpoint
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    digests = {str(name): _copy(source / name, partial / name) for name in _files(source)}
-    _write(partial / MANIFEST, json.dumps({"step": step, "sha256": digests}, indent=1).encode())
-    _sync_folders(partial)
+    try:
+        partial.mkdir()
+        digests = {str(name): _copy(source / name, partial / name) for name in _files(source)}
+        manifest = {"step": step, "owner": mark, "sha256": digests}
+        _write(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _sync_folders(partial)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if target.exists():  # a torn one, whose steps were trained again
         shutil.rmtree(target)
     partial.rename(target)
@@ -40,11 +67,15 @@ def store(folder: Path, source: Path, step: int) -> Path:
     return target
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, or None, and one line for each newer one that does not."""
+def newest(folder: Path, mark: str = "", known: Iterable[Row] = ()) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, or None, and one line for each newer one that does not.
+
+    mark: whose it must be. known: rows that have been seen, which its history must repeat as they were.
+    """
     torn: list[str] = []
+    seen = {row["step"]: row for row in known}
     for path in _newest_first(folder):
-        fault = _fault(path)
+        fault = _fault(path, mark, seen)
         if fault is None:
             return path, torn
         torn.append(f"checkpoint {path} is skipped: {fault}")
@@ -53,7 +84,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 def at(folder: Path, step: int) -> Path | None:
     """The checkpoint of a step, if there is one by that name."""
-    path = folder / f"step-{step:08d}"
+    path = folder / _name(step)
     return path if path.is_dir() else None
 
 
@@ -75,19 +106,33 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _fault(path: Path) -> str | None:
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _fault(path: Path, mark: str, seen: Mapping[int, Row]) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        digests: dict[str, str] = json.loads((path / MANIFEST).read_text())["sha256"]
+        manifest = json.loads((path / MANIFEST).read_text())
+        digests: dict[str, str] = manifest["sha256"]
         for name, digest in digests.items():
             with (path / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     return f"{name} is not what was written"
+        strange = {str(name) for name in _files(path)} - {*digests, MANIFEST}
+        if strange:
+            return f"{min(strange)} was not written with it"
+        if manifest["owner"] != mark:
+            return "it belongs to another trial"
+        rows = history(path)
+        if path.name != _name(manifest["step"]) or rows[-1]["step"] != manifest["step"]:
+            return "it is of another step"
+        differing = [row["step"] for row in rows if row["step"] in seen and seen[row["step"]] != row]
+        return f"its row of step {differing[0]} is not the journal's" if differing else None
     except FileNotFoundError as error:
-        return f"{Path(error.filename).relative_to(path)} is missing"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        return f"{os.path.relpath(error.filename, path)} is missing"
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         return f"it cannot be read ({error})"
-    return None
 
 
 def _files(source: Path) -> list[Path]:

@@ -127,24 +127,37 @@ class Journal:
         self._lock = threading.Lock()
         for event in self._read(read_only):
             self._apply(event)
-        self._file = None if read_only else path.open("ab")
+        self._file = None if read_only else path.open("ab", buffering=0)
 
     def append(self, event: Event) -> bool:
-        """Put an event on disk, then into the picture. A report of a step already known is dropped: False."""
+        """Put an event on disk, then into the picture. A report of a step already known is dropped: False.
+
+        Raises OSError where the disk is full; the journal is then as it was.
+        """
         assert self._file is not None, "opened to be read"
         with self._lock:
             if isinstance(event, Report) and event.step <= self.trials[event.trial].step:
                 return False
             line = json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, allow_nan=False)
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._put(self._file.fileno(), line.encode() + b"\n")
             self._apply(event)
             return True
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+    @staticmethod
+    def _put(file: int, line: bytes) -> None:
+        """A line on disk as a whole, or nothing of it."""
+        size = os.fstat(file).st_size
+        try:
+            while line:
+                line = line[os.write(file, line) :]
+            os.fsync(file)
+        except OSError:
+            os.ftruncate(file, size)
+            raise
 
     def _apply(self, event: Event) -> None:
         apply(self.trials, event)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.pairs import detectable
 from sweeper.spec import SweepSpec
 from sweeper.spread import Spread
 from sweeper.trainable import Pace, Settings
@@ -32,8 +33,6 @@ GROUP_START = 14.0
 WORKER_START = 3.0
 
 ASSUMED_SD = 0.02
-POWER = 0.8
-ALPHA = 0.05
 KEPT_CHECKPOINTS = 2
 
 
@@ -203,27 +202,6 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:,.3g} h"
-
-
-def detectable(pairs: int, comparisons: int, power: float = POWER, alpha: float = ALPHA) -> float:
-    """Smallest mean of paired differences, in their sd, that a two-sided t test at alpha / comparisons shows.
-
-    By the noncentral t distribution: 1.16, 1.45, 1.74, 1.93 for 8 pairs and 1, 3, 8, 15 comparisons.
-    """
-    from scipy import optimize, stats
-
-    assert pairs > 1, pairs
-    assert comparisons > 0, comparisons
-    freedom = pairs - 1
-    critical = stats.t.isf(alpha / comparisons / 2, freedom)
-
-    def shortfall(effect: float) -> float:
-        return float(stats.nct.sf(critical, freedom, effect * math.sqrt(pairs))) - power
-
-    highest = 1.0
-    while shortfall(highest) < 0:
-        highest *= 2
-    return float(optimize.root_scalar(shortfall, bracket=(0.0, highest), xtol=1e-6).root)
 
 
 def _corners(spec: SweepSpec) -> Iterator[dict[str, Any]]:

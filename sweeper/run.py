@@ -27,6 +27,7 @@ from sweeper.spread import Spread, spread
 from sweeper.trainable import Trainable
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
+FULL_S = 5.0  # the tracking store may lie on the disk that is full
 NEEDS_YES = "without a GPU it needs --yes"
 _STATUS = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 
@@ -39,10 +40,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 1 all trials failed or Ray did not start, 2 bad input, 130 interrupted."""
+    """The exit status: 0 done, 1 all trials failed, Ray did not start or a disk is full, 2 bad input, 130 interrupted."""
     cluster.isolate()
     with Interrupts(_say, "nothing had begun") as signals:
-        return _main(argv, signals)
+        try:
+            return _main(argv, signals)
+        except OSError as error:
+            if not checkpoints.full(error):
+                raise
+            _say(f"error: {checkpoints.FULL} ({error.strerror}): make room; what had ended is kept; {signals.hint}")
+            return FAILED
 
 
 def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
@@ -212,6 +219,10 @@ def _carry_out(
             if run_dir.exists():
                 live.say(f"go on with: {folders.resume(run_dir)}")
             return REFUSED if isinstance(error, cluster.NoRoom) else FAILED
+        except OSError as error:
+            if checkpoints.full(error):
+                tracker.close("interrupted", None, None, FULL_S)
+            raise
         except KeyboardInterrupt:
             done = False
         signals.closing = True

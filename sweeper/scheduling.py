@@ -7,7 +7,10 @@ ended, whatever ended it.
 
 from __future__ import annotations
 
+import errno
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from sweeper import checkpoints, stopping
 from sweeper.journal import Ask, End, Journal, Report, TrialRecord
 from sweeper.spec import SweepSpec
+
+
+LITTLE = 64 * 1024  # bytes: a disk with less cannot even take a note of why a trial failed
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,14 @@ class Known:
 class Recording(FIFOScheduler):
     """Scheduler none: what Tune tells goes into the journal, and every trial runs to its end.
 
-    Rows that the journal has already, as a restarted trial sends them, were judged when they came.
+    Rows that the journal has already, as a restarted trial sends them, were judged when they came. `differs` is told
+    in one line of one that is not what it was.
     """
 
     def __init__(self, journal: Journal, run_dir: Path) -> None:
         super().__init__()
         self.journal, self.run_dir = journal, run_dir
+        self.differs: Callable[[str], None] = lambda line: None
         self._taken_up: list[Any] = []
 
     def settle(self) -> None:
@@ -50,13 +58,15 @@ class Recording(FIFOScheduler):
         return False
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._taken_up.append(trial)
+        if trial not in self._taken_up:  # it comes again when it is tried again
+            self._taken_up.append(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         record = self.journal.trials[trial.config["id"]]
         for row in result["rows"]:
             metrics = {key: value for key, value in row.items() if key != "step"}
             if not self.journal.append(Report(trial=record.id, step=row["step"], metrics=metrics)):
+                self._compare(record, row["step"], metrics)
                 continue
             if self.judge(record.id, row):
                 self._stop(record)
@@ -71,9 +81,18 @@ class Recording(FIFOScheduler):
             self._end(record, "failed", "it ended without a report")
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Tune tells of each failure, and tries again as often as the spec's max_failures says."""
         record = self.journal.trials[trial.config["id"]]
-        if record.open:
-            self._end(record, "failed", self._reason(record.id))
+        if not record.open:
+            return
+        reason = self._reason(record.id)
+        if reason.startswith(checkpoints.FULL):
+            self._end(record, "interrupted", reason)
+            raise OSError(errno.ENOSPC, reason.removeprefix(f"{checkpoints.FULL}: "))  # more trials would fail of it
+        if trial.status == "RUNNING" and trial.should_recover():
+            self._end(record, "interrupted", f"tried again after {reason}")
+        else:
+            self._end(record, "failed", reason)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its arguments into a file that nothing reads."""
@@ -87,11 +106,25 @@ class Recording(FIFOScheduler):
         path = str(checkpoint.relative_to(self.run_dir)) if checkpoint else None
         self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path))
 
+    def _compare(self, record: TrialRecord, step: int, metrics: dict[str, float]) -> None:
+        before = next((row.metrics for row in record.rows if row.step == step), metrics)
+        for key in sorted(before.keys() | metrics):
+            if before.get(key) != metrics.get(key):
+                self.differs(
+                    f"{record.id} was to repeat step {step} and does not: {key} {before.get(key)} in the journal, which "
+                    f"keeps it, {metrics.get(key)} now; another machine, or other versions?"
+                )
+                return
+
     def _reason(self, identity: str) -> str:
         try:
-            return (self.run_dir / "trials" / identity / "error.txt").read_text().partition("\n")[0]
+            noted = (self.run_dir / "trials" / identity / "error.txt").read_text().partition("\n")[0]
         except OSError:
-            return "its process died; the machine may have run out of memory"
+            noted = ""
+        if noted:
+            return noted
+        crammed = shutil.disk_usage(self.run_dir).free < LITTLE
+        return checkpoints.FULL if crammed else "its process died; the machine may have run out of memory"
 
 
 class Ruled(Recording):

@@ -123,8 +123,9 @@ class JournalSearch(Searcher, ABC):
     def _task(self, identity: str) -> dict[str, Any]:
         """What a trial is told of itself."""
         self._handed.append(identity)
-        ask = self.journal.trials[identity].ask
-        return {"id": identity, "seed": ask.seed, "config": ask.config}
+        record = self.journal.trials[identity]
+        ask = record.ask
+        return {"id": identity, "seed": ask.seed, "config": ask.config, "known": known(self.spec, record)}
 
 
 class ListSearch(JournalSearch):
@@ -198,6 +199,13 @@ class StudySearch(JournalSearch):
         if self.spec.search.method == "cmaes":
             self._marks[number] = study.get_trials(deepcopy=False)[-1].system_attrs
         return raw
+
+
+def known(spec: SweepSpec, record: TrialRecord) -> list[dict[str, Any]]:
+    """The rows that a trial must repeat: all of the journal's, and none on a GPU, where the same steps need not give
+    the same bits again."""
+    rows = record.rows if not spec.resources.gpus_per_worker else []
+    return [{"step": row.step, **row.metrics} for row in rows]
 
 
 def derive(seed: int, number: int) -> int:

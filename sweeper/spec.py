@@ -87,12 +87,16 @@ class Seeds(Section):
 
 
 class Resources(Section):
-    """What one trial holds. workers: 0 trains inside the trial's own process, 1 or more through Ray Train."""
+    """What one trial holds. workers: 0 trains inside the trial's own process, 1 or more through Ray Train.
+
+    max_failures: how often a trial that failed is tried again, from its newest checkpoint.
+    """
 
     workers: Annotated[int, Field(ge=0)] = 0
     cpus_per_worker: Annotated[int, Field(gt=0)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     concurrency: Annotated[int, Field(gt=0)] | None = None
+    max_failures: Annotated[int, Field(ge=0, le=100)] = 1
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
@@ -207,7 +211,7 @@ class SweepSpec(Section):
 
     def config_hash(self, config: Mapping[str, Any]) -> str:
         """SHA-256 of all that can move a trial's numbers but the seed: it groups the seeds of a configuration."""
-        held = self.resources.model_dump(mode="json", exclude={"concurrency"})
+        held = self.resources.model_dump(mode="json", exclude={"concurrency", "max_failures"})
         return _digest({"trainable": self.trainable, "config": dict(config), "resources": held})
 
     def settings(self, params: Mapping[str, Any]) -> Settings:

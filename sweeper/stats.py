@@ -2,35 +2,39 @@
 
 Baseline and candidate share seeds, and with them initial weights, data order and noise; the unit is the difference of
 their losses on a seed, candidate - baseline, in nats: negative is better. A test by Student's t decides, adjusted for
-the declared comparisons by Holm (1979); an exact sign-flip test guards it. Arrays hold the seeds in their last axis and
-the arms of a family in the one before; anything may lead. `verdicts` is what the sweep calls.
+the declared comparisons by Holm (1979); an exact sign-flip test guards it.
 """
 
 from __future__ import annotations
 
 import difflib
-import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-from scipy import special
 
-POWER = 0.8
-ALPHA = 0.05
+from sweeper.pairs import (
+    ALPHA,
+    PAIRS,
+    ROUNDING,
+    Array,
+    Paired,
+    detectable,
+    holm,
+    outlier,
+    pairs_needed,
+    sd_interval,
+    sign_flip,
+    t_tests,
+)
+
 GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
-PAIRS = 6  # with fewer, the sign-flip test cannot fall below its level: two-sided, 2 / 2^n
 RACING_PAIRS = 4
-EXACT_PAIRS, FLIPS = 15, 20_000
-ROUNDING = 1e-12  # of a loss: a smaller difference is two ways to add up one number
-OUTLIER = 0.01
 
 Outcome = Literal["confirmed", "worse", "no worthwhile difference", "inconclusive", "dropped"]
 Losses = Mapping[str, Mapping[int, float | None]]
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -158,27 +162,19 @@ def verdicts(
     arms = [arm for arm in losses if arm != baseline]
     if not arms:
         raise ValueError(f"nothing to compare with {baseline!r}: give a second arm")
-    alpha = rule.level(look)
+    family = _Family(losses, baseline, rule, look)
     pairs = {arm: paired(losses[arm], losses[baseline]) for arm in arms}
     gone = np.array([arm in dropped for arm in arms])
-    tests = Tests.stacked(t_tests(np.array([*pairs[arm].values()]), rule.margin, alpha) for arm in arms)
+    values = [np.array([*pairs[arm].values()], float) for arm in arms]
+    tests = Paired.stacked(t_tests(differences, rule.margin, family.alpha) for differences in values)
     p = adjusted(tests, gone)
-    flips = [
-        sign_flip(np.array([*pairs[arm].values()]), tests.mean[i], rule.margin) if pairs[arm] else 1.0
+    flip = np.array([sign_flip(*each, rule.margin) for each in zip(values, tests.mean, strict=True)])
+    outcomes = decide(tests, p, flip, gone, rule, family.alpha).tolist()
+    comparisons = [
+        family.comparison(arm, pairs[arm], _Decided(outcomes[i], tests.at(i), float(p[i]), float(flip[i])))
         for i, arm in enumerate(arms)
     ]
-    outcomes = decide(tests, p, np.array(flips), gone, rule)
-    return Verdicts(
-        baseline=baseline,
-        rule=rule,
-        look=look,
-        alpha=alpha,
-        comparisons=tuple(
-            _comparison(arm, losses, baseline, pairs[arm], _Found(tests.at(i), float(p[i]), float(flips[i])),
-                        outcomes[i], _Family(rule, look, len(arms)))
-            for i, arm in enumerate(arms)
-        ),
-    )  # fmt: skip
+    return Verdicts(baseline=baseline, rule=rule, look=look, alpha=family.alpha, comparisons=tuple(comparisons))
 
 
 def futile(losses: Losses, baseline: str, rule: Rule | None = None) -> list[str]:
@@ -202,84 +198,147 @@ def paired(candidate: Mapping[int, float | None], baseline: Mapping[int, float |
     return found
 
 
-@dataclass(frozen=True)
-class Tests:
-    """What Student's t says of differences, arrays of one shape; NaN where there are too few, p then 1.
-
-    p_better: two-sided, of differences + margin against 0. p_worse: of differences - margin. inner, outer: the
-    interval's lower and upper end.
-    """
-
-    n: Array
-    mean: Array
-    sd: Array
-    low: Array
-    high: Array
-    p_better: Array
-    p_worse: Array
-
-    @classmethod
-    def stacked(cls, parts: Iterable[Tests]) -> Tests:
-        """Arms of different numbers of pairs as one family, in the last axis."""
-        return cls(*(np.stack(fields, -1) for fields in zip(*(vars(part).values() for part in parts), strict=True)))
-
-    def at(self, index: int) -> Tests:
-        return Tests(*(field[..., index] for field in vars(self).values()))
-
-
-def t_tests(differences: Array, margin: float, alpha: float) -> Tests:
-    """Of (..., n) differences, with intervals at 1 - alpha. Without any spread: p is 0, or 1 for a mean of 0."""
-    n = differences.shape[-1]
-    count = np.full(differences.shape[:-1], n)
-    nothing, certain = np.full(count.shape, np.nan), np.ones(count.shape)
-    if n < 2:
-        mean = differences.mean(-1) if n else nothing
-        return Tests(count, mean, nothing, nothing, nothing, certain, certain)
-    mean, sd = differences.mean(-1), differences.std(-1, ddof=1)
-    error = sd / math.sqrt(n)
-    half = special.stdtrit(n - 1, 1 - alpha / 2) * error
-    p_better, p_worse = (_two_sided(mean + shift, error, n - 1) for shift in (margin, -margin))
-    return Tests(count, mean, sd, mean - half, mean + half, p_better, p_worse)
-
-
-def holm(p: Array) -> Array:
-    """p values (..., k) adjusted for k comparisons by Holm (1979)."""
-    order, k = np.argsort(p, -1), p.shape[-1]
-    steps = np.take_along_axis(p, order, -1) * np.arange(k, 0, -1)
-    found = np.empty_like(steps)
-    np.put_along_axis(found, order, np.minimum(np.maximum.accumulate(steps, -1), 1.0), -1)
-    return found
-
-
-def adjusted(tests: Tests, dropped: Array | bool = False) -> Array:
+def adjusted(tests: Paired, dropped: Array | bool = False) -> Array:
     """Holm's p (..., k) on the side of each mean. A dropped arm stays among the k, with p 1."""
     better, worse = (holm(np.where(dropped, 1.0, p)) for p in (tests.p_better, tests.p_worse))
     return np.where(tests.mean < 0, better, worse)
 
 
-def sign_flip(differences: Array, mean: Array | float, margin: float = 0.0) -> Array:
-    """Two-sided p of (..., n) differences whose sign is as good as its opposite, about the margin on the mean's side.
-
-    All 2^n signs up to 15 pairs, else 20,000 random ones with a fixed seed, with the differences' own among them.
-    """
-    n = differences.shape[-1]
-    assert n > 0
-    shifted = differences + np.where(np.asarray(mean) < 0, margin, -margin)[..., None]
-    signs, rows = _signs(n), shifted.reshape(-1, n)
-    # The sum of the sizes bounds what addition in another order can change.
-    least = np.abs(rows.sum(-1)) - ROUNDING * np.abs(rows).sum(-1)
-    extreme = np.empty(len(rows), int)
-    for start in range(0, len(rows), 256):
-        part = slice(start, start + 256)
-        extreme[part] = (np.abs(rows[part] @ signs) >= least[part, None]).sum(-1)
-    return (extreme / signs.shape[1]).reshape(differences.shape[:-1])
+def decide(tests: Paired, p: Array, flip: Array, dropped: Array | bool, rule: Rule, alpha: float) -> Array:
+    """The outcomes (..., k) by the rule at a level; p: adjusted; flip: counts only where p is below the level."""
+    ahead, behind = tests.mean < -rule.margin, tests.mean > rule.margin
+    differs = (p < alpha) & (ahead | behind)
+    within = (tests.low > -rule.worthwhile) & (tests.high < rule.worthwhile)
+    ruled: list[tuple[Array, Outcome]] = [
+        (np.broadcast_to(dropped, p.shape), "dropped"),
+        ((tests.n < PAIRS) | (differs & (flip >= GUARD)), "inconclusive"),
+        (differs & ahead, "confirmed"),
+        (differs & behind, "worse"),
+        (within, "no worthwhile difference"),
+    ]
+    return np.select([where for where, _ in ruled], [outcome for _, outcome in ruled], "inconclusive")
 
 
-def decide(tests: Tests, p: Array, flip: Array, dropped: Array | bool, rule: Rule) -> Array:
-    """The outcomes (..., k), by the rule; p: adjusted, at the level of `tests`. The interval's level is that of p.
+def hopeless(differences: Array, rule: Rule) -> Array:
+    """Whether racing gives up on (..., n) differences."""
+    if differences.shape[-1] < RACING_PAIRS:
+        return np.zeros(differences.shape[:-1], bool)
+    return t_tests(differences, rule.margin, rule.alpha).low > -rule.margin
 
-    flip: is looked at only where p is below that level.
-    """
-    raise_if = np.less  # placeholder
-    del raise_if
-    return np.array([])
+
+def _checked(losses: Losses, named: Iterable[str]) -> None:
+    for name in named:
+        if name not in losses:
+            near = difflib.get_close_matches(name, losses, 1, 0) or ["none"]
+            raise ValueError(f"{name!r} is no arm with losses; the nearest is {near[0]!r}")
+    for arm, by in losses.items():
+        for seed, loss in by.items():
+            if loss is not None and not math.isfinite(loss):
+                raise ValueError(f"arm {arm!r}, seed {seed}: the loss is {loss}; give None for a run that diverged")
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """What the family says of one arm."""
+
+    outcome: Outcome
+    test: Paired
+    adjusted: float
+    flip: float
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What the comparisons of one look share."""
+
+    losses: Losses
+    baseline: str
+    rule: Rule
+    look: int
+
+    @property
+    def alpha(self) -> float:
+        return self.rule.level(self.look)
+
+    @property
+    def size(self) -> int:
+        return len(self.losses) - 1
+
+    def comparison(self, arm: str, pairs: Mapping[int, float], decided: _Decided) -> Comparison:
+        ours, theirs, test = self.losses[arm], self.losses[self.baseline], decided.test
+        seeds, values, n = tuple(pairs), np.array([*pairs.values()], float), len(pairs)
+        failed, baseline_failed = (tuple(sorted(s for s in by if by[s] is None)) for by in (ours, theirs))
+        sd = float(test.sd) if n > 1 else None
+        unpaired, correlation = _unpaired([(ours[seed] or 0.0, theirs[seed] or 0.0) for seed in seeds])
+        marked = outlier(values)
+        found = Comparison(
+            arm=arm,
+            baseline=self.baseline,
+            verdict=_unflattered(decided.outcome, {*failed}, {*baseline_failed}),
+            n=n,
+            seeds=seeds,
+            differences=tuple(values.tolist()),
+            mean=float(test.mean) if n else None,
+            interval=(float(test.low), float(test.high)) if n > 1 else None,
+            sd=sd,
+            p=float(test.p_better if test.mean < 0 else test.p_worse) if n > 1 else None,
+            adjusted=decided.adjusted,
+            flip=decided.flip if n else None,
+            detectable=None if sd is None else self.rule.margin + sd * detectable(n, self.size, alpha=self.alpha),
+            needed=None,
+            needed_range=None,
+            unpaired_sd=unpaired,
+            correlation=correlation,
+            outlier=None if marked is None else seeds[marked],
+            missing=tuple(sorted(ours.keys() ^ theirs.keys())),
+            failed=failed,
+            baseline_failed=baseline_failed,
+            notes=(),
+        )
+        if found.verdict == "inconclusive" and sd is not None and self.rule.worthwhile > self.rule.margin:
+            low, high = sd_interval(sd, n)
+            found = replace(found, needed=self._needed(sd), needed_range=(self._needed(low), self._needed(high)))
+        return replace(found, notes=tuple(self._notes(found)))
+
+    def _needed(self, sd: float) -> int:
+        effect = (self.rule.worthwhile - self.rule.margin) / sd if sd else math.inf
+        return pairs_needed(effect, self.size, self.rule.level(self.look + 1))
+
+    def _notes(self, found: Comparison) -> Iterator[str]:
+        if found.verdict == "dropped":
+            return
+        if found.n < PAIRS:
+            yield f"exploration only: a verdict takes {PAIRS} pairs, there are {found.n}"
+        elif found.adjusted < self.alpha and (found.flip or 0) >= GUARD and abs(found.mean or 0) > self.rule.margin:
+            yield f"the tests disagree: t {found.adjusted:.2g} after Holm, sign-flip {found.flip:.2g}"
+        if found.sd == 0:
+            yield "equal on every seed: a setting without effect?" if not found.mean else "the same on every seed"
+        delta = self.rule.worthwhile
+        if found.verdict in ("confirmed", "worse") and found.interval and max(map(abs, found.interval)) < delta:
+            yield f"sure, and yet within what is not worthwhile, ±{delta:g} nats"
+        if found.outlier is not None:
+            yield f"seed {found.outlier} stands out (Grubbs at 1 %): the tests assume symmetric differences"
+        for name, seeds in ((found.arm, found.failed), (found.baseline, found.baseline_failed)):
+            if seeds:
+                yield f"{name} failed on {_listed(seeds)}: what is left flatters it"
+        if found.missing:
+            yield f"not run by both, so left out: {_listed(found.missing)}"
+
+
+def _unflattered(outcome: Outcome, failed: set[int], baseline_failed: set[int]) -> Outcome:
+    """Runs that failed alone could have been their side's worst: nothing is decided in its favour."""
+    favoured = {"confirmed": failed - baseline_failed, "worse": baseline_failed - failed}
+    return "inconclusive" if favoured.get(outcome, failed ^ baseline_failed) and outcome != "dropped" else outcome
+
+
+def _unpaired(runs: list[tuple[float, float]]) -> tuple[float | None, float | None]:
+    """The sd of a difference were the runs not on one seed, and the correlation that pairing uses, where defined."""
+    if len(runs) < 2:
+        return None, None
+    (ours, both), (_, theirs) = np.cov(np.array(runs).T)
+    correlation = float(both / math.sqrt(ours * theirs)) if ours > 0 and theirs > 0 else None
+    return math.sqrt(ours + theirs), correlation
+
+
+def _listed(seeds: Collection[int]) -> str:
+    return f"seed{'s'[len(seeds) == 1 :]} {', '.join(map(str, seeds))}"

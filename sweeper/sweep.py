@@ -6,6 +6,7 @@ every node must reach it, and it goes when the stage ends.
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import platform
@@ -13,16 +14,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune import TuneError
 
 from sweeper import checkpoints, trial
 from sweeper.journal import End, Journal, Session
 from sweeper.scheduling import Recording, scheduler
-from sweeper.search import JournalSearch, ListSearch, StudySearch, write_study
+from sweeper.search import JournalSearch, ListSearch, StudySearch, known, write_study
 from sweeper.spec import SweepSpec
 
 SCRATCH = ".tune"
@@ -50,22 +53,37 @@ def run(
     rule = scheduler(spec, journal, run_dir)  # first: a session may have ended with a stop that it never wrote down
     search = _search(spec, run_dir, journal, slots, lag)
     search.settle = rule.settle
+    if not spec.resources.gpus_per_worker:  # there, the same steps need not give the same bits again
+        rule.differs = say
     if slots < lag:
         points = "the same points, later" if spec.scheduler == "none" else "this takes longer"
         say(f"there is room for {slots} of {lag} trials at a time: {points}")
-    _show_torn(run_dir, journal, say)
+    _show_torn(spec, run_dir, journal, say)
     scratch = run_dir / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         if search.remaining:
-            _tuner(spec, run_dir, search, rule).fit()
+            with _or_full():
+                _tuner(spec, run_dir, search, rule).fit()
     finally:
+        shutil.rmtree(scratch, ignore_errors=True)
         for record in journal.trials.values():
             if record.state == "running":
                 journal.append(End(trial=record.id, state="interrupted"))
         write_study(spec, journal, run_dir / OPTUNA_LOG)
-        shutil.rmtree(scratch, ignore_errors=True)
     return len(journal.trials) == spec.total_trials and not any(one.open for one in journal.trials.values())
+
+
+@contextmanager
+def _or_full() -> Iterator[None]:
+    """A disk without room is OSError, whether Tune hands it on or wraps it up."""
+    try:
+        yield
+    except (OSError, TuneError) as error:
+        if checkpoints.full(error):
+            told = str(error).strip().splitlines()[-1]
+            raise OSError(errno.ENOSPC, told.removeprefix(f"OSError: [Errno {errno.ENOSPC}] ")) from None
+        raise
 
 
 def _search(spec: SweepSpec, run_dir: Path, journal: Journal, slots: int, lag: int) -> JournalSearch:
@@ -104,7 +122,7 @@ def _tuner(spec: SweepSpec, run_dir: Path, search: JournalSearch, rule: Recordin
         run_config=tune.RunConfig(
             name="experiment",
             storage_path=str(run_dir / SCRATCH),
-            failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
+            failure_config=tune.FailureConfig(max_failures=held.max_failures, fail_fast=False),
             verbose=0,
         ),
     )
@@ -128,13 +146,15 @@ def _name(tune_trial: Any) -> str:
     return tune_trial.config["id"]
 
 
-def _show_torn(run_dir: Path, journal: Journal, say: Callable[[str], None]) -> None:
+def _show_torn(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str], None]) -> None:
     """Say which checkpoints the trials to be continued will pass over."""
     if journal.torn is not None:
         say(f"the journal's last line was torn and is dropped: {journal.torn[:80]}")
     for record in journal.trials.values():
         if record.open:
-            for line in checkpoints.newest(run_dir / "trials" / record.id / "checkpoints")[1]:
+            mark = checkpoints.owner(spec.trainable, record.id, record.ask.seed, record.ask.config)
+            folder = run_dir / "trials" / record.id / "checkpoints"
+            for line in checkpoints.newest(folder, mark, known(spec, record))[1]:
                 say(line)
 
 

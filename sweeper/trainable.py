@@ -95,6 +95,8 @@ class TrainContext:
     device: a torch device, "cpu" or "cuda:0".
     restore_from: a checkpoint folder which an earlier call reported, or None.
     all_reduce: sums a tensor over the ranks in place.
+    test: whether the last row has metrics of the part that no search may see, too, called `test/...`; the bundle then
+        may have `analysis/documents.json`, `{"loss": [...], "predictions": [...]}` by document of that part.
     """
 
     report: Report
@@ -104,6 +106,7 @@ class TrainContext:
     device: str = "cpu"
     restore_from: Path | None = None
     all_reduce: Callable[[Any], object] = _alone
+    test: bool = False
 
 
 @dataclass(frozen=True)

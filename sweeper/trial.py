@@ -23,8 +23,6 @@ from sweeper import checkpoints
 from sweeper.trainable import Trainable, TrainContext
 
 ERROR = "error.txt"
-# A worker group that lost a worker is started once more, from its newest checkpoint: a node may have gone.
-WORKER_FAILURES = 1
 START_FAILURES = 3
 
 Send = Callable[[list[dict[str, Any]]], None]
@@ -35,23 +33,12 @@ class PeerLost(RuntimeError):
 
 
 @dataclass(frozen=True)
-class NoSecondTry(train.UserCallback):
-    """Ends a worker group whose training raised by itself: on the same seed and data it would raise again."""
-
-    folder: Path
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Ray Train gives a run up, whatever its failure_config says, if a callback raises."""
-        if (self.folder / ERROR).exists():
-            raise RuntimeError("the training raised")
-
-
-@dataclass(frozen=True)
 class Reporter:
     """`context.report` of rank 0: refuses what is not finite, stores the checkpoint, then sends the row."""
 
     folder: Path
     objective: str
+    mark: str
     send: Send
 
     def __call__(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
@@ -60,7 +47,7 @@ class Reporter:
         try:
             self._check(row, step)
             if checkpoint is not None:
-                checkpoints.store(self.folder / "checkpoints", checkpoint, step)
+                checkpoints.store(self.folder / "checkpoints", checkpoint, step, self.mark)
         finally:
             if checkpoint is not None:
                 shutil.rmtree(checkpoint, ignore_errors=True)
@@ -99,6 +86,7 @@ def _worker_group(task: dict[str, Any]) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    shutil.rmtree(Path(task["scratch"]) / task["id"], ignore_errors=True)  # of an earlier try: Ray would go on from it
     gpu = task["gpus_per_worker"] > 0
     held = {"CPU": task["cpus_per_worker"], **({"GPU": task["gpus_per_worker"]} if gpu else {})}
     TorchTrainer(
@@ -109,8 +97,9 @@ def _worker_group(task: dict[str, Any]) -> None:
         run_config=train.RunConfig(
             name=task["id"],
             storage_path=task["scratch"],
-            callbacks=[TuneReportCallback(), NoSecondTry(home(task))],
-            failure_config=train.FailureConfig(max_failures=WORKER_FAILURES, controller_failure_limit=START_FAILURES),
+            callbacks=[TuneReportCallback()],
+            # Tune counts the failures of a trial, whichever of its processes it was.
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=START_FAILURES),
         ),
     ).fit()
 
@@ -146,14 +135,43 @@ def _train(task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
     with contextlib.suppress(OSError):  # a node of a joined cluster may have no such folder
         os.chdir(task["cwd"])  # relative paths in a spec are the driver's
     folder = home(task)
-    restore_from, _ = checkpoints.newest(folder / "checkpoints")
+    mark = checkpoints.owner(task["trainable"], task["id"], task["seed"], task["config"])
+    restore_from, _ = checkpoints.newest(folder / "checkpoints", mark, task["known"])
     if restore_from is not None:
         send(checkpoints.history(restore_from))
     trainable = Trainable.load(task["trainable"])
     # Ray Train waits until every rank has reported, and keeps what rank 0 did.
-    report = (lambda *_: send([])) if ranks.get("rank") else Reporter(folder, task["objective"], send)
+    report = (lambda *_: send([])) if ranks.get("rank") else Reporter(folder, task["objective"], mark, send)
     context = TrainContext(report, seed=task["seed"], restore_from=restore_from, **ranks)
-    trainable.train(trainable.config.model_validate(task["config"]), context)
+    config = trainable.config.model_validate(task["config"])
+    try:
+        trainable.train(config, context)
+    except torch.OutOfMemoryError as error:
+        device = ranks["device"]
+        there = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        raise RuntimeError(f"out of memory: {fitting(config, there, context.world_size)}") from error
+
+
+def fitting(config: Any, there: float, world_size: int = 1) -> str:
+    """Which settings would fit into a GPU that has room for less than `config`. there: bytes that it has.
+
+    What the step takes in fact is at least `there`; the trainable's own estimate says how that falls with the rows.
+    """
+    rows: int = getattr(config, "batch_size", 1)
+
+    def share(parts: int) -> float:
+        return config.model_copy(update={"batch_size": rows // parts}).memory_bytes
+
+    parts, now = 2 * world_size, share(world_size)
+    while parts <= rows and share(parts) * max(1.0, there / now) > 0.8 * there:
+        parts *= 2
+    held = f"the {there / 1e9:.1f} GB of the GPU do not hold {rows // world_size} rows"
+    if parts > rows:
+        return f"{held}; lower the model's size"
+    return (
+        f"{held}; {rows // parts} would fit: set config.batch_size to {rows // parts * world_size}, or keep it "
+        f"and set resources.workers to {parts}"
+    )
 
 
 @contextlib.contextmanager
@@ -165,7 +183,8 @@ def _noted(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         with contextlib.suppress(FileExistsError), (folder / ERROR).open("x") as file:
-            file.write(f"{reason(error)}\n\n{traceback.format_exc()}")
+            full = f"{checkpoints.FULL}: " if checkpoints.full(error) else ""
+            file.write(f"{full}{reason(error)}\n\n{traceback.format_exc()}")
         raise
 
 

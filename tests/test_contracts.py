@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PURE = ["trainable", "space", "spec", "plan", "journal", "report", "checkpoints"]
+PURE = ["trainable", "space", "spec", "plan", "journal", "report", "checkpoints", "stats"]
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -86,7 +86,8 @@ class _Run:
         self.masked = masked.Masked(vocabulary)
         self.policy = masking.build(config, vocabulary, self.rows, context.seed, context.device)
         self.replacement = masking.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
-        self.validation = evaluate.Validation(self.prepared, context.device, context.rank, context.world_size)
+        self.where = (context.device, context.rank, context.world_size)
+        self.validation = evaluate.Validation(self.prepared, *self.where)
         self.losses = torch.zeros(2, dtype=torch.float64, device=context.device)  # their sum, and how many
         self.scores = self.policy.scores()["token"]
         self.history: list[bundle.Row] = []
@@ -117,9 +118,9 @@ class _Run:
         at = selection.positions.clamp(max=ids.numel() - 1)
         labels = ids.flatten()[at]
         inputs = self.replacement(ids, selection, step_noise)
-        torch.manual_seed(noise.derive(context.seed, "dropout", step, context.rank))
+        dropped = noise.derive(context.seed, "dropout", step, context.rank)
         with bfloat16:
-            losses, predictions = self.model.losses(inputs, selection.positions, labels)
+            losses, predictions = self.model.losses(inputs, selection.positions, labels, dropped)
         loss = (losses * selection.weight).sum()
         (loss / selection.total).backward()
         self.optimiser.step(step, context.all_reduce, alone=context.world_size == 1)
@@ -131,13 +132,16 @@ class _Run:
 
     def report(self, step: int) -> None:
         """Validate, audit and checkpoint."""
-        from trainables import bundle, masked
+        from trainables import bundle, evaluate, masked
 
         all_reduce = self.context.all_reduce
         all_reduce(self.losses)
         loss, predicted = self.losses.tolist()
         self.losses.zero_()
         row = {"step": step, "train/loss": loss / predicted, **self.validation(self.model, all_reduce)}
+        last = step == self.config.steps
+        test = evaluate.Validation(self.prepared, *self.where, part="test") if last and self.context.test else None
+        row |= test(self.model, all_reduce) if test else {}
         row |= self.policy.metrics(all_reduce)
         masking_state, before, scores = self.policy.state(all_reduce), self.scores, self.policy.scores()
         self.scores, by_id = scores["token"], masking_state["by_id"].numpy()
@@ -148,10 +152,12 @@ class _Run:
             return
         states = {"model": self.model.state_dict(), "optimiser": self.optimiser.state(), "masking": masking_state}
         checkpoint = bundle.write_checkpoint(states, self.history)
-        if step == self.config.steps:
+        if last:
             facts = {"seed": self.context.seed, "metrics": row}
             bundle.write_bundle(checkpoint / "bundle", self.model, self.prepared, self.config, facts)
             masked.write(checkpoint / "bundle" / "analysis", self.masked, by_id, scores, self.history)
+            if test:
+                evaluate.write_documents(checkpoint / "bundle" / "analysis", test)
         self.context.report(row, checkpoint)
 
 

@@ -24,28 +24,33 @@ class Optimiser:
         self.steps, self.warmup = config.steps, config.lr_warmup_steps
         self.names = [name for name, _ in model.named_parameters()]
         self.parameters = list(model.parameters())
+        self.gradient = self._together()
         betas = (self.config.beta1, self.config.beta2)
         self.adamw = torch.optim.AdamW(
             self.parameters, lr=self.config.lr, betas=betas, weight_decay=self.config.weight_decay, fused=True
         )
 
+    def _together(self) -> torch.Tensor:
+        """Memory for all gradients, so that one operation clears, sums or clips them; each `.grad` is a part of it."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        whole = torch.zeros(sum(sizes), device=self.parameters[0].device)
+        for parameter, part in zip(self.parameters, whole.split(sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
+        return whole
+
     def step(self, step: int, all_reduce: Callable[[torch.Tensor], object], alone: bool) -> None:
-        """Update from the gradients of a 0-based step, summed over the ranks, and clear them."""
+        """Update from the gradients of a 0-based step, summed over the ranks, and clear them.
+
+        Each rank's loss is already divided by the global count.
+        """
         if not alone:
-            self._sum_gradients(all_reduce)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+            all_reduce(self.gradient)
+        norm = torch.linalg.vector_norm(self.gradient)
+        self.gradient.mul_((self.config.clip / (norm + 1e-6)).clamp_(max=1))  # as clip_grad_norm_ does
         for group in self.adamw.param_groups:
             group["lr"] = self.config.lr * schedule(step, self.warmup, self.steps)
         self.adamw.step()
-        self.adamw.zero_grad()
-
-    def _sum_gradients(self, all_reduce: Callable[[torch.Tensor], object]) -> None:
-        """One collective for all gradients: each rank's loss is already divided by the global count."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        all_reduce(flat)
-        for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(piece.view_as(gradient))
+        self.gradient.zero_()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Moments and counts, by parameter name."""

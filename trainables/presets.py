@@ -105,7 +105,7 @@ def expand_tree(tree: Any) -> Any:
     """The same for nested settings."""
     masking = tree.get("masking") if isinstance(tree, Mapping) else None
     name = _known(masking.get("preset")) if isinstance(masking, Mapping) else None
-    if name is None:
+    if masking is None or name is None:
         return tree
     given = {key: value for key, value in masking.items() if key != "preset"}
     expanded = {**tree, "masking": {**_rule(name), **given}}

@@ -29,7 +29,7 @@ class MadeUp(Prepared):
         inputs = self.tokens[: ROWS_AT_ONCE * self.block].reshape(ROWS_AT_ONCE, self.block).astype(np.int64)
         positions = np.arange(0, inputs.size, 7)[: round(0.15 * inputs.size)]
         masked = np.arange(len(positions)) % 5 > 0
-        labels, document = inputs.flatten()[positions], np.zeros(ROWS_AT_ONCE, np.int32)
+        labels, document = inputs.flatten()[positions], np.zeros(len(positions), np.int32)
         return EvaluationSet(inputs=inputs, positions=positions, labels=labels, masked=masked, document=document)
 
 

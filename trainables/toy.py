@@ -86,6 +86,8 @@ def train(config: Config, context: TrainContext) -> None:
         if config.fail == "nan" and step > config.steps // 2:
             loss = math.nan
         row = {"step": step, "val/loss": loss}
+        if context.test and step == config.steps:
+            row["test/loss"] = loss
         history.append(row)
         context.report(row, _checkpoint(history, step == config.steps) if context.rank == 0 else None)
 

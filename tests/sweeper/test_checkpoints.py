@@ -1,5 +1,6 @@
 """Checkpoints are whole or passed over, and only the newest two stay."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -85,3 +86,36 @@ def test_publishing_replaces_the_whole_folder(tmp_path: Path):
     checkpoints.publish(handed_over(tmp_path, 5), target)
     assert sorted(path.name for path in target.iterdir()) == ["bundle", "history.jsonl", "model.bin"]
     assert [path.name for path in target.parent.iterdir()] == ["t0001"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: (path / "extra.safetensors").write_text("x"), "extra.safetensors was not written with it"),
+        (lambda path: path.rename(path.with_name("step-00000011")), "it is of another step"),
+        (lambda path: path.with_name("step-00000005").rename(path.with_name("step-00000012")), "it is of another step"),
+    ],
+)
+def test_one_that_was_tampered_with_is_passed_over(tmp_path: Path, damage, told: str):
+    folder = stored(tmp_path, 5, 10)
+    damage(folder / "step-00000010")
+    assert told in checkpoints.newest(folder)[1][0]
+
+
+def test_another_trials_checkpoint_and_another_history_are_passed_over(tmp_path: Path):
+    folder = stored(tmp_path, 5, 10)
+    whole = checkpoints.history(folder / "step-00000010")
+    assert checkpoints.newest(folder, known=whole)[0] == folder / "step-00000010"
+    other = [{**row, "val/loss": 0.0} if row["step"] == 7 else row for row in whole]
+    path, torn = checkpoints.newest(folder, known=other)
+    assert path == folder / "step-00000005"
+    assert "its row of step 7 is not the journal's" in torn[0]
+    assert checkpoints.newest(folder, checkpoints.owner("m:f", "t1", 0, {}))[0] is None
+
+
+def test_what_says_that_a_disk_is_full():
+    assert checkpoints.full(OSError(errno.ENOSPC, "No space left on device"))
+    assert checkpoints.full(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert checkpoints.full(RuntimeError("Traceback\nOSError: [Errno 122] Disk quota exceeded"))
+    assert not checkpoints.full(OSError(errno.EACCES, "Permission denied"))
+    assert not checkpoints.full(RuntimeError("step 28"))

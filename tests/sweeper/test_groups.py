@@ -68,12 +68,13 @@ def test_groups_that_are_stopped_midway(tmp_path: Path, monkeypatch: pytest.Monk
         ("stopped", 10, "stopped by halving at step 10"),
     ]
     for record in list(journal.trials.values())[1:]:
-        newest, _ = checkpoints.newest(tmp_path / "run/trials" / record.id / "checkpoints")
+        mark = checkpoints.owner(spec.trainable, record.id, record.ask.seed, record.ask.config)
+        newest, _ = checkpoints.newest(tmp_path / "run/trials" / record.id / "checkpoints", mark)
         assert newest is not None
         assert newest.name < "step-00000020", "it went on to its end all the same"
 
 
-def test_a_training_that_raises_is_not_tried_again_and_a_lost_worker_is(
+def test_a_training_that_raises_and_a_lost_worker_are_tried_again_as_often_as_the_spec_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
 ):
     monkeypatch.chdir(tmp_path)
@@ -87,4 +88,4 @@ def test_a_training_that_raises_is_not_tried_again_and_a_lost_worker_is(
         ("completed", 20, None),
     ]
     tries = {path.name: len(path.read_text()) for path in tmp_path.glob("tries-*")}
-    assert tries == {"tries-0.1": 1, "tries-0.2": 1, "tries-0.3": 2}
+    assert tries == {"tries-0.1": 2, "tries-0.2": 2, "tries-0.3": 2}

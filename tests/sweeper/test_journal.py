@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import threading
 import time
 from pathlib import Path
@@ -153,3 +155,27 @@ def test_nested_metrics_are_a_tree() -> None:
     metrics = {"audit/rate": 0.15, "audit/shares/random": 0.8, "audit/shares/token": 0.2, "val/loss": 1.0}
     assert nested(metrics, "audit/") == {"rate": 0.15, "shares": {"random": 0.8, "token": 0.2}}
     assert nested(metrics, "test/") == {}
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The system takes what fits of a line, then refuses; later there is room again."""
+    spec = toy_spec()
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(session())
+    journal.append(ask(spec, 0, 1, "baseline"))
+    whole, write = journal.path.read_bytes(), os.write
+
+    def crammed(file: int, data: bytes) -> int:
+        if len(data) < 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data[:10])
+
+    monkeypatch.setattr(os, "write", crammed)
+    with pytest.raises(OSError, match="No space"):
+        journal.append(report(0, 10, 2.0, 2))
+    assert journal.path.read_bytes() == whole
+    assert journal.trials["t0000"].rows == []
+    monkeypatch.setattr(os, "write", write)
+    assert journal.append(report(0, 10, 2.0, 2))
+    journal.close()
+    assert [len(one.rows) for one in Journal(journal.path).trials.values()] == [1]

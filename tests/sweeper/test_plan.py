@@ -8,12 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from sweeper import plan as planning
-from sweeper.plan import Plan, detectable, estimated, refuse_above_limits, shown
+from sweeper.plan import Plan, estimated, refuse_above_limits, shown
 from sweeper.spec import SweepSpec, load, resolve
 from sweeper.spread import Spread
 from sweeper.trainable import Pace
@@ -148,24 +146,6 @@ def test_limits() -> None:
         refuse_above_limits(mix("limits.hours=1", profile="published"), estimate)
     with pytest.raises(ValueError, match=r"^limits\.gpu_hours: "):
         refuse_above_limits(mix("limits.gpu_hours=0.5", profile="published"), estimate)
-
-
-@pytest.mark.parametrize(("comparisons", "effect"), [(1, 1.16), (3, 1.45), (8, 1.74), (15, 1.93)])
-def test_the_detectable_difference_at_eight_pairs(comparisons: int, effect: float) -> None:
-    assert detectable(8, comparisons) == pytest.approx(effect, abs=0.005)
-
-
-def test_the_detectable_difference_is_detected_four_times_in_five() -> None:
-    pairs, comparisons = 8, 3
-    samples = np.random.default_rng(0).normal(detectable(pairs, comparisons), 1, (40_000, pairs))
-    t = samples.mean(1) / samples.std(1, ddof=1) * math.sqrt(pairs)
-    assert np.mean(2 * stats.t.sf(abs(t), pairs - 1) < 0.05 / comparisons) == pytest.approx(0.8, abs=0.01)
-
-
-def test_more_pairs_detect_less_and_more_comparisons_need_more() -> None:
-    by_pairs = [detectable(pairs, 1) for pairs in (2, 3, 6, 8, 16, 100)]
-    assert by_pairs == sorted(by_pairs, reverse=True)
-    assert detectable(2, 15) > detectable(2, 1)
 
 
 KEYS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from sweeper import checkpoints, trial
 from trainables import toy
+from trainables.config import Config
 
 
 class Driver:
@@ -52,7 +54,12 @@ def task(tmp_path: Path, **config: Any) -> dict[str, Any]:
         "cwd": str(Path.cwd()),
         "run_dir": str(tmp_path / "run"),
         "scratch": str(tmp_path / "scratch"),
+        "known": [],
     }
+
+
+def mark(task: dict[str, Any]) -> str:
+    return checkpoints.owner(task["trainable"], task["id"], task["seed"], task["config"])
 
 
 def home(tmp_path: Path) -> Path:
@@ -60,9 +67,10 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_rows_follow_their_checkpoints(tmp_path: Path, driver: Driver):
-    trial.run(task(tmp_path))
+    one = task(tmp_path)
+    trial.run(one)
     assert driver.steps == [[5], [10], [15], [20]]
-    newest, torn = checkpoints.newest(home(tmp_path) / "checkpoints")
+    newest, torn = checkpoints.newest(home(tmp_path) / "checkpoints", mark(one))
     assert newest is not None
     assert (newest.name, torn) == ("step-00000020", [])
     assert (newest / "bundle" / "metadata.json").exists()
@@ -127,26 +135,63 @@ def test_an_objective_that_is_never_reported_is_named(tmp_path: Path, driver: Dr
         trial.run({**task(tmp_path), "objective": "val/loss_mask"})
 
 
-def test_the_loss_of_another_rank_is_not_noted_and_does_not_end_the_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_loss_of_another_rank_is_not_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(tensor: object) -> None:
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr("torch.distributed.all_reduce", broken)
-    watch = trial.NoSecondTry(tmp_path)
     with (
         pytest.raises(trial.PeerLost, match="another worker is gone: Connection closed by peer"),
         trial._noted(tmp_path),
     ):
         trial._all_reduce(None)
-    watch.after_exception(None, {})
+    assert not (tmp_path / trial.ERROR).exists()
     with pytest.raises(ZeroDivisionError), trial._noted(tmp_path):
         _ = 1 / 0
-    with pytest.raises(RuntimeError, match="the training raised"):
-        watch.after_exception(None, {})
+    assert (tmp_path / trial.ERROR).read_text().startswith("ZeroDivisionError: ")
 
 
 def test_a_reason_is_one_line():
     assert trial.reason(ValueError("first\nsecond")) == "ValueError: first"
     assert trial.reason(KeyError()) == "KeyError"
+
+
+def test_a_checkpoint_that_tells_other_rows_than_the_journal_is_passed_over(tmp_path: Path, driver: Driver):
+    one = task(tmp_path)
+    trial.run(one)
+    rows = [row for rows in driver.messages for row in rows]
+    driver.messages = []
+    trial.run({**one, "known": [*rows[:3], {**rows[3], "val/loss": 7.0}]})
+    assert driver.steps == [[5, 10, 15], [20]]
+    driver.messages = []
+    trial.run({**one, "seed": 4})
+    assert driver.steps == [[5], [10], [15], [20]], "it went on from another trial's checkpoint"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "quota")])
+def test_a_full_disk_is_told_from_other_failures_and_leaves_no_part(
+    tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch, error: OSError
+):
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints, "_sync_folders", fails)
+    with pytest.raises(OSError, match="No space|quota"):
+        trial.run(task(tmp_path))
+    assert (home(tmp_path) / trial.ERROR).read_text().startswith(f"{checkpoints.FULL}: OSError: [Errno {error.errno}]")
+    assert list((home(tmp_path) / "checkpoints").iterdir()) == []
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_what_would_fit_into_a_gpu():
+    config = Config()
+    assert config.batch_size == 64
+    assert trial.fitting(config, 0.9 * config.memory_bytes) == (
+        f"the {0.9 * config.memory_bytes / 1e9:.1f} GB of the GPU do not hold 64 rows; 32 would fit: "
+        "set config.batch_size to 32, or keep it and set resources.workers to 2"
+    )
+    assert "16 would fit: set config.batch_size to 32, or keep it and set resources.workers to 4" in trial.fitting(
+        config, 2 * config.memory_bytes, 2
+    ), "it took more than the estimate, and two workers have halved the rows"
+    assert trial.fitting(config, 1e6).endswith("lower the model's size")
+    assert trial.fitting(toy.Config(), 100).endswith("lower the model's size")

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 Probabilities = dict[frozenset[int], float]
@@ -103,7 +103,9 @@ class Amlm:
         self.weight = [rate] * size
         self.answers: dict[int, list[float]] = {}
 
-    def observe(self, ids: Sequence[int], right: Sequence[bool], losses: Sequence[float], masked: Sequence[bool]) -> None:
+    def observe(
+        self, ids: Sequence[int], right: Sequence[bool], losses: Sequence[float], masked: Sequence[bool]
+    ) -> None:
         for token, is_right, loss, is_masked in zip(ids, right, losses, masked, strict=True):
             if not self.soft:
                 self.answers.setdefault(token, []).append(float(is_right))
@@ -168,14 +170,26 @@ def sequential(stages: Sequence[tuple[Sequence[float], int]], free: frozenset[in
     return by_set
 
 
-def whole_words(tokens: Sequence[str], number: int) -> Probabilities:
-    """Every order of the row's words is equally likely; whole words are taken until one must be cut to fit."""
+def words_of(tokens: Sequence[str]) -> list[list[int]]:
+    """Places of each word's pieces; what continues a word of the row before is one, too."""
     words: list[list[int]] = []
     for place, token in enumerate(tokens):
         if token.startswith("##") and words:
             words[-1].append(place)
         else:
             words.append([place])
+    return words
+
+
+def cut_chance(tokens: Sequence[str], number: int) -> float:
+    """How often the words that come first do not add up to the number."""
+    orders = list(itertools.permutations(map(len, words_of(tokens))))
+    return sum(number not in itertools.accumulate(order) for order in orders) / len(orders)
+
+
+def whole_words(tokens: Sequence[str], number: int) -> Probabilities:
+    """Every order of the row's words is equally likely; whole words are taken until one must be cut to fit."""
+    words = words_of(tokens)
     by_set: Probabilities = {}
     for order in itertools.permutations(words):
         taken = frozenset([place for word in order for place in word][:number])
@@ -193,11 +207,13 @@ def span_length(draw: random.Random) -> int:
             return length
 
 
-def spans(length: int, number: int, draw: random.Random) -> Iterator[int]:
+def spans(length: int, number: int, draw: random.Random) -> list[int]:
     """Spans from starts in random order, each taken but for what earlier ones took, the last one cut to fit."""
     taken: list[int] = []
     for start in draw.sample(range(length), length):
         for place in range(start, min(start + span_length(draw), length)):
-            if place not in taken and len(taken) < number:
+            if place not in taken:
                 taken.append(place)
-    yield from taken
+            if len(taken) == number:
+                return taken
+    return taken

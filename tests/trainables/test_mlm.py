@@ -12,9 +12,13 @@ import pytest
 import torch
 
 from sweeper.trainable import TrainContext
+from tests.trainables.test_policies import PRESETS
 from tests.trainables.tiny import Recorder, Stopped, config, run, run_rank, write_corpus
 from trainables import mlm
+from trainables.config import Config
 
+# One name a rule, and the n-hot embeddings, which are trained beside the rest.
+POLICIES = [*PRESETS, "published/amlm-hard-nhot"]
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses.txt"
 
 
@@ -68,6 +72,20 @@ def test_stopped_anywhere_and_resumed_is_never_stopped_bitwise(
     assert second.weights() == whole.weights()
     history = [json.loads(line) for line in (second.checkpoint / "history.jsonl").read_text().splitlines()]
     assert history == whole.rows
+
+
+@pytest.mark.parametrize("preset", POLICIES)
+def test_every_policy_resumes_within_a_window_bitwise(corpus: Path, tmp_path: Path, preset: str) -> None:
+    """Masks, metrics and weights; stopped where answers wait for the next refresh, and compared in a later window."""
+    rule = {"preset": preset, "update_every": 2, "mask_warmup": 0.1}
+    tree = config(corpus, report_every=5).model_dump(exclude={"masking": True, "model": {"embedding"}})
+    settings = Config.model_validate({**tree, "masking": rule})
+    whole, first, second = (Recorder(tmp_path / name, stop) for name, stop in (("a", 15), ("b", 5), ("b", 15)))
+    for recorder, checkpoint in ((whole, None), (first, None), (second, first.checkpoint)):
+        with pytest.raises(Stopped):
+            mlm.train(settings, TrainContext(recorder, restore_from=checkpoint))
+    assert first.rows + second.rows == whole.rows
+    assert second.weights() == whole.weights()
 
 
 def test_token_and_trigram_shares_of_zero_are_random(corpus: Path, tmp_path: Path) -> None:

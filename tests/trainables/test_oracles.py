@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests import oracles
-from tests.oracles import AMLMS, MORPHS, Compared
+from tests.oracles import AMLMS, MORPHS
+from tests.trainables.drawn import DRAWS, Compared
 from trainables import data
 
-OFTEN = ("accuracy-morph", "cms-morph", "random_sketch_control", "amlm hard", "amlm soft", "amlm hard, rate decay")
+OFTEN = ("accuracy-morph", "cms-morph", "amlm hard", "amlm soft")
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +48,6 @@ def test_amlm_weights_after_each_of_5_updates(name: str, prepared: data.Prepared
     check(oracles.weights(name, AMLMS[name], prepared))
 
 
-@pytest.mark.parametrize("compare", oracles.DRAWS, ids=lambda compare: compare.__name__)
+@pytest.mark.parametrize("compare", DRAWS, ids=lambda compare: compare.__name__)
 def test_draws(compare: Callable[[], list[Compared]]) -> None:
     check(compare())

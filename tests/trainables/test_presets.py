@@ -104,7 +104,9 @@ def test_a_single_share_over_a_preset_does_not_change_the_preset() -> None:
     shares = {"masking.shares.token": 0.2, "masking.shares.random": 0.75}
     spec = sweep({}, arm={"masking.preset": "accuracy_morph", **shares})
     assert spec.settings(spec.arms["arm"]).masking.shares.token == 0.2
-    assert expand({"masking.preset": "accuracy_morph"}) == before == expand({"masking.preset": "published/accuracy-morph"})
+    assert (
+        expand({"masking.preset": "accuracy_morph"}) == before == expand({"masking.preset": "published/accuracy-morph"})
+    )
 
 
 def test_nhot_comes_with_its_preset_and_gives_way_to_what_is_explicit() -> None:
@@ -118,7 +120,9 @@ def test_nhot_comes_with_its_preset_and_gives_way_to_what_is_explicit() -> None:
 
 
 def test_presets_that_mean_the_same_have_one_hash() -> None:
-    spec = sweep({}, one={"masking.preset": "accuracy_morph"}, two={"masking.preset": "published/accuracy-morph"}, none={})
+    spec = sweep(
+        {}, one={"masking.preset": "accuracy_morph"}, two={"masking.preset": "published/accuracy-morph"}, none={}
+    )
     assert len({spec.config_hash(spec.trainable_config(params)) for params in spec.arms.values()}) == 1
 
 
@@ -137,7 +141,7 @@ def test_without_a_preset_nothing_changes() -> None:
     ],
 )
 def test_an_unknown_preset_is_one_line_with_the_nearest_name(config: dict[str, Any], arms: dict[str, Any]) -> None:
-    with pytest.raises(SpecError, match="acuracy_morph.*'accuracy_morph'") as error:
+    with pytest.raises(SpecError, match=r"acuracy_morph.*'accuracy_morph'") as error:
         sweep(config, **arms)
     assert "\n" not in str(error.value)
     assert "masking.preset" in str(error.value)

@@ -1,0 +1,88 @@
+"""A Ray cluster of two nodes on this machine, each of which can be killed as a machine that loses its power."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+from tests.drills import processes
+
+MARK = "DRILL_NODE"
+
+
+class TwoNodes:
+    """A head without CPUs, where drivers live, and one node with CPUs, where trials and workers do.
+
+    On loopback, behind a token, with ports and folders of its own. `environment` is what a driver needs to join.
+    """
+
+    def __init__(self, cpus: int, environment: dict[str, str]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._name, self._cpus, self._address = uuid.uuid4().hex, cpus, f"127.0.0.1:{port}"
+        self._folder = tempfile.mkdtemp(prefix="dn-", dir="/tmp")  # short: sockets lie below
+        self._logs = tempfile.TemporaryFile()
+        secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._environment = {**environment, **secret}
+        self.environment = {**secret, "RAY_ADDRESS": self._address}
+        self._nodes = 0
+
+    def __enter__(self) -> TwoNodes:
+        head = ["--head", f"--port={self._address.rpartition(':')[2]}", f"--temp-dir={self._folder}", "--num-cpus=0"]
+        self._start("head", *head, "--include-dashboard=false")
+        self.mend()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in range(self._nodes + 1):
+            processes.clear(self._mark(number))
+        processes.clear(f"{MARK}={self._name}-head")
+        self._logs.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def processes(self) -> dict[int, str]:
+        """Of the node with CPUs."""
+        return processes.marked(self._mark(self._nodes))
+
+    def kill(self) -> None:
+        """The node with CPUs, all of it."""
+        processes.kill(list(self.processes))
+
+    def mend(self) -> None:
+        """A new node with CPUs, unless the last one is whole."""
+        if any("raylet/raylet" in command for command in self.processes.values()):
+            return
+        processes.clear(self._mark(self._nodes))
+        self._nodes += 1
+        self._start(self._nodes, f"--address={self._address}", f"--num-cpus={self._cpus}")
+
+    def _mark(self, number: int | str) -> str:
+        return f"{MARK}={self._name}-{number}"
+
+    def _start(self, number: int | str, *arguments: str) -> None:
+        """Returns when its raylet is up; `ray start` leaves when that is so."""
+        name, _, value = self._mark(number).partition("=")
+        ray = Path(sys.executable).with_name("ray")
+        common = ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--disable-usage-stats"]
+        subprocess.run(
+            [sys.executable, ray, "start", *arguments, *common],
+            env={**self._environment, name: value},
+            stdout=self._logs,
+            stderr=self._logs,
+            check=True,
+            timeout=180,
+        )
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what would lead a sweep elsewhere."""
+    return {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}

@@ -1,0 +1,289 @@
+"""Verdicts by the fixed rule: each outcome, what stands in its way, and the family around it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from sweeper.pairs import detectable, pairs_needed
+from sweeper.stats import Comparison, Rule, futile, hopeless, verdicts
+from tests import calibration
+
+SEEDS = range(101, 109)
+NOISE = dict(zip(SEEDS, np.random.default_rng(3).normal(0, 0.02, 8).tolist(), strict=True))
+# Mean 0 and sd 1 over eight seeds, no outlier.
+SHAPE = np.array([-1.5, -1.0, -0.5, -0.2, 0.2, 0.5, 1.0, 1.5])
+SHAPE = SHAPE / SHAPE.std(ddof=1)
+BASE = {seed: 4.0 + noise for seed, noise in NOISE.items()}
+
+
+def arm(mean: float, sd: float = 0.005, seeds: range = SEEDS) -> dict[int, float | None]:
+    """Losses whose differences from the baseline have just this mean and sd."""
+    return {seed: BASE[seed] + mean + sd * unit for seed, unit in zip(SEEDS, SHAPE, strict=True) if seed in seeds}
+
+
+def one(mean: float, sd: float = 0.005, rule: Rule | None = None, **more: Any) -> Comparison:
+    return verdicts({"base": BASE, "new": arm(mean, sd)}, "base", rule, **more).comparisons[0]
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "verdict"),
+    [
+        (-0.02, 0.005, "confirmed"),
+        (0.02, 0.005, "worse"),
+        (0.001, 0.005, "no worthwhile difference"),
+        (-0.001, 0.005, "no worthwhile difference"),
+        (-0.005, 0.02, "inconclusive"),
+        (0.005, 0.02, "inconclusive"),
+        (0.006, 0.01, "inconclusive"),
+        (-0.006, 0.01, "inconclusive"),
+        (-0.004, 0.002, "confirmed"),
+    ],
+)
+def test_each_verdict(mean: float, sd: float, verdict: str) -> None:
+    found = one(mean, sd)
+    assert found.verdict == found.told == verdict
+    assert (found.mean, found.sd) == (pytest.approx(mean), pytest.approx(sd))
+
+
+def test_the_figures_are_scipys() -> None:
+    found = one(-0.004)
+    test = scipy_stats.ttest_1samp(found.differences, 0)
+    assert found.p == found.adjusted == pytest.approx(test[1])
+    assert found.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert found.seeds == tuple(SEEDS)
+    assert found.detectable == pytest.approx(0.005 * detectable(8, 1))
+
+
+def test_the_order_of_losses_makes_no_difference() -> None:
+    turned = dict(reversed(arm(-0.02).items()))
+    assert verdicts({"new": turned, "base": BASE}, "base").comparisons == (one(-0.02),)
+
+
+def test_a_margin_must_be_beaten() -> None:
+    assert one(-0.012, rule=Rule(margin=0.0)).verdict == "confirmed"
+    found = one(-0.012, rule=Rule(margin=0.01))
+    assert found.verdict == "inconclusive"
+    shifted = np.array(found.differences) + 0.01
+    assert found.p == pytest.approx(scipy_stats.ttest_1samp(shifted, 0)[1])
+    assert one(-0.02, rule=Rule(margin=0.01)).verdict == "confirmed"
+    above = one(0.012, rule=Rule(margin=0.01))
+    assert (above.verdict, above.adjusted) == ("inconclusive", above.p)
+    assert one(0.02, rule=Rule(margin=0.01)).verdict == "worse"
+    for mean in (-0.0005, 0.0005):
+        near = one(mean, 0.001, rule=Rule(margin=0.005))
+        assert (near.verdict, near.notes) == ("no worthwhile difference", ())
+        assert near.detectable == pytest.approx(0.005 + 0.001 * detectable(8, 1))
+
+
+def test_where_the_two_tests_disagree_nothing_is_said() -> None:
+    """Sign flips see 4 of 64 sums as extreme, t sees 5 %: the case of one difference far on the other side."""
+    differences = [-0.02, -0.02, -0.02, -0.02, -0.022, 0.003]
+    new = {seed: BASE[seed] + d for seed, d in zip(SEEDS, differences, strict=False)}
+    found = verdicts({"base": BASE, "new": new}, "base").comparisons[0]
+    assert found.adjusted < 0.05 < (found.flip or 0)
+    assert found.verdict == "inconclusive"
+    assert any(note.startswith("the tests disagree: t 0.0") for note in found.notes)
+    within = {seed: BASE[seed] + d + 0.02 for seed, d in zip(SEEDS, differences, strict=False)}
+    found = verdicts({"base": BASE, "new": within}, "base", Rule(worthwhile=0.02, margin=0.02)).comparisons[0]
+    assert found.adjusted < 0.05 < (found.flip or 0)
+    assert not any("disagree" in note for note in found.notes)
+
+
+def test_sure_and_yet_small() -> None:
+    assert one(-0.004, 0.002).notes == ("sure, and yet within what is not worthwhile, ±0.01 nats",)
+    assert one(-0.02).notes == ()
+
+
+@pytest.mark.parametrize("mean", [-0.5, 0.0])
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_below_six_pairs_there_is_exploration_only(n: int, mean: float) -> None:
+    new = arm(mean, 0.001, range(101, 101 + n))
+    found = verdicts({"base": BASE, "new": new}, "base").comparisons[0]
+    assert (found.verdict, found.n) == ("inconclusive", n)
+    assert f"exploration only: a verdict takes 6 pairs, there are {n}" in found.notes
+    assert (found.mean is None, found.interval is None, found.p is None) == (n < 1, n < 2, n < 2)
+    assert json.loads(json.dumps(asdict(found), allow_nan=False))["n"] == n
+
+
+def test_six_pairs_are_enough() -> None:
+    new = arm(-0.05, 0.005, range(101, 107))
+    assert verdicts({"base": BASE, "new": new}, "base").comparisons[0].verdict == "confirmed"
+
+
+def test_differences_that_do_not_vary() -> None:
+    twin = verdicts({"base": BASE, "twin": dict(BASE)}, "base").comparisons[0]
+    assert (twin.verdict, twin.mean, twin.adjusted, twin.saved) == ("no worthwhile difference", 0.0, 1.0, None)
+    assert twin.notes == ("equal on every seed: a setting without effect?",)
+    flat = dict.fromkeys(SEEDS, 4.0)
+    lower = verdicts({"base": flat, "new": dict.fromkeys(SEEDS, 3.5)}, "base").comparisons[0]
+    assert (lower.verdict, lower.sd, lower.correlation) == ("confirmed", 0.0, None)
+    assert lower.notes == ("the same on every seed",)
+
+
+def test_rounding_is_no_difference() -> None:
+    new = {seed: math.nextafter(loss, 0) for seed, loss in BASE.items()}
+    assert verdicts({"base": BASE, "new": new}, "base").comparisons[0].differences == (0.0,) * 8
+
+
+def test_pairs_are_the_seeds_that_both_have() -> None:
+    new = arm(-0.02, seeds=range(102, 109)) | {200: 3.9}
+    found = verdicts({"base": BASE, "new": new}, "base").comparisons[0]
+    assert (found.n, found.missing, found.verdict) == (7, (101, 200), "confirmed")
+    assert found.notes == ("not run by both, so left out: seeds 101, 200",)
+
+
+@pytest.mark.parametrize(
+    ("mean", "mine", "theirs"),
+    [
+        (-0.02, "inconclusive", "confirmed"),
+        (0.02, "worse", "inconclusive"),
+        (0.0, "inconclusive", "inconclusive"),
+    ],
+)
+def test_a_run_that_diverged_decides_nothing_in_its_own_favour(mean: float, mine: str, theirs: str) -> None:
+    family = {"base": BASE, "new": arm(mean) | {104: None}}
+    found = verdicts(family, "base").comparisons[0]
+    assert (found.verdict, found.failed, found.n) == (mine, (104,), 7)
+    assert "new failed on seed 104: what is left flatters it" in found.notes
+    other = verdicts({"base": BASE | {104: None}, "new": arm(mean)}, "base").comparisons[0]
+    assert (other.verdict, other.baseline_failed) == (theirs, (104,))
+    both = verdicts({"base": BASE | {104: None}, "new": arm(mean) | {104: None}}, "base").comparisons[0]
+    assert both.verdict == one(mean).verdict
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_none_is_refused(loss: float) -> None:
+    with pytest.raises(ValueError, match=r"^arm 'new', seed 103: the loss is (nan|-?inf); give None for a run that"):
+        verdicts({"base": BASE, "new": arm(0) | {103: loss}}, "base")
+    with pytest.raises(ValueError, match="seed 103"):
+        futile({"base": BASE, "new": arm(0) | {103: loss}}, "base")
+
+
+def test_unknown_arms_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^'bse' is no arm with losses; the nearest is 'base'$"):
+        verdicts({"base": BASE, "new": arm(0)}, "bse")
+    with pytest.raises(ValueError, match=r"^'nwe' is no arm"):
+        verdicts({"base": BASE, "new": arm(0)}, "base", dropped=["nwe"])
+    with pytest.raises(ValueError, match=r"^nothing to compare with 'base'"):
+        verdicts({"base": BASE}, "base")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"worthwhile": 0.0}, "worthwhile"),
+        ({"worthwhile": math.nan}, "worthwhile"),
+        ({"margin": 0.02}, "margin"),
+        ({"margin": -0.01}, "margin"),
+        ({"alpha": 1.0}, "alpha"),
+    ],
+)
+def test_settings_of_a_rule_are_checked(settings: dict[str, float], name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: [^\n]+$"):
+        Rule(**settings)
+
+
+def test_every_declared_arm_counts_as_a_comparison() -> None:
+    few = verdicts({"base": BASE, "new": arm(-0.005)}, "base").comparisons[0]
+    many = verdicts({"base": BASE, "new": arm(-0.005), "lost": {}, "null": arm(0.0)}, "base")
+    assert few.verdict == "confirmed"
+    assert many.comparisons[0].p == few.p
+    assert many.comparisons[0].adjusted == pytest.approx(3 * (few.p or 1))
+    assert many.comparisons[0].verdict == "no worthwhile difference"
+    assert [found.arm for found in many.comparisons] == ["new", "lost", "null"]
+
+
+def test_a_dropped_arm_counts_and_is_told() -> None:
+    family = {"base": BASE, "new": arm(-0.005), "gone": arm(0.03, seeds=range(101, 105)) | {105: None}}
+    found = verdicts(family, "base", dropped=["gone"])
+    assert found.comparisons[0].adjusted == pytest.approx(2 * (found.comparisons[0].p or 1))
+    gone = found.comparisons[1]
+    assert (gone.verdict, gone.told, gone.adjusted) == ("dropped", "dropped after 4 pairs", 1.0)
+    assert (gone.failed, gone.notes) == ((105,), ())
+
+
+def test_racing_drops_what_cannot_win_and_nothing_else() -> None:
+    def family(n: int) -> dict[str, dict[int, float | None]]:
+        some = range(101, 101 + n)
+        arms = {"bad": 0.05, "good": -0.05, "null": 0.0}
+        return {"base": {**BASE}, **{name: arm(mean, seeds=some) for name, mean in arms.items()}, "none": {}}
+
+    assert futile(family(3), "base") == []
+    assert futile(family(4), "base") == ["bad"]
+    assert futile(family(8), "base", Rule(margin=0.01)) == ["bad", "null"]
+
+
+def test_a_further_look_is_stricter() -> None:
+    levels = [Rule().level(look) for look in (1, 2, 3)]
+    assert levels == [0.05, 0.025, 0.0125]
+    assert sum(Rule().level(look) for look in range(1, 60)) / 2 <= 0.05
+    first, second = one(-0.0046), one(-0.0046, look=2)
+    assert (first.verdict, second.verdict) == ("confirmed", "no worthwhile difference")
+    assert second.interval == pytest.approx(
+        tuple(scipy_stats.ttest_1samp(second.differences, 0).confidence_interval(0.975))
+    )
+    assert verdicts({"base": BASE, "new": arm(0)}, "base", look=3).alpha == 0.0125
+
+
+def test_what_the_inconclusive_need_follows_from_the_worthwhile_difference() -> None:
+    found, wider = one(-0.005, 0.02), one(-0.001, 0.02)
+    assert found.needed == wider.needed == pairs_needed(0.5, 1, 0.025)
+    assert found.needed_range == tuple(pairs_needed(0.5 / factor, 1, 0.025) for factor in (0.6612, 2.0353))
+    assert one(-0.02).needed is one(0.0).needed is None
+    assert one(-0.005, 0.02, rule=Rule(margin=0.01)).needed is None
+
+
+def test_pairing_saves_runs() -> None:
+    found = one(-0.02)
+    ours, theirs = [arm(-0.02)[seed] or 0 for seed in SEEDS], [BASE[seed] for seed in SEEDS]
+    assert found.correlation == pytest.approx(np.corrcoef(ours, theirs)[0, 1])
+    assert found.unpaired_sd == pytest.approx(math.sqrt(np.var(ours, ddof=1) + np.var(theirs, ddof=1)))
+    assert found.saved == pytest.approx(((found.unpaired_sd or 0) / 0.005) ** 2)
+
+
+def test_an_outlier_is_marked() -> None:
+    found = verdicts({"base": BASE, "new": arm(-0.02) | {105: BASE[105] + 1}}, "base").comparisons[0]
+    assert found.outlier == 105
+    assert found.notes == ("seed 105 stands out (Grubbs at 1 %): the tests assume symmetric differences",)
+
+
+def test_of_several_confirmed_the_lowest_mean_is_champion() -> None:
+    found = verdicts({"base": BASE, "b": arm(-0.03), "a": arm(-0.05), "null": arm(0.0)}, "base")
+    assert [each.arm for each in found.confirmed] == ["a", "b"]
+    assert found.champion is found.comparisons[1]
+    assert verdicts({"base": BASE, "null": arm(0.0)}, "base").champion is None
+
+
+def test_the_rule_in_words() -> None:
+    words = Rule(margin=0.002).words(3, look=2)
+    assert [line.partition(":")[0] for line in words] == [
+        "confirmed", "worse", "no worthwhile difference", "inconclusive",
+    ]  # fmt: skip
+    assert "by more than 0.002, two-sided paired t below 0.025 after Holm over 3 comparisons" in words[0]
+    assert "0.975 interval lies inside ±0.01 nats" in words[2]
+
+
+@given(st.integers(0, 10**6), st.integers(6, 9), st.integers(1, 4), st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_the_calibration_judges_as_the_sweep_does(key: int, n: int, k: int, look: int) -> None:
+    """Families around the border of the outcome, one of them with a dropped arm."""
+    draw = np.random.default_rng(key)
+    base, shift = draw.normal(4, 0.01, n), -0.01 * draw.random(k)
+    runs = base + shift[:, None] + draw.normal(0, 0.006, (k, n))
+    dropped = np.arange(k) == draw.integers(2 * k)
+    losses = {"base": base, **{f"arm{i}": run for i, run in enumerate(runs)}}
+    tree = {name: dict(enumerate(run.tolist())) for name, run in losses.items()}
+    found = verdicts(tree, "base", look=look, dropped=[f"arm{i}" for i in range(k) if dropped[i]])
+    judged = calibration.confirmed((runs - base)[None], dropped[None], look)[0]
+    assert judged.tolist() == [each.verdict == "confirmed" for each in found.comparisons]
+    given_up = hopeless(runs - base, Rule())
+    assert futile(tree, "base") == [f"arm{i}" for i in range(k) if given_up[i]]
