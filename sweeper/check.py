@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper import grid, precedence, stopping
+from sweeper import ablation, grid, precedence, stopping
 from sweeper.refusal import Refusal, refusal, setting_paths
 from sweeper.trainable import Settings, Trainable
 from sweeper.wording import key_path, nearest, shown
@@ -36,6 +36,9 @@ def completed(spec: SweepSpec) -> SweepSpec:
     arms = {name: _arm(spec, name, base) for name in spec.arms}
     if spec.search.method == "grid":
         spec = grid.expanded(spec.model_copy(update={"arms": arms}), lambda params: _settled(spec, params))
+        arms = spec.arms
+    if spec.ablation:
+        spec = ablation.expanded(spec.model_copy(update={"arms": arms}), Trainable.load(spec.trainable).expand, base)
         arms = spec.arms
     probed: list[Any] = []
     for where, params in _probes(spec, arms):
@@ -117,7 +120,7 @@ def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
         path = next(iter(outside))
         reason = f"is not in the space, which {spec.search.method} cannot leave; {nearest(path, spec.space)}"
         raise Refusal(("arms", name, path), reason)
-    inside = {path: given.get(path, _at(base, path)) for path in spec.space if sampled or path in given}
+    inside = {path: given.get(path, ablation.at(base, path)) for path in spec.space if sampled or path in given}
     for path, value in inside.items():
         try:
             spec.space[path].invert(path, value)
@@ -134,10 +137,3 @@ def _probes(spec: SweepSpec, arms: Mapping[str, Any]) -> Iterator[tuple[tuple[st
         yield from ((("space", path), {path: corner}) for corner in domain.corners())
     for end in (0, -1):
         yield ("space",), {path: domain.corners()[end] for path, domain in spec.space.items()}
-
-
-def _at(tree: Mapping[str, Any], path: str) -> Any:
-    value: Any = tree
-    for key in path.split("."):
-        value = value[key] if isinstance(value, Mapping) else None
-    return value

@@ -24,6 +24,7 @@ _CHUNK = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Row = Mapping[str, Any]
+Known = tuple[Row, str | None]  # a row that has been seen, and the `seal` of the checkpoint that came with it
 
 
 def owner(trainable: str, identity: str, seed: int, config: Mapping[str, Any]) -> str:
@@ -62,24 +63,30 @@ def store(folder: Path, source: Path, step: int, mark: str = "") -> Path:
     partial.rename(target)
     _sync(folder)
     shutil.rmtree(source)
-    for old in _newest_first(folder)[KEEP:]:
+    newer = [path for path in _newest_first(folder) if path.name > target.name]  # passed over, else it were no news
+    for old in [*newer, *_newest_first(folder)[len(newer) :][KEEP:]]:
         shutil.rmtree(old)
     return target
 
 
-def newest(folder: Path, mark: str = "", known: Iterable[Row] = ()) -> tuple[Path | None, list[str]]:
+def newest(folder: Path, mark: str = "", known: Iterable[Known] = ()) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, or None, and one line for each newer one that does not.
 
-    mark: whose it must be. known: rows that have been seen, which its history must repeat as they were.
+    mark: whose it must be. known: what it must agree with.
     """
     torn: list[str] = []
-    seen = {row["step"]: row for row in known}
+    seen = {row["step"]: (row, sealed) for row, sealed in known}
     for path in _newest_first(folder):
         fault = _fault(path, mark, seen)
         if fault is None:
             return path, torn
         torn.append(f"checkpoint {path} is skipped: {fault}")
     return None, torn
+
+
+def seal(checkpoint: Path) -> str:
+    """A hash over all that is in it, to be kept elsewhere."""
+    return hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest()[:16]
 
 
 def at(folder: Path, step: int) -> Path | None:
@@ -110,7 +117,7 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _fault(path: Path, mark: str, seen: Mapping[int, Row]) -> str | None:
+def _fault(path: Path, mark: str, seen: Mapping[int, Known]) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
@@ -127,8 +134,11 @@ def _fault(path: Path, mark: str, seen: Mapping[int, Row]) -> str | None:
         rows = history(path)
         if path.name != _name(manifest["step"]) or rows[-1]["step"] != manifest["step"]:
             return "it is of another step"
-        differing = [row["step"] for row in rows if row["step"] in seen and seen[row["step"]] != row]
-        return f"its row of step {differing[0]} is not the journal's" if differing else None
+        for row in rows:
+            if row != seen.get(row["step"], (row, None))[0]:
+                return f"its row of step {row['step']} is not the journal's"
+        sealed = seen.get(manifest["step"], ({}, None))[1]
+        return None if sealed in (None, seal(path)) else "it is not the one that the journal tells of"
     except FileNotFoundError as error:
         return f"{os.path.relpath(error.filename, path)} is missing"
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:

@@ -34,6 +34,18 @@ def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
     return found
 
 
+def used_seeds(uri: str, data: str, run: str | None) -> set[int]:
+    """Seeds of all runs of this data, but for those of one run folder. Raises ValueError as `losses`."""
+    runs = tracking.found(uri, {"sweeper.kind": "trial", DATA: data}, MOST)
+    return {int(one.data.params["seed"]) for one in runs if one.data.tags.get("sweeper.run") != run}
+
+
+def confirmations(uri: str, baseline: str, run: str | None) -> int:
+    """Other sweeps that confirmed against the baseline of that configuration hash. Raises ValueError as `losses`."""
+    runs = tracking.found(uri, {"sweeper.kind": "sweep", "sweeper.baseline": baseline}, MOST)
+    return sum(one.data.tags.get("sweeper.run") != run for one in runs)
+
+
 def _compared(spec: SweepSpec) -> set[str]:
     """The settings that the space and the arms set, and those that follow from them, as from a preset."""
     changes: list[Mapping[str, Any]] = [{path: end} for path, domain in spec.space.items() for end in domain.corners()]

@@ -51,11 +51,12 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A trial reported metrics at a step."""
+    """A trial reported metrics at a step. checkpoint: the seal of the one that came with them."""
 
     trial: str
     step: int
     metrics: dict[str, float]
+    checkpoint: str | None = None
     time: float = field(default_factory=time.time)
 
 
@@ -71,15 +72,35 @@ class End:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Family:
+    """What a look of the confirmation compares, declared before the first run of it.
+
+    arms: label -> settings by path, the baseline among them. seeds: of this look, each for every arm. fresh: no run of
+    this data in the tracking store had used them. earlier: confirmations in the store against the same baseline.
+    champion: the label of the arm that challenges on behalf of the standing champion.
+    """
+
+    look: int
+    baseline: str
+    arms: dict[str, dict[str, Any]]
+    seeds: list[int]
+    racing: bool = False
+    fresh: bool = True
+    earlier: int = 0
+    champion: str | None = None
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a comparison said."""
+    """What a look of the confirmation said."""
 
     data: dict[str, Any]
     time: float = field(default_factory=time.time)
 
 
-Event = Session | Ask | Report | End | Verdict
-_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Session, Ask, Report, End, Verdict)}
+Event = Session | Ask | Report | End | Family | Verdict
+_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Session, Ask, Report, End, Family, Verdict)}
 
 
 @dataclass
@@ -143,6 +164,18 @@ class Journal:
             self._apply(event)
             return True
 
+    def stage(self, name: str) -> list[TrialRecord]:
+        """The trials of a stage, in the order in which they were asked for."""
+        return [record for record in self.trials.values() if record.ask.stage == name]
+
+    def families(self) -> list[Family]:
+        """The looks of the confirmation that were declared."""
+        return [event for event in self.events if isinstance(event, Family)]
+
+    def verdict(self) -> dict[str, Any] | None:
+        """The latest look's."""
+        return next((event.data for event in reversed(self.events) if isinstance(event, Verdict)), None)
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -186,7 +219,7 @@ def apply(trials: dict[str, TrialRecord], event: Event) -> None:
             record.end = None
         case End():
             trials[event.trial].end = event
-        case Session() | Verdict():
+        case Session() | Family() | Verdict():
             pass
 
 

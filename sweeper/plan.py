@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeper.pairs import detectable
 from sweeper.spec import SweepSpec
 from sweeper.spread import Spread
 from sweeper.trainable import Pace, Settings
@@ -38,8 +37,9 @@ KEPT_CHECKPOINTS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """Figures of one sweep's search stage, and of the confirmation that its spec declares.
+    """Figures of one sweep: its search stage, and the confirmation that its spec declares.
 
+    trials: of the search. confirming: runs of the confirmation; all other figures are of both.
     steps: of one trial of the full length. tokens: over all trials. seconds_per_step: of one trial while `concurrency`
     of them run. hours: wall clock from the command to the end, startup_s seconds of start-up included, as if no trial
     were stopped early. rungs: the steps at which trials may be stopped. detectable: the smallest difference in nats
@@ -65,6 +65,7 @@ class Plan:
     flops: float
     pairs: int
     comparisons: int
+    confirming: int
     measured: bool
     assumed: list[str]
     refused: list[str] = field(default_factory=list)
@@ -86,19 +87,22 @@ def plan(
     """
     if room < 1 or not 0 <= pace.step < math.inf or not 0 <= pace.reports < math.inf:
         raise ValueError(f"nothing can be planned with room for {room} trials at {pace.step:g} s a step")
-    held, settings, trials = spec.resources, dearest(spec), spec.total_trials
+    from sweeper.pairs import detectable  # scipy takes a moment, which a refusal need not
+
+    held, settings, trials = spec.resources, dearest(spec), spec.total_trials + spec.confirm_trials
     at_once = concurrency(spec, room)
     seconds = settings.steps * pace.step + pace.reports + _trial_start(held.workers)
     startup = SWEEP_START + preparing
     pairs = len(spec.seeds.confirm)
-    comparisons = max(1, len(spec.arms) - 1) if spec.search.method == "arms" else 1
+    comparisons = max(1, spec.compared)
+    rounds = math.ceil(spec.total_trials / at_once) + math.ceil(spec.confirm_trials / at_once)
     noise = sd or Spread(ASSUMED_SD, "assumed")
     return Plan(
-        trials=trials,
+        trials=spec.total_trials,
         steps=settings.steps,
         tokens=trials * settings.steps * settings.tokens_per_step,
         seconds_per_step=pace.step,
-        hours=(startup + math.ceil(trials / at_once) * seconds) / 3600,
+        hours=(startup + rounds * seconds) / 3600,
         gpu_hours=trials * seconds * held.processes * held.gpus_per_worker / 3600,
         rungs=spec.rungs,
         disk_gb=disk_bytes(spec) / 1e9,
@@ -111,6 +115,7 @@ def plan(
         flops=trials * _cost(settings),
         pairs=pairs,
         comparisons=comparisons,
+        confirming=spec.confirm_trials,
         measured=measured,
         assumed=_assumed(spec, measured, sd),
     )
@@ -118,7 +123,8 @@ def plan(
 
 def concurrency(spec: SweepSpec, room: int) -> int:
     """How many trials run at once where `room` of them fit."""
-    return min(room, spec.total_trials, spec.resources.concurrency or spec.total_trials)
+    most = max(spec.total_trials, spec.confirm_trials)
+    return min(room, most, spec.resources.concurrency or most)
 
 
 def dearest(spec: SweepSpec) -> Settings:
@@ -128,7 +134,7 @@ def dearest(spec: SweepSpec) -> Settings:
 
 def disk_bytes(spec: SweepSpec) -> float:
     """What the trials leave: checkpoints and bundles."""
-    return spec.total_trials * dearest(spec).checkpoint_bytes * (KEPT_CHECKPOINTS + 1 / 3)
+    return (spec.total_trials + spec.confirm_trials) * dearest(spec).checkpoint_bytes * (KEPT_CHECKPOINTS + 1 / 3)
 
 
 def estimated(spec: SweepSpec, cpu_flops: float) -> Pace:
@@ -168,11 +174,14 @@ def above_limits(spec: SweepSpec, estimate: Plan) -> list[str]:
 
 def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     """The plan for people: aligned, with units, and what of it is assumed."""
+    from sweeper.pairs import PAIRS
+    from sweeper.stats import Rule
+
     settings, source = dearest(spec), "measured" if estimate.measured else "assumed"
     at_once, pairs, others = estimate.concurrency, estimate.pairs, estimate.comparisons
     at_most = "" if spec.scheduler == "none" else "at most "
     rows = {
-        "trials": f"{estimate.trials}, {at_once} at a time",
+        "trials": f"{estimate.trials} to search, {_confirming(spec)}; {at_once} at a time",
         "steps": f"{estimate.steps:,} a trial of {settings.tokens_per_step:,} tokens: {_count(estimate.tokens)} in all",
         "rungs": ", ".join(f"{step:,}" for step in estimate.rungs) or "none",
         "a step": f"{_duration(estimate.seconds_per_step)} with {at_once} trials at a time, {source}",
@@ -187,9 +196,25 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
             f"{estimate.detectable:.2g} nats, by {pairs} pairs of seeds in {others} comparison{'s'[others == 1 :]}, "
             f"at an sd of {estimate.sd:.3g} nats ({estimate.sd_source})"
         )
+    if estimate.confirming:
+        rows["verdict"] = "; ".join(Rule(spec.confirm.worthwhile, spec.confirm.margin).words(others))
     lines = [f"{spec.name}: the plan", *(f"  {name:<10}  {text}" for name, text in rows.items())]
     lines += (f"  assumed     {note}" for note in estimate.assumed)
+    if estimate.confirming and 0 < pairs < PAIRS:
+        lines.append(f"  caution     exploration only: a verdict takes {PAIRS} pairs of seeds, there are {pairs}")
+    if estimate.confirming and (estimate.detectable or 0) > spec.confirm.worthwhile:
+        lines.append(
+            f"  caution     the space is finer than these data can tell: confirm.worthwhile is "
+            f"{spec.confirm.worthwhile:g} nats, less than what {pairs} pairs detect"
+        )
     return [*lines, *(f"would be refused: {line}" for line in estimate.refused)]
+
+
+def _confirming(spec: SweepSpec) -> str:
+    if not spec.confirm_trials:
+        return "none to confirm"
+    best = f"the best {spec.compared}" if spec.search.method != "arms" else f"{spec.compared} arms"
+    return f"{spec.confirm_trials} to confirm ({best} and the baseline on {len(spec.seeds.confirm)} fresh seeds)"
 
 
 def _count(number: float) -> str:

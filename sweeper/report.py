@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
 
 AUDIT = "audit/"
+REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
 UI_PORT = 5050
 _ABSENT = "-"
 _RANKS = ("completed", "stopped", "interrupted", "failed")
@@ -106,6 +107,7 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
         "parent_run_id": outcome.parent_run_id,
         "best": trial(found) if found else None,
         "trials": [trial(record) for record in records],
+        "verdict": journal.verdict(),
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report),
     }
@@ -113,18 +115,24 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
 
 def markdown(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
     """The text of `report.md`."""
-    records = list(journal.trials.values())
-    parts = [
-        f"# {spec.name}\n\n{spec.question}",
-        _headline(spec, records, outcome),
-        "## What ran\n\n" + _what_ran(spec, journal, outcome),
-        f"## Trials\n\n{_trials(spec, records)}",
-        f"## Against the baseline\n\n{_differences(spec, records)}",
-    ]
-    if audits := _audits(spec, records):
-        parts += [f"## Mask audit\n\n{audits}", *_breakdowns(records)]
-    parts.append("## Go on from here\n\n" + _commands(outcome))
-    return "\n\n".join(parts) + "\n"
+    parts = [f"## {title}\n\n{text}" if title else text for title, text in sections(spec, journal, outcome).items()]
+    return "\n\n".join([f"# {spec.name}", *parts]) + "\n"
+
+
+def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, str]:
+    """Heading -> Markdown, in the order of `report.md`; the first, without a heading, says what came out."""
+    records, said = list(journal.trials.values()), journal.verdict()
+    answer, found = verdict_headline(said) if said else _unsaid(journal), best(records, spec.objective)
+    return {
+        "": "\n\n".join(part for part in (spec.question, answer, _headline(spec, records, outcome)) if part),
+        **({"Verdicts": _verdicts(said)} if said else {}),
+        "What ran": _what_ran(spec, journal, outcome),
+        "Trials": _trials(spec, records),
+        "Against the baseline": _differences(spec, records),
+        **_audits(spec, records),
+        **_breakdowns(records),
+        "Go on from here": _commands(outcome, found.id if found else None, said is not None),
+    }
 
 
 def describe(ask: Ask) -> str:
@@ -164,6 +172,67 @@ def _value(value: Any) -> str:
 
 def _number(value: float | None, sign: str = "") -> str:
     return _ABSENT if value is None else f"{value:{sign}.4f}"
+
+
+def verdict_headline(said: Mapping[str, Any]) -> str:
+    """The verdict in a sentence or two, as plain where nothing is confirmed as where something is."""
+    told, seeds, test = said["told"], len(said["seeds"]), said["metric"]
+    fresh = "" if said["fresh"] else " Not all of those seeds were fresh."
+    against = f"against `{said['baseline']}` over {seeds} seeds by {test}"
+    champion = said["champion"]
+    if champion is None:
+        verdicts = "; ".join(f"`{arm}`: {text}" for arm, text in told.items())
+        return f"**Nothing is confirmed** {against}. {verdicts}.{fresh}"
+    found = next(one for one in said["comparisons"] if one["arm"] == champion)
+    low, high = found["interval"]
+    text = (
+        f"**Confirmed: `{champion}`** {against}: {found['mean']:+.4f} nats, {_level(said)} {low:+.4f} to {high:+.4f}."
+    )
+    others = [f"`{arm}`: {verdict}" for arm, verdict in told.items() if arm != champion]
+    return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + fresh
+
+
+def _unsaid(journal: Journal) -> str:
+    """Where there is no verdict, why."""
+    families = journal.families()
+    if not families:
+        return "**Nothing is confirmed: no confirmation has run.**"
+    declared = sum(len(family.arms) * len(family.seeds) for family in families)
+    ended = sum(not record.open for record in journal.stage("confirm"))
+    return f"**No verdict yet:** of at most {declared} runs of the confirmation {ended} have ended."
+
+
+def _level(said: Mapping[str, Any]) -> str:
+    return f"{100 * (1 - said['alpha']):.4g} % interval"
+
+
+def _verdicts(said: Mapping[str, Any]) -> str:
+    rows = []
+    for one in said["comparisons"]:
+        interval, documents = one["interval"], said["documents"].get(one["arm"])
+        row = [one["arm"], str(one["n"]), _number(one["mean"], "+"), _range(interval), _range(documents)]
+        row += [_number(one["sd"]), f"{one['adjusted']:.3g}", _ABSENT if one["flip"] is None else f"{one['flip']:.3g}"]
+        rows.append([*row, _number(one["detectable"]), said["told"][one["arm"]]])
+    heads = ["arm", "pairs", "difference", _level(said), "over documents", "sd", "p (Holm)", "p (sign flip)"]
+    table = _table([*heads, "detectable", "verdict"], rows, left=("arm", "verdict"))
+    notes = [f"{one['arm']}: {note}" for one in said["comparisons"] for note in one["notes"]]
+    needed = [
+        f"{one['arm']}: {one['needed']} pairs would show {said['worthwhile']:g} nats ({one['needed_range'][0]} to "
+        f"{one['needed_range'][1]}, for the sd itself is uncertain)"
+        for one in said["comparisons"]
+        if one["needed"]
+    ]
+    text = (
+        f"Paired differences in {said['metric']} to `{said['baseline']}` under the same seeds ("
+        f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {_level(said)} answers "
+        "what other seeds would give, unadjusted; the interval over documents what other documents would.\n\n"
+    )
+    told = "\n".join(f"* {line}" for line in [*said["rule"], *said["notes"], *notes, *needed])
+    return f"{text}{table}\n\n{told}"
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return _ABSENT if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
 
 
 def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome) -> str:
@@ -274,21 +343,22 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
     return text + _table(heads, rows, left=("trial", "what"))
 
 
-def _audits(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
+def _audits(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, str]:
     """What was predicted, those trials apart that left the fixed budget."""
     audited = [record for record in records if record.rows and nested(record.rows[-1].metrics, AUDIT)]
-    parts = [_audit_table(spec, [record for record in audited if matched(record)])]
-    apart = [record for record in audited if not matched(record)]
-    if apart:
-        parts.append("## Budget not matched\n\n" + _apart(spec, records) + _audit_table(spec, apart))
-    return "\n\n".join(part for part in parts if part)
+    parts: dict[str, str] = {}
+    if kept := [record for record in audited if matched(record)]:
+        parts["Mask audit"] = _audit_table(spec, kept)
+    if apart := [record for record in audited if not matched(record)]:
+        parts["Budget not matched"] = _apart(spec, records) + _audit_table(spec, apart)
+    return parts
 
 
-def _breakdowns(records: Sequence[TrialRecord]) -> list[str]:
+def _breakdowns(records: Sequence[TrialRecord]) -> dict[str, str]:
     """A table for every breakdown of the masks that the trials report, such as by frequency."""
     audits = [(record, nested(record.rows[-1].metrics, AUDIT)) for record in records if record.rows]
     groups = [key for _, audit in audits for key, value in audit.items() if isinstance(value, Mapping)]
-    texts = []
+    texts = {}
     for group in (key for key in dict.fromkeys(groups) if key != "shares"):
         parts = list(dict.fromkeys(part for _, audit in audits for part in audit.get(group, {})))
         rows = [
@@ -296,7 +366,7 @@ def _breakdowns(records: Sequence[TrialRecord]) -> list[str]:
             for record, audit in audits
             if group in audit
         ]
-        texts.append(f"## Masked by {group} %\n\n" + _table(["trial", "what", *parts], rows, left=("trial", "what")))
+        texts[f"Masked by {group} %"] = _table(["trial", "what", *parts], rows, left=("trial", "what"))
     return texts
 
 
@@ -307,8 +377,6 @@ def _apart(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
 
 def _audit_table(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
-    if not records:
-        return ""
     keys = ("refreshes", "fallbacks", "cut", "capped")
     rows = []
     for record in records:
@@ -332,15 +400,25 @@ def _speed(record: TrialRecord) -> str:
     return f"{(last.step - first.step) / (last.time - first.time):.3g}" if last.time > first.time else _ABSENT
 
 
-def _commands(outcome: Outcome) -> str:
+def _commands(outcome: Outcome, trial: str | None, confirmed: bool) -> str:
     folder = shlex.quote(str(outcome.run_dir))
     spec = shlex.quote(str(outcome.run_dir / "spec.yaml"))
+    more = []
+    if trial:
+        again = f"    python -m sweeper.run --reproduce {folder} --trial {trial}"
+        more += ["Run a trial again and compare its loss with the journal's:", again]
+    if confirmed:
+        again = f"    python -m sweeper.run {spec} --resume {folder} --more-seeds 8"
+        more += ["Confirm on more seeds, as a further look at half of the level:", again]
     lines = [f"Run folder: `{outcome.run_dir}`."]
     if outcome.bundle:
         lines.append(f"The best trial's bundle: `{outcome.bundle}`.")
     lines += [
         "Continue what is open, or deliver what MLflow lacks:",
         f"    python -m sweeper.run {spec} --resume {folder}",
+        *more,
+        "Make the reports anew from the journal:",
+        f"    python -m sweeper.report {folder}",
         "Browse the curves:",
         f"    {ui_command(outcome.tracking_uri, outcome.run_dir.parent)}",
     ]
@@ -379,3 +457,9 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[s
         for head, width in zip(heads, widths, strict=True)
     ]
     return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
+
+
+if __name__ == "__main__":
+    from sweeper.results import main
+
+    raise SystemExit(main())

@@ -9,22 +9,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Timer
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from filelock import FileLock, Timeout
 
-from sweeper import checkpoints, cluster, folders, interrupts, plan, probe, report, room
+from sweeper import checkpoints, cluster, confirm, folders, interrupts, plan, probe, report, reproduce, room
 from sweeper.interrupts import Interrupts
-from sweeper.journal import Journal, TrialRecord
+from sweeper.journal import Journal, TrialRecord, Verdict
 from sweeper.spec import SpecError, SweepSpec, load
 from sweeper.spread import Spread, spread
 from sweeper.trainable import Trainable
+
+if TYPE_CHECKING:
+    from sweeper.tracking import Crowned
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
 FULL_S = 5.0  # the tracking store may lie on the disk that is full
@@ -55,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     try:
         args = _parser().parse_args(argv)
+        if args.reproduce:
+            return _reproduce(args, signals)
+        if args.spec is None:
+            raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
         spec, refused = _agreed(args, load(args.spec, args.profile, args.set))
         storage = folders.storage(args.storage, args.resume)
         known = folders.known(storage, spec, args.resume)
@@ -72,6 +79,7 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
                 _say(line)
         with _named(args.spec):
             facts = _prepared(spec)
+            _refuse_used(args, spec, storage, facts, known)
         run_dir = known or folders.new(storage, spec)
     except ValueError as error:
         _say(f"error: {error}")
@@ -93,7 +101,7 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m sweeper.run", description="Run the sweep that a spec describes.")
-    parser.add_argument("spec", type=Path, help="YAML file, such as search_spaces/mix_ratios.yaml")
+    parser.add_argument("spec", type=Path, nargs="?", help="YAML file, such as search_spaces/mix_ratios.yaml")
     parser.add_argument("--profile", help="one of the spec's profiles; the spec names the default")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one key of the spec")
     parser.add_argument("--storage", type=Path, metavar="DIR", help="where run folders lie (./runs)")
@@ -105,6 +113,12 @@ def _parser() -> Parser:
         metavar="RUN_DIR",
         help="go on with this run or the newest",
     )
+    parser.add_argument(
+        "--more-seeds", type=int, default=0, metavar="N", help="confirm on N more seeds (with --resume)"
+    )
+    parser.add_argument("--reuse-seeds", action="store_true", help="confirm on seeds that earlier runs have used")
+    parser.add_argument("--reproduce", type=Path, metavar="RUN_DIR", help="train one trial of a run again and compare")
+    parser.add_argument("--trial", metavar="ID", help="which one (with --reproduce; else the best)")
     parser.add_argument("--dry-run", action="store_true", help="show what it costs and stop")
     parser.add_argument("--json", action="store_true", help="end stdout with one line of JSON")
     parser.add_argument("--yes", action="store_true", help="ask nothing")
@@ -193,6 +207,19 @@ def _spread(spec: SweepSpec, storage: Path) -> Spread | None:
         return None
 
 
+def _refuse_used(
+    args: argparse.Namespace, spec: SweepSpec, storage: Path, facts: dict[str, Any], known: Path | None
+) -> None:
+    """Raises ValueError for a confirmation that could confirm nothing."""
+    if args.more_seeds < 0 or (args.more_seeds and not (known and spec.compared)):
+        raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
+    if args.reuse_seeds or not spec.compared or not facts.get("data_fingerprint"):
+        return
+    from sweeper import ledger, tracking
+
+    ledger.refuse_used(spec, tracking.store_uri(spec, storage), facts, known.name if known else None)
+
+
 def _carry_out(
     args: argparse.Namespace, spec: SweepSpec, run_dir: Path, facts: dict[str, Any], signals: Interrupts
 ) -> int:
@@ -207,12 +234,12 @@ def _carry_out(
         return REFUSED
     uri = store_uri(spec, run_dir.parent)
     tags = {f"sweeper.{key}": str(value) for key, value in facts.items() if "fingerprint" in key}
-    with Live(spec, journal, spec.total_trials) as live:
+    with Live(spec, journal, confirm.expected(spec, journal) + _more(args, journal)) as live:
         tracker = Tracker(journal, spec, run_dir, uri, tags=tags, say=live.say)
         tracker.start()
         signals.say = live.say
         try:
-            done = _searched(spec, journal) or _search(args, spec, run_dir, journal, facts, signals)
+            done = _over(args, spec, journal) or _run(args, spec, run_dir, journal, uri, facts, signals)
         except (cluster.NoRoom, cluster.NotStarted) as error:
             live.say(f"error: {error}")
             folders.discard(run_dir, journal)
@@ -232,7 +259,8 @@ def _carry_out(
         outcome = report.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=_bundle(run_dir, best), interrupted=not done)
         outcome.report.write_text(report.markdown(spec, journal, outcome))
         state = report.sweep_state(records, not done)
-        tracker.close(state, best, outcome.bundle, signals.left(DRAIN_S))
+        crowned, tags = _crowned(spec, journal, uri, facts, run_dir, live.say)
+        tracker.close(state, best, outcome.bundle, signals.left(DRAIN_S), crowned=crowned, tags=tags)
         signals.say = _say
     outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
     summary = report.summary(spec, journal, outcome)
@@ -242,26 +270,91 @@ def _carry_out(
     return _STATUS[summary["state"]]
 
 
-def _searched(spec: SweepSpec, journal: Journal) -> bool:
-    """Whether nothing of the search is left to run, so that Ray need not start."""
-    return len(journal.trials) == spec.total_trials and not any(record.open for record in journal.trials.values())
+def _over(args: argparse.Namespace, spec: SweepSpec, journal: Journal) -> bool:
+    """Whether nothing is left to run, so that Ray need not start."""
+    return confirm.finished(spec, journal) and not args.more_seeds
 
 
-def _search(
+def _more(args: argparse.Namespace, journal: Journal) -> int:
+    """Runs that `--more-seeds` adds."""
+    return args.more_seeds * len(journal.families()[-1].arms) if args.more_seeds and journal.families() else 0
+
+
+def _run(
     args: argparse.Namespace,
     spec: SweepSpec,
     run_dir: Path,
     journal: Journal,
+    uri: str,
     facts: dict[str, Any],
     signals: Interrupts,
 ) -> bool:
+    """Run what is left: the search, then the confirmation; whether all of it has ended."""
     signals.say("joining the cluster" if cluster.configured() else "starting Ray on this machine")
     with cluster.session(spec.resources, _packages(spec), args.verbose) as nodes:
         signals.install()
-        from sweeper import sweep
+        from sweeper import ledger, sweep
 
-        slots = cluster.room(spec.resources, nodes)
-        return sweep.run(spec, run_dir, journal, slots, facts=facts, say=signals.say)
+        slots, begun = cluster.room(spec.resources, nodes), False
+        if not confirm.searched(spec, journal):
+            begun = True
+            if not sweep.run(spec, run_dir, journal, slots, facts=facts, say=signals.say):
+                return False
+        if not journal.families():
+            if reason := confirm.lacking(spec, journal):
+                signals.say(reason)
+                return True
+            journal.append(ledger.declare(spec, journal, uri, facts, run_dir, signals.say))
+        elif args.more_seeds and confirm.finished(spec, journal):
+            used = ledger.spent(uri, facts, run_dir.name)
+            journal.append(confirm.further(spec, journal, args.more_seeds, used))
+        if not confirm.complete(spec, journal):
+            told = None if begun else facts
+            if not sweep.confirm(spec, run_dir, journal, slots, facts=told, say=signals.say):
+                return False
+        journal.append(Verdict(data=confirm.conclude(spec, journal, run_dir)))
+        return True
+
+
+def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
+    """Train a trial again: 0 where the same bits came out, else 1."""
+    spec, journal, record = reproduce.chosen(args.reproduce.resolve(), args.trial)
+
+    def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:
+        with cluster.session(spec.resources, _packages(spec), args.verbose) as nodes:
+            signals.install()
+            from sweeper import sweep
+
+            sweep.again(spec, folder, open_trials, cluster.room(spec.resources, nodes), _say)
+
+    try:
+        with FileLock(args.reproduce / folders.LOCK, timeout=0.5):
+            found = reproduce.reproduce(spec, args.reproduce.resolve(), journal, record, again)
+    except Timeout:
+        raise ValueError(f"--reproduce {args.reproduce}: a sweep works on it") from None
+    for line in reproduce.lines(spec, found):
+        _say(line)
+    if args.json:
+        print(json.dumps(asdict(found)))
+    return COMPLETED if found.equal else FAILED
+
+
+def _crowned(
+    spec: SweepSpec, journal: Journal, uri: str, facts: dict[str, Any], run_dir: Path, say: Callable[[str], None]
+) -> tuple[Crowned | None, dict[str, str]]:
+    """What the confirmation moves in the registry, and what the parent run's tags say of it."""
+    from sweeper import ledger
+
+    said = journal.verdict()
+    if said is None:
+        return None, {}
+    baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
+    tags = {"sweeper.verdict": json.dumps(said["told"]), "sweeper.baseline": baseline}
+    try:
+        return ledger.crowned(spec, journal, uri, facts, run_dir, say), tags
+    except ValueError as error:
+        say(f"{error}; no champion is registered")
+        return None, tags
 
 
 def _packages(spec: SweepSpec) -> list[str]:

@@ -21,7 +21,6 @@ from sweeper import checkpoints, stopping
 from sweeper.journal import Ask, End, Journal, Report, TrialRecord
 from sweeper.spec import SweepSpec
 
-
 LITTLE = 64 * 1024  # bytes: a disk with less cannot even take a note of why a trial failed
 
 
@@ -65,7 +64,8 @@ class Recording(FIFOScheduler):
         record = self.journal.trials[trial.config["id"]]
         for row in result["rows"]:
             metrics = {key: value for key, value in row.items() if key != "step"}
-            if not self.journal.append(Report(trial=record.id, step=row["step"], metrics=metrics)):
+            seal = result.get("checkpoint") if row is result["rows"][-1] else None
+            if not self.journal.append(Report(trial=record.id, step=row["step"], metrics=metrics, checkpoint=seal)):
                 self._compare(record, row["step"], metrics)
                 continue
             if self.judge(record.id, row):
@@ -111,8 +111,8 @@ class Recording(FIFOScheduler):
         for key in sorted(before.keys() | metrics):
             if before.get(key) != metrics.get(key):
                 self.differs(
-                    f"{record.id} was to repeat step {step} and does not: {key} {before.get(key)} in the journal, which "
-                    f"keeps it, {metrics.get(key)} now; another machine, or other versions?"
+                    f"{record.id} was to repeat step {step} and does not: {key} {before.get(key)} in the journal, "
+                    f"which keeps it, {metrics.get(key)} now; another machine, or other versions?"
                 )
                 return
 

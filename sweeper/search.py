@@ -28,11 +28,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
+from sweeper import checkpoints, confirm, stats
 from sweeper.journal import Ask, End, Journal, TrialRecord, apply
+from sweeper.report import matched
 from sweeper.space import Dimension
 from sweeper.spec import SweepSpec
 
-STAGE = "search"
 MEMORY = 1000  # trials that the sampler sees: multivariate TPE is quadratic in them
 
 _STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -56,6 +57,8 @@ class JournalSearch(Searcher, ABC):
     Every trial is in the journal before Tune hears of it. Tune's own trial ids mean nothing here.
     """
 
+    stage, prefix = "search", "t"
+
     def __init__(self, spec: SweepSpec, journal: Journal, slots: int, log: Path) -> None:
         super().__init__()
         self.spec, self.journal, self.slots, self.log = spec, journal, slots, log
@@ -71,7 +74,12 @@ class JournalSearch(Searcher, ABC):
     @property
     def remaining(self) -> int:
         """Trials that this session has still to start."""
-        return len(self._waiting) + self.spec.total_trials - len(self._records())
+        return len(self._waiting) + self.total - len(self._records())
+
+    @property
+    def total(self) -> int:
+        """Trials of the stage."""
+        return self.spec.total_trials
 
     def suggest(self, trial_id: str) -> Any:
         """A trial's task, None for "not now", or FINISHED."""
@@ -82,7 +90,7 @@ class JournalSearch(Searcher, ABC):
         if self._waiting:
             return self._task(self._waiting.popleft())
         number = len(self._records())
-        if number >= self.spec.total_trials:
+        if number >= self.total:
             return Searcher.FINISHED
         point = self.point(number)
         return None if point is None else self._asked(number, point)
@@ -106,11 +114,11 @@ class JournalSearch(Searcher, ABC):
 
     def _records(self) -> list[TrialRecord]:
         """This stage's trials in order of number."""
-        return [record for record in self.journal.trials.values() if record.ask.stage == STAGE]
+        return self.journal.stage(self.stage)
 
     def _asked(self, number: int, point: Point) -> dict[str, Any] | None:
-        identity = f"t{number + 1:04d}"
-        common = {"trial": identity, "number": number, "stage": STAGE, **vars(point)}
+        identity = f"{self.prefix}{number + 1:04d}"
+        common = {"trial": identity, "number": number, "stage": self.stage, **vars(point)}
         try:
             config = self.spec.trainable_config(point.params)
         except ValueError as error:  # the corners of the space are legal, this point between them is not
@@ -125,7 +133,8 @@ class JournalSearch(Searcher, ABC):
         self._handed.append(identity)
         record = self.journal.trials[identity]
         ask = record.ask
-        return {"id": identity, "seed": ask.seed, "config": ask.config, "known": known(self.spec, record)}
+        told = {"id": identity, "seed": ask.seed, "config": ask.config, "known": known(self.spec, record)}
+        return {**told, "test": ask.stage == confirm.STAGE}
 
 
 class ListSearch(JournalSearch):
@@ -135,6 +144,37 @@ class ListSearch(JournalSearch):
         seed, arm = divmod(number, len(self.spec.arms))
         name = list(self.spec.arms)[arm]
         return Point(name, self.spec.seeds.search[seed], self.spec.arms[name], {})
+
+
+class ConfirmSearch(JournalSearch):
+    """The declared looks of the confirmation, each arm on each seed, judged on the part `test`."""
+
+    stage, prefix = confirm.STAGE, "c"
+
+    @property
+    def total(self) -> int:
+        return len(confirm.runs(self.spec, self.journal))
+
+    def point(self, number: int) -> Point | None:
+        family = self.journal.families()[0]
+        if family.racing and number >= len(family.arms) * stats.RACING_PAIRS and not confirm.raced(self.journal):
+            return None
+        label, seed = confirm.runs(self.spec, self.journal)[number]
+        return Point(label, seed, self.journal.families()[-1].arms[label], {})
+
+
+class OpenSearch(JournalSearch):
+    """What the journal holds open, of whatever stage, and nothing new."""
+
+    def _records(self) -> list[TrialRecord]:
+        return list(self.journal.trials.values())
+
+    @property
+    def total(self) -> int:
+        return len(self._records())
+
+    def point(self, number: int) -> None:
+        """There is none."""
 
 
 class StudySearch(JournalSearch):
@@ -184,8 +224,8 @@ class StudySearch(JournalSearch):
         """Make the marks of earlier sessions' trials again, each on what the journal held when it was asked for."""
         past: dict[str, TrialRecord] = {}
         for event in self.journal.events:
-            if isinstance(event, Ask) and event.stage == STAGE and event.arm is None:
-                self._sample([record for record in past.values() if record.ask.stage == STAGE], event.number)
+            if isinstance(event, Ask) and event.stage == self.stage and event.arm is None:
+                self._sample([record for record in past.values() if record.ask.stage == self.stage], event.number)
             apply(past, event)
 
     def _sample(self, records: list[TrialRecord], number: int) -> dict[str, Any]:
@@ -201,11 +241,10 @@ class StudySearch(JournalSearch):
         return raw
 
 
-def known(spec: SweepSpec, record: TrialRecord) -> list[dict[str, Any]]:
-    """The rows that a trial must repeat: all of the journal's, and none on a GPU, where the same steps need not give
-    the same bits again."""
+def known(spec: SweepSpec, record: TrialRecord) -> list[checkpoints.Known]:
+    """What a trial must repeat: all rows of the journal; none on a GPU, where the same steps may give other bits."""
     rows = record.rows if not spec.resources.gpus_per_worker else []
-    return [{"step": row.step, **row.metrics} for row in rows]
+    return [({"step": row.step, **row.metrics}, row.checkpoint) for row in rows]
 
 
 def derive(seed: int, number: int) -> int:
@@ -218,8 +257,22 @@ def write_study(spec: SweepSpec, journal: Journal, path: Path) -> None:
     partial = path.with_name(f".{path.name}")
     partial.unlink(missing_ok=True)
     study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(partial))), study_name=spec.name)
-    study.add_trials(_frozen(journal.trials.values(), spec))
+    study.add_trials(_frozen(journal.stage(JournalSearch.stage), spec))
     os.replace(partial, path)
+
+
+def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
+    """How much each setting of the space sets the best trials apart, by path, 1 in all; empty where nothing does.
+
+    PED-ANOVA (Watanabe, Bansal & Hutter 2023), Optuna's own choice. A simplex has the sum of its parameters.
+    """
+    records = [record for record in journal.stage("search") if record.ask.raw and matched(record)]
+    study = optuna.create_study()
+    study.add_trials([trial for trial in _frozen(records, spec) if trial.state == TrialState.COMPLETE])
+    if len({trial.value for trial in study.trials}) < 2:
+        return {}
+    by_raw = optuna.importance.get_param_importances(study)
+    return {path: sum(by_raw.get(name, 0.0) for name in domain.raw(path)) for path, domain in spec.space.items()}
 
 
 def _sampler(spec: SweepSpec, seed: int) -> BaseSampler:

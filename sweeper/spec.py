@@ -65,13 +65,13 @@ class Search(Section):
     """How points are chosen. trials: under `arms` it follows (arms times search seeds). `grid` resolves to `arms`."""
 
     method: Literal["tpe", "random", "gp", "cmaes", "grid", "arms"] = "tpe"
-    trials: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    trials: Annotated[int, Field(ge=0, le=100_000)] | None = None
 
 
 class Seeds(Section):
     """Disjoint: a seed that a search has seen cannot confirm what the search found."""
 
-    search: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    search: tuple[Seed, ...] = (0,)
     confirm: tuple[Seed, ...] = ()
 
     @model_validator(mode="after")
@@ -110,6 +110,25 @@ class Resources(Section):
         return max(1, self.workers)
 
 
+class Confirm(Section):
+    """Which comparisons the seeds of `seeds.confirm` settle, and by which differences in nats.
+
+    best: configurations of the search beside the baseline; null is 3, and under arms all. worthwhile: a difference that
+    would matter. margin: what a candidate must be better by. racing: drop candidates for futility after four pairs.
+    """
+
+    best: Annotated[int, Field(gt=0)] | None = None
+    worthwhile: Annotated[float, Field(gt=0)] = 0.01
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    racing: bool = False
+
+    @model_validator(mode="after")
+    def _margin_within(self) -> Self:
+        if self.margin > self.worthwhile:
+            raise Refusal(("margin",), f"{self.margin:g} is above worthwhile, {self.worthwhile:g}")
+        return self
+
+
 class Limits(Section):
     """A sweep whose plan lies above these does not start. hours: wall clock."""
 
@@ -138,9 +157,11 @@ class SweepSpec(Section):
     config: dict[str, Any] = {}
     space: dict[str, Domain] = {}
     arms: dict[Name, dict[str, Any]] = {}
+    ablation: Literal["leave_one_out", "add_one", "grid"] | None = None
     search: Search = Search()
     scheduler: Rule = "none"
     seeds: Seeds = Seeds()
+    confirm: Confirm = Confirm()
     resources: Resources = Resources()
     limits: Limits = Limits()
     data: dict[str, Any] = {}
@@ -152,6 +173,8 @@ class SweepSpec(Section):
     def _consistent(self) -> Self:
         if not re.fullmatch(r"val/\S+", self.objective):
             raise Refusal(("objective",), f"{self.objective!r} must begin with val/, as val/loss; it is minimised")
+        if self.ablation and (self.search.method != "arms" or len(self.arms) < 2):
+            raise Refusal(("ablation",), "needs search: {method: arms} and two arms: the baseline and the full method")
         if self.search.method == "arms":
             self._check_arms()
         elif self.search.method == "grid":
@@ -166,6 +189,8 @@ class SweepSpec(Section):
     def _check_arms(self) -> None:
         if not self.arms:
             raise Refusal(("arms",), "method arms needs at least one")
+        if not self.seeds.search and (not self.seeds.confirm or len(self.arms) < 2):
+            raise Refusal(("seeds", "search"), "is empty: then two arms or more and seeds.confirm must be there")
         if self.search.trials not in (None, self.total_trials):
             counts = f"{len(self.arms)} arms times {len(self.seeds.search)} search seeds is {self.total_trials}"
             raise Refusal(("search", "trials"), f"{self.search.trials}, but {counts}; leave it out")
@@ -174,7 +199,7 @@ class SweepSpec(Section):
         method, trials = self.search.method, self.search.trials
         if not self.space:
             raise Refusal(("space",), f"is empty: {method} needs one; for arms alone write search: {{method: arms}}")
-        if trials is None:
+        if not trials:
             raise Refusal(("search", "trials"), f"is missing: say how many trials {method} may take")
         if trials < len(self.arms):
             raise Refusal(("search", "trials"), f"{trials} leaves no room for the {len(self.arms)} arms")
@@ -195,6 +220,19 @@ class SweepSpec(Section):
         return self.search.trials or 0
 
     @property
+    def compared(self) -> int:
+        """Candidates of the confirmation; 0 where the spec declares none."""
+        if len(self.seeds.confirm) < 2 or not self.arms:
+            return 0
+        others = len(self.arms) - 1 if self.search.method == "arms" else self.total_trials - 1
+        return max(0, min(others, self.confirm.best or (others if self.search.method == "arms" else 3)))
+
+    @property
+    def confirm_trials(self) -> int:
+        """Runs of the confirmation: the candidates and the baseline on each of its seeds."""
+        return (self.compared + 1) * len(self.seeds.confirm) if self.compared else 0
+
+    @property
     def steps(self) -> int:
         """The full length of a trial; under a scheduler that stops some, all have the same."""
         return self.settings(next(iter(self.arms.values()), {})).steps
@@ -208,6 +246,14 @@ class SweepSpec(Section):
     def spec_hash(self) -> str:
         """SHA-256 of the resolved spec. The order of space and arms counts: it decides what is tried when."""
         return _digest(self.model_dump(mode="json"))
+
+    @property
+    def budget_hash(self) -> str:
+        """SHA-256 of what one run may spend and how it is judged: only runs that share it may challenge each other."""
+        plain = self.settings(next(iter(self.arms.values()), {}))
+        held = self.resources.model_dump(mode="json", include={"workers", "gpus_per_worker"})
+        spent = {"steps": plain.steps, "tokens": plain.tokens_per_step, "data": self.data}
+        return _digest({"trainable": self.trainable, "objective": self.objective, "resources": held, **spent})
 
     def config_hash(self, config: Mapping[str, Any]) -> str:
         """SHA-256 of all that can move a trial's numbers but the seed: it groups the seeds of a configuration."""

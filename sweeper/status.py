@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sweeper import folders, report
+from sweeper import confirm, folders, report
 from sweeper.journal import Journal, Session, TrialRecord
 from sweeper.spec import SweepSpec, load
 
@@ -64,15 +64,16 @@ def status(run_dir: Path) -> dict[str, Any]:
     records = list(journal.trials.values())
     begun = next((event.machine for event in reversed(journal.events) if isinstance(event, Session)), {})
     at_once = begun.get("concurrency")
-    left = spec.total_trials - len(records)
-    state = _state(spec, records, driver)
+    total = confirm.expected(spec, journal)
+    left = total - len(records)
+    state = _state(spec, journal, driver)
     best = report.best(records, spec.objective)
     return {
         "state": state,
         "name": spec.name,
         "run_dir": str(run_dir),
         "driver": driver,
-        "total": spec.total_trials,
+        "total": total,
         "counts": dict(Counter(record.state for record in records)),
         "best": best.id if best else None,
         "silent_s": round(time.time() - journal.events[-1].time, 1) if journal.events else None,
@@ -117,12 +118,12 @@ def lines(found: dict[str, Any]) -> list[str]:
     return shown
 
 
-def _state(spec: SweepSpec, records: list[TrialRecord], driver: bool) -> str:
+def _state(spec: SweepSpec, journal: Journal, driver: bool) -> str:
     if driver:
         return "running"
-    if len(records) < spec.total_trials or any(record.open for record in records):
+    if not confirm.finished(spec, journal):
         return "open"
-    return report.sweep_state(records, interrupted=False)
+    return report.sweep_state(journal.trials.values(), interrupted=False)
 
 
 def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]:

@@ -19,13 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import TuneError
 
 from sweeper import checkpoints, trial
+from sweeper import confirm as confirmation
 from sweeper.journal import End, Journal, Session
 from sweeper.scheduling import Recording, scheduler
-from sweeper.search import JournalSearch, ListSearch, StudySearch, known, write_study
+from sweeper.search import ConfirmSearch, JournalSearch, ListSearch, OpenSearch, StudySearch, known, write_study
 from sweeper.spec import SweepSpec
 
 SCRATCH = ".tune"
@@ -48,17 +50,68 @@ def run(
     slots: trials that fit at once. facts: of what the trainable prepared, for the record. say: told in one line what
     people should know, such as a torn checkpoint.
     """
-    lag = _lag(spec, journal, slots)
-    journal.append(_session(lag, slots, facts or {}))
+    lag = _begin(spec, run_dir, journal, slots, facts or {}, say)
     rule = scheduler(spec, journal, run_dir)  # first: a session may have ended with a stop that it never wrote down
     search = _search(spec, run_dir, journal, slots, lag)
-    search.settle = rule.settle
-    if not spec.resources.gpus_per_worker:  # there, the same steps need not give the same bits again
-        rule.differs = say
+    try:
+        _stage(spec, run_dir, journal, search, rule, say)
+    finally:
+        write_study(spec, journal, run_dir / OPTUNA_LOG)
+    return confirmation.searched(spec, journal)
+
+
+def confirm(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    *,
+    facts: dict[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Run what the journal lacks of the confirmation's declared looks, none stopped early; whether all has ended.
+
+    facts: None where this session has run the search already.
+    """
+    lag = _begin(spec, run_dir, journal, slots, facts, say)
+    search = ConfirmSearch(spec, journal, min(slots, lag), run_dir / OPTUNA_LOG)
+    _stage(spec, run_dir, journal, search, Recording(journal, run_dir), say)
+    return confirmation.complete(spec, journal)
+
+
+def again(spec: SweepSpec, run_dir: Path, journal: Journal, slots: int, say: Callable[[str], None] = print) -> None:
+    """Run the trials that the journal holds open, and no others."""
+    _begin(spec, run_dir, journal, slots, {}, say)
+    search = OpenSearch(spec, journal, slots, run_dir / OPTUNA_LOG)
+    _stage(spec, run_dir, journal, search, Recording(journal, run_dir), say)
+
+
+def _begin(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    facts: dict[str, Any] | None,
+    say: Callable[[str], None],
+) -> int:
+    """Note the session; how many trials may run at once."""
+    lag = _lag(spec, journal, slots)
+    if facts is None:
+        return lag
+    journal.append(_session(spec, lag, slots, facts))
     if slots < lag:
         points = "the same points, later" if spec.scheduler == "none" else "this takes longer"
         say(f"there is room for {slots} of {lag} trials at a time: {points}")
     _show_torn(spec, run_dir, journal, say)
+    return lag
+
+
+def _stage(
+    spec: SweepSpec, run_dir: Path, journal: Journal, search: JournalSearch, rule: Recording, say: Callable[[str], None]
+) -> None:
+    search.settle = rule.settle
+    if not spec.resources.gpus_per_worker:  # there, the same steps need not give the same bits again
+        rule.differs = say
     scratch = run_dir / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -70,8 +123,6 @@ def run(
         for record in journal.trials.values():
             if record.state == "running":
                 journal.append(End(trial=record.id, state="interrupted"))
-        write_study(spec, journal, run_dir / OPTUNA_LOG)
-    return len(journal.trials) == spec.total_trials and not any(one.open for one in journal.trials.values())
 
 
 @contextmanager
@@ -98,7 +149,7 @@ def _lag(spec: SweepSpec, journal: Journal, slots: int) -> int:
     for event in journal.events:
         if isinstance(event, Session):
             return event.machine["concurrency"]
-    return min(spec.resources.concurrency or slots, spec.total_trials)
+    return min(spec.resources.concurrency or slots, max(spec.total_trials, spec.confirm_trials))
 
 
 def _tuner(spec: SweepSpec, run_dir: Path, search: JournalSearch, rule: Recording) -> tune.Tuner:
@@ -158,16 +209,26 @@ def _show_torn(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[
                 say(line)
 
 
-def _session(lag: int, slots: int, facts: dict[str, Any]) -> Session:
+def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Session:
     machine = {
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "concurrency": lag,
         "slots": slots,
+        "threads": spec.resources.cpus_per_worker,
+        "device": _device(spec),
     }
     command = shlex.join(sys.orig_argv)
     return Session(command=command, versions=_versions(), git_commit=_commit(), machine=machine, facts=facts)
+
+
+def _device(spec: SweepSpec) -> str:
+    """The kind of processor that trains."""
+    if spec.resources.gpus_per_worker:
+        kinds = {name for node in ray.nodes() for name in node["Resources"] if name.startswith("accelerator_type:")}
+        return ", ".join(sorted(kind.partition(":")[2] for kind in kinds)) or "GPU"
+    return platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.entries import STATUS, Child, cut, cut_tags, milliseconds, name, session_tags, utc
 from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
-from sweeper.report import fingerprints, redact
+from sweeper.report import REPORTS, fingerprints, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 BACKOFF_S = 5.0
 DRAIN_S = 30.0
-ALIAS = "candidate"
+ALIAS, CHAMPION = "candidate", "champion"
 # One attempt a call, soon given up: this module retries, and mlflow's own way takes minutes. Nothing on stdout.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -64,9 +65,34 @@ def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
         raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {_line(error)}") from error
 
 
+def champion(uri: str, model: str) -> dict[str, str] | None:
+    """The tags of the version `champion` of a model, if there is one. Raises ValueError as `found`."""
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not os.path.exists(path):
+        return None
+    _set()
+    try:
+        client = _connection(uri)
+        aliases = [entry.aliases for entry in client.search_registered_models(f"name = '{model}'")]
+        if not any(CHAMPION in entry for entry in aliases):
+            return None
+        return dict(client.get_model_version_by_alias(model, CHAMPION).tags)
+    except Exception as error:  # whatever a store, or its server, comes up with
+        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {_line(error)}") from error
+
+
 def _set() -> None:
     for setting, value in _SETTINGS.items():
         os.environ.setdefault(setting, value)
+
+
+@dataclass(frozen=True)
+class Crowned:
+    """The run whose bundle becomes the champion, and what its version's tags say of the verdict."""
+
+    trial: TrialRecord
+    bundle: Path
+    tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -75,6 +101,8 @@ class _Close:
     best: TrialRecord | None
     bundle: Path | None
     deadline: float
+    crowned: Crowned | None
+    tags: Mapping[str, str]
 
 
 class Tracker:
@@ -116,12 +144,22 @@ class Tracker:
         _set()
         self._thread.start()
 
-    def close(self, status: str, best: TrialRecord | None, bundle: Path | None, drain_s: float = DRAIN_S) -> int:
-        """Deliver what is left, end the runs, register the best trial's bundle; give up after `drain_s` seconds.
+    def close(
+        self,
+        status: str,
+        best: TrialRecord | None,
+        bundle: Path | None,
+        drain_s: float = DRAIN_S,
+        *,
+        crowned: Crowned | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> int:
+        """Deliver what is left, end the runs, register the bundles; give up after `drain_s` seconds.
 
-        status: completed, interrupted or failed, of the sweep. Returns how many events are left, after saying so.
+        status: completed, interrupted or failed, of the sweep. tags: further ones of the parent run. Returns how many
+        events are left, after saying so.
         """
-        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s)
+        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s, crowned, dict(tags or {}))
         self._wake.set()
         self._thread.join(drain_s)
         left = sum(child.left for child in self._children.values()) + len(self._unread()) + (not self._closed)
@@ -131,8 +169,10 @@ class Tracker:
             )
         return left
 
-    def register(self, bundle: Path, trial: TrialRecord) -> str:
-        """Log the bundle with the trial's run and make it the version `candidate` of the model named like the sweep.
+    def register(
+        self, bundle: Path, trial: TrialRecord, alias: str = ALIAS, more: Mapping[str, str] | None = None
+    ) -> str:
+        """Log the bundle with the trial's run and make it the version `alias` of the model named like the sweep.
 
         Returns the version. A run is registered once: a second call finds the version and moves the alias to it.
         """
@@ -141,6 +181,8 @@ class Tracker:
         known = [found for found in client.search_model_versions(f"run_id = '{run_id}'") if found.name == model]
         if known:
             version = str(max(int(found.version) for found in known))
+            for key, value in cut_tags(more or {}).items():
+                client.set_model_version_tag(model, version, key, value)
         else:
             client.log_artifacts(run_id, str(bundle), "bundle")
             _unless_there(lambda: client.create_registered_model(model, description=self._spec.question))
@@ -151,10 +193,11 @@ class Tracker:
                 "sweeper.spec_hash": self._spec.spec_hash,
                 "sweeper.config_hash": trial.ask.config_hash,
                 **fingerprints(bundle),
+                **cut_tags(more or {}),
             }
             source = f"runs:/{run_id}/bundle"
             version = str(client.create_model_version(model, source, run_id, tags=tags, await_creation_for=0).version)
-        client.set_registered_model_alias(model, ALIAS, version)
+        client.set_registered_model_alias(model, alias, version)
         return version
 
     def _follow(self) -> None:
@@ -303,12 +346,16 @@ class Tracker:
         if best and score is not None:
             row = {(f"best/{self._spec.objective}", best.step, best.rows[-1].time): score}
             _log(client, parent, metrics=row, tags={"sweeper.best": best.id, "sweeper.best_score": repr(score)})
-        report = self._run_dir / "report.md"
-        if report.exists():
-            client.log_artifact(parent, str(report))
+        for file in REPORTS:
+            if (self._run_dir / file).exists():
+                client.log_artifact(parent, str(self._run_dir / file))
         if best and bundle and best.id in self.run_ids:
             self._unless_refused("the bundle", lambda: self.register(bundle, best))
-        _log(client, parent, tags={"sweeper.state": closing.status})
+        crowned = closing.crowned
+        if crowned and crowned.trial.id in self.run_ids:
+            register = partial(self.register, crowned.bundle, crowned.trial, CHAMPION, crowned.tags)
+            self._unless_refused("the champion", register)
+        _log(client, parent, tags={"sweeper.state": closing.status, **closing.tags})
         client.set_terminated(parent, STATUS[closing.status])
 
 

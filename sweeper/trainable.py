@@ -2,10 +2,10 @@
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
 `train(config, context)`. Four are optional: `expand(params)` replaces settings by dotted path which stand for others,
-such as a preset, by those, where no other of the same params wins; `prepare(config)` makes what all trials share (the tokenised corpus),
-raises ValueError for what cannot be had, and returns facts to keep in the record; `preparing(config)` says how many
-seconds that would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a few steps
-on made-up data, as the first of that many ranks, and returns their `Pace`. A spec names a trainable as text
+such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
+corpus), raises ValueError for what cannot be had, and returns facts to keep in the record; `preparing(config)` says
+how many seconds that would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a
+few steps on made-up data, as the first of that many ranks, and returns their `Pace`. A spec names a trainable as text
 (`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver imports the module too,
 to validate settings, so the module must import nothing heavy: torch belongs inside the functions.
 """

@@ -1,8 +1,8 @@
 """One trial: what Tune calls, in this process or as the driver of a Ray Train worker group.
 
 Both ways give the trainable the same context. A row of metrics leaves a trial only once the checkpoint that belongs
-to it is on disk. What Tune carries is `{"rows": [row, ...]}`: one row, or after a restart every row that the
-checkpoint remembers, since workers run ahead of the driver and the journal may lack some.
+to it is on disk. What Tune carries is `{"rows": [row, ...], "checkpoint": seal}`: one row, or after a restart every row
+that the checkpoint remembers, since workers run ahead of the driver and the journal may lack some.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sweeper.trainable import Trainable, TrainContext
 ERROR = "error.txt"
 START_FAILURES = 3
 
-Send = Callable[[list[dict[str, Any]]], None]
+Send = Callable[[dict[str, Any]], None]
 
 
 class PeerLost(RuntimeError):
@@ -44,14 +44,15 @@ class Reporter:
     def __call__(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         step = int(metrics["step"])
         row: dict[str, Any] = {**{key: float(value) for key, value in metrics.items()}, "step": step}
+        seal = None
         try:
             self._check(row, step)
             if checkpoint is not None:
-                checkpoints.store(self.folder / "checkpoints", checkpoint, step, self.mark)
+                seal = checkpoints.seal(checkpoints.store(self.folder / "checkpoints", checkpoint, step, self.mark))
         finally:
             if checkpoint is not None:
                 shutil.rmtree(checkpoint, ignore_errors=True)
-        self.send([row])
+        self.send(_message([row], seal))
 
     def _check(self, row: Mapping[str, float], step: int) -> None:
         if self.objective not in row:
@@ -74,7 +75,7 @@ def run(task: dict[str, Any]) -> None:
             _worker_group(task)
         else:
             device = "cuda:0" if task["gpus_per_worker"] else "cpu"
-            _train(task, lambda rows: tune.report({"rows": rows}), device=device)
+            _train(task, lambda message: tune.report(message), device=device)
 
 
 def home(task: Mapping[str, Any]) -> Path:
@@ -114,7 +115,11 @@ def _worker(task: dict[str, Any]) -> None:
     if world_size > 1:
         ranks["all_reduce"] = _all_reduce
     with _noted(home(task)):
-        _train(task, lambda rows: train.report({"rows": rows}), **ranks)
+        _train(task, lambda message: train.report(message), **ranks)
+
+
+def _message(rows: list[dict[str, Any]], seal: str | None = None) -> dict[str, Any]:
+    return {"rows": rows, "checkpoint": seal}
 
 
 def _all_reduce(tensor: Any) -> None:
@@ -138,11 +143,11 @@ def _train(task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
     mark = checkpoints.owner(task["trainable"], task["id"], task["seed"], task["config"])
     restore_from, _ = checkpoints.newest(folder / "checkpoints", mark, task["known"])
     if restore_from is not None:
-        send(checkpoints.history(restore_from))
+        send(_message(checkpoints.history(restore_from), checkpoints.seal(restore_from)))
     trainable = Trainable.load(task["trainable"])
     # Ray Train waits until every rank has reported, and keeps what rank 0 did.
-    report = (lambda *_: send([])) if ranks.get("rank") else Reporter(folder, task["objective"], mark, send)
-    context = TrainContext(report, seed=task["seed"], restore_from=restore_from, **ranks)
+    report = (lambda *_: send(_message([]))) if ranks.get("rank") else Reporter(folder, task["objective"], mark, send)
+    context = TrainContext(report, seed=task["seed"], restore_from=restore_from, test=task["test"], **ranks)
     config = trainable.config.model_validate(task["config"])
     try:
         trainable.train(config, context)

@@ -20,26 +20,22 @@ LEVELS = 2**16
 
 
 class Site:
-    """Which units of one place are dropped in one step."""
+    """Which units of one place are dropped in one step: int8, flat, 0 for those and -1, all bits set, for the others.
 
-    def __init__(self, units: Tensor, limit: int) -> None:
-        """units: int16, flat; those from limit upwards are dropped."""
-        self.units, self.limit = units, limit
-        self.scale = LEVELS / (limit + LEVELS // 2)
+    scale: what kept units are to be multiplied by.
+    """
+
+    def __init__(self, units: Tensor, scale: float) -> None:
+        self.units, self.scale = units, scale
 
     def part(self, begin: int, end: int) -> Site:
         """The units from one index to another."""
-        return Site(self.units[begin:end], self.limit)
+        return Site(self.units[begin:end], self.scale)
 
     def keep(self, x: Tensor, out: Tensor) -> Tensor:
-        """x with its dropped units at 0, unscaled, into other memory, both contiguous float32.
-
-        Kept units have a negative difference to the limit, whose sign bit, spread over 32, leaves a number as it is.
-        """
-        mask = out.view(torch.int32)
-        mask.copy_(self.units.view_as(x)).sub_(self.limit)
-        torch.bitwise_right_shift(mask, 31, out=mask)
-        torch.bitwise_and(mask, x.view(torch.int32), out=mask)
+        """x with its dropped units at 0, unscaled, in other memory, both contiguous float32."""
+        bits = out.view(torch.int32).copy_(self.units.view_as(x))
+        torch.bitwise_and(bits, x.view(torch.int32), out=bits)
         return out
 
 
@@ -48,10 +44,12 @@ def draw(rate: float, sizes: Sequence[int], seed: int) -> list[Site | None]:
     dropped = round(rate * LEVELS)
     if not dropped:
         return [None] * len(sizes)
+    limit, scale = LEVELS // 2 - dropped, LEVELS / (LEVELS - dropped)
 
     def units(number: int) -> Tensor:
         words = np.random.SFC64([seed, number]).random_raw(-(-sizes[number] // 4))
-        return torch.from_numpy(words.view(np.int16)[: sizes[number]])
+        kept = np.less(words.view(np.int16)[: sizes[number]], limit).view(np.int8)
+        return torch.from_numpy(np.negative(kept, out=kept))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return [Site(drawn, LEVELS // 2 - dropped) for drawn in threads.map(units, range(len(sizes)))]
+        return [Site(drawn, scale) for drawn in threads.map(units, range(len(sizes)))]

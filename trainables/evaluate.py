@@ -20,7 +20,9 @@ ROWS_AT_ONCE = 64
 class Validation:
     """Cross-entropy on the fixed blocks, masks and replacements of one part: the same for every trial and seed.
 
-    Of the part `val`; the metrics of `test` are called `test/...`. `val/loss` is nats per predicted token, sum over sum, at all selected positions (80 % [MASK], 10 % random, 10 %
+    Of the part `val`; the metrics of `test` are called `test/...`.
+
+    `val/loss` is nats per predicted token, sum over sum, at all selected positions (80 % [MASK], 10 % random, 10 %
     kept, as in training). `val/loss_mask` is the same at [MASK] positions only: it cannot be had by copying.
     `val/accuracy_mask` is the top-1 accuracy there. `val/unigram_mask` is the cross-entropy at those positions of the
     train part's unigram distribution: what a model that ignores context would score at best. `val/accuracy_unigram`
@@ -90,7 +92,8 @@ def _batches(chosen: EvaluationSet, rank: int, world_size: int) -> list[tuple[np
         last = min(first + ROWS_AT_ONCE, end)
         part = slice(*np.searchsorted(chosen.positions, [first * length, last * length]))
         positions = chosen.positions[part] - first * length
-        batches.append((chosen.inputs[first:last], positions, chosen.labels[part], chosen.masked[part], chosen.document[part]))
+        there = (chosen.labels[part], chosen.masked[part], chosen.document[part])
+        batches.append((chosen.inputs[first:last], positions, *there))
     return batches
 
 

@@ -18,12 +18,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.dropout import Site
 
-PIECE = 2**19  # attention weights at once: 2 MB
+PIECE = 2**20  # attention weights at once: 4 MB
 COLUMNS = 4096  # of the vocabulary at once
 SKEW = 16  # floats between rows of logits beyond those, so that a column is not one set of the cache
 
@@ -258,7 +257,7 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor, fixed: int) -> Tensor:
         ctx.saved = (table, ids, fixed)
-        return table.detach().index_select(0, ids)
+        return table.index_select(0, ids)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
@@ -286,9 +285,7 @@ class _Drop(torch.autograd.Function):
 
 def rows(table: Tensor, ids: Tensor, fixed: int) -> Tensor:
     """The embeddings of ids, [n, H]; the row of the padding learns nothing."""
-    if table.is_leaf:
-        return _Rows.apply(table, ids, fixed)  # pyright: ignore[reportReturnType]
-    return F.embedding(ids, table, padding_idx=fixed)
+    return _Rows.apply(table, ids, fixed)  # pyright: ignore[reportReturnType]
 
 
 def drop(x: Tensor, site: Site | None) -> Tensor:

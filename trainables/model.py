@@ -130,7 +130,9 @@ class CompactBert(nn.Module):
         sizes = [wide, *[config.heads * b * length**2, wide, wide] * config.layers]
         first, *sites = dropout.draw(config.dropout, sizes, seed)
         self.work.begin()
-        x = fused.rows(self.table(), ids_bT.flatten(), self.pad_id).view(b, length, -1)
+        ids = ids_bT.flatten()
+        x = fused.rows(self.word, ids, self.pad_id)
+        x = (x if self.nhot is None else x + self.nhot.rows(ids)).view(b, length, -1)
         x = fused.drop(self.norm(x + (self.kind[0] + self.position[:length])).flatten(0, 1), first)
         for i, layer in enumerate(self.layers):
             x = fused.layer(x, fused.Place(f"{i}", layer, self.work, b, sites[3 * i : 3 * i + 3]))  # pyright: ignore[reportArgumentType]

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trainables import fused
+
 LONGEST = 128
 
 _BRACKETED = re.compile(r"\[.+\]", re.DOTALL)
@@ -81,6 +83,13 @@ class Lists(nn.Module):
             sums = F.embedding_bag(self.pieces, sums, self.joints, mode="sum", include_last_offset=True)
         return sums
 
+    def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The lists of some rows: their columns one after another, and how many each has. No static shape."""
+        ends = self.offsets[self.joints.long()].long()
+        lengths = (ends[1:] - ends[:-1])[rows]
+        skip = ends[rows] - (lengths.cumsum(0) - lengths)
+        return self.index[torch.arange(int(lengths.sum())) + skip.repeat_interleave(lengths)], lengths
+
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
@@ -99,6 +108,33 @@ class _Product(torch.autograd.Function):
         return ctx.transpose(grads[0].contiguous()), None, None
 
 
+class _Rows(torch.autograd.Function):
+    """Rows of N·W at ids, [n, H], from the tokens that are there alone: for a CPU, where no shape need be static."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, matrix: Lists) -> Tensor:
+        present, place = ids.unique(return_inverse=True)
+        index, lengths = matrix.of(present)
+        ctx.saved = (weight, place, index, lengths)
+        return _sums(weight.detach(), index, lengths).index_select(0, place)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
+        weight, place, index, lengths = ctx.saved
+        by_token = grads[0].new_zeros(len(lengths), weight.shape[1]).index_add_(0, place, grads[0])
+        tokens = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(lengths)
+        order = index.argsort(stable=True)
+        columns, counts = index[order].unique_consecutive(return_counts=True)
+        fused.gradient(weight).index_add_(0, columns, _sums(by_token, tokens[order], counts))
+        return None, None, None
+
+
+def _sums(x: Tensor, index: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of rows of x, by lists of some lengths one after another."""
+    offsets = F.pad(lengths.cumsum(0), (1, 0)).to(index.dtype)
+    return F.embedding_bag(index, x, offsets, mode="sum", include_last_offset=True)
+
+
 class NHot(nn.Module):
     """The layer: `forward()` is N·W, [V, H]. Only W is a parameter; N is no part of a checkpoint."""
 
@@ -115,3 +151,7 @@ class NHot(nn.Module):
 
     def forward(self) -> Tensor:
         return _Product.apply(self.weight, self.matrix, self.transpose)  # pyright: ignore[reportReturnType]
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """`forward()` at ids, [n, H]; the gradient of W is added to its `.grad`."""
+        return _Rows.apply(self.weight, ids, self.matrix)  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""`python -m tests.drills soak|outage|inputs [--json]`: exit status 0 where everything held."""
+"""`python -m tests.drills kill|bitwise|fuzz|outage|disk|soak|inputs [--json]`: exit status 0 where everything held."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import argparse
 import json
 import sys
 
-from tests.drills import inputs, outage, soak
+from tests.drills import bitwise, disk, fuzz, inputs, kill, outage, soak
 
-DRILLS = {"soak": soak, "outage": outage, "inputs": inputs}
+DRILLS = {
+    "kill": kill,
+    "bitwise": bitwise,
+    "fuzz": fuzz,
+    "disk": disk,
+    "outage": outage,
+    "soak": soak,
+    "inputs": inputs,
+}
 
 
 def main() -> int:

@@ -20,7 +20,8 @@ MARK = "DRILL_NODE"
 class TwoNodes:
     """A head without CPUs, where drivers live, and one node with CPUs, where trials and workers do.
 
-    On loopback, behind a token, with ports and folders of its own. `environment` is what a driver needs to join.
+    Behind a token, with ports and folders of its own. Ray takes no second node on 127.0.0.1, so this one listens on
+    the machine's own address. `environment` is what a driver needs to join.
     """
 
     def __init__(self, cpus: int, environment: dict[str, str]) -> None:
@@ -29,7 +30,7 @@ class TwoNodes:
             port = probe.getsockname()[1]
         self._name, self._cpus, self._address = uuid.uuid4().hex, cpus, f"127.0.0.1:{port}"
         self._folder = tempfile.mkdtemp(prefix="dn-", dir="/tmp")  # short: sockets lie below
-        self._logs = tempfile.TemporaryFile()
+        self._log = Path(self._folder, "start.log")
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._environment = {**environment, **secret}
         self.environment = {**secret, "RAY_ADDRESS": self._address}
@@ -37,21 +38,30 @@ class TwoNodes:
 
     def __enter__(self) -> TwoNodes:
         head = ["--head", f"--port={self._address.rpartition(':')[2]}", f"--temp-dir={self._folder}", "--num-cpus=0"]
-        self._start("head", *head, "--include-dashboard=false")
-        self.mend()
+        try:
+            self._start("head", *head, "--include-dashboard=false")
+            self.mend()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         for number in range(self._nodes + 1):
             processes.clear(self._mark(number))
         processes.clear(f"{MARK}={self._name}-head")
-        self._logs.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def processes(self) -> dict[int, str]:
         """Of the node with CPUs."""
         return processes.marked(self._mark(self._nodes))
+
+    @property
+    def everything(self) -> dict[int, str]:
+        """Of the head, too, but for Ray's own servers there."""
+        head = processes.marked(self._mark("head"))
+        return {**self.processes, **{pid: command for pid, command in head.items() if command.startswith("ray::")}}
 
     def kill(self) -> None:
         """The node with CPUs, all of it."""
@@ -72,15 +82,16 @@ class TwoNodes:
         """Returns when its raylet is up; `ray start` leaves when that is so."""
         name, _, value = self._mark(number).partition("=")
         ray = Path(sys.executable).with_name("ray")
-        common = ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--disable-usage-stats"]
-        subprocess.run(
-            [sys.executable, ray, "start", *arguments, *common],
-            env={**self._environment, name: value},
-            stdout=self._logs,
-            stderr=self._logs,
-            check=True,
-            timeout=180,
-        )
+        common = ["--object-store-memory=100000000", "--disable-usage-stats"]
+        with self._log.open("ab") as log:
+            subprocess.run(
+                [sys.executable, ray, "start", *arguments, *common],
+                env={**self._environment, name: value},
+                stdout=log,
+                stderr=log,
+                check=True,
+                timeout=180,
+            )
 
 
 def environment() -> dict[str, str]:

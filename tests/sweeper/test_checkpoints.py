@@ -74,6 +74,14 @@ def test_a_torn_one_is_replaced_when_its_step_comes_again(tmp_path: Path):
     assert checkpoints.newest(folder) == (folder / "step-00000010", [])
 
 
+def test_after_a_start_from_the_beginning_the_torn_ones_do_not_push_out_the_new(tmp_path: Path):
+    folder = stored(tmp_path, 5, 10)
+    for path in folder.iterdir():
+        (path / checkpoints.MANIFEST).unlink()
+    checkpoints.store(folder, handed_over(tmp_path, 3), 3)
+    assert [path.name for path in folder.iterdir()] == ["step-00000003"]
+
+
 def test_without_checkpoints_there_is_none(tmp_path: Path):
     assert checkpoints.newest(tmp_path / "nothing") == (None, [])
     assert checkpoints.at(tmp_path, 5) is None
@@ -105,11 +113,16 @@ def test_one_that_was_tampered_with_is_passed_over(tmp_path: Path, damage, told:
 def test_another_trials_checkpoint_and_another_history_are_passed_over(tmp_path: Path):
     folder = stored(tmp_path, 5, 10)
     whole = checkpoints.history(folder / "step-00000010")
-    assert checkpoints.newest(folder, known=whole)[0] == folder / "step-00000010"
-    other = [{**row, "val/loss": 0.0} if row["step"] == 7 else row for row in whole]
+    sealed = checkpoints.seal(folder / "step-00000010")
+    known = [(row, sealed if row["step"] == 10 else None) for row in whole]
+    assert checkpoints.newest(folder, known=known)[0] == folder / "step-00000010"
+    other = [({**row, "val/loss": 0.0} if row["step"] == 7 else row, None) for row in whole]
     path, torn = checkpoints.newest(folder, known=other)
     assert path == folder / "step-00000005"
     assert "its row of step 7 is not the journal's" in torn[0]
+    path, torn = checkpoints.newest(folder, known=[*known[:-1], (whole[-1], "another seal")])
+    assert path == folder / "step-00000005"
+    assert "it is not the one that the journal tells of" in torn[0]
     assert checkpoints.newest(folder, checkpoints.owner("m:f", "t1", 0, {}))[0] is None
 
 

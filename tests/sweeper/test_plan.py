@@ -25,7 +25,8 @@ def plan(spec: SweepSpec, room: int, rate: float, **more: Any) -> Plan:
 
 
 def mix(*sets: str, profile: str = "laptop") -> SweepSpec:
-    return load(MIX, profile, sets)
+    """Without its confirmation."""
+    return load(MIX, profile, ["seeds.confirm=[]", *sets])
 
 
 def arms(**changes: Any) -> SweepSpec:
@@ -118,14 +119,30 @@ def test_disk_is_two_checkpoints_and_a_bundle_a_trial() -> None:
 
 
 def test_the_confirmation_is_planned_from_its_seeds() -> None:
-    estimate = plan(mix(), 1, RATE)
+    eight = mix("seeds.confirm=[1001, 2, 3, 4, 5, 6, 7, 8]", "confirm.best=1")
+    estimate = plan(eight, 1, RATE)
     assert (estimate.pairs, estimate.comparisons, estimate.sd, estimate.sd_source) == (8, 1, 0.02, "assumed")
     assert estimate.detectable == pytest.approx(0.02 * 1.156, rel=1e-3)
-    known = plan(mix(), 1, RATE, sd=Spread(0.01, "earlier runs"))
+    known = plan(eight, 1, RATE, sd=Spread(0.01, "earlier runs"))
     assert (known.detectable, known.sd_source) == (pytest.approx(0.01 * 1.156, rel=1e-3), "earlier runs")
     assert not any("sd" in note for note in known.assumed)
     assert plan(mix("seeds.confirm=[7]"), 1, RATE).detectable is None
-    assert plan(arms(), 1, RATE).comparisons == 2
+    assert plan(arms(seeds={"search": [1], "confirm": [2, 3]}), 1, RATE).comparisons == 2
+
+
+def test_the_confirmation_costs_its_runs_and_says_its_rule() -> None:
+    plain, spec = plan(mix(), 2, RATE), mix("seeds.confirm=[11, 12, 13, 14]")
+    estimate = plan(spec, 2, RATE)
+    assert (estimate.trials, estimate.confirming) == (8, 8)
+    assert estimate.tokens == 2 * plain.tokens
+    seconds = plain.hours * 3600 - planning.SWEEP_START
+    assert estimate.hours * 3600 - planning.SWEEP_START == pytest.approx(2 * seconds)
+    text = "\n".join(shown(spec, estimate))
+    assert "8 to search, 8 to confirm (the best 1 and the baseline on 4 fresh seeds); 2 at a time" in text
+    assert "confirmed: lower than the baseline, two-sided paired t below 0.05" in text
+    assert "exploration only: a verdict takes 6 pairs of seeds, there are 4" in text
+    assert "finer than these data can tell" in text
+    assert "finer than" not in "\n".join(shown(spec, plan(spec, 2, RATE, sd=Spread(0.001, "earlier runs"))))
 
 
 def test_a_plan_is_plain_json() -> None:

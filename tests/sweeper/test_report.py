@@ -169,7 +169,8 @@ def test_the_report(journal: Journal, tmp_path: Path) -> None:
     bundle.mkdir(parents=True)
     (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}')
     text = markdown(toy_spec(), journal, outcome(tmp_path, bundle=bundle, interrupted=True))
-    assert text.startswith("# toy\n\nWhere does the toy have its optimum?\n\n**Best of the search: `t0002`**")
+    assert text.startswith("# toy\n\nWhere does the toy have its optimum?\n\n**Nothing is confirmed: no confirmation")
+    assert "\n\n**Best of the search: `t0002`**" in text
     assert "exploration, not a result" in text
     for fact in ("torch 2.13.0", "abc123", "cpus 2", toy_spec().spec_hash, "* data_fingerprint: `d1`", "interrupted"):
         assert fact in text

@@ -55,6 +55,7 @@ def task(tmp_path: Path, **config: Any) -> dict[str, Any]:
         "run_dir": str(tmp_path / "run"),
         "scratch": str(tmp_path / "scratch"),
         "known": [],
+        "test": False,
     }
 
 
@@ -161,7 +162,7 @@ def test_a_checkpoint_that_tells_other_rows_than_the_journal_is_passed_over(tmp_
     trial.run(one)
     rows = [row for rows in driver.messages for row in rows]
     driver.messages = []
-    trial.run({**one, "known": [*rows[:3], {**rows[3], "val/loss": 7.0}]})
+    trial.run({**one, "known": [(row, None) for row in [*rows[:3], {**rows[3], "val/loss": 7.0}]]})
     assert driver.steps == [[5, 10, 15], [20]]
     driver.messages = []
     trial.run({**one, "seed": 4})
@@ -176,7 +177,7 @@ def test_a_full_disk_is_told_from_other_failures_and_leaves_no_part(
         raise error
 
     monkeypatch.setattr(checkpoints, "_sync_folders", fails)
-    with pytest.raises(OSError, match="No space|quota"):
+    with pytest.raises(OSError, match=r"No space|quota"):
         trial.run(task(tmp_path))
     assert (home(tmp_path) / trial.ERROR).read_text().startswith(f"{checkpoints.FULL}: OSError: [Errno {error.errno}]")
     assert list((home(tmp_path) / "checkpoints").iterdir()) == []

@@ -1,0 +1,250 @@
+"""The confirmation: which arms meet on which fresh seeds, and what came of it. Made from the journal alone.
+
+A look declares its arms and seeds before its first run; every arm runs on every seed at full length, judged on the
+part that no search has seen. Arms that racing gives up for futility run no further.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sweeper import stats
+from sweeper.journal import Family, Journal, TrialRecord
+from sweeper.pairs import document_interval
+from sweeper.report import matched
+
+if TYPE_CHECKING:
+    from sweeper.spec import SweepSpec
+
+STAGE = "confirm"
+CHAMPION = "champion"
+DIVERGED = "diverged"
+
+Params = dict[str, Any]
+
+
+def metric(spec: SweepSpec) -> str:
+    """What a verdict goes by: the objective on the part `test`."""
+    return "test/" + spec.objective.partition("/")[2]
+
+
+def rule(spec: SweepSpec) -> stats.Rule:
+    return stats.Rule(spec.confirm.worthwhile, spec.confirm.margin)
+
+
+def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
+    """Label -> settings by path: the baseline, then the best configurations of the search, the best first.
+
+    Under method arms all arms, in their order, but those that left the budget which the others share. Raises
+    ValueError in one line where there is nothing to compare.
+    """
+    if not spec.arms:
+        raise ValueError("there is no baseline to confirm against: name an arm")
+    baseline = next(iter(spec.arms))
+    searched = [record for record in journal.stage("search") if record.state == "completed"]
+    kept = {record.ask.config_hash for record in searched if matched(record)} or None
+    by_hash: dict[str, list[TrialRecord]] = {}
+    for record in searched:
+        if kept is None or record.ask.config_hash in kept:
+            by_hash.setdefault(record.ask.config_hash, []).append(record)
+    own = _hash(spec, spec.arms[baseline])
+    if spec.search.method == "arms":
+        left = {record.ask.arm for record in searched} - {one.ask.arm for each in by_hash.values() for one in each}
+        arms = {name: params for name, params in spec.arms.items() if name == baseline or name not in left}
+        return dict(list(arms.items())[: spec.compared + 1])
+    ranked = sorted(by_hash.items(), key=lambda item: _mean(item[1], spec.objective))
+    best = [records[0] for found, records in ranked if found != own][: spec.compared]
+    if not best:
+        raise ValueError("no configuration but the baseline completed: there is nothing to confirm")
+    return {baseline: spec.arms[baseline], **{record.ask.arm or record.id: record.ask.params for record in best}}
+
+
+def _hash(spec: SweepSpec, params: Params) -> str:
+    return spec.config_hash(spec.trainable_config(params))
+
+
+def _mean(records: Sequence[TrialRecord], objective: str) -> float:
+    scores = [score for record in records if (score := record.score(objective)) is not None]
+    return fmean(scores) if scores else float("inf")
+
+
+def searched(spec: SweepSpec, journal: Journal) -> bool:
+    """Whether nothing of the search is left to run."""
+    records = journal.stage("search")
+    return len(records) == spec.total_trials and not any(record.open for record in records)
+
+
+def finished(spec: SweepSpec, journal: Journal) -> bool:
+    """Whether nothing is left to run, and the last look has its verdict."""
+    if not searched(spec, journal):
+        return False
+    families = journal.families()
+    if not families:
+        return lacking(spec, journal) is not None
+    said = journal.verdict()
+    return complete(spec, journal) and said is not None and said["look"] == len(families)
+
+
+def expected(spec: SweepSpec, journal: Journal) -> int:
+    """Trials of the search and of the confirmation, as far as they are known."""
+    if journal.families():
+        return spec.total_trials + len(runs(spec, journal))
+    done = searched(spec, journal) and lacking(spec, journal)
+    return spec.total_trials + (0 if done else spec.confirm_trials)
+
+
+def lacking(spec: SweepSpec, journal: Journal) -> str | None:
+    """Why there is no confirmation after this search, in a line; None where there is one."""
+    if not spec.compared:
+        return "no confirmation: it takes arms and two seeds or more in seeds.confirm"
+    try:
+        contenders(spec, journal)
+    except ValueError as error:
+        return f"no confirmation: {error}"
+    return None
+
+
+def declared(spec: SweepSpec, journal: Journal, *, fresh: bool, earlier: int, champion: Params | None = None) -> Family:
+    """The first look's family. champion: settings of the standing champion, which then is one more arm."""
+    arms = contenders(spec, journal)
+    label = None
+    if champion is not None:
+        own = _hash(spec, champion)
+        label = next((name for name, params in arms.items() if _hash(spec, params) == own), CHAMPION)
+        arms.setdefault(label, champion)
+    return Family(
+        look=1,
+        baseline=next(iter(arms)),
+        arms=arms,
+        seeds=list(spec.seeds.confirm),
+        racing=spec.confirm.racing,
+        fresh=fresh,
+        earlier=earlier,
+        champion=label,
+    )
+
+
+def further(spec: SweepSpec, journal: Journal, number: int, used: set[int]) -> Family:
+    """One more look at the same arms, on that many seeds which nothing has used."""
+    last = journal.families()[-1]
+    taken = used | {record.ask.seed for record in journal.trials.values()} | {*spec.seeds.search, *spec.seeds.confirm}
+    begin = max(taken) + 1
+    return replace(last, look=last.look + 1, seeds=[*range(begin, begin + number)], fresh=True, time=time.time())
+
+
+def schedule(family: Family, dropped: Sequence[str] = ()) -> list[tuple[str, int]]:
+    """(label, seed) of a look, seed by seed; arms that were dropped are left out after the first look's racing pairs."""
+    first = stats.RACING_PAIRS if family.look == 1 else 0
+    later = [label for label in family.arms if label not in dropped]
+    runs = [(label, seed) for seed in family.seeds[:first] for label in family.arms]
+    return runs + [(label, seed) for seed in family.seeds[first:] for label in later]
+
+
+def losses(spec: SweepSpec, journal: Journal, family: Family) -> dict[str, dict[int, float | None]]:
+    """Label -> seed -> loss; None where a run diverged, nothing where it did not end by its own doing."""
+    found: dict[str, dict[int, float | None]] = {label: {} for label in family.arms}
+    for record in journal.stage(STAGE):
+        label = str(record.ask.arm)
+        if label not in found or record.open:
+            continue
+        if record.state == "completed" and (loss := record.score(metric(spec))) is not None:
+            found[label][record.ask.seed] = loss
+        elif DIVERGED in (record.end and record.end.reason or ""):
+            found[label][record.ask.seed] = None
+    return found
+
+
+def dropped(spec: SweepSpec, journal: Journal, family: Family) -> list[str]:
+    """The arms that racing gave up, at the first look, after its first pairs."""
+    if not family.racing:
+        return []
+    first = set(journal.families()[0].seeds[: stats.RACING_PAIRS])
+    early = {
+        label: {seed: loss for seed, loss in by.items() if seed in first}
+        for label, by in losses(spec, journal, family).items()
+    }
+    return stats.futile(early, family.baseline, rule(spec))
+
+
+def raced(journal: Journal) -> bool:
+    """Whether all runs that racing judges by have ended."""
+    family = journal.families()[0]
+    early = set(schedule(family)[: len(family.arms) * stats.RACING_PAIRS])
+    ended = {(record.ask.arm, record.ask.seed) for record in journal.stage(STAGE) if not record.open}
+    return early <= ended
+
+
+def complete(spec: SweepSpec, journal: Journal) -> bool:
+    """Whether nothing of the declared looks is left to run."""
+    records = journal.stage(STAGE)
+    return len(records) >= len(runs(spec, journal)) and not any(record.open for record in records)
+
+
+def runs(spec: SweepSpec, journal: Journal) -> list[tuple[str, int]]:
+    """(label, seed) of every run of the looks declared so far, in order; without what racing is known to drop."""
+    known = raced(journal)
+    families = journal.families()
+    return [run for one in families for run in schedule(one, dropped(spec, journal, one) if known else ())]
+
+
+def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]:
+    """The verdicts of the last look, over the seeds of all looks so far, as the journal's `Verdict` keeps them."""
+    families = journal.families()
+    family, look = families[-1], len(families)
+    found, gone = losses(spec, journal, family), dropped(spec, journal, family)
+    result = stats.verdicts(found, family.baseline, rule(spec), look=look, dropped=gone)
+    notes = [f"{family.earlier} earlier confirmations against this baseline are in the tracking store"]
+    if not family.fresh:
+        notes.append("not fresh: runs of this data had used some of these seeds before")
+    others = len(result.confirmed)
+    if others > 1:
+        notes.append(f"the champion is chosen among {others} confirmed, its estimate is optimistic")
+    sections = sorted({path.partition(".")[0] for path in spec.space})
+    if len(sections) > 1:
+        notes.append(f"the space spans {' and '.join(sections)}: the baseline was tried at one point of it, not tuned")
+    return {
+        "look": look,
+        "metric": metric(spec),
+        "baseline": family.baseline,
+        "alpha": result.alpha,
+        "rule": result.rule.words(len(result.comparisons), look),
+        "worthwhile": result.rule.worthwhile,
+        "margin": result.rule.margin,
+        "seeds": [seed for one in families for seed in one.seeds],
+        "fresh": all(one.fresh for one in families),
+        "earlier": family.earlier,
+        "comparisons": [asdict(one) for one in result.comparisons],
+        "told": {one.arm: one.told for one in result.comparisons},
+        "documents": _documents(journal, family, run_dir, {one.arm: one.seeds for one in result.comparisons}),
+        "champion": result.champion.arm if result.champion else None,
+        "notes": notes[0 if family.earlier else 1 :],
+    }
+
+
+def _documents(
+    journal: Journal, family: Family, run_dir: Path, seeds: Mapping[str, Sequence[int]]
+) -> dict[str, list[float]]:
+    """Label -> 95 % interval of the mean difference over other documents, where the bundles tell the losses by them."""
+    by_run = {}
+    for record in journal.stage(STAGE):
+        checkpoint = record.end.checkpoint if record.end else None
+        path = run_dir / (checkpoint or "") / "bundle" / "analysis" / "documents.json"
+        if record.state == "completed" and checkpoint and path.exists():
+            content = json.loads(path.read_text())
+            by_run[str(record.ask.arm), record.ask.seed] = np.array([content["loss"], content["predictions"]])
+    intervals = {}
+    for label, common in seeds.items():
+        pairs = [(by_run.get((label, seed)), by_run.get((family.baseline, seed))) for seed in common]
+        known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+        if known:
+            difference = np.mean([ours[0] - theirs[0] for ours, theirs in known], axis=0)
+            intervals[label] = list(document_interval(difference, known[0][0][1]))
+    return intervals

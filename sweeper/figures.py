@@ -1,0 +1,349 @@
+"""The report's figures, by Plotly: what can be seen in print and in shades of grey, too.
+
+Colours are those of Okabe & Ito (2008), for lines with dashes and for points with marks of their own; the scale for
+losses is Cividis, that for differences runs from orange to blue. All are vectors: no WebGL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sweeper.tables import Verdict, interval, nats
+
+BLACK, GREY = "#000000", "#9a9a9a"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+_OF_VERDICT = {
+    "confirmed": ("#009E73", "diamond"),
+    "worse": ("#D55E00", "x"),
+    "no worthwhile difference": ("#0072B2", "square"),
+    "inconclusive": (BLACK, "circle-open"),
+    "dropped": (GREY, "line-ns-open"),
+}
+_LABEL = 24
+_BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial where only its settings and its loss count. values: setting -> number or text."""
+
+    name: str
+    values: Mapping[str, Any]
+    loss: float
+    arm: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Curves of one arm, or of the unnamed trials of a search: by run, (step, value)."""
+
+    name: str
+    runs: Sequence[Sequence[tuple[int, float]]]
+    thin: bool = False
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting's range: two bounds, or choices from the bottom up."""
+
+    low: float = 0.0
+    high: float = 1.0
+    logarithmic: bool = False
+    choices: tuple[Any, ...] = ()
+
+    def position(self, value: Any) -> float | None:
+        """Between 0 and 1; None for what the axis does not have."""
+        if self.choices:
+            return self.choices.index(value) / max(1, len(self.choices) - 1) if value in self.choices else None
+        if not isinstance(value, int | float):
+            return None
+        low, high, at = (math.log(x) if self.logarithmic else x for x in (self.low, self.high, value))
+        return _rounded((at - low) / (high - low))
+
+    def marks(self) -> list[tuple[float, str]]:
+        if self.choices:
+            return [(self.position(choice) or 0.0, short(str(choice), 14)) for choice in self.choices]
+        return [(0.0, f"{self.low:.4g}"), (1.0, f"{self.high:.4g}")]
+
+
+def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
+    """Mean paired differences with their intervals, and every seed's difference as a dot below."""
+    figure = go.Figure()
+    documents = verdict.get("documents", {})
+    height = 58 if len(comparisons) <= 8 else 46
+    labels = []
+    for row, one in enumerate(comparisons):
+        colour, mark = _OF_VERDICT.get(one["verdict"], (BLACK, "circle"))
+        told = verdict.get("told", {}).get(one["arm"], one["verdict"])
+        labels.append(f"{short(one['arm'])}<br><b>{told}</b>" if told else short(one["arm"]))
+        differences = one["differences"]
+        spread = [row + 0.18 + 0.16 * (i % 2) for i in range(len(differences))]
+        figure.add_scatter(
+            x=differences,
+            y=spread,
+            mode="markers",
+            marker={"size": 6, "color": colour, "opacity": 0.55},
+            text=[f"seed {seed}" for seed in one["seeds"]],
+            hovertemplate=f"{one['arm']}, %{{text}}: %{{x:+.4f}}<extra></extra>",
+        )
+        if one["interval"] is not None:
+            _add_bar(figure, one["interval"], row - 0.04, {"color": colour, "width": 3}, "seeds")
+            if bounds := documents.get(one["arm"]):
+                _add_bar(figure, bounds, row - 0.24, {"color": colour, "width": 1.5, "dash": "dot"}, "documents")
+            figure.add_scatter(
+                x=[one["mean"]],
+                y=[row - 0.04],
+                mode="markers",
+                marker={"size": 12, "symbol": mark, "color": colour, "line": {"width": 2, "color": colour}},
+                hovertemplate=f"{one['arm']}: {nats(one['mean'])}<extra></extra>",
+            )
+    if (worthwhile := verdict.get("worthwhile")) is not None:
+        figure.add_vrect(x0=-worthwhile, x1=worthwhile, fillcolor=GREY, opacity=0.18, line_width=0, layer="below")
+    figure.add_vline(x=0, line={"color": BLACK, "width": 1.5})
+    title = f"difference in {verdict['metric']} to {short(verdict['baseline'])}, nats<br>← better · worse →"
+    _laid_out(figure, 120 + height * len(comparisons), x=title)
+    figure.update_yaxes(
+        tickvals=list(range(len(comparisons))),
+        ticktext=labels,
+        range=[len(comparisons) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    return figure.update_layout(showlegend=False)
+
+
+def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
+    """By step: thin lines for what has no name, else the mean of the runs with a band from lowest to highest."""
+    figure = go.Figure()
+    thin = [group for group in groups if group.thin]
+    if thin:
+        lines = [run for group in thin for run in group.runs]
+        xs = [x for run in lines for x in (*(step for step, _ in run), None)]
+        ys = [y for run in lines for y in (*(_rounded(value) for _, value in run), None)]
+        name = "search trials" if len(thin) > 1 else thin[0].name
+        figure.add_scatter(x=xs, y=ys, mode="lines", line={"width": 0.8, "color": GREY}, name=name, hoverinfo="skip")
+    styled = 0
+    for group in (group for group in groups if not group.thin):
+        colour, dash, mark = BLACK, "solid", "circle"
+        if not group.baseline:
+            colour, dash, mark = (part[styled % len(COLOURS)] for part in (COLOURS, DASHES, MARKS))
+            styled += 1
+        _add_band(figure, group, colour, dash, mark)
+    if zero:
+        figure.add_hline(y=0, line={"color": BLACK, "width": 1})
+    _laid_out(figure, 400, x="step", y=y)
+    return figure.update_layout(legend=_BELOW)
+
+
+def ternary(points: Sequence[Point], parts: Mapping[str, float], objective: str) -> go.Figure:
+    """Shares of three parts, each axis from its minimum, coloured by loss; squares are the named arms."""
+    a, b, c = parts
+    figure = go.Figure(
+        go.Scatterternary(
+            a=[100 * point.values[a] for point in points],
+            b=[100 * point.values[b] for point in points],
+            c=[100 * point.values[c] for point in points],
+            mode="markers",
+            marker=_by_loss(points, objective),
+            text=[f"{point.name}: {point.loss:.4f}" for point in points],
+            hovertemplate=f"%{{text}}<br>{last(a)} %{{a:.1f}} %, {last(b)} %{{b:.1f}} %, {last(c)} %{{c:.1f}} %<extra></extra>",
+            cliponaxis=False,
+        )
+    )
+    axes = {
+        f"{axis}axis": {
+            "title": {"text": f"{last(name)} %"},
+            "min": 100 * parts[name],
+            "nticks": 6,
+            "gridcolor": "#dddddd",
+        }
+        for axis, name in zip("abc", parts, strict=True)
+    }
+    _laid_out(figure, 440)
+    return figure.update_layout(ternary={"sum": 100, **axes}, margin={"l": 50, "r": 20, "t": 60, "b": 50})
+
+
+def pairwise(points: Sequence[Point], x: str, y: str, objective: str, logarithmic: Iterable[str] = ()) -> go.Figure:
+    """Two settings against each other, coloured by loss; squares are the named arms."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[point.values[x] for point in points],
+        y=[point.values[y] for point in points],
+        mode="markers",
+        marker=_by_loss(points, objective),
+        text=[f"{point.name}: {point.loss:.4f}" for point in points],
+        hovertemplate=f"%{{text}}<br>{last(x)} %{{x}}, {last(y)} %{{y:.3g}}<extra></extra>",
+        cliponaxis=False,
+    )
+    _laid_out(figure, 400, x=last(x), y=last(y))
+    if x in logarithmic:
+        figure.update_xaxes(type="log", dtick="D2")
+    return figure
+
+
+def bars(values: Mapping[str, float]) -> go.Figure:
+    """Importance by setting, the largest first."""
+    ordered = sorted(values.items(), key=lambda item: item[1])
+    figure = go.Figure(
+        go.Bar(
+            x=[value for _, value in ordered],
+            y=[short(last(name)) for name, _ in ordered],
+            orientation="h",
+            marker={"color": COLOURS[0]},
+            text=[f"{value:.2f}" for _, value in ordered],
+            textposition="auto",
+            hoverinfo="skip",
+        )
+    )
+    return _laid_out(figure, 110 + 36 * len(ordered), x="share of the importance")
+
+
+def parallel(points: Sequence[Point], axes: Mapping[str, Axis]) -> go.Figure:
+    """A line a trial over all settings, each between its bounds; the best third stands out, the best trial most."""
+    figure = go.Figure()
+    ranked = sorted(points, key=lambda point: point.loss)
+    third = math.ceil(len(ranked) / 3)
+    styles = [
+        ("worst third", ranked[2 * third :], "#c0c0c0", 1, "solid"),
+        ("middle third", ranked[third : 2 * third], COLOURS[5], 1.5, "dot"),
+        ("best third", ranked[:third], COLOURS[0], 2, "solid"),
+        (f"best: {short(ranked[0].name)}", ranked[:1], COLOURS[1], 4, "solid"),
+    ]
+    names = list(axes)
+    for name, chosen, colour, width, dash in styles:
+        xs: list[int | None] = []
+        ys: list[float | None] = []
+        for point in chosen:
+            xs += [*range(len(names)), None]
+            ys += [*(axes[axis].position(point.values.get(axis)) for axis in names), None]
+        line = {"color": colour, "width": width, "dash": dash}
+        figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name=name, hoverinfo="skip")
+    _laid_out(figure, 420)
+    labels = [short(last(name), 14) for name in names]
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=labels, gridcolor=GREY)
+    figure.update_xaxes(range=[-0.35, len(names) - 0.65])
+    figure.update_yaxes(range=[-0.08, 1.08], showticklabels=False, showgrid=False)
+    for i, axis in enumerate(axes.values()):
+        for height, text in axis.marks():
+            figure.add_annotation(
+                x=i, y=height, text=text, showarrow=False, yanchor=_anchor(height), bgcolor="rgba(255,255,255,0.8)"
+            )
+    return figure.update_layout(legend=_BELOW)
+
+
+def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
+    """What was masked, in percent by part, a row an arm, the baseline first; coloured by the difference from it."""
+    names, parts = list(rows), list(dict.fromkeys(part for row in rows.values() for part in row))
+    values = [[100 * row.get(part, 0.0) for part in parts] for row in rows.values()]
+    away = [[value - base for value, base in zip(row, values[0], strict=True)] for row in values]
+    most = max((abs(value) for row in away for value in row), default=0) or 1
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[_rounded(value) for value in row] for row in away],
+            x=parts,
+            y=[short(name) for name in names],
+            text=[[f"{value:.1f}" for value in row] for row in values],
+            texttemplate="%{text}",
+            textfont={"size": 11},
+            zmin=-most,
+            zmax=most,
+            colorscale=[[0, "#B35806"], [0.25, "#FDB863"], [0.5, "#ffffff"], [0.75, "#B2ABD2"], [1, "#542788"]],
+            colorbar={"title": {"text": "±"}, "thickness": 8, "len": 0.9},
+            hovertemplate="%{y}, %{x}: %{text} %, %{z:+.2f} to the first row<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    _laid_out(figure, 110 + 24 * len(names), x=x)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure.update_xaxes(type="category", showgrid=False)
+
+
+def short(name: str, length: int = _LABEL) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def last(path: str) -> str:
+    """A setting's own name."""
+    return path.rpartition(".")[2]
+
+
+def _add_bar(figure: go.Figure, bounds: Sequence[float], y: float, line: Mapping[str, Any], what: str) -> None:
+    name = f"{interval(bounds)}, {what}"
+    figure.add_scatter(x=list(bounds), y=[y, y], mode="lines", line=dict(line), name=name, hoverinfo="name+x")
+
+
+def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str) -> None:
+    by_step: dict[int, list[float]] = {}
+    for run in group.runs:
+        for step, value in run:
+            by_step.setdefault(step, []).append(value)
+    steps = sorted(by_step)
+    if len(group.runs) > 1:
+        edges = [_rounded(max(by_step[s])) for s in steps] + [_rounded(min(by_step[s])) for s in reversed(steps)]
+        figure.add_scatter(
+            x=[*steps, *reversed(steps)],
+            y=edges,
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.16,
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=group.name,
+        )
+    figure.add_scatter(
+        x=steps,
+        y=[_rounded(fmean(by_step[s])) for s in steps],
+        mode="lines+markers",
+        line={"color": colour, "dash": dash, "width": 2},
+        marker={"symbol": mark, "size": 6},
+        name=f"{short(group.name)} ({len(group.runs)})" if len(group.runs) > 1 else short(group.name),
+        legendgroup=group.name,
+        hovertemplate=f"{group.name}, step %{{x}}: %{{y:.4f}}<extra></extra>",
+    )
+
+
+def _by_loss(points: Sequence[Point], objective: str) -> dict[str, Any]:
+    return {
+        "size": 12,
+        "symbol": ["square" if point.arm else "circle" for point in points],
+        "color": [_rounded(point.loss) for point in points],
+        "colorscale": "Cividis",
+        "line": {"width": 1, "color": BLACK},
+        "colorbar": {"title": {"text": objective}, "thickness": 12},
+    }
+
+
+def _anchor(height: float) -> str:
+    return "top" if height <= 0 else "bottom" if height >= 1 else "middle"
+
+
+def _rounded(value: float) -> float:
+    """Five digits are more than a figure can show."""
+    return float(f"{value:.5g}")
+
+
+def _laid_out(figure: go.Figure, height: int, x: str = "", y: str = "") -> go.Figure:
+    figure.update_layout(
+        template="none",
+        height=height,
+        autosize=True,
+        font={"family": "system-ui, sans-serif", "size": 13},
+        margin={"l": 10, "r": 10, "t": 20, "b": 10},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        dragmode=False,
+    )
+    figure.update_xaxes(title={"text": x, "standoff": 8}, automargin=True, gridcolor="#e4e4e4", zeroline=False)
+    return figure.update_yaxes(title={"text": y, "standoff": 8}, automargin=True, gridcolor="#e4e4e4", zeroline=False)

@@ -1,0 +1,66 @@
+"""All that a sweep leaves to read, written into its folder: report.md, report.html, results.csv and table.tex.
+
+Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python -m sweeper.report RUN_DIR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweeper import report, report_html, tables
+from sweeper.journal import Journal
+from sweeper.report import Outcome
+from sweeper.spec import SweepSpec, load
+
+
+def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]:
+    """Write the reports, each as a whole or not at all, and say where they lie."""
+    texts = {
+        "report.md": report.markdown(spec, journal, outcome),
+        "report.html": report_html.page(spec, journal, outcome, _importance(spec, journal)),
+        "results.csv": tables.results_csv(spec, journal),
+        "table.tex": tables.verdict_tex(journal.verdict()),
+    }
+    assert tuple(texts) == report.REPORTS
+    for name, text in texts.items():
+        partial = outcome.run_dir / f".{name}"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, outcome.run_dir / name)
+    return [outcome.run_dir / name for name in texts]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 done, 2 there is no run that can be read."""
+    parser = argparse.ArgumentParser(prog="python -m sweeper.report", description="Write a run's reports anew.")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    run_dir = parser.parse_args(argv).run_dir.resolve()
+    try:
+        if not (run_dir / "journal.jsonl").is_file():
+            raise ValueError(f"{run_dir}: there is no run, for it has no journal.jsonl")
+        spec, journal = load(run_dir / "spec.yaml"), Journal(run_dir / "journal.jsonl", read_only=True)
+        for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):
+            print(path)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _outcome(spec: SweepSpec, journal: Journal, run_dir: Path) -> Outcome:
+    best = report.best(journal.trials.values(), spec.objective)
+    bundle = run_dir / "bundles" / best.id if best else run_dir
+    uri = spec.tracking.uri or f"sqlite:///{run_dir.parent / 'mlflow.db'}"
+    return Outcome(run_dir=run_dir, tracking_uri=uri, bundle=bundle if best and bundle.is_dir() else None)
+
+
+def _importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
+    """Of the settings that a search varied; else Ray and Optuna need not load."""
+    if not spec.space:
+        return {}
+    from sweeper.search import importance
+
+    return importance(spec, journal)

@@ -1,0 +1,170 @@
+"""Tables for other programs and for papers, `results.csv` and `table.tex`, and what a sweep cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sweeper.journal import Ask, End, Journal, Report, Session, TrialRecord
+from sweeper.report import AUDIT, matched
+
+if TYPE_CHECKING:
+    from sweeper.spec import SweepSpec
+
+Verdict = Mapping[str, Any]
+
+_ESCAPES = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+
+
+def results_csv(spec: SweepSpec, journal: Journal) -> str:
+    """One row a configuration and seed; losses are those of the last step, a share has a column of its own."""
+    records = list(journal.trials.values())
+    test = "test/" + spec.objective.partition("/")[2]
+    settings = [dict(flat(record.ask.params)) for record in records]
+    columns = list(dict.fromkeys(column for each in settings for column in each))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heads = ["stage", "trial", "arm", "seed", "state", "steps", spec.objective, test]
+    writer.writerow([*heads, *columns, "masked_share", "matched", "config_hash"])
+    for record, each in zip(records, settings, strict=True):
+        last = record.rows[-1].metrics if record.rows else {}
+        ask = record.ask
+        row = [ask.stage, ask.trial, ask.arm, ask.seed, record.state, record.step]
+        row += [last.get(spec.objective), last.get(test), *(each.get(column) for column in columns)]
+        writer.writerow([*row, last.get(f"{AUDIT}rate"), int(matched(record)), ask.config_hash])
+    return text.getvalue()
+
+
+def verdict_tex(verdict: Verdict | None) -> str:
+    """The verdicts as a LaTeX table; needs the package booktabs."""
+    if verdict is None:
+        return "% No confirmation has come to a verdict.\n"
+    level = f"{100 * (1 - verdict['alpha']):.4g}"
+    caption = (
+        f"Differences in {verdict['metric']} (nats) to {verdict['baseline']}, paired over seeds; negative is better. "
+        f"Intervals ({level} %) are unadjusted, p is adjusted by Holm's method."
+    )
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{escape(caption)}}}",
+        "\\begin{tabular}{lrrrrl}",
+        "\\toprule",
+        f"arm & $n$ & difference & {level}\\,\\% interval & adjusted $p$ & verdict \\\\",
+        "\\midrule",
+    ]
+    for one in verdict["comparisons"]:
+        bounds = one["interval"]
+        between = "--" if bounds is None else f"$[{bounds[0]:+.4f}, {bounds[1]:+.4f}]$"
+        p = "--" if one["n"] < 2 else "$<0.0001$" if one["adjusted"] < 1e-4 else f"${one['adjusted']:.2g}$"
+        mean = "--" if one["mean"] is None else f"${nats(one['mean'])}$"
+        told = verdict.get("told", {}).get(one["arm"], one["verdict"])
+        cells = [escape(one["arm"]), str(one["n"]), mean, between, p, escape(told)]
+        lines.append(" & ".join(cells) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX sets it."""
+    return "".join(_ESCAPES.get(char, char) for char in text)
+
+
+def nats(value: float | None) -> str:
+    """A difference with four decimals."""
+    return "-" if value is None else f"{value:+.4f}"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    return "-" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
+
+
+def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
+    """What was spent, by its name; hours that trials ran count what a killed session lost, too."""
+    records = list(journal.trials.values())
+    hours = trial_hours(journal)
+    processes, gpus = spec.resources.processes, spec.resources.gpus_per_worker
+    facts = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
+    facts["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
+    facts["tokens read"] = f"{sum(map(_tokens(spec), records)):,}"
+    predicted = [record.rows[-1].metrics.get("train/predicted") for record in records if record.rows]
+    if any(predicted):
+        facts["tokens predicted"] = f"{sum(value or 0 for value in predicted):,.0f}"
+    spent: Counter[str] = Counter()
+    for record in records:
+        last = record.rows[-1].metrics if record.rows else {}
+        spent.update({key: value for key, value in last.items() if "energy" in key})  # pyright: ignore[reportArgumentType]
+    facts |= {key: f"{value:,.4g}" for key, value in spent.items()}
+    if not spent:
+        facts["energy"] = "not measured: no trial told it"
+    for stage in dict.fromkeys(record.ask.stage for record in records):
+        counts = Counter(record.state for record in records if record.ask.stage == stage)
+        facts[f"trials, {stage}"] = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    why = Counter(
+        " ".join(f"{record.state}: {record.end.reason}".split())[:160]
+        for record in records
+        if record.end and record.end.reason and record.state != "completed"
+    )
+    if why:
+        facts["why trials ended early"] = "; ".join(f"{count} × {reason}" for reason, count in why.most_common(8))
+    return facts
+
+
+def trial_hours(journal: Journal) -> float:
+    """Hours that trials were in work, over all; between sessions none is."""
+    begun: dict[str, float] = {}
+    seconds, session, last = 0.0, 0.0, 0.0
+    for event in journal.events:
+        match event:
+            case Session():
+                seconds += sum(last - begin for begin in begun.values())
+                begun, session = {}, event.time
+            case Ask():
+                begun[event.trial] = event.time
+            case Report():
+                begun.setdefault(event.trial, session)
+            case End():
+                seconds += event.time - begun.pop(event.trial, session if event.state != "interrupted" else event.time)
+        last = event.time
+    return (seconds + sum(last - begin for begin in begun.values())) / 3600
+
+
+def _wall_hours(journal: Journal) -> float:
+    """Of all sessions, from the first event of each to its last."""
+    begins = [i for i, event in enumerate(journal.events) if isinstance(event, Session)] or [0]
+    events = journal.events
+    spans = zip(begins, [*begins[1:], len(events)], strict=True)
+    return sum(events[stop - 1].time - events[start].time for start, stop in spans) / 3600 if events else 0.0
+
+
+def _tokens(spec: SweepSpec) -> Any:
+    """A trial's tokens; those of settings that no longer load count as the spec's own."""
+    own = spec.settings(next(iter(spec.arms.values()), {})).tokens_per_step
+
+    def of(record: TrialRecord) -> int:
+        try:
+            return record.step * spec.settings(record.ask.params).tokens_per_step
+        except ValueError:
+            return record.step * own
+
+    return of
+
+
+def flat(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings by path, a share by its part's, too."""
+    for path, value in params.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{path}.{part}", share) for part, share in value.items())
+        else:
+            yield path, value
