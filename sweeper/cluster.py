@@ -124,7 +124,11 @@ def session(needs: Needs, workers_code: Sequence[str] = (), verbose: bool = Fals
     with _joined(workers_code, verbose) if configured() else _started(needs, verbose):
         import ray
         from ray._private import worker
+        from ray.tune.execution import class_cache
 
+        # Tune sends keys of the cloud on to the trials, and Ray writes what is sent into a log. Trials need none.
+        for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]:
+            class_cache.ENV_VARS_TO_PROPAGATE.remove(name)
         # Ray prints "(raylet) A worker died" on stdout, whatever log_to_driver says. This is its own switch for that.
         worker._worker_logs_enabled = verbose
         logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
@@ -188,7 +192,7 @@ def _folder() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
     try:
         with FileLock(Path(folder) / _OWNER):
-            yield folder
+            yield f"{folder}/r"  # Ray opens its own folder to everybody: this one lies in ours
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

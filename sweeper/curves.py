@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.figures import COLOURS, Group
 from sweeper.journal import Journal, TrialRecord
+from sweeper.report import matched
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -19,7 +20,7 @@ Curve = list[tuple[int, float]]
 
 def curves_of(spec: SweepSpec, journal: Journal) -> list[Group]:
     """The objective by step."""
-    return _grouped(spec, [(record, _curve(record, spec.objective)) for record in journal.trials.values()])
+    return _grouped(spec, [(record, _curve(record, spec.objective)) for record in _comparable(journal)])
 
 
 def gaps_of(spec: SweepSpec, journal: Journal) -> list[Group]:
@@ -27,16 +28,22 @@ def gaps_of(spec: SweepSpec, journal: Journal) -> list[Group]:
     own = next(iter(spec.arms), None)
     baselines = {
         (record.ask.stage, record.ask.seed): dict(_curve(record, spec.objective))
-        for record in journal.trials.values()
+        for record in _comparable(journal)
         if record.ask.arm == own
     }
     gaps: list[tuple[TrialRecord, Curve]] = []
-    for record in journal.trials.values():
+    for record in _comparable(journal):
         base = baselines.get((record.ask.stage, record.ask.seed), {})
         if record.ask.arm != own:
             curve = _curve(record, spec.objective)
             gaps.append((record, [(step, value - base[step]) for step, value in curve if step in base]))
     return _grouped(spec, gaps)
+
+
+def _comparable(journal: Journal) -> list[TrialRecord]:
+    """Those that kept the budget, or all where none did."""
+    records = list(journal.trials.values())
+    return [record for record in records if record.rows and matched(record)] or records
 
 
 def _curve(record: TrialRecord, objective: str) -> Curve:

@@ -28,6 +28,7 @@ _OF_VERDICT = {
     "dropped": (GREY, "line-ns-open"),
 }
 _LABEL = 24
+_UNDER = {"yref": "container", "yanchor": "bottom", "y": 0}
 _BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}
 
 
@@ -79,19 +80,21 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
     """Mean paired differences with their intervals, and every seed's difference as a dot below."""
     figure = go.Figure()
     documents = verdict.get("documents", {})
-    height = 58 if len(comparisons) <= 8 else 46
+    plain = not any(one["interval"] for one in comparisons)
+    height = 26 if plain else 58 if len(comparisons) <= 8 else 46
     labels = []
     for row, one in enumerate(comparisons):
         colour, mark = _OF_VERDICT.get(one["verdict"], (BLACK, "circle"))
         told = verdict.get("told", {}).get(one["arm"], one["verdict"])
-        labels.append(f"{short(one['arm'])}<br><b>{told}</b>" if told else short(one["arm"]))
+        verdict_text = told.replace("worthwhile ", "worthwhile<br>")
+        labels.append(f"{short(one['arm'])}<br><b>{verdict_text}</b>" if told else short(one["arm"]))
         differences = one["differences"]
-        spread = [row + 0.18 + 0.16 * (i % 2) for i in range(len(differences))]
+        spread = [row if plain else row + 0.18 + 0.16 * (i % 2) for i in range(len(differences))]
         figure.add_scatter(
             x=differences,
             y=spread,
             mode="markers",
-            marker={"size": 6, "color": colour, "opacity": 0.55},
+            marker={"size": 9 if plain else 6, "color": colour, "opacity": 0.55},
             text=[f"seed {seed}" for seed in one["seeds"]],
             hovertemplate=f"{one['arm']}, %{{text}}: %{{x:+.4f}}<extra></extra>",
         )
@@ -109,7 +112,7 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
     if (worthwhile := verdict.get("worthwhile")) is not None:
         figure.add_vrect(x0=-worthwhile, x1=worthwhile, fillcolor=GREY, opacity=0.18, line_width=0, layer="below")
     figure.add_vline(x=0, line={"color": BLACK, "width": 1.5})
-    title = f"difference in {verdict['metric']} to {short(verdict['baseline'])}, nats<br>← better · worse →"
+    title = f"{verdict['metric']} to {short(verdict['baseline'])}, nats<br>← better · worse →"
     _laid_out(figure, 120 + height * len(comparisons), x=title)
     figure.update_yaxes(
         tickvals=list(range(len(comparisons))),
@@ -147,6 +150,7 @@ def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
 def ternary(points: Sequence[Point], parts: Mapping[str, float], objective: str) -> go.Figure:
     """Shares of three parts, each axis from its minimum, coloured by loss; squares are the named arms."""
     a, b, c = parts
+    told = ", ".join(f"{last(part)} %{{{axis}:.1f}} %" for axis, part in zip("abc", parts, strict=True))
     figure = go.Figure(
         go.Scatterternary(
             a=[100 * point.values[a] for point in points],
@@ -155,7 +159,7 @@ def ternary(points: Sequence[Point], parts: Mapping[str, float], objective: str)
             mode="markers",
             marker=_by_loss(points, objective),
             text=[f"{point.name}: {point.loss:.4f}" for point in points],
-            hovertemplate=f"%{{text}}<br>{last(a)} %{{a:.1f}} %, {last(b)} %{{b:.1f}} %, {last(c)} %{{c:.1f}} %<extra></extra>",
+            hovertemplate=f"%{{text}}<br>{told}<extra></extra>",
             cliponaxis=False,
         )
     )
@@ -168,8 +172,8 @@ def ternary(points: Sequence[Point], parts: Mapping[str, float], objective: str)
         }
         for axis, name in zip("abc", parts, strict=True)
     }
-    _laid_out(figure, 440)
-    return figure.update_layout(ternary={"sum": 100, **axes}, margin={"l": 50, "r": 20, "t": 60, "b": 50})
+    _laid_out(figure, 480)
+    return figure.update_layout(ternary={"sum": 100, **axes}, margin={"l": 64, "r": 76, "t": 50, "b": 110})
 
 
 def pairwise(points: Sequence[Point], x: str, y: str, objective: str, logarithmic: Iterable[str] = ()) -> go.Figure:
@@ -184,10 +188,11 @@ def pairwise(points: Sequence[Point], x: str, y: str, objective: str, logarithmi
         hovertemplate=f"%{{text}}<br>{last(x)} %{{x}}, {last(y)} %{{y:.3g}}<extra></extra>",
         cliponaxis=False,
     )
-    _laid_out(figure, 400, x=last(x), y=last(y))
+    _laid_out(figure, 440, x=last(x), y=last(y))
     if x in logarithmic:
-        figure.update_xaxes(type="log", dtick="D2")
-    return figure
+        ticks = [digit * 10**power for power in range(-9, 9) for digit in (1, 2, 5)]
+        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    return figure.update_layout(margin={"b": 120})
 
 
 def bars(values: Mapping[str, float]) -> go.Figure:
@@ -257,7 +262,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
             zmin=-most,
             zmax=most,
             colorscale=[[0, "#B35806"], [0.25, "#FDB863"], [0.5, "#ffffff"], [0.75, "#B2ABD2"], [1, "#542788"]],
-            colorbar={"title": {"text": "±"}, "thickness": 8, "len": 0.9},
+            showscale=False,
             hovertemplate="%{y}, %{x}: %{text} %, %{z:+.2f} to the first row<extra></extra>",
             xgap=1,
             ygap=1,
@@ -321,7 +326,7 @@ def _by_loss(points: Sequence[Point], objective: str) -> dict[str, Any]:
         "color": [_rounded(point.loss) for point in points],
         "colorscale": "Cividis",
         "line": {"width": 1, "color": BLACK},
-        "colorbar": {"title": {"text": objective}, "thickness": 12},
+        "colorbar": {"title": {"text": objective}, "orientation": "h", "thickness": 12, "len": 0.8} | _UNDER,
     }
 
 

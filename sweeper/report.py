@@ -267,7 +267,8 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
             ("machine", ", ".join(f"{key} {value}" for key, value in last.machine.items())),
             ("versions", ", ".join(f"{name} {version}" for name, version in sorted(last.versions.items()))),
         ]
-    facts += [(key, f"`{value}`") for key, value in fingerprints(outcome.bundle).items()]
+    told = {key: value for session in sessions[-1:] for key, value in session.facts.items() if "fingerprint" in key}
+    facts += [(key, f"`{value}`") for key, value in {**told, **fingerprints(outcome.bundle)}.items()]
     return "\n".join(f"* {key}: {' '.join(value.split())}" for key, value in facts)
 
 

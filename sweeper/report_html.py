@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 FEW_TRIALS = 20
 MOST_ROWS = 30  # of a figure
-MOST_LINES = 500  # of a table; results.csv has all
+MOST_POINTS = 2000
+MOST_LINES = 300  # of a table; results.csv has all
 
 _CONFIG = {"displayModeBar": False, "responsive": True, "scrollZoom": False}
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -41,7 +42,9 @@ h2 { font-size: 1.2rem; margin: 2em 0 .4em; border-top: 1px solid #bbb; padding-
 .answer { border: 2px solid #111; padding: 2px 16px; margin: 1em 0; }
 .answer p:nth-child(-n+2) { font-size: 1.12rem; }
 p.note, figcaption { color: #444; font-size: .92rem; max-width: 75ch; }
-figure { margin: 12px 0; min-width: 0; }
+html { overflow-y: scroll; }
+figure { margin: 12px 0; min-width: 0; overflow: auto hidden; }
+.wide .plotly-graph-div { min-width: 560px; }
 @media (min-width: 900px) { .pair { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 24px; } }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
@@ -60,11 +63,10 @@ dt { color: #444; } dd { margin: 0; }
   figure, tr, .answer { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; }
   table { font-size: 7pt; } th, td { white-space: normal; padding: 1px 3px; } }
 """
-# A closed part would be missing on paper, and a figure as wide as the window would be cut off.
+# On paper, a figure as wide as the window would be cut off.
 _PRINT = """
 const figures = () => document.querySelectorAll(".plotly-graph-div");
 addEventListener("beforeprint", () => {
-  document.querySelectorAll("details").forEach(part => { part.open = true; });
   figures().forEach(figure => Plotly.relayout(figure, {width: 660}));
 });
 addEventListener("afterprint", () => {
@@ -186,7 +188,7 @@ def _curves(spec: SweepSpec, journal: Journal) -> Iterator[_Part]:
         both += _figure("gaps", figures.curves(gaps, f"{spec.objective} to baseline", zero=True), caption)
     note = (
         '<p class="note">In brackets the number of seeds; bands reach from the lowest seed to the highest. Thin: '
-        "single trials of the search, exploration.</p>"
+        "single trials of the search, exploration. Trials that left the budget are not shown.</p>"
     )
     yield _Part("Learning curves", f'<div class="{"pair" if gaps else ""}">{both}</div>{note}')
 
@@ -196,6 +198,8 @@ def _settings(spec: SweepSpec, points: Sequence[Point], importance: Mapping[str,
     if len(points) < 3 or not spec.space:
         return
     named = " Squares are the spec's own arms. Search scores: exploration, not a result."
+    if len(points) == MOST_POINTS:
+        named += f" The best {MOST_POINTS:,} trials are shown."
     for path, domain in spec.space.items():
         if isinstance(domain, Simplex) and len(domain.parts) == 3:
             parts = {f"{path}.{part}": low for part, low in zip(domain.parts, domain.minima, strict=True)}
@@ -209,9 +213,11 @@ def _settings(spec: SweepSpec, points: Sequence[Point], importance: Mapping[str,
         text = f"Steps between refreshes and what a refresh keeps of the past; dark is a low loss.{named}"
         yield _Part("Memory: update_every × ema_decay", _figure("memory", figure, text))
     if importance:
-        caution = f"<strong>Only {len(points)} trials: little more than a guess.</strong> " * (len(points) < FEW_TRIALS)
+        caution = f"Caution: only {len(points)} trials, so this is little more than a guess. " * (
+            len(points) < FEW_TRIALS
+        )
         text = f"{caution}By Optuna (PED-ANOVA, Watanabe et al. 2023): what sets the best trials apart from the others."
-        yield _Part("Importance of the settings", _figure("importance", figures.bars(importance), text, safe=True))
+        yield _Part("Importance of the settings", _figure("importance", figures.bars(importance), text))
     axes = dict(_axes(spec))
     if len(axes) > 1:
         text = f"A line is a trial, by thirds of {spec.objective}. Search scores: exploration, not a result."
@@ -233,12 +239,13 @@ def _axes(spec: SweepSpec) -> Iterator[tuple[str, Axis]]:
 
 
 def _points(spec: SweepSpec, searched: Iterable[TrialRecord]) -> list[Point]:
-    """Completed trials of the search that kept the budget."""
-    return [
+    """Completed trials of the search that kept the budget, of very many the best; the best last, to lie on top."""
+    points = [
         Point(record.ask.arm or record.id, dict(tables.flat(record.ask.params)), score, record.ask.arm is not None)
         for record in searched
         if record.state == "completed" and matched(record) and (score := record.score(spec.objective)) is not None
     ]
+    return sorted(points, key=lambda point: -point.loss)[-MOST_POINTS:]
 
 
 def _masked(spec: SweepSpec, journal: Journal, texts: dict[str, str]) -> Iterator[_Part]:
@@ -256,13 +263,12 @@ def _masked(spec: SweepSpec, journal: Journal, texts: dict[str, str]) -> Iterato
         }
         rows = {name: row for name, row in rows.items() if row}
         if rows and group != "shares":
-            title = f"{group}, % of the masked positions"
-            shown += _figure(f"masked-{group}", figures.shares(rows, title), f"By {group}.")
+            caption = f"Percent of the masked positions by {group}; colour: the difference from the first row."
+            shown += _figure(f"masked-{group}", figures.shares(rows, group), caption, "wide")
             if table := texts.pop(f"Masked by {group} %", ""):
                 shown += _Part(f"By {group}, every trial", table, folded=True).html()
     if shown:
-        note = '<p class="note">Colours: the difference from the first row, in percentage points.</p>'
-        yield _Part("What was masked", note + shown)
+        yield _Part("What was masked", shown)
 
 
 def _budget(journal: Journal) -> str:
@@ -291,10 +297,10 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {part: fmean(row.get(part, 0.0) for row in rows) for part in parts}
 
 
-def _figure(name: str, figure: go.Figure, caption: str, safe: bool = False) -> str:
+def _figure(name: str, figure: go.Figure, caption: str, kind: str = "") -> str:
+    """kind: a class of the style sheet."""
     div = to_html(figure, include_plotlyjs=False, full_html=False, config=_CONFIG, div_id=name.replace(".", "-"))
-    text = caption if safe else html.escape(caption)
-    return f"<figure>{div}<figcaption>{text}</figcaption></figure>"
+    return f'<figure class="{kind}">{div}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
 def _listed(facts: Mapping[str, str]) -> str:

@@ -89,7 +89,7 @@ class Recording(FIFOScheduler):
         if reason.startswith(checkpoints.FULL):
             self._end(record, "interrupted", reason)
             raise OSError(errno.ENOSPC, reason.removeprefix(f"{checkpoints.FULL}: "))  # more trials would fail of it
-        if trial.status == "RUNNING" and trial.should_recover():
+        if trial.status == "ERROR" and trial.should_recover():  # the state in which Tune puts it back into its queue
             self._end(record, "interrupted", f"tried again after {reason}")
         else:
             self._end(record, "failed", reason)
@@ -123,8 +123,9 @@ class Recording(FIFOScheduler):
             noted = ""
         if noted:
             return noted
-        crammed = shutil.disk_usage(self.run_dir).free < LITTLE
-        return checkpoints.FULL if crammed else "its process died; the machine may have run out of memory"
+        if shutil.disk_usage(self.run_dir).free < LITTLE:
+            return f"{checkpoints.FULL}: no room in {self.run_dir}"
+        return "its process died; the machine may have run out of memory"
 
 
 class Ruled(Recording):

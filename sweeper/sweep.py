@@ -26,6 +26,7 @@ from ray.tune import TuneError
 from sweeper import checkpoints, trial
 from sweeper import confirm as confirmation
 from sweeper.journal import End, Journal, Session
+from sweeper.report import redact
 from sweeper.scheduling import Recording, scheduler
 from sweeper.search import ConfirmSearch, JournalSearch, ListSearch, OpenSearch, StudySearch, known, write_study
 from sweeper.spec import SweepSpec
@@ -219,7 +220,7 @@ def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Se
         "threads": spec.resources.cpus_per_worker,
         "device": _device(spec),
     }
-    command = shlex.join(sys.orig_argv)
+    command = redact(shlex.join(sys.orig_argv))
     return Session(command=command, versions=_versions(), git_commit=_commit(), machine=machine, facts=facts)
 
 

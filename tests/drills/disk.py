@@ -64,11 +64,7 @@ def _run(bench: Bench, case: str, mode: Mode) -> dict[str, Any]:
     errors = [line for line in told.splitlines() if line.startswith("error")]
     clear = status == 1 and len(errors) == 1 and "Traceback" not in told
     return {
-        "held": status == 1
-        and resumed == 0
-        and len(errors) == 1
-        and "Traceback" not in told
-        and not any(faults.values()),
+        "held": clear and resumed == 0 and not any(faults.values()) and not left,
         "full": case,
         "trials": mode.name,
         "said": errors,

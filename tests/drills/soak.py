@@ -1,4 +1,4 @@
-"""A long sweep of short trials in one process: what its driver's memory, files and processes do, and what is left.
+"""A long sweep of short trials, in process and through Ray Train: its driver's memory and files, and what is left.
 
 Growth is from a tenth of the trials to the last one: before that, libraries are still being loaded.
 """
@@ -16,24 +16,34 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tests.drills import processes
+
 ROOT = Path(__file__).parents[2]
 SAMPLE_S = 0.5
 GROWTH = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--runs", "--trials", type=int, default=1000, dest="trials", help="trials in process (1000)")
+    parser.add_argument("--train", type=int, default=20, help="trials through Ray Train (20)")
     parser.add_argument("--method", default="tpe", choices=("tpe", "random"))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    """A sweep of each kind."""
+    kinds = {"in_process": (options.trials, 0), "ray_train": (options.train, 1)}
+    figures = {name: _sweep(trials, workers, options.method) for name, (trials, workers) in kinds.items() if trials}
+    return {"held": all(one["held"] for one in figures.values()), **figures}
+
+
+def _sweep(trials: int, workers: int, method: str) -> dict[str, Any]:
     """One sweep of the toy, watched from outside."""
     shared = set(os.listdir("/dev/shm"))
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)
         scratch = folder / "tmp"
         scratch.mkdir()
-        (folder / "soak.yaml").write_text(json.dumps(_spec(options)))
+        (folder / "soak.yaml").write_text(json.dumps(_spec(trials, workers, method)))
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), "SOAK": name}
         for ours in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
             environment.pop(ours, None)
@@ -46,7 +56,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         took = time.monotonic() - begin
         time.sleep(2)
         completed = sum(trial["state"] == "completed" for trial in json.loads(output)["trials"]) if output else 0
-        figures = _figures(samples, options.trials)
+        figures = _figures(samples, trials)
         figures |= {
             "trials": completed,
             "status": process.returncode,
@@ -59,7 +69,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "errors": (folder / "errors").read_text().splitlines()[-3:] if process.returncode else [],
         }
     figures["held"] = bool(
-        completed == options.trials
+        completed == trials
         and figures["growth"] < GROWTH
         and figures["files"][-1] <= figures["files"][0] + 5
         and not (figures["processes_left"] or figures["shared_memory_left"] or figures["scratch_left"])
@@ -67,14 +77,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def _spec(options: argparse.Namespace) -> dict[str, Any]:
+def _spec(trials: int, workers: int, method: str) -> dict[str, Any]:
     return {
         "name": "soak",
         "trainable": "trainables.toy:train",
         "config": {"steps": 10, "report_every": 5},
         "space": {"x": {"uniform": [0, 1]}, "shares": {"simplex": {"random": 0, "token": 0, "trigram": 0}}},
-        "search": {"method": options.method, "trials": options.trials},
-        "resources": {"concurrency": len(os.sched_getaffinity(0))},
+        "search": {"method": method, "trials": trials},
+        "resources": {"workers": workers, "concurrency": 1 if workers else len(os.sched_getaffinity(0))},
     }
 
 
@@ -120,11 +130,4 @@ def _figures(samples: list[dict[str, float]], trials: int) -> dict[str, Any]:
 
 def marked(mark: str) -> list[str]:
     """Commands of the processes that carry a variable of the environment, NAME=VALUE, since they began."""
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark.encode() in environ.read_bytes():
-                found.append((environ.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
-        except OSError:
-            continue
-    return found
+    return [command[:100] for command in processes.marked(mark).values()]

@@ -52,7 +52,9 @@ def written(folder: Path, spec: SweepSpec, effects: dict[str, float], look: int 
     for number, (label, seed) in enumerate(runs):
         loss = 2 + common[seed] + effects.get(label, 0.0) + chance.gauss(0, 0.003)
         losses[label][seed] = loss
-        _run(journal, spec, f"c{number + 1:04d}", number, label, seed, arms[label], loss)
+        trial, at = f"c{number + 1:04d}", 5000 + 100 * number
+        _asked(journal, spec, trial, number, "confirm", label, seed, arms[label], {}, at)
+        _reported(journal, trial, loss - 0.01, arms[label], at, [("test/loss", loss)])
     journal.append(Verdict(data=_said(losses, look), time=T0 + 9000))
     return journal
 
@@ -87,7 +89,7 @@ def _search_trial(journal: Journal, spec: SweepSpec, number: int, chance: random
     arms = list(spec.arms)
     arm = arms[number] if number < len(arms) else None
     raw = {name: chance.random() for path, domain in spec.space.items() for name in domain.raw(path)}
-    params = {path: domain.value(path, raw) for path, domain in spec.space.items()}
+    params: dict[str, Any] = {path: domain.value(path, raw) for path, domain in spec.space.items()}
     if arm:
         params = dict(spec.arms[arm])
         raw = {k: v for path, value in params.items() for k, v in spec.space[path].invert(path, value).items()}
@@ -100,14 +102,6 @@ def _search_trial(journal: Journal, spec: SweepSpec, number: int, chance: random
         return
     _asked(journal, spec, trial, number, "search", arm, 0, params, raw, 200 * number)
     _reported(journal, trial, loss, params, 200 * number, ())
-
-
-def _run(
-    journal: Journal, spec: SweepSpec, trial: str, number: int, label: str, seed: int, params: dict[str, Any], loss: float
-) -> None:
-    at = 5000 + 100 * number
-    _asked(journal, spec, trial, number, "confirm", label, seed, params, {}, at)
-    _reported(journal, trial, loss - 0.01, params, at, [("test/loss", loss)])
 
 
 def _asked(

@@ -80,7 +80,7 @@ def test_the_files_of_a_killed_driver_go_and_those_of_a_living_one_stay(
         os.utime(tmp_path / "sw-living" / "owner.lock", (0, 0))
         with cluster._folder() as folder:
             left = {path.name for path in tmp_path.iterdir()}
-            assert left == {"sw-living", "sw-young", "sw-other", Path(folder).name}
+            assert left == {"sw-living", "sw-young", "sw-other", Path(folder).parent.name}
     assert {path.name for path in tmp_path.iterdir()} == {"sw-living", "sw-young", "sw-other"}
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ import ray
 
 from sweeper import cluster, sweep
 from sweeper.journal import Ask, End, Journal, Session
+from sweeper.scheduling import Recording
 from sweeper.spec import Resources, SweepSpec
-from tests.sweeper.samples import toy_spec
+from tests.sweeper.samples import ask, toy_spec
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,38 @@ def test_trials_that_fail_are_told_apart_and_stop_no_other(tmp_path: Path, nodes
         ("completed", 20, None),
     ]
     assert_all_given_back()
+
+
+def test_a_trial_that_fails_is_tried_again_as_often_as_the_spec_says(
+    tmp_path: Path, nodes: list[cluster.Node], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    arms = {"killed": {"x": 0.3, "killed": True}, "raises": {"x": 0.2, "fail": "raise"}}
+    common = {"trainable": "tests.sweeper.fragile:train", "search": {"method": "arms"}, "space": {}}
+    resources = {"max_failures": 2, "concurrency": 1}
+    journal = run(toy_spec(**common, arms=arms, resources=resources), tmp_path / "run")
+    states = [(record.state, record.step, record.end and record.end.reason) for record in journal.trials.values()]
+    assert states == [("completed", 20, None), ("failed", 5, "RuntimeError: the toy fails on purpose")]
+    again = [event.reason for event in journal.events if isinstance(event, End) and event.state == "interrupted"]
+    assert [str(reason).split(":")[0] for reason in again] == [
+        "tried again after its process died; the machine may have run out of memory",
+        *["tried again after RuntimeError"] * 2,
+    ]
+    assert {path.name: len(path.read_text()) for path in tmp_path.glob("tries-*")} == {"tries-0.3": 2, "tries-0.2": 3}
+    assert_all_given_back()
+
+
+def test_a_row_that_is_not_repeated_is_told_and_the_journal_keeps_its_own(tmp_path: Path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(ask(toy_spec(), 0, 0, "baseline"))
+    rule, told = Recording(journal, tmp_path), []
+    rule.differs = told.append
+    tune_trial = SimpleNamespace(config={"id": "t0000"})
+    for loss in (1.0, 1.0, 2.0):
+        rule.on_trial_result(None, tune_trial, {"rows": [{"step": 5, "val/loss": loss}], "checkpoint": "seal"})
+    assert [(row.metrics, row.checkpoint) for row in journal.trials["t0000"].rows] == [({"val/loss": 1.0}, "seal")]
+    assert len(told) == 1
+    assert "t0000 was to repeat step 5 and does not: val/loss 1.0 in the journal, which keeps it, 2.0 now" in told[0]
 
 
 def test_a_sweep_goes_on_with_what_is_open_and_repeats_nothing(tmp_path: Path, nodes: list[cluster.Node]):
