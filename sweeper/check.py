@@ -52,7 +52,7 @@ def completed(spec: SweepSpec) -> SweepSpec:
         rule = stopping.placed(spec.scheduler, {one.steps for one in probed}, max(one.warmup_steps for one in probed))
     except Refusal as error:
         raise Refusal(("scheduler", *error.location), error.reason) from None
-    trials = spec.search.model_copy(update={"trials": spec.total_trials})
+    trials = spec.search.model_copy(update={"trials": spec.total_trials or None})
     data = base.pop("data", {})
     return spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials, "scheduler": rule})
 

@@ -121,11 +121,17 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
         showgrid=False,
         zeroline=False,
     )
+    drawn = [[*one["differences"], *(one["interval"] or ()), *documents.get(one["arm"], ())] for one in comparisons]
+    band = (-worthwhile, worthwhile) if worthwhile else (0.0,)
+    figure.update_xaxes(range=_padded([*band, *(value for values in drawn for value in values)], 0.06))
     return figure.update_layout(showlegend=False)
 
 
 def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
-    """By step: thin lines for what has no name, else the mean of the runs with a band from lowest to highest."""
+    """By step: thin lines for what has no name, else the mean of the runs with a band from lowest to highest.
+
+    zero: differences; thin lines may leave the frame, which is that of the others.
+    """
     figure = go.Figure()
     thin = [group for group in groups if group.thin]
     if thin:
@@ -141,8 +147,11 @@ def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
             colour, dash, mark = (part[styled % len(COLOURS)] for part in (COLOURS, DASHES, MARKS))
             styled += 1
         _add_band(figure, group, colour, dash, mark)
+    named = [value for group in groups if not group.thin for run in group.runs for _, value in run]
     if zero:
         figure.add_hline(y=0, line={"color": BLACK, "width": 1})
+    if zero and named:
+        figure.update_yaxes(range=_padded([0.0, *named], 0.3))
     _laid_out(figure, 400, x="step", y=y)
     return figure.update_layout(legend=_BELOW)
 
@@ -233,7 +242,7 @@ def parallel(points: Sequence[Point], axes: Mapping[str, Axis]) -> go.Figure:
         line = {"color": colour, "width": width, "dash": dash}
         figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name=name, hoverinfo="skip")
     _laid_out(figure, 420)
-    labels = [short(last(name), 14) for name in names]
+    labels = [short(last(name), 14).replace("_", "<br>") for name in names]
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=labels, gridcolor=GREY)
     figure.update_xaxes(range=[-0.35, len(names) - 0.65])
     figure.update_yaxes(range=[-0.08, 1.08], showticklabels=False, showgrid=False)
@@ -326,12 +335,20 @@ def _by_loss(points: Sequence[Point], objective: str) -> dict[str, Any]:
         "color": [_rounded(point.loss) for point in points],
         "colorscale": "Cividis",
         "line": {"width": 1, "color": BLACK},
-        "colorbar": {"title": {"text": objective}, "orientation": "h", "thickness": 12, "len": 0.8} | _UNDER,
+        "colorbar": {"title": {"text": objective}, "orientation": "h", "thickness": 12, "len": 0.8, "nticks": 4}
+        | _UNDER,
     }
 
 
 def _anchor(height: float) -> str:
     return "top" if height <= 0 else "bottom" if height >= 1 else "middle"
+
+
+def _padded(values: Sequence[float], share: float) -> list[float]:
+    """A range with room at both ends."""
+    low, high = min(values), max(values)
+    room = share * (high - low) or 1e-3
+    return [low - room, high + room]
 
 
 def _rounded(value: float) -> float:

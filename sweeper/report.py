@@ -107,9 +107,9 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
         "parent_run_id": outcome.parent_run_id,
         "best": trial(found) if found else None,
         "trials": [trial(record) for record in records],
-        "verdict": journal.verdict(),
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report),
+        "verdict": journal.verdict(),
     }
 
 

@@ -50,7 +50,7 @@ figure { margin: 12px 0; min-width: 0; overflow: auto hidden; }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: 3px 8px; border-bottom: 1px solid #ddd; white-space: nowrap; text-align: left; }
 th { border-bottom: 2px solid #111; vertical-align: bottom; }
-td:last-child { white-space: normal; min-width: 8em; }
+td:last-child { white-space: normal; min-width: 15em; }
 pre { background: #f4f4f4; padding: 8px 10px; white-space: pre-wrap; font-size: .84rem; }
 code { font-size: .9em; }
 summary { cursor: pointer; padding: 4px 0; }
@@ -188,7 +188,8 @@ def _curves(spec: SweepSpec, journal: Journal) -> Iterator[_Part]:
         both += _figure("gaps", figures.curves(gaps, f"{spec.objective} to baseline", zero=True), caption)
     note = (
         '<p class="note">In brackets the number of seeds; bands reach from the lowest seed to the highest. Thin: '
-        "single trials of the search, exploration. Trials that left the budget are not shown.</p>"
+        "single trials of the search, exploration. Trials that left the budget are not shown. Thin lines may leave "
+        "the right frame.</p>"
     )
     yield _Part("Learning curves", f'<div class="{"pair" if gaps else ""}">{both}</div>{note}')
 
@@ -277,7 +278,8 @@ def _budget(journal: Journal) -> str:
     rates = [100 * end[f"{AUDIT}rate"] for end in ends if f"{AUDIT}rate" in end]
     text = f"{len(ends)} trials kept the budget"
     if rates:
-        text += f": they predicted {min(rates):.3f} to {max(rates):.3f} % of the positions"
+        low, high = (f"{rate:.3f}" for rate in (min(rates), max(rates)))
+        text += f", {low if low == high else f'{low} to {high}'} % of the positions predicted"
     return f"{text}."
 
 

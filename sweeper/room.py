@@ -81,10 +81,10 @@ def _memory(spec: SweepSpec, fit: int, there: float) -> str | None:
 
 
 def _disk(spec: SweepSpec, there: float) -> str | None:
-    trials, needed = spec.total_trials, plan.disk_bytes(spec)
+    trials, needed = spec.total_trials + spec.confirm_trials, plan.disk_bytes(spec)
     if needed + DISK_BYTES <= there:
         return None
-    most = int((there - DISK_BYTES) // (needed / trials))
+    most = int((there - DISK_BYTES) // (needed / trials)) - spec.confirm_trials
     fewer = f"set search.trials to {most}, or " if most > 0 and spec.search.method != "arms" else ""
     return (
         f"disk: the checkpoints take about {(needed + DISK_BYTES) / GB:.1f} GB, {there / GB:.1f} GB are free: "

@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 1 all trials failed, Ray did not start or a disk is full, 2 bad input, 130 interrupted."""
+    """The exit status: 0 done, 1 all trials failed, no Ray or a full disk, 2 bad input, 130 interrupted."""
     cluster.isolate()
     with Interrupts(_say, "nothing had begun") as signals:
         try:

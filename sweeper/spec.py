@@ -65,7 +65,7 @@ class Search(Section):
     """How points are chosen. trials: under `arms` it follows (arms times search seeds). `grid` resolves to `arms`."""
 
     method: Literal["tpe", "random", "gp", "cmaes", "grid", "arms"] = "tpe"
-    trials: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    trials: Annotated[int, Field(gt=0, le=100_000)] | None = None
 
 
 class Seeds(Section):
@@ -199,7 +199,7 @@ class SweepSpec(Section):
         method, trials = self.search.method, self.search.trials
         if not self.space:
             raise Refusal(("space",), f"is empty: {method} needs one; for arms alone write search: {{method: arms}}")
-        if not trials:
+        if trials is None:
             raise Refusal(("search", "trials"), f"is missing: say how many trials {method} may take")
         if trials < len(self.arms):
             raise Refusal(("search", "trials"), f"{trials} leaves no room for the {len(self.arms)} arms")

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,8 +101,8 @@ class _Close:
     best: TrialRecord | None
     bundle: Path | None
     deadline: float
-    crowned: Crowned | None
-    tags: Mapping[str, str]
+    crowned: Crowned | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tracker:

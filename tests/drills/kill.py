@@ -207,6 +207,7 @@ def _run(bench: Bench, mode: Mode, victim: str, number: int, draw: random.Random
         "seconds": round(time.monotonic() - begin, 1),
         **compared(whole, sweep.journal, store),
         "processes_left": len(left),
+        "left": left,
         "told": [line for line in sweep.told.splitlines() if "Traceback" in line or line.startswith("error")],
     }
 

@@ -36,6 +36,7 @@ KEYS = [
     "trials",
     "bundle",
     "report",
+    "verdict",
 ]
 TRIAL_KEYS = ["id", "stage", "arm", "seed", "state", "step", "score", "params", "metrics", "audit", "run_id", "reason"]
 

@@ -154,7 +154,7 @@ def test_data_wins_over_the_data_of_config_and_leaves_it() -> None:
         (["config.x=true"], "config.x: true is not a number"),
         (["config.steps=20.0"], "config.steps: 20.0 is not a whole number"),
         (["search.trials=off"], "search.trials: the text 'off' is not a number"),
-        (["search.trials=0"], "search.trials: is missing: say how many trials tpe may take"),
+        (["search.trials=0"], "search.trials: 0 should be greater than 0"),
         (["search.trials=1"], "search.trials: 1 leaves no room for the 2 arms"),
         (
             ["search.trials=null"],

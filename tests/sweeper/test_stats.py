@@ -269,7 +269,7 @@ def test_the_rule_in_words() -> None:
         "confirmed", "worse", "no worthwhile difference", "inconclusive",
     ]  # fmt: skip
     assert "by more than 0.002, two-sided paired t below 0.025 after Holm over 3 comparisons" in words[0]
-    assert "0.975 interval lies inside ±0.01 nats" in words[2]
+    assert "97.5 % interval lies inside ±0.01 nats" in words[2]
 
 
 @given(st.integers(0, 10**6), st.integers(6, 9), st.integers(1, 4), st.integers(1, 3))
