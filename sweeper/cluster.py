@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -27,6 +28,7 @@ OBJECT_STORE_BYTES = 256 * 2**20  # nothing but configurations and rows of metri
 JOIN_S = 10.0
 
 _PREFIX, _OWNER = "sw-", "owner.lock"
+_MARK = "SWEEPER_RAY"
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0, Ray takes this machine for one that stays by itself
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -186,15 +188,26 @@ def _folder() -> Iterator[str]:
     for lock in base.glob(f"{_PREFIX}*/{_OWNER}"):
         with contextlib.suppress(OSError, Timeout):
             mine, age = lock.stat().st_uid == os.getuid(), time.time() - lock.stat().st_mtime
-            if mine and age > 60:  # a younger one may be about to be locked
+            if mine and age > 10:  # a younger one may be about to be locked
                 with FileLock(lock, timeout=0):
+                    _end_orphans(lock.parent)
                     shutil.rmtree(lock.parent, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
+    os.environ[_MARK] = folder  # all that is started from here on carries it
     try:
         with FileLock(Path(folder) / _OWNER):
             yield f"{folder}/r"  # Ray opens its own folder to everybody: this one lies in ours
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_orphans(folder: Path) -> None:
+    """End what a killed driver's Ray has left running: two of its agents do not notice that their raylet is gone."""
+    mark = f"{_MARK}={folder}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)
 
 
 @contextmanager

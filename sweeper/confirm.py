@@ -141,7 +141,7 @@ def further(spec: SweepSpec, journal: Journal, number: int, used: set[int]) -> F
 
 
 def schedule(family: Family, dropped: Sequence[str] = ()) -> list[tuple[str, int]]:
-    """(label, seed) of a look, seed by seed; arms that were dropped are left out after the first look's racing pairs."""
+    """(label, seed) of a look, seed by seed; dropped arms are left out after the first look's racing pairs."""
     first = stats.RACING_PAIRS if family.look == 1 else 0
     later = [label for label in family.arms if label not in dropped]
     runs = [(label, seed) for seed in family.seeds[:first] for label in family.arms]
@@ -157,7 +157,7 @@ def losses(spec: SweepSpec, journal: Journal, family: Family) -> dict[str, dict[
             continue
         if record.state == "completed" and (loss := record.score(metric(spec))) is not None:
             found[label][record.ask.seed] = loss
-        elif DIVERGED in (record.end and record.end.reason or ""):
+        elif DIVERGED in ((record.end and record.end.reason) or ""):
             found[label][record.ask.seed] = None
     return found
 

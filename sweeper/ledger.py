@@ -1,4 +1,4 @@
-"""What a confirmation must know of the tracking store: seeds that are spent, earlier verdicts, the standing champion."""
+"""What a confirmation must know of the tracking store: spent seeds, earlier verdicts, the standing champion."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def refuse_used(spec: SweepSpec, uri: str, facts: Mapping[str, Any], run: str | 
     if used:
         listed = ", ".join(map(str, sorted(used)))
         raise ValueError(
-            f"seeds.confirm: runs of this data in the tracking store have used {listed}, so they confirm nothing: choose "
-            f"others (--set seeds.confirm=[...]), or give --reuse-seeds and have the verdict marked as not fresh"
+            f"seeds.confirm: runs of this data in the tracking store have used {listed}, so they confirm nothing: "
+            f"choose others (--set seeds.confirm=[...]), or give --reuse-seeds and have the verdict marked as not fresh"
         )
 
 

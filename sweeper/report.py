@@ -224,8 +224,8 @@ def _verdicts(said: Mapping[str, Any]) -> str:
     ]
     text = (
         f"Paired differences in {said['metric']} to `{said['baseline']}` under the same seeds ("
-        f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {_level(said)} answers "
-        "what other seeds would give, unadjusted; the interval over documents what other documents would.\n\n"
+        f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {_level(said)} "
+        "answers what other seeds would give, unadjusted; the interval over documents what other documents would.\n\n"
     )
     told = "\n".join(f"* {line}" for line in [*said["rule"], *said["notes"], *notes, *needed])
     return f"{text}{table}\n\n{told}"

@@ -36,7 +36,7 @@ class Reproduction:
 
 
 def chosen(run_dir: Path, identity: str | None) -> tuple[SweepSpec, Journal, TrialRecord]:
-    """The spec, the journal and the completed trial: the best of the search if none is named. ValueError in one line."""
+    """Spec, journal and the completed trial, the best of the search if none is named. ValueError in one line."""
     if not (run_dir / folders.SPEC).is_file():
         raise ValueError(f"--reproduce {run_dir}: there is no run, for it has no {folders.SPEC}")
     spec, journal = load(run_dir / folders.SPEC), Journal(run_dir / "journal.jsonl", read_only=True)

@@ -224,6 +224,7 @@ def _carry_out(
     args: argparse.Namespace, spec: SweepSpec, run_dir: Path, facts: dict[str, Any], signals: Interrupts
 ) -> int:
     """Run what is left of the sweep, then leave and show its results."""
+    from sweeper import results
     from sweeper.live import Live
     from sweeper.tracking import DRAIN_S, Tracker, store_uri
 
@@ -257,7 +258,7 @@ def _carry_out(
         records = list(journal.trials.values())
         best = report.best(records, spec.objective)
         outcome = report.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=_bundle(run_dir, best), interrupted=not done)
-        outcome.report.write_text(report.markdown(spec, journal, outcome))
+        results.write_all(spec, journal, outcome)
         state = report.sweep_state(records, not done)
         crowned, tags = _crowned(spec, journal, uri, facts, run_dir, live.say)
         tracker.close(state, best, outcome.bundle, signals.left(DRAIN_S), crowned=crowned, tags=tags)

@@ -58,7 +58,7 @@ def verdict_tex(verdict: Verdict | None) -> str:
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
-        "\\centering",
+        "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
         f"\\caption{{{escape(caption)}}}",
         "\\begin{tabular}{lrrrrl}",
         "\\toprule",

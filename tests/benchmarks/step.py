@@ -53,7 +53,8 @@ class Plain:
 
         self.device, self.batch_size = device, config.batch_size
         settings: Any = hub_config(config.model, prepared.vocab_size, prepared.pad_id)
-        self.model: Any = BertForMaskedLM(BertConfig(**settings)).to(device).train()
+        model: Any = BertForMaskedLM(BertConfig(**settings))
+        self.model = model.to(device).train()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=config.optimiser.lr, weight_decay=0.01)
         self.rows = prepared.tokens.reshape(-1, config.data.block).tolist()
         self.collate: Callable[[list[dict[str, list[int]]]], Any] = self.collator(prepared)

@@ -1,7 +1,9 @@
 """How many trials fit, and the line that people read where none does."""
 
 import os
+import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -76,11 +78,20 @@ def test_the_files_of_a_killed_driver_go_and_those_of_a_living_one_stay(
         (tmp_path / name / "owner.lock").touch()
     for name in ("sw-killed", "sw-living"):
         os.utime(tmp_path / name / "owner.lock", (0, 0))
+    monkeypatch.setenv("SWEEPER_RAY", "")
+    orphan, other = (
+        subprocess.Popen(["sleep", "60"], env={**os.environ, "SWEEPER_RAY": str(tmp_path / name)})
+        for name in ("sw-killed", "sw-living")
+    )
     with FileLock(tmp_path / "sw-living" / "owner.lock"):
         os.utime(tmp_path / "sw-living" / "owner.lock", (0, 0))
         with cluster._folder() as folder:
             left = {path.name for path in tmp_path.iterdir()}
             assert left == {"sw-living", "sw-young", "sw-other", Path(folder).parent.name}
+    assert orphan.wait(10) == -signal.SIGKILL
+    assert other.poll() is None
+    other.kill()
+    other.wait()
     assert {path.name for path in tmp_path.iterdir()} == {"sw-living", "sw-young", "sw-other"}
 
 

@@ -69,7 +69,14 @@ def test_settings_and_arms_are_complete() -> None:
 def test_trainable_config_sets_paths_and_validates() -> None:
     config = toy().trainable_config({"x": 0.1, "shares": {"random": 0.75, "token": 0.25}})
     assert (config["x"], config["y"]) == (0.1, 0.4)
-    assert config["shares"] == {"random": 0.75, "token": 0.25, "trigram": 0.0, "whole_word": 0.0, "span": 0.0, "rarity": 0.0}
+    assert config["shares"] == {
+        "random": 0.75,
+        "token": 0.25,
+        "trigram": 0.0,
+        "whole_word": 0.0,
+        "span": 0.0,
+        "rarity": 0.0,
+    }
     with pytest.raises(ValueError, match=r"^config\.x: 2 should be less than or equal to 1$"):
         toy().trainable_config({"x": 2})
     assert toy().settings({"steps": 30}).steps == 30
