@@ -43,13 +43,16 @@ def rule(spec: SweepSpec) -> stats.Rule:
 def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
     """Label -> settings by path: the baseline, then the best configurations of the search, the best first.
 
-    Under method arms all arms, in their order, but those that left the budget which the others share. Raises
-    ValueError in one line where there is nothing to compare.
+    Under method arms all arms, in their order, but those that left the budget which the others share; where
+    confirm.best asks for fewer, the best of the search, if there was one. Raises ValueError in one line where there is
+    nothing to compare.
     """
     if not spec.arms:
         raise ValueError("there is no baseline to confirm against: name an arm")
     baseline = next(iter(spec.arms))
     searched = [record for record in journal.stage("search") if record.state == "completed"]
+    if spec.total_trials and not searched:
+        raise ValueError("no trial of the search completed")
     kept = {record.ask.config_hash for record in searched if matched(record)} or None
     by_hash: dict[str, list[TrialRecord]] = {}
     for record in searched:
@@ -58,8 +61,13 @@ def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
     own = _hash(spec, spec.arms[baseline])
     if spec.search.method == "arms":
         left = {record.ask.arm for record in searched} - {one.ask.arm for each in by_hash.values() for one in each}
-        arms = {name: params for name, params in spec.arms.items() if name == baseline or name not in left}
-        return dict(list(arms.items())[: spec.compared + 1])
+        others = [name for name in spec.arms if name != baseline and name not in left]
+        if not others:
+            raise ValueError("no arm but the baseline kept to the budget: there is nothing to confirm")
+        if len(others) > spec.compared:
+            of = {name: [record for record in searched if record.ask.arm == name] for name in others}
+            others = sorted(others, key=lambda name: _mean(of[name], spec.objective))[: spec.compared]
+        return {name: spec.arms[name] for name in (baseline, *others)}
     ranked = sorted(by_hash.items(), key=lambda item: _mean(item[1], spec.objective))
     best = [records[0] for found, records in ranked if found != own][: spec.compared]
     if not best:
@@ -118,7 +126,8 @@ def declared(spec: SweepSpec, journal: Journal, *, fresh: bool, earlier: int, ch
     label = None
     if champion is not None:
         own = _hash(spec, champion)
-        label = next((name for name, params in arms.items() if _hash(spec, params) == own), CHAMPION)
+        other = CHAMPION if CHAMPION not in arms else f"standing-{CHAMPION}"  # a spec may name an arm so
+        label = next((name for name, params in arms.items() if _hash(spec, params) == own), other)
         arms.setdefault(label, champion)
     return Family(
         look=1,
@@ -202,8 +211,12 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     found, gone = losses(spec, journal, family), dropped(spec, journal, family)
     result = stats.verdicts(found, family.baseline, rule(spec), look=look, dropped=gone)
     notes = [f"{family.earlier} earlier confirmations against this baseline are in the tracking store"]
-    if not family.fresh:
-        notes.append("not fresh: runs of this data had used some of these seeds before")
+    if not all(one.fresh for one in families):
+        notes.append("not fresh: runs of this data had used some of these seeds before, or the tracking store was away")
+    if reason := untold(spec, journal):
+        notes.append(reason)
+    strayed = {str(one.ask.arm) for one in journal.stage(STAGE) if one.state == "completed" and not matched(one)}
+    notes += [f"{label} left the budget that makes runs comparable" for label in family.arms if label in strayed]
     others = len(result.confirmed)
     if others > 1:
         notes.append(f"the champion is chosen among {others} confirmed, its estimate is optimistic")
@@ -227,6 +240,18 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         "champion": result.champion.arm if result.champion else None,
         "notes": notes[0 if family.earlier else 1 :],
     }
+
+
+def untold(spec: SweepSpec, journal: Journal) -> str | None:
+    """In a line, where runs completed without the metric that a verdict goes by; None where all told it."""
+    done = [record for record in journal.stage(STAGE) if record.state == "completed"]
+    mute = [record for record in done if record.score(metric(spec)) is None]
+    if not mute:
+        return None
+    return (
+        f"{len(mute)} of {len(done)} completed runs did not report {metric(spec)} with their last row, so they count "
+        f"for nothing: {spec.trainable} must, where context.test is true"
+    )
 
 
 def _documents(

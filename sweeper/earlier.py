@@ -11,6 +11,7 @@ from sweeper.entries import name, settings
 from sweeper.spec import SweepSpec
 
 MOST = 5000
+ALL = 10**6  # a ledger that forgets would call a used seed fresh
 DATA = "sweeper.data_fingerprint"
 
 
@@ -34,16 +35,21 @@ def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
     return found
 
 
-def used_seeds(uri: str, data: str, run: str | None) -> set[int]:
-    """Seeds of all runs of this data, but for those of one run folder. Raises ValueError as `losses`."""
-    runs = tracking.found(uri, {"sweeper.kind": "trial", DATA: data}, MOST)
-    return {int(one.data.params["seed"]) for one in runs if one.data.tags.get("sweeper.run") != run}
+def used_seeds(uri: str, data: str, own: Mapping[str, str]) -> set[int]:
+    """Seeds of all runs of this data, but for the sweep's that `own` tags name. Raises ValueError as `losses`."""
+    runs = tracking.found(uri, {"sweeper.kind": "trial", DATA: data}, ALL)
+    # A driver that was killed may have left a run without parameters.
+    return {int(one.data.params["seed"]) for one in runs if "seed" in one.data.params and not _is(own, one.data.tags)}
 
 
-def confirmations(uri: str, baseline: str, run: str | None) -> int:
+def confirmations(uri: str, baseline: str, own: Mapping[str, str]) -> int:
     """Other sweeps that confirmed against the baseline of that configuration hash. Raises ValueError as `losses`."""
-    runs = tracking.found(uri, {"sweeper.kind": "sweep", "sweeper.baseline": baseline}, MOST)
-    return sum(one.data.tags.get("sweeper.run") != run for one in runs)
+    runs = tracking.found(uri, {"sweeper.kind": "sweep", "sweeper.baseline": baseline}, ALL)
+    return sum(not _is(own, one.data.tags) for one in runs)
+
+
+def _is(own: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+    return bool(own) and own.items() <= tags.items()
 
 
 def _compared(spec: SweepSpec) -> set[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sweeper import confirm, earlier, tracking
+from sweeper.entries import utc
 from sweeper.journal import Family, Journal, TrialRecord
 from sweeper.spec import SweepSpec
 
@@ -15,9 +17,15 @@ Say = Callable[[str], None]
 PARAMS, BUDGET = "sweeper.params", "sweeper.budget"
 
 
-def refuse_used(spec: SweepSpec, uri: str, facts: Mapping[str, Any], run: str | None) -> None:
-    """Raises ValueError in one line where runs of this data have used a seed of the confirmation."""
-    used = spent(uri, facts, run) & {*spec.seeds.confirm} if spec.compared else set()
+def refuse_used(spec: SweepSpec, uri: str, facts: Mapping[str, Any], own: Mapping[str, str], say: Say) -> None:
+    """Raises ValueError in one line where other runs of this data have used a seed of the confirmation.
+
+    own: see `identity`. Where the store is away the sweep may begin: it is asked again before the confirmation.
+    """
+    try:
+        used = spent(uri, facts, own) & {*spec.seeds.confirm} if spec.compared else set()
+    except ValueError as error:
+        return say(f"{error}; whether seeds.confirm are fresh is not known yet")
     if used:
         listed = ", ".join(map(str, sorted(used)))
         raise ValueError(
@@ -26,23 +34,41 @@ def refuse_used(spec: SweepSpec, uri: str, facts: Mapping[str, Any], run: str | 
         )
 
 
-def spent(uri: str, facts: Mapping[str, Any], run: str | None) -> set[int]:
+def identity(journal: Journal, run_dir: Path) -> dict[str, str]:
+    """The tags that name this run folder's own runs in a store; none before it has any."""
+    if not journal.events:
+        return {}
+    return {"sweeper.run": run_dir.name, "sweeper.begun": utc(journal.events[0].time)}
+
+
+def spent(uri: str, facts: Mapping[str, Any], own: Mapping[str, str]) -> set[int]:
     """Seeds that other runs of this data have used; none where the trainable names no data."""
     data = facts.get("data_fingerprint")
-    return earlier.used_seeds(uri, str(data), run) if data else set()
+    return earlier.used_seeds(uri, str(data), own) if data else set()
 
 
 def declare(spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say) -> Family:
     """The first look's family, the standing champion among its arms where it can be compared."""
     baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
-    fresh, before, standing = True, 0, None
+    fresh, before, standing, own = False, 0, None, identity(journal, run_dir)
     try:
-        fresh = not spent(uri, facts, run_dir.name) & {*spec.seeds.confirm}
-        before = earlier.confirmations(uri, baseline, run_dir.name)
+        fresh = not spent(uri, facts, own) & {*spec.seeds.confirm}
+        before = earlier.confirmations(uri, baseline, own)
         standing = _standing(spec, uri, facts, say)
     except ValueError as error:
         say(f"{error}; the confirmation goes on without what earlier runs tell")
     return confirm.declared(spec, journal, fresh=fresh, earlier=before, champion=standing)
+
+
+def further(
+    spec: SweepSpec, journal: Journal, number: int, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say
+) -> Family:
+    """One more look, on seeds that nothing has used as far as the store tells."""
+    try:
+        return confirm.further(spec, journal, number, spent(uri, facts, identity(journal, run_dir)))
+    except ValueError as error:
+        say(f"{error}; the further seeds are marked as not fresh")
+        return replace(confirm.further(spec, journal, number, set()), fresh=False)
 
 
 def _standing(spec: SweepSpec, uri: str, facts: Mapping[str, Any], say: Say) -> dict[str, Any] | None:
@@ -74,7 +100,7 @@ def crowned(
     """The run to be registered as champion: of what the last look confirmed, on its first declared seed.
 
     None, and nothing moves, where nothing is confirmed, where the standing champion is the best of them, and where
-    that one cannot be compared.
+    that one cannot be compared or was not: another sweep may have made it since.
     """
     said, families = journal.verdict(), journal.families()
     label: str | None = said["champion"] if said else None
@@ -87,11 +113,28 @@ def crowned(
     if standing is not None and not comparable(spec, facts, standing):
         say(f"{label} is confirmed; the champion of {spec.name}, of other data or budget, stays: rename the sweep")
         return None
+    if standing is not None and not _met(spec, journal, standing, run_dir):
+        say(
+            f"{label} is confirmed; the champion of {spec.name}, which it has not met, stays: a new sweep challenges it"
+        )
+        return None
     record = _first(journal, label, families[0].seeds)
     bundle = run_dir / (record.end.checkpoint or "") / "bundle" if record and record.end else None
     if record is None or bundle is None or not bundle.is_dir():
         return None
     return tracking.Crowned(record, bundle, _tags(spec, facts, said, record, run_dir))
+
+
+def _met(spec: SweepSpec, journal: Journal, standing: Mapping[str, str], run_dir: Path) -> bool:
+    """Whether the standing champion is of this very run, or was one of the arms that its confirmation compared."""
+    family, own = journal.families()[-1], identity(journal, run_dir)
+    if own.items() <= standing.items():
+        return True
+    try:
+        theirs = spec.config_hash(spec.trainable_config(json.loads(standing[PARAMS])))
+    except (KeyError, ValueError):
+        return False
+    return any(spec.config_hash(spec.trainable_config(params)) == theirs for params in family.arms.values())
 
 
 def _first(journal: Journal, label: str, seeds: list[int]) -> TrialRecord | None:

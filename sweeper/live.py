@@ -22,8 +22,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.journal import Ask, End, Journal, Session, TrialRecord
-from sweeper.report import best, describe, settings
+from sweeper.journal import Ask, End, Family, Journal, Session, TrialRecord
+from sweeper.report import best, declared, describe, settings
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -154,7 +154,9 @@ class Live:
         """A line for what has happened since; beside a table, which cuts reasons short, only for failures."""
         for event in self._journal.events[self._cursor :]:
             self._cursor += 1
-            if isinstance(event, Ask) and not self._table:
+            if isinstance(event, Family):  # how many there are was a guess until now: a champion joins, say
+                self._total = self._spec.total_trials + declared(self._journal)
+            elif isinstance(event, Ask) and not self._table:
                 self.say(f"{event.trial} starts: {describe(event)}, seed {event.seed}")
             elif isinstance(event, End) and (event.state == "failed" or not self._table):
                 self.say(_ending(self._journal.trials[event.trial], event, self._spec.objective))

@@ -197,9 +197,13 @@ def _unsaid(journal: Journal) -> str:
     families = journal.families()
     if not families:
         return "**Nothing is confirmed: no confirmation has run.**"
-    declared = sum(len(family.arms) * len(family.seeds) for family in families)
     ended = sum(not record.open for record in journal.stage("confirm"))
-    return f"**No verdict yet:** of at most {declared} runs of the confirmation {ended} have ended."
+    return f"**No verdict yet:** of at most {declared(journal)} runs of the confirmation {ended} have ended."
+
+
+def declared(journal: Journal) -> int:
+    """Runs of the confirmation, at most: racing may drop some."""
+    return sum(len(family.arms) * len(family.seeds) for family in journal.families())
 
 
 def _level(said: Mapping[str, Any]) -> str:
@@ -239,6 +243,8 @@ def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome)
     counts = Counter(_state(record) for record in records)
     told = ", ".join(f"{counts[state]} {state}" for state in _RANKS if counts[state]) or "none began"
     found = best(records, spec.objective)
+    if found is None and not spec.total_trials:
+        return f"There was no search ({len(records)} trials: {told})."
     if found is None:
         return f"**No trial completed** ({len(records)} trials: {told})."
     text = f"**Best of the search: `{found.id}`** ({describe(found.ask)}), {spec.objective} "
@@ -252,7 +258,7 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
     sessions = [event for event in journal.events if isinstance(event, Session)]
     facts: list[tuple[str, str]] = [
         ("trainable", f"`{spec.trainable}`, objective {spec.objective}"),
-        ("method", f"{spec.search.method}, {spec.search.trials} trials, scheduler {spec.scheduler}"),
+        ("method", f"{spec.search.method}, {spec.total_trials} trials, scheduler {spec.scheduler}"),
         ("profile", str(spec.profile or "none")),
         ("spec hash", f"`{spec.spec_hash}`"),
     ]

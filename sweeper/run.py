@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -217,7 +218,13 @@ def _refuse_used(
         return
     from sweeper import ledger, tracking
 
-    ledger.refuse_used(spec, tracking.store_uri(spec, storage), facts, known.name if known else None)
+    own: dict[str, str] = {}
+    if known:
+        journal = Journal(known / "journal.jsonl", read_only=True)
+        if journal.families():
+            return  # declared: what is known of their freshness is on record
+        own = ledger.identity(journal, known)
+    ledger.refuse_used(spec, tracking.store_uri(spec, storage), facts, own, _say)
 
 
 def _carry_out(
@@ -235,7 +242,7 @@ def _carry_out(
         return REFUSED
     uri = store_uri(spec, run_dir.parent)
     tags = {f"sweeper.{key}": str(value) for key, value in facts.items() if "fingerprint" in key}
-    with Live(spec, journal, confirm.expected(spec, journal) + _more(args, journal)) as live:
+    with Live(spec, journal, confirm.expected(spec, journal) + _more(args, spec, journal)) as live:
         tracker = Tracker(journal, spec, run_dir, uri, tags=tags, say=live.say)
         tracker.start()
         signals.say = live.say
@@ -265,7 +272,7 @@ def _carry_out(
         signals.say = _say
     outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
     summary = report.summary(spec, journal, outcome)
-    _show_end(args, spec, outcome, best)
+    _show_end(args, spec, outcome, best, summary["verdict"])
     if args.json:
         print(json.dumps(summary))
     return _STATUS[summary["state"]]
@@ -276,9 +283,10 @@ def _over(args: argparse.Namespace, spec: SweepSpec, journal: Journal) -> bool:
     return confirm.finished(spec, journal) and not args.more_seeds
 
 
-def _more(args: argparse.Namespace, journal: Journal) -> int:
+def _more(args: argparse.Namespace, spec: SweepSpec, journal: Journal) -> int:
     """Runs that `--more-seeds` adds."""
-    return args.more_seeds * len(journal.families()[-1].arms) if args.more_seeds and journal.families() else 0
+    families = journal.families()
+    return args.more_seeds * len(families[-1].arms) if families and confirm.finished(spec, journal) else 0
 
 
 def _run(
@@ -301,18 +309,24 @@ def _run(
             begun = True
             if not sweep.run(spec, run_dir, journal, slots, facts=facts, say=signals.say):
                 return False
+            signals.install()  # Tune's handler is still there, and would take a signal to no effect
+            if signals.happened:
+                return confirm.finished(spec, journal)
+        if args.more_seeds and not confirm.finished(spec, journal):
+            signals.say("--more-seeds: the look before is not finished; this goes on with it, ask again for more")
         if not journal.families():
             if reason := confirm.lacking(spec, journal):
                 signals.say(reason)
                 return True
             journal.append(ledger.declare(spec, journal, uri, facts, run_dir, signals.say))
         elif args.more_seeds and confirm.finished(spec, journal):
-            used = ledger.spent(uri, facts, run_dir.name)
-            journal.append(confirm.further(spec, journal, args.more_seeds, used))
+            journal.append(ledger.further(spec, journal, args.more_seeds, uri, facts, run_dir, signals.say))
         if not confirm.complete(spec, journal):
             told = None if begun else facts
             if not sweep.confirm(spec, run_dir, journal, slots, facts=told, say=signals.say):
                 return False
+        if reason := confirm.untold(spec, journal):
+            signals.say(reason)
         journal.append(Verdict(data=confirm.conclude(spec, journal, run_dir)))
         return True
 
@@ -320,6 +334,7 @@ def _run(
 def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
     """Train a trial again: 0 where the same bits came out, else 1."""
     spec, journal, record = reproduce.chosen(args.reproduce.resolve(), args.trial)
+    _prepared(spec)
 
     def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:
         with cluster.session(spec.resources, _packages(spec), args.verbose) as nodes:
@@ -333,6 +348,12 @@ def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
             found = reproduce.reproduce(spec, args.reproduce.resolve(), journal, record, again)
     except Timeout:
         raise ValueError(f"--reproduce {args.reproduce}: a sweep works on it") from None
+    except cluster.NotStarted as error:
+        _say(f"error: {error}")
+        return FAILED
+    if signals.happened:
+        _say("interrupted: nothing is compared")
+        return INTERRUPTED
     for line in reproduce.lines(spec, found):
         _say(line)
     if args.json:
@@ -376,12 +397,20 @@ def _bundle(run_dir: Path, best: TrialRecord | None) -> Path | None:
     return target
 
 
-def _show_end(args: argparse.Namespace, spec: SweepSpec, outcome: report.Outcome, best: TrialRecord | None) -> None:
+def _show_end(
+    args: argparse.Namespace,
+    spec: SweepSpec,
+    outcome: report.Outcome,
+    best: TrialRecord | None,
+    verdict: dict[str, Any] | None,
+) -> None:
+    if verdict:
+        _say(f"verdict        {re.sub('[*`]', '', report.verdict_headline(verdict))}")
     if best:
         score = best.score(spec.objective)
         what = report.describe(best.ask)
         _say(f"best trial     {best.id} ({what}): {spec.objective} {score:.4f} at step {best.step:,}")
-    else:
+    elif spec.total_trials:
         _say("best trial     none completed")
     _say(f"run folder     {outcome.run_dir} (report.md lists the trials)")
     if outcome.bundle:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
+import signal
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from sweeper import confirm, report
+from sweeper import cluster, confirm, ledger, report, tracking
+from sweeper import run as command
+from sweeper import sweep as sweep_room
+from sweeper.interrupts import Interrupts
 from sweeper.journal import Ask, End, Family, Journal, Report, Verdict
 from sweeper.spec import SpecError, SweepSpec, resolve
 
@@ -257,6 +265,198 @@ def test_what_cannot_be_confirmed_is_refused_in_a_line(changes: dict[str, Any], 
     with pytest.raises(SpecError, match="spec") as error:
         spec(**changes)
     assert said in str(error.value)
+
+
+BY_ARMS: dict[str, Any] = {
+    "space": {},
+    "arms": {"baseline": {"effect": 0.0}, "a": {"effect": 0.1}, "b": {"effect": 0.2}, "c": {"effect": 0.3}},
+    "search": {"method": "arms"},
+}
+
+
+@pytest.mark.parametrize(
+    ("best", "labels"), [(None, ["baseline", "a", "b", "c"]), (2, ["baseline", "c", "a"]), (1, ["baseline", "c"])]
+)
+def test_of_arms_the_best_meet_the_baseline_or_all_in_order(tmp_path: Path, best: int | None, labels: list[str]):
+    sweep = spec(**BY_ARMS, confirm={"best": best})
+    journal = Journal(tmp_path / "journal.jsonl")
+    for arm, loss in {"baseline": 2.0, "a": 1.9, "b": 2.2, "c": 1.8}.items():
+        run(journal, sweep, "search", arm, 1, sweep.arms[arm], val_loss=loss)
+    assert list(confirm.contenders(sweep, journal)) == labels
+
+
+def test_arms_that_ran_no_search_are_taken_in_order(tmp_path: Path) -> None:
+    sweep = spec(**BY_ARMS, confirm={"best": 2}, seeds={"search": [], "confirm": SEEDS})
+    assert list(confirm.contenders(sweep, Journal(tmp_path / "j"))) == ["baseline", "a", "b"]
+
+
+def test_arms_that_all_failed_or_left_the_budget_are_nothing_to_confirm(tmp_path: Path) -> None:
+    sweep = spec(**BY_ARMS)
+    failed, left = Journal(tmp_path / "failed"), Journal(tmp_path / "left")
+    for arm, params in sweep.arms.items():
+        run(failed, sweep, "search", arm, 1, params)
+        run(left, sweep, "search", arm, 1, params, val_loss=2.0, audit_matched=float(arm == "baseline"))
+    assert confirm.lacking(sweep, failed) == "no confirmation: no trial of the search completed"
+    assert "no arm but the baseline kept to the budget" in (confirm.lacking(sweep, left) or "")
+    assert confirm.finished(sweep, failed)
+    assert confirm.finished(sweep, left)
+
+
+def test_a_trainable_that_does_not_tell_the_metric_is_named(tmp_path: Path) -> None:
+    sweep = spec(confirm={"best": 1})
+    journal = searched(tmp_path, sweep)
+    journal.append(confirm.declared(sweep, journal, fresh=True, earlier=0))
+    assert confirm.untold(sweep, journal) is None
+    for seed in SEEDS:
+        for label, params in journal.families()[0].arms.items():
+            run(journal, sweep, "confirm", label, seed, params, val_loss=1.0, audit_matched=float(label == "baseline"))
+    said = confirm.conclude(sweep, journal, tmp_path)
+    assert said["told"] == {"s0003": "inconclusive"}
+    assert "16 of 16 completed runs did not report test/loss" in said["notes"][0]
+    assert said["notes"][1] == "s0003 left the budget that makes runs comparable"
+    journal.append(Verdict(data=said))
+    assert confirm.finished(sweep, journal)
+
+
+def test_an_arm_that_is_called_champion_is_not_the_standing_one(tmp_path: Path) -> None:
+    sweep = spec(arms={"baseline": {"effect": 0.0}, "champion": {"effect": 0.2}}, confirm={"best": 1})
+    journal = Journal(tmp_path / "journal.jsonl")
+    for arm, loss in {"baseline": 2.0, "champion": 1.0}.items():
+        run(journal, sweep, "search", arm, 1, sweep.arms[arm], val_loss=loss)
+    family = confirm.declared(sweep, journal, fresh=True, earlier=0, champion={"effect": -0.5})
+    assert family.champion == "standing-champion"
+    assert family.arms["champion"] == {"effect": 0.2}
+    assert family.arms["standing-champion"] == {"effect": -0.5}
+
+
+def stored(seed: int | None, **tags: str) -> Any:
+    """A run as the tracking store gives it; without a seed where its driver was killed before it had told more."""
+    params = {} if seed is None else {"seed": str(seed)}
+    return SimpleNamespace(data=SimpleNamespace(params=params, tags={f"sweeper.{key}": tags[key] for key in tags}))
+
+
+def away(*_: Any) -> Any:
+    raise ValueError("MLflow (x) is not to be had")
+
+
+FACTS = {"data_fingerprint": "d"}
+
+
+def test_the_ledger_counts_all_seeds_but_this_folders_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, said = spec(confirm={"best": 1}), list[str]()
+    journal = searched(tmp_path, sweep)
+    own = ledger.identity(journal, tmp_path)
+    begun = own["sweeper.begun"]
+    runs = [stored(11, run=tmp_path.name, begun=begun), stored(None, run="killed", begun=begun)]
+    monkeypatch.setattr(tracking, "found", lambda *_: runs)
+    monkeypatch.setattr(tracking, "champion", lambda *_: None)
+    ledger.refuse_used(sweep, "x", FACTS, own, said.append)
+    assert ledger.declare(sweep, journal, "x", FACTS, tmp_path, said.append).fresh
+    with pytest.raises(ValueError, match="have used 11, so"):
+        ledger.refuse_used(sweep, "x", FACTS, {}, said.append)
+    runs.append(stored(12, run=tmp_path.name, begun="on another machine"))
+    with pytest.raises(ValueError, match="have used 12, so"):
+        ledger.refuse_used(sweep, "x", FACTS, own, said.append)
+    assert not ledger.declare(sweep, journal, "x", FACTS, tmp_path, said.append).fresh
+    assert said == []
+
+
+def test_what_a_store_that_is_away_cannot_tell_is_not_called_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, said = spec(confirm={"best": 1}), list[str]()
+    journal = searched(tmp_path, sweep)
+    monkeypatch.setattr(tracking, "found", away)
+    ledger.refuse_used(sweep, "x", FACTS, {}, said.append)
+    family = ledger.declare(sweep, journal, "x", FACTS, tmp_path, said.append)
+    assert not family.fresh
+    journal.append(family)
+    confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9}, SEEDS)
+    journal.append(Verdict(data=confirm.conclude(sweep, journal, tmp_path)))
+    further = ledger.further(sweep, journal, 2, "x", FACTS, tmp_path, said.append)
+    assert (further.fresh, further.seeds) == (False, [19, 20])
+    journal.append(replace(further, fresh=True))
+    assert any("not fresh" in note for note in confirm.conclude(sweep, journal, tmp_path)["notes"])
+    assert len(said) == 3
+
+
+def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, said = spec(confirm={"best": 1}), list[str]()
+    journal = searched(tmp_path, sweep)
+    journal.append(confirm.declared(sweep, journal, fresh=True, earlier=0, champion={"effect": -0.5}))
+    confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.0, "champion": 1.9}, SEEDS)
+    journal.append(Verdict(data=confirm.conclude(sweep, journal, tmp_path)))
+    first = next(record for record in journal.stage("confirm") if record.ask.arm == "s0003")
+    (tmp_path / "c" / "bundle").mkdir(parents=True)
+    journal.append(End(trial=first.id, state="completed", checkpoint="c"))
+    same = {ledger.BUDGET: sweep.budget_hash, "sweeper.data_fingerprint": "d"}
+
+    def crowned(standing: dict[str, str] | None) -> Any:
+        monkeypatch.setattr(tracking, "champion", lambda *_: standing)
+        return ledger.crowned(sweep, journal, "x", FACTS, tmp_path, said.append)
+
+    own = ledger.identity(journal, tmp_path)
+    for standing in (None, {**same, ledger.PARAMS: '{"effect": -0.5}'}, {**same, **own, ledger.PARAMS: "{"}):
+        assert crowned(standing).trial is first
+    assert said == []
+    for standing in ({**same, ledger.PARAMS: '{"effect": 0.7}'}, {**same, ledger.PARAMS: "{"}, same):
+        assert crowned(standing) is None
+    assert all("which it has not met, stays" in line for line in said)
+    assert crowned({ledger.PARAMS: '{"effect": -0.5}'}) is None
+    assert "of other data or budget" in said[-1]
+
+
+def driven(
+    monkeypatch: pytest.MonkeyPatch, *, more_seeds: int = 0, signal_at_the_end: bool = False, **rooms: Any
+) -> Any:
+    """The command's own way through the stages, without Ray; what people were told goes into `said`."""
+
+    def fit(*_: Any, **__: Any) -> bool:
+        signal.signal(signal.SIGUSR1, lambda *_: None)  # as Tune does, and leaves it so
+        if signal_at_the_end:
+            signal.raise_signal(signal.SIGINT)
+        return True
+
+    monkeypatch.setattr(cluster, "session", lambda *_: contextlib.nullcontext([]))
+    monkeypatch.setattr(cluster, "room", lambda *_: 1)
+    monkeypatch.setattr(sweep_room, "run", fit)
+    monkeypatch.setattr(sweep_room, "confirm", lambda *_, **__: False)
+    args = argparse.Namespace(more_seeds=more_seeds, verbose=False)
+    with Interrupts(rooms["said"].append, "") as signals:
+        return command._run(
+            args, rooms["sweep"], rooms["run_dir"], rooms["journal"], "sqlite:////no/store", {}, signals
+        )
+
+
+def test_a_signal_at_the_searchs_end_starts_no_confirmation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, said = spec(confirm={"best": 1}), list[str]()
+    journal = searched(tmp_path, sweep)
+    monkeypatch.setattr(confirm, "searched", lambda *_: False)
+    rooms = {"sweep": sweep, "run_dir": tmp_path, "journal": journal, "said": said}
+    assert not driven(monkeypatch, signal_at_the_end=True, **rooms)
+    assert journal.families() == []
+
+
+def test_more_seeds_before_a_verdict_finish_the_look_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, said = spec(confirm={"best": 1}), list[str]()
+    journal = searched(tmp_path, sweep)
+    rooms = {"sweep": sweep, "run_dir": tmp_path, "journal": journal, "said": said}
+    assert not driven(monkeypatch, more_seeds=2, **rooms)
+    assert not driven(monkeypatch, more_seeds=2, **rooms)
+    assert len(journal.families()) == 1
+    assert sum("--more-seeds: the look before is not finished" in line for line in said) == 2
+    confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9}, SEEDS)
+    assert driven(monkeypatch, more_seeds=2, **rooms)  # nothing was left but the verdict
+    assert (len(journal.families()), confirm.finished(sweep, journal)) == (1, True)
+    for look in (2, 3):
+        assert not driven(monkeypatch, more_seeds=2, **rooms)
+        confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9}, journal.families()[-1].seeds)
+        assert driven(monkeypatch, **rooms)
+        assert journal.verdict()["look"] == look  # type: ignore[index]
+    assert [one.seeds for one in journal.families()[1:]] == [[19, 20], [21, 22]]
+    assert sum(isinstance(event, Verdict) for event in journal.events) == 3
 
 
 def test_families_are_events_of_the_journal(tmp_path: Path) -> None:
