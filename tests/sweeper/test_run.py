@@ -17,7 +17,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from sweeper import cluster, folders, room, run
+from sweeper import cluster, folders, report, room, run
 from sweeper.journal import Ask, End, Journal
 from sweeper.spec import Resources
 
@@ -135,7 +135,7 @@ def test_interrupted_then_killed_then_resumed_is_as_if_nothing_had_happened(tmp_
     assert (bundle / "metadata.json").exists()
     assert list(storage.glob("toy-*")) == [run_dir]
     left = {path.name for path in run_dir.iterdir()} - {folders.LOCK}
-    assert left == {"spec.yaml", "journal.jsonl", "optuna.log", "trials", "bundles", "report.md"}
+    assert left == {"spec.yaml", "journal.jsonl", "optuna.log", "trials", "bundles", *report.REPORTS}
 
     before = journal.read_text()
     status, again, _ = ended(start(spec, "--storage", str(storage), "--resume", "--json"))
