@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,21 +54,19 @@ def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
     searched = [record for record in journal.stage("search") if record.state == "completed"]
     if spec.total_trials and not searched:
         raise ValueError("no trial of the search completed")
-    kept = {record.ask.config_hash for record in searched if matched(record)} or None
-    by_hash: dict[str, list[TrialRecord]] = {}
-    for record in searched:
-        if kept is None or record.ask.config_hash in kept:
-            by_hash.setdefault(record.ask.config_hash, []).append(record)
-    own = _hash(spec, spec.arms[baseline])
+    kept = [record for record in searched if matched(record)] or searched
     if spec.search.method == "arms":
-        left = {record.ask.arm for record in searched} - {one.ask.arm for each in by_hash.values() for one in each}
+        left = {record.ask.arm for record in searched} - {record.ask.arm for record in kept}
         others = [name for name in spec.arms if name != baseline and name not in left]
         if not others:
             raise ValueError("no arm but the baseline kept to the budget: there is nothing to confirm")
         if len(others) > spec.compared:
-            of = {name: [record for record in searched if record.ask.arm == name] for name in others}
+            of = {name: [record for record in kept if record.ask.arm == name] for name in others}
             others = sorted(others, key=lambda name: _mean(of[name], spec.objective))[: spec.compared]
         return {name: spec.arms[name] for name in (baseline, *others)}
+    own, by_hash = _hash(spec, spec.arms[baseline]), defaultdict[str, list[TrialRecord]](list)
+    for record in kept:
+        by_hash[record.ask.config_hash].append(record)
     ranked = sorted(by_hash.items(), key=lambda item: _mean(item[1], spec.objective))
     best = [records[0] for found, records in ranked if found != own][: spec.compared]
     if not best:
