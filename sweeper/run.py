@@ -80,7 +80,7 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
                 _say(line)
         with _named(args.spec):
             facts = _prepared(spec)
-            _refuse_used(args, spec, storage, facts, known)
+        _refuse_used(args, spec, storage, facts, known)
         run_dir = known or folders.new(storage, spec)
     except ValueError as error:
         _say(f"error: {error}")
@@ -161,7 +161,7 @@ def _fit(spec: SweepSpec) -> tuple[int | None, list[str]]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """A refusal names the spec."""
+    """A refusal names the spec or the run's folder."""
     try:
         yield
     except ValueError as error:
@@ -220,11 +220,13 @@ def _refuse_used(
 
     own: dict[str, str] = {}
     if known:
-        journal = Journal(known / "journal.jsonl", read_only=True)
+        with _named(known):
+            journal = Journal(known / "journal.jsonl", read_only=True)
         if journal.families():
             return  # declared: what is known of their freshness is on record
         own = ledger.identity(journal, known)
-    ledger.refuse_used(spec, tracking.store_uri(spec, storage), facts, own, _say)
+    with _named(args.spec):
+        ledger.refuse_used(spec, tracking.store_uri(spec, storage), facts, own, _say)
 
 
 def _carry_out(
