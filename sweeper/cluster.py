@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
@@ -115,7 +115,7 @@ def room(needs: Needs, nodes: Sequence[Node]) -> int:
 
 
 @contextmanager
-def session(needs: Needs, workers_code: Sequence[str] = (), verbose: bool = False) -> Iterator[list[Node]]:
+def session(workers_code: Sequence[str] = (), verbose: bool = False) -> Iterator[list[Node]]:
     """Ray, started or joined, until the block ends; gives the nodes' resources.
 
     workers_code: packages that a joined cluster's nodes are sent, unless a job has brought them. Ray takes SIGTERM when
@@ -123,7 +123,7 @@ def session(needs: Needs, workers_code: Sequence[str] = (), verbose: bool = Fals
     """
     os.environ.update(_QUIET if not verbose else {})
     os.environ.update(_TRIALS)
-    with _joined(workers_code, verbose) if configured() else _started(needs, verbose):
+    with _joined(workers_code, verbose) if configured() else _started(verbose):
         import ray
         from ray._private import worker
         from ray.tune.execution import class_cache
@@ -142,22 +142,10 @@ def session(needs: Needs, workers_code: Sequence[str] = (), verbose: bool = Fals
 
 
 @contextmanager
-def _started(needs: Needs, verbose: bool) -> Iterator[None]:
+def _started(verbose: bool) -> Iterator[None]:
     """A Ray of our own: on loopback, behind a token, its files in a folder that goes with it."""
     isolate()
     machine = this_machine()
-    options: dict[str, Any] = {"include_dashboard": False}
-    if needs.workers:
-        # Ray Train frees the resources of a stopped trial's workers through the dashboard's State API. Without
-        # workers nothing asks it, and the sweep goes without: a second, eleven processes and 0.2 GB less.
-        port = _free_port()
-        address = f"http://127.0.0.1:{port}"
-        options = {
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
-            "dashboard_port": port,
-            "runtime_env": {"env_vars": {"RAY_API_SERVER_ADDRESS": address}},
-        }
     import ray
 
     with _folder() as folder:
@@ -171,7 +159,7 @@ def _started(needs: Needs, verbose: bool) -> Iterator[None]:
                     log_to_driver=verbose,
                     logging_level=logging.INFO if verbose else logging.ERROR,
                     _temp_dir=folder,
-                    **options,
+                    include_dashboard=False,
                 )
             yield
         finally:
@@ -276,9 +264,3 @@ def _gpus() -> int:
     count = max(sum(1 for _ in place) for place in places)
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return count if chosen is None else min(count, len([name for name in chosen.split(",") if name not in ("", "-1")]))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -16,8 +16,9 @@ from sweeper.cluster import OBJECT_STORE_BYTES
 from sweeper.spec import SweepSpec
 
 GB = 1e9
-# At most, on Linux: the driver with MLflow and Optuna, and Ray's own processes; with workers Ray's dashboard, too.
-SWEEP_BYTES, DASHBOARD_BYTES = 1.3 * GB, 0.6 * GB
+# At most, on Linux: the driver with MLflow and Optuna, and Ray's own processes.
+SWEEP_BYTES = 1.3 * GB
+GROUP_BYTES = 0.6 * GB  # a trial with workers: its own process and two helpers
 # A process that trains, before it has a model: Python, Ray, torch; and where it uses a GPU, CUDA's libraries.
 PROCESS_BYTES, CUDA_BYTES = 0.5 * GB, 2.0 * GB
 DISK_BYTES = 0.2 * GB  # Ray's logs while it runs, the tracking store, the best bundle twice
@@ -69,7 +70,7 @@ def notes(there: Free) -> list[str]:
 
 def _memory(spec: SweepSpec, fit: int, there: float) -> str | None:
     wanted = plan.concurrency(spec, fit)
-    fixed, each = SWEEP_BYTES + DASHBOARD_BYTES * bool(spec.resources.workers), _trial_bytes(spec)
+    fixed, each = SWEEP_BYTES, _trial_bytes(spec)
     if fixed + wanted * each <= there:
         return None
     most = int((there - fixed) // each)
@@ -96,7 +97,8 @@ def _trial_bytes(spec: SweepSpec) -> float:
     """Memory of the machine that one trial takes. On a GPU the model lies elsewhere, but passes through once."""
     held, settings = spec.resources, plan.dearest(spec)
     model = settings.checkpoint_bytes if held.gpus_per_worker else settings.memory_bytes
-    return held.processes * (PROCESS_BYTES + CUDA_BYTES * bool(held.gpus_per_worker) + model)
+    alone = held.processes * (PROCESS_BYTES + CUDA_BYTES * bool(held.gpus_per_worker) + model)
+    return alone + GROUP_BYTES * bool(held.workers)
 
 
 def _meminfo() -> float:

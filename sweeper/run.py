@@ -302,7 +302,7 @@ def _run(
 ) -> bool:
     """Run what is left: the search, then the confirmation; whether all of it has ended."""
     signals.say("joining the cluster" if cluster.configured() else "starting Ray on this machine")
-    with cluster.session(spec.resources, _packages(spec), args.verbose) as nodes:
+    with cluster.session(_packages(spec), args.verbose) as nodes:
         signals.install()
         from sweeper import ledger, sweep
 
@@ -339,7 +339,7 @@ def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
     _prepared(spec)
 
     def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:
-        with cluster.session(spec.resources, _packages(spec), args.verbose) as nodes:
+        with cluster.session(_packages(spec), args.verbose) as nodes:
             signals.install()
             from sweeper import sweep
 

@@ -23,7 +23,6 @@ from sweeper import checkpoints
 from sweeper.trainable import Trainable, TrainContext
 
 ERROR = "error.txt"
-START_FAILURES = 3
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -72,7 +71,11 @@ def run(task: dict[str, Any]) -> None:
     (folder / ERROR).unlink(missing_ok=True)
     with _noted(folder):
         if task["workers"]:
-            _worker_group(task)
+            from sweeper import worker_group
+
+            # Of an earlier try: Ray would go on from it.
+            shutil.rmtree(Path(task["scratch"]) / task["id"], ignore_errors=True)
+            worker_group.run(_worker, task)
         else:
             device = "cuda:0" if task["gpus_per_worker"] else "cpu"
             _train(task, lambda message: tune.report(message), device=device)
@@ -83,39 +86,24 @@ def home(task: Mapping[str, Any]) -> Path:
     return Path(task["run_dir"]) / "trials" / task["id"]
 
 
-def _worker_group(task: dict[str, Any]) -> None:
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    shutil.rmtree(Path(task["scratch"]) / task["id"], ignore_errors=True)  # of an earlier try: Ray would go on from it
-    gpu = task["gpus_per_worker"] > 0
-    held = {"CPU": task["cpus_per_worker"], **({"GPU": task["gpus_per_worker"]} if gpu else {})}
-    TorchTrainer(
-        _worker,
-        train_loop_config=task,
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=train.ScalingConfig(num_workers=task["workers"], use_gpu=gpu, resources_per_worker=held),
-        run_config=train.RunConfig(
-            name=task["id"],
-            storage_path=task["scratch"],
-            callbacks=[TuneReportCallback()],
-            # Tune counts the failures of a trial, whichever of its processes it was.
-            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=START_FAILURES),
-        ),
-    ).fit()
-
-
 def _worker(task: dict[str, Any]) -> None:
     """One rank of a worker group."""
-    from ray.train.torch import get_device
 
     context = train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    ranks: dict[str, Any] = {"rank": rank, "world_size": world_size, "device": str(get_device())}
+    ranks: dict[str, Any] = {"rank": rank, "world_size": world_size, "device": _device(task)}
     if world_size > 1:
         ranks["all_reduce"] = _all_reduce
     with _noted(home(task)):
         _train(task, lambda message: train.report(message), **ranks)
+
+
+def _device(task: Mapping[str, Any]) -> str:
+    if not task["gpus_per_worker"]:
+        return "cpu"
+    from ray.train.torch import get_device
+
+    return str(get_device())
 
 
 def _message(rows: list[dict[str, Any]], seal: str | None = None) -> dict[str, Any]:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.optim.adamw import adamw
 
 from trainables.config import Config
+
+EPS = 1e-8
+KEYS = ("exp_avg", "exp_avg_sq", "step")  # as torch.optim names them
 
 
 def schedule(step: int, warmup: int, steps: int) -> float:
@@ -17,7 +21,10 @@ def schedule(step: int, warmup: int, steps: int) -> float:
 
 
 class Optimiser:
-    """AdamW (Loshchilov & Hutter 2019) on all parameters alike, weight decay included."""
+    """AdamW (Loshchilov & Hutter 2019) on all parameters alike, weight decay included.
+
+    Torch's function rather than its class, whose first instance imports the compiler, a second at each start.
+    """
 
     def __init__(self, model: torch.nn.Module, config: Config) -> None:
         self.config = config.optimiser
@@ -25,10 +32,9 @@ class Optimiser:
         self.names = [name for name, _ in model.named_parameters()]
         self.parameters = list(model.parameters())
         self.gradient = self._together()
-        betas = (self.config.beta1, self.config.beta2)
-        self.adamw = torch.optim.AdamW(
-            self.parameters, lr=self.config.lr, betas=betas, weight_decay=self.config.weight_decay, fused=True
-        )
+        self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.counts = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
 
     def _together(self) -> torch.Tensor:
         """Memory for all gradients, so that one operation clears, sums or clips them; each `.grad` is a part of it."""
@@ -47,22 +53,31 @@ class Optimiser:
             all_reduce(self.gradient)
         norm = torch.linalg.vector_norm(self.gradient)
         self.gradient.mul_((self.config.clip / (norm + 1e-6)).clamp_(max=1))  # as clip_grad_norm_ does
-        for group in self.adamw.param_groups:
-            group["lr"] = self.config.lr * schedule(step, self.warmup, self.steps)
-        self.adamw.step()
+        with torch.no_grad():
+            adamw(
+                list[torch.Tensor](self.parameters),
+                [parameter.grad for parameter in self.parameters if parameter.grad is not None],
+                self.means,
+                self.squares,
+                [],
+                self.counts,
+                fused=True,
+                amsgrad=False,
+                beta1=self.config.beta1,
+                beta2=self.config.beta2,
+                lr=self.config.lr * schedule(step, self.warmup, self.steps),
+                weight_decay=self.config.weight_decay,
+                eps=EPS,
+                maximize=False,
+            )
         self.gradient.zero_()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Moments and counts, by parameter name."""
-        slots = zip(self.names, self.parameters, strict=True)
-        return {f"{n}/{key}": value for n, p in slots for key, value in self.adamw.state[p].items()}
+        slots = zip(self.names, self.means, self.squares, self.counts, strict=True)
+        return {f"{name}/{key}": value for name, *values in slots for key, value in zip(KEYS, values, strict=True)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Go on from `state()`."""
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            prefix = f"{name}/"
-            self.adamw.state[parameter] = {
-                key.removeprefix(prefix): value.to(parameter.device)
-                for key, value in state.items()
-                if key.startswith(prefix)
-            }
+        for key, value in self.state().items():
+            value.copy_(state[key])

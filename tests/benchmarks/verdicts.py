@@ -73,7 +73,7 @@ def main() -> None:
     real: list[bool] = []
     nulls: list[tuple[bool, float]] = []
     first = spec(0, 0.0)
-    with tempfile.TemporaryDirectory() as temporary, cluster.session(first.resources, [], False) as nodes:
+    with tempfile.TemporaryDirectory() as temporary, cluster.session() as nodes:
         slots = cluster.room(first.resources, nodes)
         for number in range(options.sweeps):
             real.append(judged(spec(number, EFFECT), Path(temporary) / f"real-{number}", slots)[0])

@@ -113,7 +113,7 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(cluster, "_reach", lambda address: None)
-    with pytest.raises(cluster.NotStarted) as failed, cluster.session(needs()):
+    with pytest.raises(cluster.NotStarted) as failed, cluster.session():
         pass
     assert str(failed.value).startswith(told)
     assert "\n" not in str(failed.value)
@@ -125,7 +125,7 @@ def test_a_cluster_that_is_down_is_told_at_once(monkeypatch: pytest.MonkeyPatch)
         cluster._reach(f"127.0.0.1:{port}")
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     begin = time.monotonic()
-    with pytest.raises(cluster.NotStarted, match="Connection refused"), cluster.session(needs()):
+    with pytest.raises(cluster.NotStarted, match="Connection refused"), cluster.session():
         pass
     assert time.monotonic() - begin < 20
     for other in ("auto", f"ray://127.0.0.1:{port}"):

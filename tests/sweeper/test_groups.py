@@ -26,7 +26,7 @@ def slots() -> Iterator[int]:
     mark = f"{uuid.uuid4()}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GROUPS_TEST", mark)
-        with cluster.session(GROUP) as nodes:
+        with cluster.session() as nodes:
             yield cluster.room(GROUP, nodes)
     deadline = time.monotonic() + 10
     while (left := marked(f"GROUPS_TEST={mark}")) and time.monotonic() < deadline:

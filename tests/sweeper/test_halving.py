@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from sweeper import cluster, search, stopping, sweep
 from sweeper.journal import Ask, End, Journal, Report
 from sweeper.scheduling import Halving, Median, Recording, scheduler
-from sweeper.spec import Resources, SpecError, SweepSpec, resolve
+from sweeper.spec import SpecError, SweepSpec, resolve
 from tests.sweeper import samples
 from tests.sweeper.samples import toy_spec
 from tests.sweeper.test_search import Tune, sampled
@@ -303,7 +303,7 @@ def test_a_sampler_without_its_package_says_what_to_install(monkeypatch: pytest.
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[list[cluster.Node]]:
-    with cluster.session(Resources()) as nodes:
+    with cluster.session() as nodes:
         yield nodes
 
 

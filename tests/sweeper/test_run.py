@@ -19,7 +19,6 @@ from filelock import FileLock
 
 from sweeper import cluster, folders, report, room, run
 from sweeper.journal import Ask, End, Journal
-from sweeper.spec import Resources
 
 TREE: dict[str, Any] = {
     "name": "toy",
@@ -52,7 +51,7 @@ def written(folder: Path, **changes: Any) -> str:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A Ray for the commands of this file to join, since each would start its own otherwise."""
-    with cluster.session(Resources()):
+    with cluster.session():
         import ray
 
         yield ray.get_runtime_context().gcs_address

@@ -21,7 +21,7 @@ from tests.sweeper.samples import ask, toy_spec
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[list[cluster.Node]]:
-    with cluster.session(Resources()) as nodes:
+    with cluster.session() as nodes:
         yield nodes
 
 
@@ -134,7 +134,7 @@ def test_workers_give_the_same_numbers_and_everything_back(tmp_path: Path, nodes
     alone = run(spec, tmp_path / "alone")
     ray.shutdown()
     resources = {"workers": 2, "cpus_per_worker": 1}
-    with cluster.session(Resources(**resources)) as others:
+    with cluster.session() as others:
         slots = cluster.room(Resources(**resources), others)
         group = run(spec.model_copy(update={"resources": Resources(**resources)}), tmp_path / "group", slots)
         assert_all_given_back()
