@@ -1,6 +1,6 @@
 """What the sweep costs over the bare trials, and how long a trial with a worker group takes to begin.
 
-`python -m tests.benchmarks.sweep [--quick] [--json]`. The same configurations and seed twice, as many at a time and
+`python -m tests.benchmarks.sweep [--quick] [--only-startup] [--json]`. The same configurations and seed twice, as many at a time and
 with as many threads: as one `python -m sweeper.run`, and as one `python -m trainables.mlm` each. Both times are of
 whole processes, Ray's start, the tracking store and all checkpoints included; both find the corpus prepared.
 """
@@ -33,7 +33,7 @@ class Figures:
     """Seconds; overhead is sweep_s over bare_s.
 
     sweep_s: of the whole command. sweep_trials_s: from the first trial's start to the last one's end, without Ray's
-    start and the end of the sweep. startup_s: from the ask to the first report of a trial of one step with one worker,
+    start and the end of the sweep. startup_s: from the ask to the report of the first step of a trial with one worker,
     median of those after the first one.
     """
 
@@ -53,10 +53,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a twelfth of the steps, too short for a verdict")
     parser.add_argument("--concurrency", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--no-startup", action="store_true", help="leave the trials with workers out")
+    parser.add_argument("--only-startup", action="store_true", help="nothing but those")
     parser.add_argument("--json", action="store_true", help="one line")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        figures = asdict(measure(Path(folder), 100 if options.quick else 1200, options))
+        if options.only_startup:
+            figures: dict[str, Any] = {"startup_s": _startup(Path(folder))}
+        else:
+            figures = asdict(measure(Path(folder), 100 if options.quick else 1200, options))
     print(json.dumps(figures, indent=None if options.json else 1))
 
 
@@ -97,6 +101,8 @@ def _spec(path: Path, trials: int, steps: int, concurrency: int, workers: int) -
     }
     tree["config"] |= {"steps": steps, "report_every": max(1, steps // 4) if not workers else 1}
     tree["config"]["masking"]["update_every"] = max(1, steps // 50)
+    if workers:
+        tree["data"]["max_held_out"] = 4000  # the first report is to come as soon after the first step as it can
     path.write_text(json.dumps(tree))
     return load(path)
 
@@ -125,8 +131,11 @@ def _bare(spec: SweepSpec, folder: Path, concurrency: int) -> float:
 
 
 def _startup(folder: Path) -> float:
-    """Seconds from a nested trial's ask to its first report, past the first, which also waits for Ray's own start."""
-    _spec(folder / "nested.yaml", 3, 10, 1, 1)
+    """Seconds from a nested trial's ask to its first report, past the first, which also waits for Ray's own start.
+
+    The report comes after one step, a short validation and a checkpoint.
+    """
+    _spec(folder / "nested.yaml", 6, 10, 1, 1)
     journal, _ = _sweep(folder / "nested.yaml", folder / "nested")
     waits = sorted(_wait(record) for record in list(journal.trials.values())[1:])
     return waits[len(waits) // 2]
