@@ -32,6 +32,10 @@ class Site:
         """The units from one index to another."""
         return Site(self.units[begin:end], self.scale)
 
+    def rows(self, at: Tensor, width: int) -> Site:
+        """The units of some rows of so many."""
+        return Site(self.units.view(-1, width).index_select(0, at).flatten(), self.scale)
+
     def keep(self, x: Tensor, out: Tensor) -> Tensor:
         """x with its dropped units at 0, unscaled, in other memory, both contiguous float32."""
         bits = out.view(torch.int32).copy_(self.units.view_as(x))

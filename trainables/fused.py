@@ -117,14 +117,14 @@ class _Sum(NamedTuple):
 
 
 class _Attention(torch.autograd.Function):
-    """Multi-head self-attention with its residual connection and normalisation, [n, H] to [n, H].
+    """Multi-head self-attention with its residual connection and normalisation, [n, H] to [n, H], or to [S, H].
 
     With P the attention weights and P' = P after dropout, O = P'V and the gradient of the scores is
     P' * dP' - P * rowsum(dO * O) (Dao et al. 2022): P is kept, and P' made again.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, place: Place) -> Tensor:
+    def forward(ctx: Any, x: Tensor, place: Place, at: Tensor | None) -> Tensor:
         block, work, name = place.block, place.work, place.name
         count, hidden = x.shape
         length, width = count // place.rows, hidden // block.heads
@@ -140,21 +140,25 @@ class _Attention(torch.autograd.Function):
             part = work("piece", *q.shape)
             torch.baddbmm(part, keep, v, beta=0, alpha=_scale(site), out=part)
             mixed.view(place.rows, length, block.heads, width)[rows, :, head] = part
-        y = _linear(block.attention_out, mixed, work("y", count, hidden))
-        out, ctx.sum = _Sum.forward(place, "sum_a", x, y, place.sites[1], block.attention_norm)
-        ctx.place, ctx.passes, ctx.saved = place, work.passes, (x, qkv, shares, mixed)
+        here, chosen = (x, mixed) if at is None else (x.index_select(0, at), mixed.index_select(0, at))
+        y = _linear(block.attention_out, chosen, work("y", *here.shape))
+        out, ctx.sum = _Sum.forward(place, "sum_a", here, y, place.sites[1], block.attention_norm)
+        ctx.place, ctx.passes, ctx.saved = place, work.passes, (x, qkv, shares, mixed, chosen, at)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         place: Place = ctx.place
         block, work = place.block, place.work
         assert ctx.passes == work.passes, "another forward pass came between"
-        x, qkv, shares, mixed = ctx.saved
+        x, qkv, shares, mixed, chosen, at = ctx.saved
         to_x, to_y = ctx.sum.backward(place, grads[0], place.sites[1], block.attention_norm)
-        _learn(block.attention_out, to_y, mixed)
+        _learn(block.attention_out, to_y, chosen)
         rows, length, heads = place.rows, shares.shape[2], block.heads
-        to_mixed = torch.mm(to_y, block.attention_out.weight, out=work("to_mixed", *x.shape))
+        to_mixed = torch.mm(to_y, block.attention_out.weight, out=work("to_chosen", *to_y.shape))
+        if at is not None:
+            to_x = torch.zeros_like(x).index_add_(0, at, to_x)
+            to_mixed = work("to_mixed", *x.shape).zero_().index_add_(0, at, to_mixed)
         delta = torch.mul(mixed, to_mixed, out=mixed).view(rows, length, heads, -1).sum(-1).permute(2, 0, 1)
         to_mixed = to_mixed.view(rows, length, heads, -1)
         to_qkv = work("to_qkv", *qkv.shape)
@@ -173,7 +177,7 @@ class _Attention(torch.autograd.Function):
                 to_qkv[part, :, i, head] = into
         to_qkv = to_qkv.view(x.shape[0], -1)
         _learn(block.qkv, to_qkv, x)
-        return to_x.addmm_(to_qkv, block.qkv.weight), None
+        return to_x.addmm_(to_qkv, block.qkv.weight), None, None
 
 
 class _FeedForward(torch.autograd.Function):
@@ -296,9 +300,12 @@ def drop(x: Tensor, site: Site | None) -> Tensor:
     return x if site is None else _Drop.apply(x, site)  # pyright: ignore[reportReturnType]
 
 
-def layer(x: Tensor, place: Place) -> Tensor:
-    """An encoder layer, [n, H] to [n, H]."""
-    return _FeedForward.apply(_Attention.apply(x, place), place)  # pyright: ignore[reportReturnType]
+def layer(x: Tensor, place: Place, at: Tensor | None = None) -> Tensor:
+    """An encoder layer, [n, H] to [n, H], or to [S, H] at positions of [n]: past the attention nothing else is done."""
+    if at is not None:
+        shares, *others = place.sites
+        place = place._replace(sites=[shares, *(site and site.rows(at, x.shape[1]) for site in others)])
+    return _FeedForward.apply(_Attention.apply(x, place, at), place)  # pyright: ignore[reportReturnType]
 
 
 def cross_entropy(x: Tensor, labels: Tensor, word: Tensor, bias: Tensor, work: Workspace) -> tuple[Tensor, Tensor]:

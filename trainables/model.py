@@ -1,7 +1,8 @@
 """The compact BERT: post-norm encoder, tied decoder applied at the selected positions only.
 
 A plain module of our own rather than transformers': it starts without that import (2.6 s a trial), multiplies
-queries, keys and values at once, and never forms logits that no loss needs. `to_hub` maps its parameters to a
+queries, keys and values at once, and never forms what no loss needs: the last layer, past its attention, and the
+decoder are applied at the selected positions alone. `to_hub` maps its parameters to a
 `BertForMaskedLM`, which gives the same logits. Training in float32 on a CPU goes through `fused`, the same arithmetic
 by hand; all else goes through torch's own modules.
 
@@ -39,14 +40,17 @@ class Layer(nn.Module):
         self.down = nn.Linear(config.intermediate, hidden)
         self.norm = nn.LayerNorm(hidden, eps=NORM_EPS)
 
-    def forward(self, x_bTH: Tensor) -> Tensor:
+    def forward(self, x_bTH: Tensor, at: Tensor | None = None) -> Tensor:
+        """[b, T, H] to the same, or to [S, H] at flat positions of [b * T]."""
         b, length, hidden = x_bTH.shape
         qkv = self.qkv(x_bTH).view(b, length, 3, self.heads, hidden // self.heads).permute(2, 0, 3, 1, 4)
         drop = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*qkv.unbind(0), dropout_p=drop)
-        mixed = self.attention_out(mixed.transpose(1, 2).reshape(b, length, hidden))
-        x_bTH = self.attention_norm(x_bTH + F.dropout(mixed, drop))
-        return self.norm(x_bTH + F.dropout(self.down(F.gelu(self.up(x_bTH))), drop))
+        mixed = F.scaled_dot_product_attention(*qkv.unbind(0), dropout_p=drop).transpose(1, 2).reshape(x_bTH.shape)
+        x = x_bTH
+        if at is not None:
+            x, mixed = (each.flatten(0, 1).index_select(0, at) for each in (x, mixed))
+        x = self.attention_norm(x + F.dropout(self.attention_out(mixed), drop))
+        return self.norm(x + F.dropout(self.down(F.gelu(self.up(x))), drop))
 
 
 class CompactBert(nn.Module):
@@ -96,35 +100,34 @@ class CompactBert(nn.Module):
         """The input embeddings by token, [V, H]: the decoder's, and what the n-hot layer adds."""
         return self.word if self.nhot is None else self.word + self.nhot()
 
-    def hidden(self, ids_bT: Tensor) -> Tensor:
-        """Encoder output, [b, T, H]."""
+    def hidden(self, ids_bT: Tensor, at: Tensor) -> Tensor:
+        """Encoder output at flat positions of [b * T], [S, H]."""
         x = F.embedding(ids_bT, self.table(), padding_idx=self.pad_id)
         x = x + self.kind[0] + self.position[: ids_bT.shape[1]]
         x = F.dropout(self.norm(x), self.config.dropout, self.training)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x)
-        return x
+        return self.layers[-1](x, at)
 
     def logits(self, ids_bT: Tensor, positions: Tensor) -> Tensor:
         """Logits at flat positions of [b * T], [S, V]; a position past the end stands for padding."""
-        return F.linear(self._head(self.hidden(ids_bT).flatten(0, 1), positions), self.word, self.decoder_bias)
+        return F.linear(self._head(self.hidden(ids_bT, _inside(positions, ids_bT))), self.word, self.decoder_bias)
 
     def losses(self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Cross-entropy at the slots (nats, float32), and the top-1 predictions, [S] each. seed: of the dropout."""
         if self.training and ids_bT.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            head = self._head(self._by_hand(ids_bT, seed), positions)
+            head = self._head(self._by_hand(ids_bT, _inside(positions, ids_bT), seed))
             return fused.cross_entropy(head, labels, self.word, self.decoder_bias, self.work)
         torch.manual_seed(seed)
         logits = self.logits(ids_bT, positions).float()
         return F.cross_entropy(logits, labels, reduction="none"), logits.detach().argmax(1)
 
-    def _head(self, x_nH: Tensor, positions: Tensor) -> Tensor:
+    def _head(self, x_SH: Tensor) -> Tensor:
         """What the decoder is applied to, [S, H]."""
-        x = x_nH.index_select(0, positions.clamp(max=x_nH.shape[0] - 1))
-        return self.transform_norm(F.gelu(self.transform(x)))
+        return self.transform_norm(F.gelu(self.transform(x_SH)))
 
-    def _by_hand(self, ids_bT: Tensor, seed: int) -> Tensor:
-        """Encoder output as `hidden` gives it, [n, H], by `fused`, with dropout of its own."""
+    def _by_hand(self, ids_bT: Tensor, at: Tensor, seed: int) -> Tensor:
+        """What `hidden` gives, by `fused`, with dropout of its own."""
         config, (b, length) = self.config, ids_bT.shape
         wide = b * length * config.hidden
         sizes = [wide, *[config.heads * b * length**2, wide, wide] * config.layers]
@@ -135,8 +138,14 @@ class CompactBert(nn.Module):
         x = (x if self.nhot is None else x + self.nhot.rows(ids)).view(b, length, -1)
         x = fused.drop(self.norm(x + (self.kind[0] + self.position[:length])).flatten(0, 1), first)
         for i, layer in enumerate(self.layers):
-            x = fused.layer(x, fused.Place(f"{i}", layer, self.work, b, sites[3 * i : 3 * i + 3]))  # pyright: ignore[reportArgumentType]
+            place = fused.Place(f"{i}", layer, self.work, b, sites[3 * i : 3 * i + 3])  # pyright: ignore[reportArgumentType]
+            x = fused.layer(x, place, at if i == config.layers - 1 else None)
         return x
+
+
+def _inside(positions: Tensor, ids_bT: Tensor) -> Tensor:
+    """Padding reads the last position."""
+    return positions.clamp(max=ids_bT.numel() - 1)
 
 
 def for_vocabulary(config: ModelConfig, prepared: Prepared) -> CompactBert:
