@@ -1,8 +1,9 @@
 """What the sweep costs over the bare trials, and how long a trial with a worker group takes to begin.
 
-`python -m tests.benchmarks.sweep [--quick] [--only-startup] [--json]`. The same configurations and seed twice, as many at a time and
-with as many threads: as one `python -m sweeper.run`, and as one `python -m trainables.mlm` each. Both times are of
-whole processes, Ray's start, the tracking store and all checkpoints included; both find the corpus prepared.
+`python -m tests.benchmarks.sweep [--quick] [--only-startup] [--json]`. The same configurations and seed twice, as many
+at a time and with as many threads: as one `python -m sweeper.run`, and as one `python -m trainables.mlm` each. Both
+times are of whole processes, Ray's start, the tracking store and all checkpoints included; both find the corpus
+prepared.
 """
 
 from __future__ import annotations

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+LISTEN = "0A"  # of /proc/net/tcp
 
 
 def marked(mark: str) -> dict[int, str]:
@@ -20,6 +24,26 @@ def marked(mark: str) -> dict[int, str]:
         except OSError:
             continue
     return {pid: command for pid, command in found.items() if command}  # a zombie has none
+
+
+def listening(pids: Iterable[int]) -> dict[str, set[int]]:
+    """Address -> ports, of the TCP sockets on which these processes listen."""
+    held = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                held.add(os.readlink(link))
+    found: dict[str, set[int]] = {}
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == LISTEN and f"socket:[{inode}]" in held:
+                address, _, port = local.partition(":")
+                # Words of four bytes, each in the machine's own order.
+                raw = b"".join(bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8))
+                host = socket.inet_ntop(family, raw).removeprefix("::ffff:")  # IPv4 through a socket for both
+                found.setdefault(host, set()).add(int(port, 16))
+    return found
 
 
 def kill(pids: list[int]) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +20,7 @@ from sweeper import cluster, sweep
 from sweeper.journal import Ask, End, Journal, Session
 from sweeper.scheduling import Recording
 from sweeper.spec import Resources, SweepSpec
+from tests.drills.processes import listening, marked
 from tests.sweeper.samples import ask, toy_spec
 
 
@@ -23,6 +28,21 @@ from tests.sweeper.samples import ask, toy_spec
 def nodes() -> Iterator[list[cluster.Node]]:
     with cluster.session() as nodes:
         yield nodes
+
+
+def test_what_ray_opens_listens_on_loopback_and_asks_for_a_token(nodes: list[cluster.Node]):
+    started = marked(f"{cluster._MARK}={os.environ[cluster._MARK]}")
+    open_at = listening([os.getpid(), *started])
+    assert sum(map(len, open_at.values())) > 5
+    assert {address for address in open_at if not ip_address(address).is_loopback} == set()
+    joining = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
+    command = [sys.executable, "-c", joining, ray.get_runtime_context().gcs_address]
+    joined = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert joined.returncode == 0, joined.stderr
+    stranger = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64}
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, env=stranger)
+    assert refused.returncode != 0
+    assert "token" in refused.stderr.lower()
 
 
 def run(spec: SweepSpec, folder: Path, slots: int = 2) -> Journal:
