@@ -81,7 +81,9 @@ class BatchFrequency(Scored):
         self.number = torch.from_numpy(number.astype(np.float64)).to(device)
 
     def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        present = torch.bincount(ids_BT.flatten(), minlength=len(self.number)).double()
+        ids = ids_BT.flatten()
+        # Not bincount, which on a GPU has the host wait for the largest id.
+        present = torch.zeros_like(self.number).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float64))
         by_key = present.new_zeros(self.keys_total).index_add_(0, self.key, present[self.token])
         weight = torch.where(by_key >= 8, 0.25, torch.where((by_key >= 2) & (by_key <= 5), 2.0, 1.0)).double()
         total = torch.zeros_like(self.number).index_add_(0, self.token, weight[self.key])
