@@ -55,6 +55,10 @@ class NotStarted(RuntimeError):
     """Ray did not start, or the cluster to be joined does not answer; in one line, with what to do."""
 
 
+class Lost(RuntimeError):
+    """Ray is gone in mid-sweep; in one line."""
+
+
 class NoRoom(ValueError):
     """Not even one trial fits; in one line, with the setting that would."""
 

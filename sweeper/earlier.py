@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sweeper import tracking
+from sweeper import store
 from sweeper.entries import name, settings
 from sweeper.spec import SweepSpec
 
@@ -26,7 +26,7 @@ def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
     wanted, _ = _split(_settings(spec, {}), compared)
     found: dict[str, dict[int, float]] = {}
     data: str | None = None
-    for run in tracking.found(uri, tags, MOST):
+    for run in store.found(uri, tags, MOST):
         fixed, configuration = _split(run.data.params, compared)
         loss, fingerprint = run.data.metrics.get(name(spec.objective)), run.data.tags.get(DATA, "")
         if wanted.items() <= fixed.items() and loss is not None and data in (None, fingerprint):
@@ -37,14 +37,14 @@ def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
 
 def used_seeds(uri: str, data: str, own: Mapping[str, str]) -> set[int]:
     """Seeds of all runs of this data, but for the sweep's that `own` tags name. Raises ValueError as `losses`."""
-    runs = tracking.found(uri, {"sweeper.kind": "trial", DATA: data}, ALL)
+    runs = store.found(uri, {"sweeper.kind": "trial", DATA: data}, ALL)
     # A driver that was killed may have left a run without parameters.
     return {int(one.data.params["seed"]) for one in runs if "seed" in one.data.params and not _is(own, one.data.tags)}
 
 
 def confirmations(uri: str, baseline: str, own: Mapping[str, str]) -> int:
     """Other sweeps that confirmed against the baseline of that configuration hash. Raises ValueError as `losses`."""
-    runs = tracking.found(uri, {"sweeper.kind": "sweep", "sweeper.baseline": baseline}, ALL)
+    runs = store.found(uri, {"sweeper.kind": "sweep", "sweeper.baseline": baseline}, ALL)
     return sum(not _is(own, one.data.tags) for one in runs)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeper import confirm, earlier, tracking
+from sweeper import confirm, earlier, store, tracking
 from sweeper.entries import utc
 from sweeper.journal import Family, Journal, TrialRecord
 from sweeper.spec import SweepSpec
@@ -73,7 +73,7 @@ def further(
 
 def _standing(spec: SweepSpec, uri: str, facts: Mapping[str, Any], say: Say) -> dict[str, Any] | None:
     """The settings of the standing champion, None where there is none that can be compared."""
-    tags = tracking.champion(uri, spec.name)
+    tags = store.champion(uri, spec.name)
     if tags is None:
         return None
     if not comparable(spec, facts, tags):
@@ -109,7 +109,7 @@ def crowned(
     if label == families[-1].champion:
         say(f"the standing champion of {spec.name} is the best again and stays")
         return None
-    standing = tracking.champion(uri, spec.name)
+    standing = store.champion(uri, spec.name)
     if standing is not None and not comparable(spec, facts, standing):
         say(f"{label} is confirmed; the champion of {spec.name}, of other data or budget, stays: rename the sweep")
         return None

@@ -23,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.journal import Ask, End, Family, Journal, Session, TrialRecord
-from sweeper.report import best, declared, describe, settings
+from sweeper.report import best, describe, settings
+from sweeper.verdict import declared
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec

@@ -1,4 +1,4 @@
-"""What a sweep leaves to read: the `--json` summary and `report.md`, made from the journal alone."""
+"""What a sweep leaves to read: `report.md`, made from the journal alone, and what reports say of a trial."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper import verdict
 from sweeper.journal import Ask, Journal, Session, TrialRecord, nested
+from sweeper.markdown import ABSENT, number, table
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 AUDIT = "audit/"
 REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
 UI_PORT = 5050
-_ABSENT = "-"
 _RANKS = ("completed", "stopped", "interrupted", "failed")
 
 
@@ -62,55 +63,9 @@ def matched(record: TrialRecord) -> bool:
     return not record.rows or record.rows[-1].metrics.get(f"{AUDIT}matched") != 0
 
 
-def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[str, Any]:
-    """One trial of the summary. One that runs when the sweep ends is interrupted. `audit` is null if none came."""
-    metrics = record.rows[-1].metrics if record.rows else {}
-    return {
-        "id": record.id,
-        "stage": record.ask.stage,
-        "arm": record.ask.arm,
-        "seed": record.ask.seed,
-        "state": _state(record),
-        "step": record.step,
-        "score": record.score(objective),
-        "params": record.ask.params,
-        "metrics": {key: value for key, value in metrics.items() if not key.startswith(AUDIT)},
-        "audit": nested(metrics, AUDIT) or None,
-        "run_id": run_id,
-        "reason": record.end.reason if record.end else None,
-    }
-
-
-def sweep_state(records: Iterable[TrialRecord], interrupted: bool) -> str:
-    """The sweep's end: completed, interrupted (some trial is open), or failed (every trial failed)."""
-    states = {_state(record) for record in records}
-    if interrupted or "interrupted" in states:
-        return "interrupted"
-    return "completed" if states & {"completed", "stopped"} else "failed"
-
-
-def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, Any]:
-    """What `--json` prints."""
-    records = list(journal.trials.values())
-    found = best(records, spec.objective)
-
-    def trial(record: TrialRecord) -> dict[str, Any]:
-        return trial_json(record, spec.objective, outcome.run_ids.get(record.id))
-
-    return {
-        "state": sweep_state(records, outcome.interrupted),
-        "name": spec.name,
-        "spec_hash": spec.spec_hash,
-        "run_dir": str(outcome.run_dir),
-        "tracking_uri": redact(outcome.tracking_uri),
-        "experiment": spec.name,
-        "parent_run_id": outcome.parent_run_id,
-        "best": trial(found) if found else None,
-        "trials": [trial(record) for record in records],
-        "bundle": str(outcome.bundle) if outcome.bundle else None,
-        "report": str(outcome.report),
-        "verdict": journal.verdict(),
-    }
+def state(record: TrialRecord) -> str:
+    """How a trial ended; one that still runs when the sweep ends is interrupted."""
+    return "interrupted" if record.state == "running" else record.state
 
 
 def markdown(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
@@ -122,10 +77,10 @@ def markdown(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
 def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, str]:
     """Heading -> Markdown, in the order of `report.md`; the first, without a heading, says what came out."""
     records, said = list(journal.trials.values()), journal.verdict()
-    answer, found = verdict_headline(said) if said else _unsaid(journal), best(records, spec.objective)
+    answer, found = verdict.headline(said) if said else verdict.unsaid(journal), best(records, spec.objective)
     return {
         "": "\n\n".join(part for part in (spec.question, answer, _headline(spec, records, outcome)) if part),
-        **({"Verdicts": _verdicts(said)} if said else {}),
+        **({"Verdicts": verdict.section(said)} if said else {}),
         "What ran": _what_ran(spec, journal, outcome),
         "Trials": _trials(spec, records),
         "Against the baseline": _differences(spec, records),
@@ -142,7 +97,7 @@ def describe(ask: Ask) -> str:
 
 def settings(ask: Ask) -> str:
     """What the space or the arm set, as in `80/15/5 ema_decay=0.31`: shares are percentages in the space's order."""
-    return " ".join(_setting(path, value) for path, value in ask.params.items()) or _ABSENT
+    return " ".join(_setting(path, value) for path, value in ask.params.items()) or ABSENT
 
 
 def redact(text: str) -> str:
@@ -153,10 +108,6 @@ def redact(text: str) -> str:
     text = re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^/\s'\"]*@", r"\1***@", text, flags=re.IGNORECASE)
     secret = r"(?:password|passwd|secret|credentials?|api[_-]?key|access[_-]?key|token(?![=\s]+[\d.]+(?![\w-])))"
     return re.sub(rf"(\b[\w.-]*{secret}=|--[\w.-]*{secret}\s+)[^\s&'\"]+", r"\1***", text, flags=re.IGNORECASE)
-
-
-def _state(record: TrialRecord) -> str:
-    return "interrupted" if record.state == "running" else record.state
 
 
 def _setting(path: str, value: Any) -> str:
@@ -170,77 +121,8 @@ def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _number(value: float | None, sign: str = "") -> str:
-    return _ABSENT if value is None else f"{value:{sign}.4f}"
-
-
-def verdict_headline(said: Mapping[str, Any]) -> str:
-    """The verdict in a sentence or two, as plain where nothing is confirmed as where something is."""
-    told, seeds, test = said["told"], len(said["seeds"]), said["metric"]
-    fresh = "" if said["fresh"] else " Not all of those seeds were fresh."
-    against = f"against `{said['baseline']}` over {seeds} seeds by {test}"
-    champion = said["champion"]
-    if champion is None:
-        verdicts = "; ".join(f"`{arm}`: {text}" for arm, text in told.items())
-        return f"**Nothing is confirmed** {against}. {verdicts}.{fresh}"
-    found = next(one for one in said["comparisons"] if one["arm"] == champion)
-    low, high = found["interval"]
-    text = (
-        f"**Confirmed: `{champion}`** {against}: {found['mean']:+.4f} nats, {_level(said)} {low:+.4f} to {high:+.4f}."
-    )
-    others = [f"`{arm}`: {verdict}" for arm, verdict in told.items() if arm != champion]
-    return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + fresh
-
-
-def _unsaid(journal: Journal) -> str:
-    """Where there is no verdict, why."""
-    families = journal.families()
-    if not families:
-        return "**Nothing is confirmed: no confirmation has run.**"
-    ended = sum(not record.open for record in journal.stage("confirm"))
-    return f"**No verdict yet:** of at most {declared(journal)} runs of the confirmation {ended} have ended."
-
-
-def declared(journal: Journal) -> int:
-    """Runs of the confirmation, at most: racing may drop some."""
-    return sum(len(family.arms) * len(family.seeds) for family in journal.families())
-
-
-def _level(said: Mapping[str, Any]) -> str:
-    return f"{100 * (1 - said['alpha']):.4g} % interval"
-
-
-def _verdicts(said: Mapping[str, Any]) -> str:
-    rows = []
-    for one in said["comparisons"]:
-        interval, documents = one["interval"], said["documents"].get(one["arm"])
-        row = [one["arm"], str(one["n"]), _number(one["mean"], "+"), _range(interval), _range(documents)]
-        row += [_number(one["sd"]), f"{one['adjusted']:.3g}", _ABSENT if one["flip"] is None else f"{one['flip']:.3g}"]
-        rows.append([*row, _number(one["detectable"]), said["told"][one["arm"]]])
-    heads = ["arm", "pairs", "difference", _level(said), "over documents", "sd", "p (Holm)", "p (sign flip)"]
-    table = _table([*heads, "detectable", "verdict"], rows, left=("arm", "verdict"))
-    notes = [f"{one['arm']}: {note}" for one in said["comparisons"] for note in one["notes"]]
-    needed = [
-        f"{one['arm']}: {one['needed']} pairs would show {said['worthwhile']:g} nats ({one['needed_range'][0]} to "
-        f"{one['needed_range'][1]}, for the sd itself is uncertain)"
-        for one in said["comparisons"]
-        if one["needed"]
-    ]
-    text = (
-        f"Paired differences in {said['metric']} to `{said['baseline']}` under the same seeds ("
-        f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {_level(said)} "
-        "answers what other seeds would give, unadjusted; the interval over documents what other documents would.\n\n"
-    )
-    told = "\n".join(f"* {line}" for line in [*said["rule"], *said["notes"], *notes, *needed])
-    return f"{text}{table}\n\n{told}"
-
-
-def _range(interval: Sequence[float] | None) -> str:
-    return _ABSENT if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
-
-
 def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome) -> str:
-    counts = Counter(_state(record) for record in records)
+    counts = Counter(state(record) for record in records)
     told = ", ".join(f"{counts[state]} {state}" for state in _RANKS if counts[state]) or "none began"
     found = best(records, spec.objective)
     if found is None and not spec.total_trials:
@@ -248,7 +130,7 @@ def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome)
     if found is None:
         return f"**No trial completed** ({len(records)} trials: {told})."
     text = f"**Best of the search: `{found.id}`** ({describe(found.ask)}), {spec.objective} "
-    text += f"{_number(found.score(spec.objective))} at step {found.step:,} ({len(records)} trials: {told})."
+    text += f"{number(found.score(spec.objective))} at step {found.step:,} ({len(records)} trials: {told})."
     if outcome.interrupted:
         text += " The sweep was interrupted."
     return text + " Search scores: exploration, not a result. The best of many equal trials looks good by luck alone."
@@ -294,21 +176,21 @@ def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
     def order(record: TrialRecord) -> tuple[float, float, int]:
         score = record.score(spec.objective)
-        rank = _RANKS.index(_state(record))
+        rank = _RANKS.index(state(record))
         return rank + (not matched(record)) / 2, float("inf") if score is None else score, record.ask.number
 
     rows = []
     for record in sorted(records, key=order):
         values = record.rows[-1].metrics if record.rows else {}
-        row = [record.id, record.ask.stage, record.ask.arm or _ABSENT, str(record.ask.seed)]
-        row += [_value(record.ask.params[path]) if path in record.ask.params else _ABSENT for path in paths]
-        row += [_number(values.get(key)) for key in metrics]
-        row += [f"{record.step:,}", _masked(record), _state(record), (record.end and record.end.reason) or _ABSENT]
+        row = [record.id, record.ask.stage, record.ask.arm or ABSENT, str(record.ask.seed)]
+        row += [_value(record.ask.params[path]) if path in record.ask.params else ABSENT for path in paths]
+        row += [number(values.get(key)) for key in metrics]
+        row += [f"{record.step:,}", _masked(record), state(record), (record.end and record.end.reason) or ABSENT]
         rows.append(row)
     heads = ["trial", "stage", "arm", "seed", *(_head(path, records) for path in paths), *metrics]
     text = f"Sorted by {spec.objective} at the last step; a trial stopped early ranks below every completed one."
     heads += ["step", "masked %", "state", "reason"]
-    return f"{text}\n\n{_table(heads, rows, left=('trial', 'stage', 'arm', 'state', 'reason'))}"
+    return f"{text}\n\n{table(heads, rows, left=('trial', 'stage', 'arm', 'state', 'reason'))}"
 
 
 def _head(path: str, records: Sequence[TrialRecord]) -> str:
@@ -319,7 +201,7 @@ def _head(path: str, records: Sequence[TrialRecord]) -> str:
 
 def _masked(record: TrialRecord) -> str:
     rate = record.rows[-1].metrics.get(f"{AUDIT}rate") if record.rows else None
-    return _ABSENT if rate is None else f"{100 * rate:.3f}"
+    return ABSENT if rate is None else f"{100 * rate:.3f}"
 
 
 def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
@@ -338,7 +220,7 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
     for score, record in sorted(done, key=lambda pair: (pair[0], pair[1].ask.number)):
         base = baseline.get(record.ask.seed)
         if record.ask.arm != name and base is not None:
-            numbers = [_number(score), _number(base), _number(score - base, "+")]
+            numbers = [number(score), number(base), number(score - base, "+")]
             rows.append([record.id, describe(record.ask), str(record.ask.seed), *numbers])
     if not rows:
         return f"Nothing but the baseline, `{name}`, completed."
@@ -347,7 +229,7 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
         "exploration, not a result. Each line is one pair of runs, and seeds alone move a loss as much.\n\n"
     )
     heads = ["trial", "what", "seed", spec.objective, "baseline", "difference"]
-    return text + _table(heads, rows, left=("trial", "what"))
+    return text + table(heads, rows, left=("trial", "what"))
 
 
 def _audits(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, str]:
@@ -373,7 +255,7 @@ def _breakdowns(records: Sequence[TrialRecord]) -> dict[str, str]:
             for record, audit in audits
             if group in audit
         ]
-        texts[f"Masked by {group} %"] = _table(["trial", "what", *parts], rows, left=("trial", "what"))
+        texts[f"Masked by {group} %"] = table(["trial", "what", *parts], rows, left=("trial", "what"))
     return texts
 
 
@@ -389,22 +271,22 @@ def _audit_table(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
     for record in records:
         metrics = record.rows[-1].metrics
         audit, predicted = nested(metrics, AUDIT), metrics.get("train/predicted")
-        row = [record.id, describe(record.ask), _ABSENT if predicted is None else f"{predicted:,.0f}", _masked(record)]
-        row += [_parts(audit["shares"]) if "shares" in audit else _ABSENT]
-        row += [f"{audit[key]:,.6g}" if key in audit else _ABSENT for key in keys]
-        rows.append([*row, _number(record.score(spec.objective)), _speed(record)])
+        row = [record.id, describe(record.ask), ABSENT if predicted is None else f"{predicted:,.0f}", _masked(record)]
+        row += [_parts(audit["shares"]) if "shares" in audit else ABSENT]
+        row += [f"{audit[key]:,.6g}" if key in audit else ABSENT for key in keys]
+        rows.append([*row, number(record.score(spec.objective)), _speed(record)])
     heads = ["trial", "what", "predicted", "masked %", "realised shares %", *keys, spec.objective, "steps/s"]
-    return _table(heads, rows, left=("trial", "what", "realised shares %"))
+    return table(heads, rows, left=("trial", "what", "realised shares %"))
 
 
 def _parts(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {100 * share:.3g}" for name, share in shares.items() if share) or _ABSENT
+    return ", ".join(f"{name} {100 * share:.3g}" for name, share in shares.items() if share) or ABSENT
 
 
 def _speed(record: TrialRecord) -> str:
     """Steps per second between the first report and the last, validation and checkpoints included."""
     first, last = record.rows[0], record.rows[-1]
-    return f"{(last.step - first.step) / (last.time - first.time):.3g}" if last.time > first.time else _ABSENT
+    return f"{(last.step - first.step) / (last.time - first.time):.3g}" if last.time > first.time else ABSENT
 
 
 def _commands(outcome: Outcome, trial: str | None, confirmed: bool) -> str:
@@ -441,29 +323,6 @@ def ui_command(uri: str, storage: Path) -> str:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 127.0.0.1 "
         f"--port {UI_PORT} --backend-store-uri {shlex.quote(redact(uri))} --artifacts-destination {artifacts}"
     )
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")[:200]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> str:
-    """A Markdown table that is aligned in its source, too; columns not named in `left` are flush right."""
-    cells = [[_cell(text) for text in row] for row in (heads, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        padded = [
-            text.ljust(width) if head in left else text.rjust(width)
-            for text, width, head in zip(row, widths, heads, strict=True)
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [
-        f":{'-' * (width - 1)}" if head in left else f"{'-' * (width - 1)}:"
-        for head, width in zip(heads, widths, strict=True)
-    ]
-    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
 
 
 if __name__ == "__main__":

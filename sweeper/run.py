@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
-from threading import Timer
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
-from sweeper import checkpoints, cluster, confirm, folders, interrupts, plan, probe, report, reproduce, room
+from sweeper import checkpoints, cluster, earlier, ending, folders, interrupts, plan, probe, report, reproduce, room
 from sweeper.interrupts import Interrupts
-from sweeper.journal import Journal, TrialRecord, Verdict
-from sweeper.spec import SpecError, SweepSpec, load
+from sweeper.journal import Journal
+from sweeper.spec import SweepSpec, load
 from sweeper.spread import Spread, spread
-from sweeper.trainable import Trainable
-
-if TYPE_CHECKING:
-    from sweeper.tracking import Crowned
+from sweeper.stages import Stages, prepared, refuse_used, repeated
+from sweeper.store import store_uri
+from sweeper.summary import summary, sweep_state
+from sweeper.tracking import DRAIN_S, Tracker
+from sweeper.wording import naming
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
 FULL_S = 5.0  # the tracking store may lie on the disk that is full
@@ -78,9 +75,12 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
             room.refuse_too_small(spec, fit, there, folders.size(known))
             for line in room.notes(there):
                 _say(line)
-        with _named(args.spec):
-            facts = _prepared(spec)
-        _refuse_used(args, spec, storage, facts, known)
+        with naming(args.spec):
+            facts = prepared(spec, _say)
+        if args.more_seeds < 0 or (args.more_seeds and not (known and spec.compared)):
+            raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
+        if not args.reuse_seeds:
+            refuse_used(args.spec, spec, storage, facts, known, _say)
         run_dir = known or folders.new(storage, spec)
     except ValueError as error:
         _say(f"error: {error}")
@@ -159,25 +159,6 @@ def _fit(spec: SweepSpec) -> tuple[int | None, list[str]]:
         return None, [str(error)]
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """A refusal names the spec or the run's folder."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _prepared(spec: SweepSpec) -> dict[str, Any]:
-    """Make what the trials share; people hear of it where it takes a while."""
-    waiting = Timer(2, _say, [f"{spec.name}: preparing what its trials share"])
-    waiting.start()
-    try:
-        return Trainable.load(spec.trainable).prepare(spec.settings({}))
-    finally:
-        waiting.cancel()
-
-
 def _show_plan(
     args: argparse.Namespace, spec: SweepSpec, storage: Path, known: Path | None, fit: int | None, refused: list[str]
 ) -> int:
@@ -199,34 +180,11 @@ def _spread(spec: SweepSpec, storage: Path) -> Spread | None:
     """What earlier runs tell of differences between seeds, where a confirmation is planned."""
     if len(spec.seeds.confirm) < 2:
         return None
-    from sweeper import earlier, tracking
-
     try:
-        return spread(earlier.losses(tracking.store_uri(spec, storage), spec))
+        return spread(earlier.losses(store_uri(spec, storage), spec))
     except ValueError as error:
         _say(str(error))
         return None
-
-
-def _refuse_used(
-    args: argparse.Namespace, spec: SweepSpec, storage: Path, facts: dict[str, Any], known: Path | None
-) -> None:
-    """Raises ValueError for a confirmation that could confirm nothing."""
-    if args.more_seeds < 0 or (args.more_seeds and not (known and spec.compared)):
-        raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
-    if args.reuse_seeds or not spec.compared or not facts.get("data_fingerprint"):
-        return
-    from sweeper import ledger, tracking
-
-    own: dict[str, str] = {}
-    if known:
-        with _named(known):
-            journal = Journal(known / "journal.jsonl", read_only=True)
-        if journal.families():
-            return  # declared: what is known of their freshness is on record
-        own = ledger.identity(journal, known)
-    with _named(args.spec):
-        ledger.refuse_used(spec, tracking.store_uri(spec, storage), facts, own, _say)
 
 
 def _carry_out(
@@ -235,7 +193,6 @@ def _carry_out(
     """Run what is left of the sweep, then leave and show its results."""
     from sweeper import results
     from sweeper.live import Live
-    from sweeper.tracking import DRAIN_S, Tracker, store_uri
 
     try:
         journal = Journal(run_dir / "journal.jsonl")
@@ -244,12 +201,21 @@ def _carry_out(
         return REFUSED
     uri = store_uri(spec, run_dir.parent)
     tags = {f"sweeper.{key}": str(value) for key, value in facts.items() if "fingerprint" in key}
-    with Live(spec, journal, confirm.expected(spec, journal) + _more(args, spec, journal)) as live:
+    stages = Stages(
+        spec=spec,
+        run_dir=run_dir,
+        journal=journal,
+        uri=uri,
+        facts=facts,
+        more_seeds=args.more_seeds,
+        verbose=args.verbose,
+    )
+    with Live(spec, journal, stages.trials) as live:
         tracker = Tracker(journal, spec, run_dir, uri, tags=tags, say=live.say)
         tracker.start()
         signals.say = live.say
         try:
-            done = _over(args, spec, journal) or _run(args, spec, run_dir, journal, uri, facts, signals)
+            done = stages.over or stages.run(signals)
         except (cluster.NoRoom, cluster.NotStarted) as error:
             live.say(f"error: {error}")
             folders.discard(run_dir, journal)
@@ -266,90 +232,26 @@ def _carry_out(
         signals.install()
         records = list(journal.trials.values())
         best = report.best(records, spec.objective)
-        outcome = report.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=_bundle(run_dir, best), interrupted=not done)
+        bundle = ending.keep_bundle(run_dir, best)
+        outcome = report.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=bundle, interrupted=not done)
         results.write_all(spec, journal, outcome)
-        state = report.sweep_state(records, not done)
-        crowned, tags = _crowned(spec, journal, uri, facts, run_dir, live.say)
+        state = sweep_state(records, not done)
+        crowned, tags = stages.crowned(live.say)
         tracker.close(state, best, outcome.bundle, signals.left(DRAIN_S), crowned=crowned, tags=tags)
         signals.say = _say
     outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
-    summary = report.summary(spec, journal, outcome)
-    _show_end(args, spec, outcome, best, summary["verdict"])
+    told = summary(spec, journal, outcome)
+    for line in ending.lines(args.spec, spec, outcome, best, told["verdict"]):
+        _say(line)
     if args.json:
-        print(json.dumps(summary))
-    return _STATUS[summary["state"]]
-
-
-def _over(args: argparse.Namespace, spec: SweepSpec, journal: Journal) -> bool:
-    """Whether nothing is left to run, so that Ray need not start."""
-    return confirm.finished(spec, journal) and not args.more_seeds
-
-
-def _more(args: argparse.Namespace, spec: SweepSpec, journal: Journal) -> int:
-    """Runs that `--more-seeds` adds."""
-    families = journal.families()
-    return args.more_seeds * len(families[-1].arms) if families and confirm.finished(spec, journal) else 0
-
-
-def _run(
-    args: argparse.Namespace,
-    spec: SweepSpec,
-    run_dir: Path,
-    journal: Journal,
-    uri: str,
-    facts: dict[str, Any],
-    signals: Interrupts,
-) -> bool:
-    """Run what is left: the search, then the confirmation; whether all of it has ended."""
-    signals.say("joining the cluster" if cluster.configured() else "starting Ray on this machine")
-    with cluster.session(_packages(spec), args.verbose) as nodes:
-        signals.install()
-        from sweeper import ledger, sweep
-
-        slots, begun = cluster.room(spec.resources, nodes), False
-        if not confirm.searched(spec, journal):
-            begun = True
-            if not sweep.run(spec, run_dir, journal, slots, facts=facts, say=signals.say):
-                return False
-            signals.install()  # Tune's handler is still there, and would take a signal to no effect
-            if signals.happened:
-                return confirm.finished(spec, journal)
-        if args.more_seeds and not confirm.finished(spec, journal):
-            signals.say("--more-seeds: the look before is not finished; this goes on with it, ask again for more")
-        if not journal.families():
-            if reason := confirm.lacking(spec, journal):
-                signals.say(reason)
-                return True
-            journal.append(ledger.declare(spec, journal, uri, facts, run_dir, signals.say))
-        elif args.more_seeds and confirm.finished(spec, journal):
-            journal.append(ledger.further(spec, journal, args.more_seeds, uri, facts, run_dir, signals.say))
-        if not confirm.complete(spec, journal):
-            told = None if begun else facts
-            if not sweep.confirm(spec, run_dir, journal, slots, facts=told, say=signals.say):
-                return False
-        if reason := confirm.untold(spec, journal):
-            signals.say(reason)
-        journal.append(Verdict(data=confirm.conclude(spec, journal, run_dir)))
-        return True
+        print(json.dumps(told))
+    return _STATUS[told["state"]]
 
 
 def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
     """Train a trial again: 0 where the same bits came out, else 1."""
-    spec, journal, record = reproduce.chosen(args.reproduce.resolve(), args.trial)
-    _prepared(spec)
-
-    def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:
-        with cluster.session(_packages(spec), args.verbose) as nodes:
-            signals.install()
-            from sweeper import sweep
-
-            sweep.again(spec, folder, open_trials, cluster.room(spec.resources, nodes), _say)
-
     try:
-        with FileLock(args.reproduce / folders.LOCK, timeout=0.5):
-            found = reproduce.reproduce(spec, args.reproduce.resolve(), journal, record, again)
-    except Timeout:
-        raise ValueError(f"--reproduce {args.reproduce}: a sweep works on it") from None
+        spec, found = repeated(args.reproduce, args.trial, signals, args.verbose)
     except cluster.NotStarted as error:
         _say(f"error: {error}")
         return FAILED
@@ -361,86 +263,6 @@ def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
     if args.json:
         print(json.dumps(asdict(found)))
     return COMPLETED if found.equal else FAILED
-
-
-def _crowned(
-    spec: SweepSpec, journal: Journal, uri: str, facts: dict[str, Any], run_dir: Path, say: Callable[[str], None]
-) -> tuple[Crowned | None, dict[str, str]]:
-    """What the confirmation moves in the registry, and what the parent run's tags say of it."""
-    from sweeper import ledger
-
-    said = journal.verdict()
-    if said is None:
-        return None, {}
-    baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
-    tags = {"sweeper.verdict": json.dumps(said["told"]), "sweeper.baseline": baseline}
-    try:
-        return ledger.crowned(spec, journal, uri, facts, run_dir, say), tags
-    except ValueError as error:
-        say(f"{error}; no champion is registered")
-        return None, tags
-
-
-def _packages(spec: SweepSpec) -> list[str]:
-    """The folders of this package and of the trainable's, which a joined cluster's nodes need."""
-    found = (find_spec(name.partition(".")[0]) for name in (__package__ or "sweeper", spec.trainable.partition(":")[0]))
-    return [folder for one in found if one for folder in one.submodule_search_locations or []]
-
-
-def _bundle(run_dir: Path, best: TrialRecord | None) -> Path | None:
-    """Keep the best trial's bundle apart from its checkpoints."""
-    checkpoint = best.end.checkpoint if best and best.end else None
-    source = run_dir / (checkpoint or "") / "bundle"
-    if best is None or checkpoint is None or not source.is_dir():
-        return None
-    target = run_dir / "bundles" / best.id
-    target.parent.mkdir(exist_ok=True)
-    checkpoints.publish(source, target)
-    return target
-
-
-def _show_end(
-    args: argparse.Namespace,
-    spec: SweepSpec,
-    outcome: report.Outcome,
-    best: TrialRecord | None,
-    verdict: dict[str, Any] | None,
-) -> None:
-    if verdict:
-        _say(f"verdict        {re.sub('[*`]', '', report.verdict_headline(verdict))}")
-    if best:
-        score = best.score(spec.objective)
-        what = report.describe(best.ask)
-        _say(f"best trial     {best.id} ({what}): {spec.objective} {score:.4f} at step {best.step:,}")
-    elif spec.total_trials:
-        _say("best trial     none completed")
-    _say(f"run folder     {outcome.run_dir} (report.md lists the trials)")
-    if outcome.bundle:
-        _say(f"bundle         {outcome.bundle}")
-    _say(f"tracking store {report.redact(outcome.tracking_uri)}")
-    _say(f"browse it with {report.ui_command(outcome.tracking_uri, outcome.run_dir.parent)}")
-    for line in _scale(args, spec):
-        _say(line)
-    if outcome.interrupted:
-        _say(f"interrupted; go on with: {folders.resume(outcome.run_dir)}")
-
-
-def _scale(args: argparse.Namespace, spec: SweepSpec) -> list[str]:
-    """How far this profile is from the published runs, and what those would cost."""
-    if spec.profile in (None, "published") or "published" not in spec.profiles:
-        return []
-    try:
-        full = load(args.spec, "published")
-    except SpecError:
-        return []
-    seen, published = (one.settings({}).steps * one.settings({}).tokens_per_step for one in (spec, full))
-    cost = probe.of(full, 1, measure=False)
-    caution = "this shows the machinery, not the effect; " if spec.profile == "laptop" else ""
-    return [
-        f"profile {spec.profile}: {caution}a trial saw {seen / 1e6:.1f} M tokens, {seen / published:.1%} of the "
-        f"{published / 1e6:.1f} M of published",
-        f"published: {cost.trials} trials, about {cost.gpu_hours:,.0f} GPU-hours, if {'; '.join(cost.assumed[:1])}",
-    ]
 
 
 def _say(line: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from sweeper import confirm, folders, report
 from sweeper.journal import Journal, Session, TrialRecord
 from sweeper.spec import SweepSpec, load
+from sweeper.summary import sweep_state
 
 JOURNAL = "journal.jsonl"
 EXITS = {"completed": 0, "failed": 1, "running": 3, "open": 4}
@@ -123,7 +124,7 @@ def _state(spec: SweepSpec, journal: Journal, driver: bool) -> str:
         return "running"
     if not confirm.finished(spec, journal):
         return "open"
-    return report.sweep_state(journal.trials.values(), interrupted=False)
+    return sweep_state(journal.trials.values(), interrupted=False)
 
 
 def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]:

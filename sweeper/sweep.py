@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ import ray
 from ray import tune
 from ray.tune import TuneError
 
-from sweeper import checkpoints, trial
+from sweeper import checkpoints, cluster, trial
 from sweeper import confirm as confirmation
 from sweeper.journal import End, Journal, Session
 from sweeper.report import redact
@@ -32,9 +33,23 @@ from sweeper.search import ConfirmSearch, JournalSearch, ListSearch, OpenSearch,
 from sweeper.spec import SweepSpec
 
 SCRATCH = ".tune"
+WATCH_S = 3.0
 OPTUNA_LOG = "optuna.log"
 
 _PACKAGES = ("ray", "torch", "optuna", "mlflow", "transformers", "tokenizers", "datasets", "numpy")
+
+
+class _Watch(tune.Callback):
+    """Ends a sweep whose nodes are all gone, for Tune would wait for one for ever."""
+
+    def __init__(self) -> None:
+        self.next = 0.0
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() >= self.next:
+            self.next = time.monotonic() + WATCH_S
+            if not any(node["Alive"] for node in ray.nodes()):
+                raise cluster.Lost("all nodes of the cluster are gone")
 
 
 def run(
@@ -173,6 +188,7 @@ def _tuner(spec: SweepSpec, run_dir: Path, search: JournalSearch, rule: Recordin
         ),
         run_config=tune.RunConfig(
             name="experiment",
+            callbacks=[_Watch()],
             storage_path=str(run_dir / SCRATCH),
             failure_config=tune.FailureConfig(max_failures=held.max_failures, fail_fast=False),
             verbose=0,

@@ -7,8 +7,6 @@ the first. Training never waits for the server: what cannot be delivered stays i
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 import threading
 import time
@@ -18,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.entries import STATUS, Child, cut, cut_tags, milliseconds, name, session_tags, utc
+from sweeper import store
+from sweeper.entries import STATUS, Child, cut_tags, milliseconds, session_tags, utc
 from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
 from sweeper.report import REPORTS, fingerprints, redact
 
@@ -31,59 +30,7 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 BACKOFF_S = 5.0
 DRAIN_S = 30.0
-ALIAS, CHAMPION = "candidate", "champion"
-# One attempt a call, soon given up: this module retries, and mlflow's own way takes minutes. Nothing on stdout.
-_SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-
-
-def store_uri(spec: SweepSpec, storage: Path) -> str:
-    """The tracking store: the spec's, else that of MLFLOW_TRACKING_URI, else a SQLite file in the storage folder."""
-    return spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
-
-
-def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
-    """The runs with these tags in all experiments of a store, the newest first, some `most` of them.
-
-    None of a SQLite file that is not there. Raises ValueError, in one line, where the store is not to be had.
-    """
-    path = uri.removeprefix("sqlite:///")
-    if path != uri and not os.path.exists(path):
-        return []
-    _set()
-    try:
-        client = _connection(uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        return _runs(client, experiments, tags, "DESC", most)
-    except Exception as error:  # whatever a store, or its server, comes up with
-        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {_line(error)}") from error
-
-
-def champion(uri: str, model: str) -> dict[str, str] | None:
-    """The tags of the version `champion` of a model, if there is one. Raises ValueError as `found`."""
-    path = uri.removeprefix("sqlite:///")
-    if path != uri and not os.path.exists(path):
-        return None
-    _set()
-    try:
-        client = _connection(uri)
-        aliases = [entry.aliases for entry in client.search_registered_models(f"name = '{model}'")]
-        if not any(CHAMPION in entry for entry in aliases):
-            return None
-        return dict(client.get_model_version_by_alias(model, CHAMPION).tags)
-    except Exception as error:  # whatever a store, or its server, comes up with
-        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {_line(error)}") from error
-
-
-def _set() -> None:
-    for setting, value in _SETTINGS.items():
-        os.environ.setdefault(setting, value)
+ALIAS = "candidate"
 
 
 @dataclass(frozen=True)
@@ -141,7 +88,7 @@ class Tracker:
 
     def start(self) -> None:
         """Begin to follow. Returns at once: importing mlflow and making a new database take seconds, in the thread."""
-        _set()
+        store.configure()
         self._thread.start()
 
     def close(
@@ -185,7 +132,7 @@ class Tracker:
                 client.set_model_version_tag(model, version, key, value)
         else:
             client.log_artifacts(run_id, str(bundle), "bundle")
-            _unless_there(lambda: client.create_registered_model(model, description=self._spec.question))
+            store.unless_there(lambda: client.create_registered_model(model, description=self._spec.question))
             tags = {
                 **self._identity(),
                 "sweeper.trial": trial.id,
@@ -210,8 +157,8 @@ class Tracker:
                 self._client = None  # whether the last call arrived is unknown: look at the store anew
                 failures += 1
                 if failures == 2:
-                    self._say(f"MLflow ({redact(self._uri)}) is not to be had, training goes on: {_line(error)}")
-                if closing and (time.monotonic() > closing.deadline or (failures > 1 and _refuses(error))):
+                    self._say(f"MLflow ({redact(self._uri)}) is not to be had, training goes on: {store.line(error)}")
+                if closing and (time.monotonic() > closing.deadline or (failures > 1 and store.refuses(error))):
                     return
             else:
                 if failures > 1:
@@ -255,8 +202,8 @@ class Tracker:
 
     def _connect(self) -> MlflowClient:
         """Experiment and parent run, found or made; the children that exist, with what they already have."""
-        client = _connection(self._uri)
-        self._experiment_id = _experiment(client, self.experiment, self._uri, self._run_dir.parent)
+        client = store.connection(self._uri)
+        self._experiment_id = store.experiment(client, self.experiment, self._uri, self._run_dir.parent)
         if not self.parent_run_id:
             runs = self._search(client, "sweep")
             run = runs[0] if runs else self._create(client, "sweep", self._run_dir.name, self._journal.events[0].time)
@@ -277,7 +224,7 @@ class Tracker:
     def _search(self, client: MlflowClient, kind: str) -> list[Run]:
         """The runs of this sweep, oldest first."""
         tags = {"sweeper.kind": kind, **self._identity()}
-        return _runs(client, [self._experiment_id], tags, "ASC")
+        return store.runs(client, [self._experiment_id], tags, "ASC")
 
     def _create(
         self, client: MlflowClient, kind: str, run_name: str, begin: float, tags: Mapping[str, str] | None = None
@@ -293,7 +240,7 @@ class Tracker:
             return
         tags = {**session_tags(session), "sweeper.machine": json.dumps(session.machine, default=str)}
         tags |= {"mlflow.note.content": self._spec.question, "sweeper.profile": self._spec.profile or "none"}
-        _log(client, self.parent_run_id, tags=tags)
+        store.log(client, self.parent_run_id, tags=tags)
         client.log_text(str(self.parent_run_id), redact(self._spec.to_yaml()), "spec.yaml")
         self._described = session
 
@@ -302,9 +249,9 @@ class Tracker:
         try:
             call()
         except Exception as error:
-            if not _refuses(error):
+            if not store.refuses(error):
                 raise
-            self._say(f"MLflow refuses {what}: {_line(error)}")
+            self._say(f"MLflow refuses {what}: {store.line(error)}")
             if child:
                 child.refused = True
 
@@ -316,16 +263,16 @@ class Tracker:
             run = self._create(client, "trial", child.ask.trial, child.ask.time, tags)
             child.run_id = self.run_ids[child.ask.trial] = run.info.run_id
         if not child.described:
-            _log(client, child.run_id, params=child.params())
+            store.log(client, child.run_id, params=child.params())
             child.described = True
         if child.reports and not child.running:
             client.update_run(child.run_id, "RUNNING")
-            _log(client, child.run_id, tags={"sweeper.state": "running", "sweeper.reason": ""})
+            store.log(client, child.run_id, tags={"sweeper.state": "running", "sweeper.reason": ""})
             child.running = True
         while child.reports or child.end:
             batch, tags = child.batch()
             rows = {(key, report.step, report.time): value for report in batch for key, value in report.metrics.items()}
-            _log(client, child.run_id, metrics=rows, tags=tags)
+            store.log(client, child.run_id, metrics=rows, tags=tags)
             child.step = int(tags["sweeper.step"])
             del child.reports[: len(batch)]
             if child.end and not child.reports:
@@ -345,7 +292,7 @@ class Tracker:
         score = best.score(self._spec.objective) if best else None
         if best and score is not None:
             row = {(f"best/{self._spec.objective}", best.step, best.rows[-1].time): score}
-            _log(client, parent, metrics=row, tags={"sweeper.best": best.id, "sweeper.best_score": repr(score)})
+            store.log(client, parent, metrics=row, tags={"sweeper.best": best.id, "sweeper.best_score": repr(score)})
         for file in REPORTS:
             if (self._run_dir / file).exists():
                 client.log_artifact(parent, str(self._run_dir / file))
@@ -353,79 +300,7 @@ class Tracker:
             self._unless_refused("the bundle", lambda: self.register(bundle, best))
         crowned = closing.crowned
         if crowned and crowned.trial.id in self.run_ids:
-            register = partial(self.register, crowned.bundle, crowned.trial, CHAMPION, crowned.tags)
+            register = partial(self.register, crowned.bundle, crowned.trial, store.CHAMPION, crowned.tags)
             self._unless_refused("the champion", register)
-        _log(client, parent, tags={"sweeper.state": closing.status, **closing.tags})
+        store.log(client, parent, tags={"sweeper.state": closing.status, **closing.tags})
         client.set_terminated(parent, STATUS[closing.status])
-
-
-def _log(
-    client: MlflowClient,
-    run_id: str | None,
-    *,
-    metrics: Mapping[tuple[str, int, float], float] | None = None,
-    params: Mapping[str, str] | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> None:
-    """One call. metrics: (key, step, time in s) -> value; sent twice they are stored once."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    client.log_batch(
-        str(run_id),
-        [Metric(name(key), value, milliseconds(at), step) for (key, step, at), value in (metrics or {}).items()],
-        [Param(name(key), value) for key, value in (params or {}).items()],
-        [RunTag(key, value) for key, value in cut_tags(tags or {}).items()],
-    )
-
-
-def _runs(
-    client: MlflowClient, experiments: list[str], tags: Mapping[str, str], order: str, most: float = float("inf")
-) -> list[Run]:
-    """Runs by their tags, page by page, in the order of their start."""
-    text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    runs: list[Run] = []
-    token = None
-    while len(runs) < most:
-        page = client.search_runs(
-            experiments, text, max_results=1000, order_by=[f"attributes.start_time {order}"], page_token=token
-        )
-        runs += page
-        token = page.token
-        if not token:
-            break
-    return runs
-
-
-def _connection(uri: str) -> MlflowClient:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def _experiment(client: MlflowClient, title: str, uri: str, storage: Path) -> str:
-    """The id of the experiment of that name. A server decides itself where artifacts go; a database does not."""
-    found = client.get_experiment_by_name(title)
-    if found is None:
-        local = re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri)
-        return client.create_experiment(title, (storage.resolve() / "mlartifacts").as_uri() if local else None)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def _unless_there(create: Callable[[], object]) -> None:
-    try:
-        create()
-    except Exception as error:
-        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
-def _refuses(error: Exception) -> bool:
-    """Whether the store said no for good, rather than not now."""
-    status = getattr(error, "get_http_status_code", None)
-    return status is not None and status() in (400, 404, 409)
-
-
-def _line(error: Exception) -> str:
-    return cut(" ".join(redact(f"{type(error).__name__}: {error}").split()), 200)

@@ -1,12 +1,23 @@
-"""How refusals put things: the nearest legal word, a key, a value."""
+"""How refusals put things: what they are of, the nearest legal word, a key, a value."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _LONGEST = 80
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A refusal in here names the spec or the run's folder."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def nearest(word: str, legal: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import signal
@@ -14,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeper import cluster, confirm, ledger, report, tracking
-from sweeper import run as command
+from sweeper import cluster, confirm, ledger, report, store
 from sweeper import sweep as sweep_room
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Ask, End, Family, Journal, Report, Verdict
 from sweeper.spec import SpecError, SweepSpec, resolve
+from sweeper.stages import Stages
 
 SEEDS = [11, 12, 13, 14, 15, 16, 17, 18]
 
@@ -348,8 +347,8 @@ def test_the_ledger_counts_all_seeds_but_this_folders_own(tmp_path: Path, monkey
     own = ledger.identity(journal, tmp_path)
     begun = own["sweeper.begun"]
     runs = [stored(11, run=tmp_path.name, begun=begun), stored(None, run="killed", begun=begun)]
-    monkeypatch.setattr(tracking, "found", lambda *_: runs)
-    monkeypatch.setattr(tracking, "champion", lambda *_: None)
+    monkeypatch.setattr(store, "found", lambda *_: runs)
+    monkeypatch.setattr(store, "champion", lambda *_: None)
     ledger.refuse_used(sweep, "x", FACTS, own, said.append)
     assert ledger.declare(sweep, journal, "x", FACTS, tmp_path, said.append).fresh
     with pytest.raises(ValueError, match="have used 11, so"):
@@ -366,7 +365,7 @@ def test_what_a_store_that_is_away_cannot_tell_is_not_called_fresh(
 ) -> None:
     sweep, said = spec(confirm={"best": 1}), list[str]()
     journal = searched(tmp_path, sweep)
-    monkeypatch.setattr(tracking, "found", away)
+    monkeypatch.setattr(store, "found", away)
     ledger.refuse_used(sweep, "x", FACTS, {}, said.append)
     family = ledger.declare(sweep, journal, "x", FACTS, tmp_path, said.append)
     assert not family.fresh
@@ -392,7 +391,7 @@ def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatc
     same = {ledger.BUDGET: sweep.budget_hash, "sweeper.data_fingerprint": "d"}
 
     def crowned(standing: dict[str, str] | None) -> Any:
-        monkeypatch.setattr(tracking, "champion", lambda *_: standing)
+        monkeypatch.setattr(store, "champion", lambda *_: standing)
         return ledger.crowned(sweep, journal, "x", FACTS, tmp_path, said.append)
 
     own = ledger.identity(journal, tmp_path)
@@ -421,11 +420,9 @@ def driven(
     monkeypatch.setattr(cluster, "room", lambda *_: 1)
     monkeypatch.setattr(sweep_room, "run", fit)
     monkeypatch.setattr(sweep_room, "confirm", lambda *_, **__: False)
-    args = argparse.Namespace(more_seeds=more_seeds, verbose=False)
+    own = {"spec": rooms["sweep"], "run_dir": rooms["run_dir"], "journal": rooms["journal"]}
     with Interrupts(rooms["said"].append, "") as signals:
-        return command._run(
-            args, rooms["sweep"], rooms["run_dir"], rooms["journal"], "sqlite:////no/store", {}, signals
-        )
+        return Stages(**own, uri="sqlite:////no/store", facts={}, more_seeds=more_seeds).run(signals)
 
 
 def test_a_signal_at_the_searchs_end_starts_no_confirmation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

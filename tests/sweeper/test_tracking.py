@@ -18,7 +18,8 @@ from mlflow.entities import Metric
 from sweeper import tracking
 from sweeper.journal import Journal
 from sweeper.report import best
-from sweeper.tracking import Tracker, store_uri
+from sweeper.store import store_uri
+from sweeper.tracking import Tracker
 from tests.sweeper.samples import T0, ask, audit, end, report, session, toy_spec, written
 
 
@@ -354,7 +355,7 @@ def follow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int
     (tmp_path / "bundle").mkdir()
 
     def run(journal: Journal, store: Store, kill: bool = False, drain_s: float = 10.0) -> int:
-        monkeypatch.setattr(tracking, "_connection", lambda uri: store)
+        monkeypatch.setattr(tracking.store, "connection", lambda uri: store)
         tracker = Tracker(journal, toy_spec(), tmp_path, "http://fake", say=lambda line: None)
         found = best(journal.trials.values(), "val/loss")
         if kill:
@@ -392,7 +393,7 @@ def test_an_outage_delays_and_loses_nothing(
     store = Store()
     store.down = True
     said: list[str] = []
-    monkeypatch.setattr(tracking, "_connection", lambda uri: store)
+    monkeypatch.setattr(tracking.store, "connection", lambda uri: store)
     tracker = Tracker(journal, toy_spec(), tmp_path, "http://fake", say=said.append)
     tracker.start()
     journal.append(session())

@@ -1,0 +1,71 @@
+"""What the command does last: keep the best trial's bundle, and say in a few lines what came out and where it lies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeper import checkpoints, folders, probe, report
+from sweeper.journal import TrialRecord
+from sweeper.spec import SpecError, SweepSpec, load
+from sweeper.verdict import headline
+
+
+def keep_bundle(run_dir: Path, best: TrialRecord | None) -> Path | None:
+    """Keep the best trial's bundle apart from its checkpoints; where it then lies."""
+    checkpoint = best.end.checkpoint if best and best.end else None
+    source = run_dir / (checkpoint or "") / "bundle"
+    if best is None or checkpoint is None or not source.is_dir():
+        return None
+    target = run_dir / "bundles" / best.id
+    target.parent.mkdir(exist_ok=True)
+    checkpoints.publish(source, target)
+    return target
+
+
+def lines(
+    path: Path,
+    spec: SweepSpec,
+    outcome: report.Outcome,
+    best: TrialRecord | None,
+    verdict: Mapping[str, Any] | None,
+) -> list[str]:
+    """For people. path: of the spec as it was given, with all its profiles."""
+    shown = []
+    if verdict:
+        shown.append(f"verdict        {re.sub('[*`]', '', headline(verdict))}")
+    if best:
+        score = best.score(spec.objective)
+        what = report.describe(best.ask)
+        shown.append(f"best trial     {best.id} ({what}): {spec.objective} {score:.4f} at step {best.step:,}")
+    elif spec.total_trials:
+        shown.append("best trial     none completed")
+    shown.append(f"run folder     {outcome.run_dir} (report.md lists the trials)")
+    if outcome.bundle:
+        shown.append(f"bundle         {outcome.bundle}")
+    shown.append(f"tracking store {report.redact(outcome.tracking_uri)}")
+    shown.append(f"browse it with {report.ui_command(outcome.tracking_uri, outcome.run_dir.parent)}")
+    shown += _scale(path, spec)
+    if outcome.interrupted:
+        shown.append(f"interrupted; go on with: {folders.resume(outcome.run_dir)}")
+    return shown
+
+
+def _scale(path: Path, spec: SweepSpec) -> list[str]:
+    """How far this profile is from the published runs, and what those would cost."""
+    if spec.profile in (None, "published") or "published" not in spec.profiles:
+        return []
+    try:
+        full = load(path, "published")
+    except SpecError:
+        return []
+    seen, published = (one.settings({}).steps * one.settings({}).tokens_per_step for one in (spec, full))
+    cost = probe.of(full, 1, measure=False)
+    caution = "this shows the machinery, not the effect; " if spec.profile == "laptop" else ""
+    return [
+        f"profile {spec.profile}: {caution}a trial saw {seen / 1e6:.1f} M tokens, {seen / published:.1%} of the "
+        f"{published / 1e6:.1f} M of published",
+        f"published: {cost.trials} trials, about {cost.gpu_hours:,.0f} GPU-hours, if {'; '.join(cost.assumed[:1])}",
+    ]

@@ -1,0 +1,163 @@
+"""The stages of a sweep: what its trials share, the search, the confirmation, and the champion that comes of it.
+
+Ray, and what needs it, is imported once a cluster is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sweeper import cluster, confirm, folders, ledger, reproduce
+from sweeper.interrupts import Interrupts
+from sweeper.journal import Journal, Verdict
+from sweeper.reproduce import Reproduction
+from sweeper.spec import SweepSpec
+from sweeper.store import store_uri
+from sweeper.tracking import Crowned
+from sweeper.trainable import Trainable
+from sweeper.wording import naming
+
+Say = Callable[[str], None]
+
+
+def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
+    """Make what the trials share; people hear of it where it takes a while. Returns the trainable's facts."""
+    waiting = Timer(2, say, [f"{spec.name}: preparing what its trials share"])
+    waiting.start()
+    try:
+        return Trainable.load(spec.trainable).prepare(spec.settings({}))
+    finally:
+        waiting.cancel()
+
+
+def refuse_used(
+    path: Path, spec: SweepSpec, storage: Path, facts: dict[str, Any], known: Path | None, say: Say
+) -> None:
+    """Raises ValueError where other runs of this data have used a seed of the confirmation.
+
+    path: of the spec, which the refusal names. known: the run to go on with.
+    """
+    if not spec.compared or not facts.get("data_fingerprint"):
+        return
+    own: dict[str, str] = {}
+    if known:
+        with naming(known):
+            journal = Journal(known / "journal.jsonl", read_only=True)
+        if journal.families():
+            return  # declared: what is known of their freshness is on record
+        own = ledger.identity(journal, known)
+    with naming(path):
+        ledger.refuse_used(spec, store_uri(spec, storage), facts, own, say)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """A sweep in its folder, and what is asked of it.
+
+    uri: of the tracking store. facts: see `prepared`. more_seeds: of a further look. verbose: show what Ray says.
+    """
+
+    spec: SweepSpec
+    run_dir: Path
+    journal: Journal
+    uri: str
+    facts: dict[str, Any]
+    more_seeds: int = 0
+    verbose: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to run, so that Ray need not start."""
+        return confirm.finished(self.spec, self.journal) and not self.more_seeds
+
+    @property
+    def trials(self) -> int:
+        """Of all stages, as far as they are known, with those that `more_seeds` adds."""
+        families = self.journal.families()
+        further = bool(families) and confirm.finished(self.spec, self.journal)
+        more = self.more_seeds * len(families[-1].arms) if further else 0
+        return confirm.expected(self.spec, self.journal) + more
+
+    def run(self, signals: Interrupts) -> bool:
+        """Run what is left: the search, then the confirmation; whether all of it has ended."""
+        signals.say("joining the cluster" if cluster.configured() else "starting Ray on this machine")
+        with cluster.session(_packages(self.spec), self.verbose) as nodes:
+            signals.install()
+            from sweeper import sweep
+
+            slots, begun = cluster.room(self.spec.resources, nodes), not confirm.searched(self.spec, self.journal)
+            if begun:
+                if not sweep.run(self.spec, self.run_dir, self.journal, slots, facts=self.facts, say=signals.say):
+                    return False
+                signals.install()  # Tune's handler is still there, and would take a signal to no effect
+                if signals.happened:
+                    return confirm.finished(self.spec, self.journal)
+            return self._confirm(slots, None if begun else self.facts, signals.say)
+
+    def _confirm(self, slots: int, facts: dict[str, Any] | None, say: Say) -> bool:
+        """facts: for the journal, where no session of it has begun yet."""
+        from sweeper import sweep
+
+        spec, journal = self.spec, self.journal
+        if self.more_seeds and not confirm.finished(spec, journal):
+            say("--more-seeds: the look before is not finished; this goes on with it, ask again for more")
+        if not journal.families():
+            if reason := confirm.lacking(spec, journal):
+                say(reason)
+                return True
+            journal.append(ledger.declare(spec, journal, self.uri, self.facts, self.run_dir, say))
+        elif self.more_seeds and confirm.finished(spec, journal):
+            journal.append(ledger.further(spec, journal, self.more_seeds, self.uri, self.facts, self.run_dir, say))
+        ran = confirm.complete(spec, journal) or sweep.confirm(spec, self.run_dir, journal, slots, facts=facts, say=say)
+        if not ran:
+            return False
+        if reason := confirm.untold(spec, journal):
+            say(reason)
+        journal.append(Verdict(data=confirm.conclude(spec, journal, self.run_dir)))
+        return True
+
+    def crowned(self, say: Say) -> tuple[Crowned | None, dict[str, str]]:
+        """What the confirmation moves in the registry, and what the parent run's tags say of it."""
+        spec, said = self.spec, self.journal.verdict()
+        if said is None:
+            return None, {}
+        baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
+        tags = {"sweeper.verdict": json.dumps(said["told"]), "sweeper.baseline": baseline}
+        try:
+            return ledger.crowned(spec, self.journal, self.uri, self.facts, self.run_dir, say), tags
+        except ValueError as error:
+            say(f"{error}; no champion is registered")
+            return None, tags
+
+
+def repeated(run_dir: Path, trial: str | None, signals: Interrupts, verbose: bool) -> tuple[SweepSpec, Reproduction]:
+    """Train a trial of a run again, the best if none is named, beside its original. ValueError in one line."""
+    spec, journal, record = reproduce.chosen(run_dir.resolve(), trial)
+    prepared(spec, signals.say)
+
+    def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:
+        with cluster.session(_packages(spec), verbose) as nodes:
+            signals.install()
+            from sweeper import sweep
+
+            sweep.again(spec, folder, open_trials, cluster.room(spec.resources, nodes), signals.say)
+
+    try:
+        with FileLock(run_dir / folders.LOCK, timeout=0.5):
+            return spec, reproduce.reproduce(spec, run_dir.resolve(), journal, record, again)
+    except Timeout:
+        raise ValueError(f"--reproduce {run_dir}: a sweep works on it") from None
+
+
+def _packages(spec: SweepSpec) -> list[str]:
+    """The folders of this package and of the trainable's, which a joined cluster's nodes need."""
+    found = (find_spec(name.partition(".")[0]) for name in ("sweeper", spec.trainable.partition(":")[0]))
+    return [folder for one in found if one for folder in one.submodule_search_locations or []]

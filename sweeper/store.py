@@ -1,0 +1,151 @@
+"""The tracking store: where it lies, what it holds, and single calls to it.
+
+A call is tried once and raises what mlflow raises: who delivers tries again, and who asks is told in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.entries import cut, cut_tags, milliseconds, name
+from sweeper.report import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from sweeper.spec import SweepSpec
+
+CHAMPION = "champion"
+# One attempt a call, soon given up: the tracker retries, and mlflow's own way takes minutes. Nothing on stdout.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def store_uri(spec: SweepSpec, storage: Path) -> str:
+    """The tracking store: the spec's, else that of MLFLOW_TRACKING_URI, else a SQLite file in the storage folder."""
+    return spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
+    """The runs with these tags in all experiments of a store, the newest first, some `most` of them.
+
+    None of a SQLite file that is not there. Raises ValueError, in one line, where the store is not to be had.
+    """
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not os.path.exists(path):
+        return []
+    configure()
+    try:
+        client = connection(uri)
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        return runs(client, experiments, tags, "DESC", most)
+    except Exception as error:  # whatever a store, or its server, comes up with
+        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {line(error)}") from error
+
+
+def champion(uri: str, model: str) -> dict[str, str] | None:
+    """The tags of the version `champion` of a model, if there is one. Raises ValueError as `found`."""
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not os.path.exists(path):
+        return None
+    configure()
+    try:
+        client = connection(uri)
+        aliases = [entry.aliases for entry in client.search_registered_models(f"name = '{model}'")]
+        if not any(CHAMPION in entry for entry in aliases):
+            return None
+        return dict(client.get_model_version_by_alias(model, CHAMPION).tags)
+    except Exception as error:  # whatever a store, or its server, comes up with
+        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {line(error)}") from error
+
+
+def configure() -> None:
+    """Set what people have not set otherwise; before mlflow is imported."""
+    for setting, value in _SETTINGS.items():
+        os.environ.setdefault(setting, value)
+
+
+def connection(uri: str) -> MlflowClient:
+    """A client of the store; importing mlflow takes seconds."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def experiment(client: MlflowClient, title: str, uri: str, storage: Path) -> str:
+    """The id of the experiment of that name. A server decides itself where artifacts go; a database does not."""
+    known = client.get_experiment_by_name(title)
+    if known is None:
+        local = re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri)
+        return client.create_experiment(title, (storage.resolve() / "mlartifacts").as_uri() if local else None)
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return str(known.experiment_id)
+
+
+def runs(
+    client: MlflowClient, experiments: list[str], tags: Mapping[str, str], order: str, most: float = float("inf")
+) -> list[Run]:
+    """Runs by their tags, page by page, in the order of their start."""
+    text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    listed: list[Run] = []
+    token = None
+    while len(listed) < most:
+        page = client.search_runs(
+            experiments, text, max_results=1000, order_by=[f"attributes.start_time {order}"], page_token=token
+        )
+        listed += page
+        token = page.token
+        if not token:
+            break
+    return listed
+
+
+def log(
+    client: MlflowClient,
+    run_id: str | None,
+    *,
+    metrics: Mapping[tuple[str, int, float], float] | None = None,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """One call. metrics: (key, step, time in s) -> value; sent twice they are stored once."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    client.log_batch(
+        str(run_id),
+        [Metric(name(key), value, milliseconds(at), step) for (key, step, at), value in (metrics or {}).items()],
+        [Param(name(key), value) for key, value in (params or {}).items()],
+        [RunTag(key, value) for key, value in cut_tags(tags or {}).items()],
+    )
+
+
+def unless_there(create: Callable[[], object]) -> None:
+    """Create what may be there already."""
+    try:
+        create()
+    except Exception as error:
+        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def refuses(error: Exception) -> bool:
+    """Whether the store said no for good, rather than not now."""
+    status = getattr(error, "get_http_status_code", None)
+    return status is not None and status() in (400, 404, 409)
+
+
+def line(error: Exception) -> str:
+    """An error in one line that tells no secret."""
+    return cut(" ".join(redact(f"{type(error).__name__}: {error}").split()), 200)

@@ -1,0 +1,63 @@
+"""The line of `--json`: how a sweep ended, its trials, and where its results lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from sweeper.journal import Journal, TrialRecord, nested
+from sweeper.report import AUDIT, Outcome, best, redact, state
+
+if TYPE_CHECKING:
+    from sweeper.spec import SweepSpec
+
+
+def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, Any]:
+    """What `--json` prints."""
+    records = list(journal.trials.values())
+    found = best(records, spec.objective)
+
+    def trial(record: TrialRecord) -> dict[str, Any]:
+        return trial_json(record, spec.objective, outcome.run_ids.get(record.id))
+
+    return {
+        "state": sweep_state(records, outcome.interrupted),
+        "name": spec.name,
+        "spec_hash": spec.spec_hash,
+        "run_dir": str(outcome.run_dir),
+        "tracking_uri": redact(outcome.tracking_uri),
+        "experiment": spec.name,
+        "parent_run_id": outcome.parent_run_id,
+        "best": trial(found) if found else None,
+        "trials": [trial(record) for record in records],
+        "bundle": str(outcome.bundle) if outcome.bundle else None,
+        "report": str(outcome.report),
+        "verdict": journal.verdict(),
+    }
+
+
+def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[str, Any]:
+    """One trial of the summary. One that runs when the sweep ends is interrupted. `audit` is null if none came."""
+    metrics = record.rows[-1].metrics if record.rows else {}
+    return {
+        "id": record.id,
+        "stage": record.ask.stage,
+        "arm": record.ask.arm,
+        "seed": record.ask.seed,
+        "state": state(record),
+        "step": record.step,
+        "score": record.score(objective),
+        "params": record.ask.params,
+        "metrics": {key: value for key, value in metrics.items() if not key.startswith(AUDIT)},
+        "audit": nested(metrics, AUDIT) or None,
+        "run_id": run_id,
+        "reason": record.end.reason if record.end else None,
+    }
+
+
+def sweep_state(records: Iterable[TrialRecord], interrupted: bool) -> str:
+    """The sweep's end: completed, interrupted (some trial is open), or failed (every trial failed)."""
+    states = {state(record) for record in records}
+    if interrupted or "interrupted" in states:
+        return "interrupted"
+    return "completed" if states & {"completed", "stopped"} else "failed"
