@@ -210,6 +210,7 @@ def _carry_out(
         more_seeds=args.more_seeds,
         verbose=args.verbose,
     )
+    done = lost = False
     with Live(spec, journal, stages.trials) as live:
         tracker = Tracker(journal, spec, run_dir, uri, tags=tags, say=live.say)
         tracker.start()
@@ -222,12 +223,15 @@ def _carry_out(
             if run_dir.exists():
                 live.say(f"go on with: {folders.resume(run_dir)}")
             return REFUSED if isinstance(error, cluster.NoRoom) else FAILED
+        except cluster.Lost as error:
+            live.say(f"error: {error}")
+            lost = True
         except OSError as error:
             if checkpoints.full(error):
                 tracker.close("interrupted", None, None, FULL_S)
             raise
         except KeyboardInterrupt:
-            done = False
+            pass
         signals.closing = True
         signals.install()
         records = list(journal.trials.values())
@@ -245,14 +249,14 @@ def _carry_out(
         _say(line)
     if args.json:
         print(json.dumps(told))
-    return _STATUS[told["state"]]
+    return FAILED if lost else _STATUS[told["state"]]
 
 
 def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
     """Train a trial again: 0 where the same bits came out, else 1."""
     try:
         spec, found = repeated(args.reproduce, args.trial, signals, args.verbose)
-    except cluster.NotStarted as error:
+    except (cluster.NotStarted, cluster.Lost) as error:
         _say(f"error: {error}")
         return FAILED
     if signals.happened:

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from sweeper import interrupts
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Journal
+from tests.drills.processes import kill, until
 
 SPEC = {
     "name": "ends",
@@ -150,3 +151,23 @@ def test_interrupted_then_ended_at_once_then_resumed(tmp_path: Path, command: An
     assert told.splitlines()[-1].startswith("ended at once; go on with: python -m sweeper.run")
     assert "Traceback" not in told
     assert list((tmp_path / "runs").glob("ends-*")) == [run_dir]
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_raylet_dies_ends_with_an_error_and_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "ends.yaml").write_text(json.dumps({**SPEC, "config": {"pause": 0.5}}))
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-m", "sweeper.run", "ends.yaml", "--resume"]
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **options)
+    until(lambda: any('"report"' in path.read_text() for path in tmp_path.glob("runs/*/journal.jsonl")), 120, "a row")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (raylet,) = [pid for pid in map(int, children) if "raylet/raylet" in Path(f"/proc/{pid}/cmdline").read_text()]
+    kill([raylet])
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 1, told
+    assert "error: all nodes of the cluster are gone" in told
+    assert "go on with: " in told
+    journal = Journal(next(tmp_path.glob("runs/*/journal.jsonl")), read_only=True)
+    assert {record.state for record in journal.trials.values()} <= {"completed", "interrupted"}
