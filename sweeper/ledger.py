@@ -105,6 +105,10 @@ def crowned(
     said, families = journal.verdict(), journal.families()
     label: str | None = said["champion"] if said else None
     if said is None or label is None:
+        if len(families) > 1 and (standing := store.champion(uri, spec.name)):
+            own = identity(journal, run_dir)
+            if own and own.items() <= standing.items():
+                say(f"the champion of {spec.name} is of an earlier look of this run, which this one does not confirm")
         return None
     if label == families[-1].champion:
         say(f"the standing champion of {spec.name} is the best again and stays")

@@ -379,6 +379,25 @@ def test_what_a_store_that_is_away_cannot_tell_is_not_called_fresh(
     assert len(said) == 3
 
 
+def test_a_later_look_that_confirms_nothing_says_whose_the_champion_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, said = spec(confirm={"best": 1}), list[str]()
+    journal = searched(tmp_path, sweep)
+    own = ledger.identity(journal, tmp_path)
+    journal.append(confirm.declared(sweep, journal, fresh=True, earlier=0))
+    confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.0}, SEEDS)
+    journal.append(Verdict(data=confirm.conclude(sweep, journal, tmp_path)))
+    monkeypatch.setattr(store, "champion", lambda *_: own)
+    assert ledger.crowned(sweep, journal, "x", FACTS, tmp_path, said.append) is None
+    assert said == [], "a first look has made no champion"
+    journal.append(confirm.further(sweep, journal, 8, {*SEEDS}))
+    confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.0}, journal.families()[-1].seeds)
+    journal.append(Verdict(data=confirm.conclude(sweep, journal, tmp_path)))
+    assert ledger.crowned(sweep, journal, "x", FACTS, tmp_path, said.append) is None
+    assert said == ["the champion of toy is of an earlier look of this run, which this one does not confirm"]
+
+
 def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, said = spec(confirm={"best": 1}), list[str]()
     journal = searched(tmp_path, sweep)
