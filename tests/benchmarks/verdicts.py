@@ -26,7 +26,10 @@ EFFECT = 2 * PAIR_SD
 
 
 def spec(number: int, effect: float) -> SweepSpec:
-    """Four candidates, one of which is better by `effect`; seeds that move all runs by ten times the noise of one."""
+    """Four candidates, one of which is better by `effect`, the best two confirmed.
+
+    Seeds move all runs by ten times the noise of one.
+    """
     found = [-effect, 0.0, 0.0, 0.0]
     arms = {"baseline": {"effect": 0.0, "y": 0.7}}
     arms |= {f"candidate-{i}": {"effect": gain, "y": 0.7 + 1e-9 * (i + 1)} for i, gain in enumerate(found)}
@@ -38,7 +41,7 @@ def spec(number: int, effect: float) -> SweepSpec:
         "arms": arms,
         "search": {"method": "arms"},
         "seeds": {"search": [first], "confirm": [*range(first + 1, first + 9)]},
-        "confirm": {"best": None},
+        "confirm": {"best": 2},
     }
     return resolve(tree)
 
