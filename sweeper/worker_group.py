@@ -58,15 +58,18 @@ class _Cleaning(ControllerCallback, WorkerGroupCallback):
     In place of Ray Train's own, which asks the dashboard: that is eleven processes, and it may know another Ray.
     """
 
+    _cleaner: Any = None
+
     def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
         trial = ray.get_runtime_context().get_actor_id()
         # It outlives the trial, whose resources it does not use, on the head node, as the trial does.
         made = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(_Cleaner)
-        self._cleaner: Any = made.options(lifetime="detached", scheduling_strategy="DEFAULT").remote(group, trial)
+        self._cleaner = made.options(lifetime="detached", scheduling_strategy="DEFAULT").remote(group, trial)
 
     async def before_controller_shutdown(self) -> None:
-        ray.kill(self._cleaner)
+        if self._cleaner is not None:
+            ray.kill(self._cleaner)
 
 
 class _Led(DataParallelTrainer):
