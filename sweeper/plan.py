@@ -28,7 +28,7 @@ PUBLISHED_GPU_FLOPS = 0.59e12
 SWEEP_START = 22.0
 # A trial in process reuses its process; one with workers starts a group of them anew (17 s with one, 20 s with two).
 TRIAL_START = 0.1
-GROUP_START = 14.0
+GROUP_START = 9.0
 WORKER_START = 3.0
 
 ASSUMED_SD = 0.02
