@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sweeper.entries import cut, cut_tags, milliseconds, name
@@ -77,10 +79,27 @@ def configure() -> None:
 
 
 def connection(uri: str) -> MlflowClient:
-    """A client of the store; importing mlflow takes seconds."""
+    """A client of the store; importing mlflow takes seconds, and so does making a new SQLite file."""
     from mlflow import MlflowClient
 
+    if uri.startswith("sqlite:///") and not (path := Path(uri.removeprefix("sqlite:///"))).exists():
+        _make(path)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make(path: Path) -> None:
+    """Make a SQLite file aside and put it in its place: killed in the middle, mlflow leaves one that it cannot open.
+
+    Of two processes that do so at once, the first one's stays.
+    """
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        aside = Path(folder, path.name)
+        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        with suppress(FileExistsError):
+            os.link(aside, path)
 
 
 def experiment(client: MlflowClient, title: str, uri: str, storage: Path) -> str:

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from sweeper import tracking
+from sweeper import store, tracking
 from sweeper.journal import Journal
 from sweeper.report import best
 from sweeper.store import store_uri
@@ -418,3 +418,19 @@ def test_a_run_that_the_store_refuses_does_not_hold_up_the_others(follow: Callab
     runs = store.picture()["runs"]
     assert runs["t0001"]["status"] == "RUNNING"
     assert runs["t0002"]["status"] == runs["sweep"]["status"] == "FINISHED"
+
+
+def test_a_new_sqlite_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "runs" / "mlflow.db"
+
+    def killed(tracking_uri: str) -> None:
+        Path(tracking_uri.removeprefix("sqlite:///")).write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow, "MlflowClient", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.connection(f"sqlite:///{path}")
+    assert not path.exists()
+    assert [found.name for found in store.connection(f"sqlite:///{path}").search_experiments()] == ["Default"]
+    assert [found.name for found in path.parent.iterdir()] == ["mlflow.db"]
