@@ -39,16 +39,19 @@ def used_seeds(uri: str, data: str, own: Mapping[str, str]) -> set[int]:
     """Seeds of all runs of this data, but for the sweep's that `own` tags name. Raises ValueError as `losses`."""
     runs = store.found(uri, {"sweeper.kind": "trial", DATA: data}, ALL)
     # A driver that was killed may have left a run without parameters.
-    return {int(one.data.params["seed"]) for one in runs if "seed" in one.data.params and not _is(own, one.data.tags)}
+    return {
+        int(one.data.params["seed"]) for one in runs if "seed" in one.data.params and not is_own(own, one.data.tags)
+    }
 
 
 def confirmations(uri: str, baseline: str, own: Mapping[str, str]) -> int:
     """Other sweeps that confirmed against the baseline of that configuration hash. Raises ValueError as `losses`."""
     runs = store.found(uri, {"sweeper.kind": "sweep", "sweeper.baseline": baseline}, ALL)
-    return sum(not _is(own, one.data.tags) for one in runs)
+    return sum(not is_own(own, one.data.tags) for one in runs)
 
 
-def _is(own: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+def is_own(own: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+    """Whether the tags are of the sweep that `own` tags name."""
     return bool(own) and own.items() <= tags.items()
 
 

@@ -105,10 +105,9 @@ def crowned(
     said, families = journal.verdict(), journal.families()
     label: str | None = said["champion"] if said else None
     if said is None or label is None:
-        if len(families) > 1 and (standing := store.champion(uri, spec.name)):
-            own = identity(journal, run_dir)
-            if own and own.items() <= standing.items():
-                say(f"the champion of {spec.name} is of an earlier look of this run, which this one does not confirm")
+        standing = store.champion(uri, spec.name) if len(families) > 1 else None
+        if standing is not None and earlier.is_own(identity(journal, run_dir), standing):
+            say(f"the champion of {spec.name} is of an earlier look of this run, which this one does not confirm")
         return None
     if label == families[-1].champion:
         say(f"the standing champion of {spec.name} is the best again and stays")
@@ -131,8 +130,8 @@ def crowned(
 
 def _met(spec: SweepSpec, journal: Journal, standing: Mapping[str, str], run_dir: Path) -> bool:
     """Whether the standing champion is of this very run, or was one of the arms that its confirmation compared."""
-    family, own = journal.families()[-1], identity(journal, run_dir)
-    if own.items() <= standing.items():
+    family = journal.families()[-1]
+    if earlier.is_own(identity(journal, run_dir), standing):
         return True
     try:
         theirs = spec.config_hash(spec.trainable_config(json.loads(standing[PARAMS])))

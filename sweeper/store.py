@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -44,8 +43,7 @@ def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
 
     None of a SQLite file that is not there. Raises ValueError, in one line, where the store is not to be had.
     """
-    path = uri.removeprefix("sqlite:///")
-    if path != uri and not os.path.exists(path):
+    if _new(uri):
         return []
     configure()
     try:
@@ -58,8 +56,7 @@ def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
 
 def champion(uri: str, model: str) -> dict[str, str] | None:
     """The tags of the version `champion` of a model, if there is one. Raises ValueError as `found`."""
-    path = uri.removeprefix("sqlite:///")
-    if path != uri and not os.path.exists(path):
+    if _new(uri):
         return None
     configure()
     try:
@@ -82,9 +79,16 @@ def connection(uri: str) -> MlflowClient:
     """A client of the store; importing mlflow takes seconds, and so does making a new SQLite file."""
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite:///") and not (path := Path(uri.removeprefix("sqlite:///"))).exists():
+    if path := _new(uri):
         _make(path)
     return MlflowClient(tracking_uri=uri)
+
+
+def _new(uri: str) -> Path | None:
+    """The file of a SQLite store that is not there yet."""
+    head, scheme, rest = uri.partition("sqlite:///")
+    path = Path(rest.partition("?")[0])
+    return path if scheme and not head and not path.exists() else None
 
 
 def _make(path: Path) -> None:
@@ -98,8 +102,12 @@ def _make(path: Path) -> None:
     with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as folder:
         aside = Path(folder, path.name)
         MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
-        with suppress(FileExistsError):
+        try:
             os.link(aside, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.rename(aside, path)
 
 
 def experiment(client: MlflowClient, title: str, uri: str, storage: Path) -> str:
