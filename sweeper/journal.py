@@ -228,6 +228,11 @@ def apply(trials: dict[str, TrialRecord], event: Event) -> None:
             pass
 
 
+def fingerprints_in(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Of data and code, among facts for the record."""
+    return {key: str(value) for key, value in facts.items() if "fingerprint" in key}
+
+
 def matched(record: TrialRecord) -> bool:
     """Whether the trial kept to the budget that all share: it says so with 0 for the metric `audit/matched` if not."""
     return not record.rows or record.rows[-1].metrics.get(f"{AUDIT}matched") != 0

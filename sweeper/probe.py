@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, plan
+from sweeper import cluster, files, plan
 from sweeper.spec import SweepSpec
 from sweeper.spread import Spread
 from sweeper.trainable import Pace, Trainable
@@ -151,17 +151,10 @@ def _device() -> list[str]:
     return found
 
 
-def _folder() -> Path:
-    """$SWEEPER_CACHE, else `sweeper` in the user's cache folder, as for prepared corpora."""
-    if named := os.environ.get("SWEEPER_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "sweeper"
-
-
 def _cache() -> dict[str, dict[str, float]]:
     """What is remembered; nothing where the file is not there or torn."""
     try:
-        known = json.loads((_folder() / FILE).read_text())
+        known = json.loads((files.cache_root() / FILE).read_text())
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
@@ -170,11 +163,7 @@ def _cache() -> dict[str, dict[str, float]]:
 def _remember(key: str, pace: dict[str, float]) -> None:
     """Add a pace to the file. One who comes at the same moment may lose theirs, and no one reads half a file."""
     with contextlib.suppress(OSError):
-        path = _folder() / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{FILE}.{os.getpid()}")
-        partial.write_text(json.dumps({**_cache(), key: pace}, indent=1))
-        partial.replace(path)
+        files.put(files.cache_root() / FILE, json.dumps({**_cache(), key: pace}, indent=1))
 
 
 def main(arguments: list[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper import pareto, tasks, verdict
-from sweeper.journal import AUDIT, Ask, Journal, Session, TrialRecord, matched, nested
+from sweeper.journal import AUDIT, Ask, Journal, Session, TrialRecord, fingerprints_in, matched, nested
 from sweeper.markdown import ABSENT, number, table
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
             ("machine", ", ".join(f"{key} {value}" for key, value in last.machine.items())),
             ("versions", ", ".join(f"{name} {version}" for name, version in sorted(last.versions.items()))),
         ]
-    told = {key: value for session in sessions[-1:] for key, value in session.facts.items() if "fingerprint" in key}
+    told = fingerprints_in(sessions[-1].facts if sessions else {})
     facts += [(key, f"`{value}`") for key, value in {**told, **fingerprints(outcome.bundle)}.items()]
     return "\n".join(f"* {key}: {' '.join(value.split())}" for key, value in facts)
 
@@ -167,7 +167,7 @@ def fingerprints(bundle: Path | None) -> dict[str, str]:
     path = bundle / "metadata.json" if bundle else None
     if path is None or not path.exists():
         return {}
-    return {key: str(value) for key, value in json.loads(path.read_text()).items() if "fingerprint" in key}
+    return fingerprints_in(json.loads(path.read_text()))
 
 
 def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper import folders, report
-from sweeper.journal import Journal, Session, TrialRecord
+from sweeper.journal import Journal, Session, TrialRecord, fingerprints_in
 from sweeper.spec import SweepSpec, load
 
 FOLDER = "reproduced"
@@ -21,9 +21,10 @@ Again = Callable[[SweepSpec, Path, Journal], None]
 class Reproduction:
     """The original beside its repetition.
 
-    rows: how many were compared. equal: whether all metrics of all of them are the same bits. largest: metric -> the
-    largest absolute difference, of those that differ. loss, again: the objective at the last step. changed: what is not
-    as it was, such as versions, in words.
+    rows: how many were compared. equal: whether all metrics that the original has, in all of its rows, are the same
+    bits. largest: metric -> the largest absolute difference, of those that differ. gone, new: metrics that the one has
+    and the other lacks, as another version's reports may. loss, again: the objective at the last step. changed: what is
+    not as it was, such as versions, in words.
     """
 
     trial: str
@@ -32,6 +33,8 @@ class Reproduction:
     loss: float | None
     again: float | None
     largest: dict[str, float] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
 
@@ -64,22 +67,26 @@ def reproduce(spec: SweepSpec, run_dir: Path, journal: Journal, record: TrialRec
 
 
 def compared(spec: SweepSpec, old: TrialRecord, new: TrialRecord, changed: list[str]) -> Reproduction:
-    """Row by row. A row or a metric that only one of them has counts as a difference without a size."""
+    """Row by row. A row that only one of them has, and a metric that is gone, count as a difference without a size."""
     largest: dict[str, float] = {}
     ours, theirs = ({row.step: row.metrics for row in one.rows} for one in (old, new))
-    for step in ours.keys() & theirs.keys():
+    both = ours.keys() & theirs.keys()
+    for step in both:
         for key in ours[step].keys() & theirs[step].keys():
             difference = abs(ours[step][key] - theirs[step][key])
             if difference:
                 largest[key] = max(difference, largest.get(key, 0.0))
-    same = [ours.get(step, {}).keys() == theirs.get(step, {}).keys() for step in ours.keys() | theirs.keys()]
+    gone = sorted({key for step in both for key in ours[step].keys() - theirs[step].keys()})
+    added = sorted({key for step in both for key in theirs[step].keys() - ours[step].keys()})
     found = Reproduction(
         trial=old.id,
-        rows=len(ours.keys() & theirs.keys()),
-        equal=bool(same) and all(same) and not largest,
+        rows=len(both),
+        equal=bool(both) and ours.keys() == theirs.keys() and not gone and not largest,
         loss=old.score(spec.objective),
         again=new.score(spec.objective),
         largest=largest,
+        gone=gone,
+        new=added,
         changed=changed,
     )
     failed = new.end.reason if new.end and new.state != "completed" else None
@@ -93,17 +100,22 @@ def lines(spec: SweepSpec, found: Reproduction) -> list[str]:
     if found.equal:
         verdict = f"bitwise equal: every metric of {found.rows} rows"
     else:
-        differ = ", ".join(f"{key} by up to {size:.3g}" for key, size in sorted(found.largest.items())[:6])
-        verdict = f"not equal: {differ or 'other rows or metrics'}"
+        differ = [f"{key} by up to {size:.3g}" for key, size in sorted(found.largest.items())]
+        differ += [f"{key} is gone" for key in found.gone]
+        verdict = f"not equal: {', '.join(differ[:6]) or 'other rows'}"
+    if found.new:
+        verdict += f"; new since then: {', '.join(found.new[:3])}{', …' if len(found.new) > 3 else ''}"
     return [what, verdict, *(f"not as it was: {line}" for line in found.changed)]
 
 
 def _changed(old: Journal, new: Journal) -> list[str]:
-    """Versions, machine, threads and device that are not as they were in the last session."""
+    """Versions, data, machine, threads and device that are not as they were in the last session."""
     then, now = (_last(journal) for journal in (old, new))
     pairs: list[tuple[str, Any, Any]] = [
         (name, then.versions.get(name), now.versions.get(name)) for name in sorted(then.versions | now.versions)
     ]
+    was, is_now = fingerprints_in(then.facts), fingerprints_in(now.facts)
+    pairs += [(key, was[key], is_now[key]) for key in sorted(was.keys() & is_now.keys())]
     keys = sorted((then.machine.keys() & now.machine.keys()) - {"concurrency", "slots"})
     pairs += [(key, then.machine[key], now.machine[key]) for key in keys]
     pairs.append(("git commit", then.git_commit, now.git_commit))

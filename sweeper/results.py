@@ -6,12 +6,11 @@ Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweeper import report, report_html, tables
+from sweeper import files, report, report_html, tables
 from sweeper.journal import Journal
 from sweeper.report import Outcome
 from sweeper.spec import SweepSpec, load
@@ -27,9 +26,7 @@ def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]
     }
     assert tuple(texts) == report.REPORTS
     for name, text in texts.items():
-        partial = outcome.run_dir / f".{name}"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, outcome.run_dir / name)
+        files.put(outcome.run_dir / name, text)
     return [outcome.run_dir / name for name in texts]
 
 

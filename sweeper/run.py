@@ -31,10 +31,10 @@ from sweeper import (
     room,
 )
 from sweeper.interrupts import Interrupts
-from sweeper.journal import Journal
+from sweeper.journal import Journal, fingerprints_in
 from sweeper.spec import SweepSpec, load
 from sweeper.spread import Spread, spread
-from sweeper.stages import Stages, prepared, refuse_used, repeated
+from sweeper.stages import Stages, begun, prepared, refuse_used, repeated
 from sweeper.store import store_uri
 from sweeper.summary import summary, sweep_state
 from sweeper.tracking import DRAIN_S, Tracker
@@ -95,8 +95,9 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
             facts = prepared(spec, _say)
         if args.more_seeds < 0 or (args.more_seeds and not (known and spec.compared)):
             raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
+        recorded = begun(known, facts)
         if not args.reuse_seeds:
-            refuse_used(args.spec, spec, storage, facts, known, _say)
+            refuse_used(args.spec, spec, storage, facts, recorded, _say)
         run_dir = known or folders.new(storage, spec)
     except ValueError as error:
         _say(f"error: {error}")
@@ -218,7 +219,7 @@ def _carry_out(
         _say(f"error: {run_dir}: {error}")
         return REFUSED
     uri = store_uri(spec, run_dir.parent)
-    tags = {f"sweeper.{key}": str(value) for key, value in facts.items() if "fingerprint" in key}
+    tags = {f"sweeper.{key}": value for key, value in fingerprints_in(facts).items()}
     stages = Stages(
         spec=spec,
         run_dir=run_dir,

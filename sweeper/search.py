@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -30,7 +29,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from sweeper import checkpoints, confirm, stats
+from sweeper import checkpoints, confirm, files, stats
 from sweeper.journal import Ask, End, Journal, TrialRecord, apply
 from sweeper.objectives import maximised
 from sweeper.report import matched
@@ -282,9 +281,7 @@ def write_study(spec: SweepSpec, journal: Journal, path: Path) -> None:
     lines = _Lines()
     study = optuna.create_study(storage=JournalStorage(lines), study_name=spec.name, directions=_directions(spec))
     study.add_trials(_frozen_all(journal.stage(JournalSearch.stage), spec, spec.objectives))
-    partial = path.with_name(f".{path.name}")
-    partial.write_text("".join(lines.lines))
-    os.replace(partial, path)
+    files.put(path, "".join(lines.lines))
 
 
 def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from sweeper import cluster, confirm, folders, ledger, remote, reproduce, tasks
 from sweeper.interrupts import Interrupts
-from sweeper.journal import Journal, Verdict
+from sweeper.journal import Journal, Session, Verdict, fingerprints_in
 from sweeper.reproduce import Reproduction
 from sweeper.spec import SweepSpec
 from sweeper.store import store_uri
@@ -42,22 +42,37 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
         waiting.cancel()
 
 
+def begun(known: Path | None, facts: dict[str, Any]) -> Journal | None:
+    """What is on record of the run to go on with. Raises ValueError where it was begun on other data."""
+    if known is None:
+        return None
+    with naming(known):
+        journal = Journal(known / "journal.jsonl", read_only=True)
+        sessions = [event for event in journal.events if isinstance(event, Session)]
+        for key, then in fingerprints_in(sessions[0].facts if sessions else {}).items():
+            now = fingerprints_in(facts).get(key, then)
+            if now != then:
+                raise ValueError(
+                    f"its trials would not be comparable, for the data is not what it was ({key} {then} then, {now} "
+                    "now): put it back, or start a new run"
+                )
+    return journal
+
+
 def refuse_used(
-    path: Path, spec: SweepSpec, storage: Path, facts: dict[str, Any], known: Path | None, say: Say
+    path: Path, spec: SweepSpec, storage: Path, facts: dict[str, Any], journal: Journal | None, say: Say
 ) -> None:
     """Raises ValueError where other runs of this data have used a seed of the confirmation.
 
-    path: of the spec, which the refusal names. known: the run to go on with.
+    path: of the spec, which the refusal names. journal: of the run to go on with.
     """
     if not spec.compared or not facts.get("data_fingerprint"):
         return
     own: dict[str, str] = {}
-    if known:
-        with naming(known):
-            journal = Journal(known / "journal.jsonl", read_only=True)
+    if journal:
         if journal.families():
             return  # declared: what is known of their freshness is on record
-        own = ledger.identity(journal, known)
+        own = ledger.identity(journal, journal.path.parent)
     with naming(path):
         ledger.refuse_used(spec, store_uri(spec, storage), facts, own, say)
 
@@ -155,14 +170,14 @@ class Stages:
 def repeated(run_dir: Path, trial: str | None, signals: Interrupts, verbose: bool) -> tuple[SweepSpec, Reproduction]:
     """Train a trial of a run again, the best if none is named, beside its original. ValueError in one line."""
     spec, journal, record = reproduce.chosen(run_dir.resolve(), trial)
-    prepared(spec, signals.say)
+    facts = prepared(spec, signals.say)
 
     def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:
         with cluster.session(_packages(spec), verbose) as nodes:
             signals.install()
             from sweeper import sweep
 
-            sweep.again(spec, folder, open_trials, cluster.room(spec.resources, nodes), signals.say)
+            sweep.again(spec, folder, open_trials, cluster.room(spec.resources, nodes), facts, signals.say)
 
     try:
         with FileLock(run_dir / folders.LOCK, timeout=0.5):

@@ -115,9 +115,16 @@ def confirm(
     return confirmation.complete(spec, journal)
 
 
-def again(spec: SweepSpec, run_dir: Path, journal: Journal, slots: int, say: Callable[[str], None] = print) -> None:
+def again(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    facts: dict[str, Any],
+    say: Callable[[str], None] = print,
+) -> None:
     """Run the trials that the journal holds open, and no others."""
-    _begin(spec, run_dir, journal, slots, {}, say)
+    _begin(spec, run_dir, journal, slots, facts, say)
     search = OpenSearch(spec, journal, slots, run_dir / OPTUNA_LOG)
     _stage(spec, run_dir, journal, search, Recording(journal, run_dir), say)
 

@@ -28,11 +28,11 @@ def checked(spec: SweepSpec) -> dict[str, Any]:
     check_tasks = Trainable.load(spec.trainable).check_tasks
     assert check_tasks is not None, spec.trainable
     try:
-        scores = list(check_tasks(spec.settings({}), dict(spec.evaluate.tasks)))
+        scores = check_tasks(spec.settings({}), dict(spec.evaluate.tasks))
     except ValueError as error:
         raise ValueError(f"evaluate: {' '.join(str(error).split())}") from error
     objectives.refuse_unknown(spec.objectives, scores)
-    return {FACT: scores}
+    return {FACT: list(scores), **{f"{_task(name)}_fingerprint": data for name, data in scores.items()}}
 
 
 def words(spec: SweepSpec) -> str:

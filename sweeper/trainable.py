@@ -1,15 +1,16 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. Five are optional: `expand(params)` replaces settings by dotted path which stand for others,
+`train(config, context)`. Six are optional: `expand(params)` replaces settings by dotted path which stand for others,
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
 corpus), raises ValueError for what cannot be had, and returns facts to keep in the record; `preparing(config)` says
 how many seconds that would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a
 few steps on made-up data, as the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`,
 called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored, and returns the names of the
-main metrics that they will give, such as `zorro/accuracy`. A spec names a trainable as text
-(`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver imports the module too,
-to validate settings, so the module must import nothing heavy: torch belongs inside the functions.
+main metrics that they will give, such as `zorro/accuracy`, each with a fingerprint of the task's data; `at_end()` names
+losses that the last row alone has. A spec names a trainable as text (`trainables.mlm:train`); the text crosses to the
+workers and is imported there. The driver imports the module too, to validate settings, so the module must import
+nothing heavy: torch belongs inside the functions.
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ def _nothing(_config: Any) -> dict[str, Any]:
     return {}
 
 
+def _none() -> tuple[str, ...]:
+    """Every row has the same metrics."""
+    return ()
+
+
 def _at_once(_config: Any) -> float:
     """Nothing to prepare takes no time."""
     return 0.0
@@ -116,7 +122,7 @@ class TrainContext:
 
 @dataclass(frozen=True)
 class Trainable:
-    """A trainable by name: its settings' type and its functions, the last two where it has them. Made by `load`."""
+    """A trainable by name: its settings' type and its functions, two of them where it has them. Made by `load`."""
 
     name: str
     config: Any
@@ -125,7 +131,8 @@ class Trainable:
     preparing: Callable[[Any], float]
     expand: Callable[[Mapping[str, Any]], dict[str, Any]]
     probe: Callable[[Any, str, int], Pace] | None
-    check_tasks: Callable[[Any, Mapping[str, str]], Sequence[str]] | None
+    check_tasks: Callable[[Any, Mapping[str, str]], Mapping[str, str]] | None
+    at_end: Callable[[], Sequence[str]]
 
     @staticmethod
     def load(name: str) -> Trainable:
@@ -142,5 +149,5 @@ class Trainable:
             raise ValueError(f"{module_name!r} must have {function!r} and 'Config'")
         prepare, preparing = getattr(module, "prepare", _nothing), getattr(module, "preparing", _at_once)
         expand, probe = getattr(module, "expand", dict), getattr(module, "probe", None)
-        check_tasks = getattr(module, "check_tasks", None)
-        return Trainable(name, config, train, prepare, preparing, expand, probe, check_tasks)
+        check_tasks, at_end = getattr(module, "check_tasks", None), getattr(module, "at_end", _none)
+        return Trainable(name, config, train, prepare, preparing, expand, probe, check_tasks, at_end)

@@ -107,4 +107,6 @@ def _backend(workers: int, gpu: bool) -> BackendConfig:
         return BackendConfig()
     from ray.train.torch import TorchConfig
 
-    return TorchConfig(backend="nccl" if gpu else "gloo")
+    from sweeper.process_group import Gloo
+
+    return TorchConfig(backend="nccl") if gpu else Gloo()

@@ -183,16 +183,21 @@ class MaskingConfig(Frozen):
         return not (self.by_row or self.independent or self.rate_schedule == "linear")
 
 
+BOTH_LENGTHS = "steps and length are both there: keep one, and set the other to null"
+
+
 class Length(Frozen):
     """How long a run is, in words that it sees (series.py says what is counted).
 
     words: 100000000, or 100M. rows: how many rows have them; counted_in: a hash of the words and of the settings of the
-    corpus in which they were counted. Both are filled in where they are missing or of another corpus.
+    corpus in which they were counted. Both are filled in where they are missing or of another corpus. steps: the run's
+    as they followed from it, by which `steps` that someone sets beside a length are told from those.
     """
 
     words: Words
     rows: Positive | None = None
     counted_in: str | None = None
+    steps: Positive | None = None
 
 
 class Config(Frozen):
@@ -228,11 +233,16 @@ class Config(Frozen):
         length = tree.get("length") if isinstance(tree, Mapping) else None
         if length is None:
             return tree
-        rows = length.get("rows") if isinstance(length, Mapping) else getattr(length, "rows", None)
-        batch = tree.get("batch_size", cls.model_fields["batch_size"].default)
+        known = length.model_dump() if isinstance(length, Length) else length
+        if not isinstance(known, Mapping):
+            return tree  # refused below
+        rows, batch = known.get("rows"), tree.get("batch_size", cls.model_fields["batch_size"].default)
         if not (isinstance(rows, int) and isinstance(batch, int) and rows > 0 and batch > 0):
             return tree  # refused below
-        return {**tree, "steps": -(-rows // batch)}
+        if known.get("steps") is not None and tree.get("steps", known["steps"]) != known["steps"]:
+            raise ValueError(BOTH_LENGTHS)
+        steps = -(-rows // batch)
+        return {**tree, "steps": steps, "length": {**known, "steps": steps}}
 
     @model_serializer(mode="wrap")
     def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from sweeper import files
 from trainables.config import DataConfig
 
 LINES_PER_DOCUMENT = 1000
@@ -147,10 +148,7 @@ class Hub:
         pin = pins / f"{name}@{revision}".replace("/", "--")
         if not pin.exists():
             commit = _hub_commit(name, revision)
-            pins.mkdir(parents=True, exist_ok=True)
-            partial = pin.with_name(f".{pin.name}.{os.getpid()}")
-            partial.write_text(commit)
-            partial.replace(pin)
+            files.put(pin, commit)
         return Hub(name, pin.read_text().strip())
 
     def identity(self) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from filelock import FileLock
 
+from sweeper import files
 from trainables import corpus, noise, tokenizer
 from trainables.config import DataConfig
 from trainables.preparation import EVALUATION_ARRAYS, LAYOUT, TRAIN_ARRAYS, VERSION, EvaluationSet, Preparation
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Batches", "EvaluationSet", "Prepared", "cache_root", "prepare"]
+__all__ = ["Batches", "EvaluationSet", "Prepared", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ def is_prepared(config: DataConfig) -> bool:
 
 def _found(config: DataConfig) -> tuple[Path, tuple[corpus.Source, corpus.Files | None, corpus.Files | None], Any]:
     """The cache folder; the corpus, validation and test sources; and the tokenizer."""
-    root = cache_root()
+    root = files.cache_root()
     source = corpus.find(config.corpus, root / "hub")
     validation, test = (corpus.find_part(part, getattr(config, part)) for part in ("validation", "test"))
     words = tokenizer.find(config.tokenizer)
@@ -154,13 +155,6 @@ def _found(config: DataConfig) -> tuple[Path, tuple[corpus.Source, corpus.Files 
     }
     fingerprint = hashlib.sha256(json.dumps(wants, sort_keys=True).encode()).hexdigest()[:32]
     return root / f"{fingerprint}-{LAYOUT}", (source, validation, test), words
-
-
-def cache_root() -> Path:
-    """$SWEEPER_CACHE, else `sweeper` in the user's cache folder."""
-    if named := os.environ.get("SWEEPER_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "sweeper"
 
 
 def _open(folder: Path, config: DataConfig) -> Prepared:

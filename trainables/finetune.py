@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeper import files
 from trainables.classifier import Progress, learn
 from trainables.glue import FAST, Examples, Measure, Settings, Split, check, measure, parts, read, settings
 
@@ -89,7 +89,7 @@ class _Task:
         if kept is None:
             learned = learn(self.model_folder, self.name, self.settings, self.examples, seed, tell)
             kept = {"task": self.name, "seed": seed, "fingerprint": self.fingerprint, **learned}
-            _write(path, kept)
+            files.put(path, json.dumps(kept, indent=2) + "\n")
         return kept
 
 
@@ -122,14 +122,3 @@ def _kept(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     return record if isinstance(record, dict) and {"score", "last", "majority"} <= record.keys() else None
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    """At once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

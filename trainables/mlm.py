@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trainables.data import Prepared
     from trainables.noise import StepNoise
 
-__all__ = ["Config", "check_tasks", "expand", "prepare", "preparing", "probe", "train"]
+__all__ = ["Config", "at_end", "check_tasks", "expand", "prepare", "preparing", "probe", "train"]
 
 PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
 
@@ -61,13 +61,23 @@ def prepare(config: settings.Config) -> dict[str, Any]:
     return facts | {"series": [mark.name for mark in series.reached(prepared, batches, config.series, config.steps)]}
 
 
-def check_tasks(config: settings.Config, tasks: Mapping[str, str]) -> tuple[str, ...]:
-    """The main metrics of tasks that the last row can be judged by. ValueError, in one line, for one that it cannot."""
+def at_end() -> tuple[str, ...]:
+    """Metrics of the last row alone."""
+    from trainables import slices
+
+    return tuple(f"val/loss_{name}" for name in slices.NAMES)
+
+
+def check_tasks(config: settings.Config, tasks: Mapping[str, str]) -> dict[str, str]:
+    """The main metrics of tasks that the last row can be judged by, each with a fingerprint of the task's data.
+
+    ValueError, in one line, for a task that it cannot be judged by.
+    """
     from trainables import data
     from trainables import tasks as known
 
-    known.check(tasks, data.prepare(config.data).tokenizer_files(), config.model.max_positions)
-    return known.main_metrics(tasks)
+    found = known.check(tasks, data.prepare(config.data).tokenizer_files(), config.model.max_positions)
+    return {known.main_metric(name): fingerprint for name, fingerprint in found.items()}
 
 
 def train(config: settings.Config, context: TrainContext) -> None:

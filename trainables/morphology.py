@@ -28,9 +28,10 @@ class Correlation(NamedTuple):
     interval: tuple[float, float]
 
 
-def read_wug(path: Path) -> tuple[Pairs, NDArray[np.float64]]:
-    """(pairs, [n] human ratios of option 0) of a .jsonl, or a folder of them, with `sentences` (two, a tab between)
-    and `ratio`. ValueError, in one line, names file and line.
+def read_wug(path: Path) -> Pairs:
+    """A .jsonl, or a folder of them, with `sentences` (two, a tab between) and `ratio`.
+
+    ValueError, in one line, names file and line.
     """
     options, where, group, ratios = [], [], [], []
     for file in task_files(path, ".jsonl"):
@@ -44,15 +45,16 @@ def read_wug(path: Path) -> tuple[Pairs, NDArray[np.float64]]:
             group.append(file.stem)
     if len(set(ratios)) < 2:
         raise ValueError(f"{path}: every ratio is the same, so nothing can be correlated with them")
-    return Pairs(options, where, group), np.array(ratios)
+    return Pairs(options, where, group, ratios)
 
 
-def score(ratios: NDArray[np.float64], preference: NDArray[np.float64], seed: int = 0) -> Correlation:
+def score(pairs: Pairs, preference: NDArray[np.float64], seed: int = 0) -> Correlation:
     """Spearman's correlation of the preference for option 0 with the human ratio, average ranks for equals.
 
     preference: [n] log p(option 0) - log p(option 1). BabyLM's pipeline correlates the softmax of the two, which
     orders items alike, but in float32 makes equals of all preferences above some 17 nats.
     """
+    ratios = np.array(pairs.ratios)
     source = np.random.Generator(np.random.Philox(noise.derive(seed, "bootstrap of items")))
     chosen = source.integers(len(ratios), size=(RESAMPLES, len(ratios)))
     resampled = spearman(ratios[chosen], preference[chosen])

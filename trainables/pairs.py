@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,19 @@ class Pairs:
     """n pairs of one task, in the order of the files by name.
 
     options: [n] (option 0, option 1). where: [n] file and line, for messages. group: [n] what the pair belongs to.
+    ratios: [n] share of people who chose option 0, where people were asked.
     """
 
     options: list[tuple[str, str]]
     where: list[str]
     group: list[str]
+    ratios: list[float] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is judged by, wherever it lies: 16 hex digits of a sha256."""
+        content = json.dumps([self.options, self.group, self.ratios])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def sentences(self) -> list[str]:
         """[2 n], the two of a pair beside each other."""

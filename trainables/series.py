@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trainables import data, marks
-from trainables.config import DataConfig
+from trainables.config import BOTH_LENGTHS, DataConfig
 from trainables.data import Batches, Prepared
 
 SURE = 6.0  # standard deviations: an order of the rows that has fewer words than `rows_for` reckons with is one in 1e9
@@ -85,7 +85,7 @@ def counted(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(length, Mapping) or "words" not in length:
         return tree
     if "rows" not in length and "steps" in tree:
-        raise ValueError("steps and length are both there: keep one, and set the other to null")
+        raise ValueError(BOTH_LENGTHS)
     try:
         corpus = DataConfig.model_validate(tree.get("data") or {}).model_dump_json()
         words = marks.words(length["words"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
+import io
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sweeper import files
 from trainables import glue, minimal_pairs, morphology, pseudo_likelihood
 from trainables.pairs import Pairs
 from trainables.pseudo_likelihood import Scorer
@@ -28,8 +29,8 @@ from trainables.pseudo_likelihood import Scorer
 READERS: dict[str, Callable[[Path], Pairs]] = {
     "blimp": minimal_pairs.read_blimp,
     "zorro": minimal_pairs.read_zorro,
-    "wug_adj": lambda path: morphology.read_wug(path)[0],
-    "wug_past": lambda path: morphology.read_wug(path)[0],
+    "wug_adj": morphology.read_wug,
+    "wug_past": morphology.read_wug,
 }
 GLUE = "glue/"
 
@@ -59,21 +60,24 @@ class TaskScore:
     by: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: int) -> None:
-    """Raise ValueError, in one line, for the first task that cannot be evaluated.
+def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: int) -> dict[str, str]:
+    """Raise ValueError, in one line, for the first task that cannot be evaluated. Returns a fingerprint of each's data.
 
     tokenizer_folder: None leaves the lengths of sentences unchecked. positions: what a row of the model can hold.
     """
     tokenizer = pseudo_likelihood.load_tokenizer(tokenizer_folder) if tokenizer_folder else None
+    found = {}
     for name, data in tasks.items():
         known(name)
         if name.startswith(GLUE):
-            glue.check(name.removeprefix(GLUE), data)
+            found[name] = glue.check(name.removeprefix(GLUE), data)
             continue
         pairs = READERS[name](Path(data))
         if tokenizer:
             coded = pseudo_likelihood.tokens(tokenizer, pairs.sentences())
             pairs.check([len(ids) for ids, _ in coded], positions)
+        found[name] = pairs.fingerprint
+    return found
 
 
 def known(name: str) -> None:
@@ -84,10 +88,10 @@ def known(name: str) -> None:
         raise ValueError(f"there is no task {name!r}: " + (f"did you mean {near[0]}?" if near else ", ".join(names)))
 
 
-def main_metrics(tasks: Mapping[str, str]) -> tuple[str, ...]:
-    """What `metrics` calls the scores themselves."""
+def main_metric(name: str) -> str:
+    """What `metrics` calls the score itself."""
     measures = {"blimp": "accuracy", "zorro": "accuracy", "wug_adj": "spearman", "wug_past": "spearman"}
-    return tuple(f"{name}/{measures.get(name) or glue.measure(name.removeprefix(GLUE))}" for name in tasks)
+    return f"{name}/{measures.get(name) or glue.measure(name.removeprefix(GLUE))}"
 
 
 def evaluate(
@@ -152,18 +156,15 @@ class Kept:
 
     def __call__(self, sentences: Sequence[str], progress: pseudo_likelihood.Progress) -> NDArray[np.float64]:
         """[n], as `Scorer`."""
-        from trainables.data import cache_root
-
         key = self._origin.copy()
         key.update("\0".join(sentences).encode())
-        kept = cache_root() / "untrained" / f"{key.hexdigest()[:32]}.npy"
+        kept = files.cache_root() / "untrained" / f"{key.hexdigest()[:32]}.npy"
         if kept.exists():
             return np.load(kept, allow_pickle=False)
         scores = self._scorer(sentences, progress)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f"{kept.stem}.{os.getpid()}.npy")
-        np.save(partial, scores, allow_pickle=False)
-        partial.replace(kept)
+        content = io.BytesIO()
+        np.save(content, scores, allow_pickle=False)
+        files.put(kept, content.getvalue())
         return scores
 
 
@@ -178,9 +179,9 @@ def _grammar(scorers: tuple[Scorer, Kept], name: str, data: Path, seed: int, pro
 
 
 def _morphology(scorers: tuple[Scorer, Kept], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
-    pairs, ratios = morphology.read_wug(data)
+    pairs = READERS[name](data)
     trained, blank = (
-        morphology.score(ratios, pairs.preference(scorer, _named(what, progress)), seed)
+        morphology.score(pairs, pairs.preference(scorer, _named(what, progress)), seed)
         for scorer, what in zip(scorers, (name, f"{name}, untrained"), strict=True)
     )
     return TaskScore("spearman", trained.score, blank.score, None, trained.ties, trained.interval)
@@ -189,9 +190,8 @@ def _morphology(scorers: tuple[Scorer, Kept], name: str, data: Path, seed: int, 
 def _glue(folders: tuple[Path, Path], name: str, data: str, seeds: Sequence[int], progress: Progress) -> TaskScore:
     """Fine-tuned results lie in the cache: what another trial or an earlier call has finished is not repeated."""
     from trainables import finetune
-    from trainables.data import cache_root
 
-    task, work = name.removeprefix(GLUE), cache_root() / "finetuned"
+    task, work = name.removeprefix(GLUE), files.cache_root() / "finetuned"
     trained, blank = (
         finetune.finetune(folder, task, data, work, seeds, lambda text, what=what: progress(f"{what}: {text}", 0, 0))
         for folder, what in zip(folders, (name, f"{name}, untrained"), strict=True)

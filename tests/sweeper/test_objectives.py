@@ -21,6 +21,7 @@ from tests.sweeper.test_spec import EXPLICIT, TOY
 from trainables import toy
 
 BOTH = ["val/loss", "toy/accuracy"]
+MLM = {"trainable": "trainables.mlm:train", "space": {"masking.rate": {"uniform": [0.1, 0.2]}}, "arms": {}}
 TASKS = {"tasks": {"toy": "pairs.txt"}}
 
 driver = test_trial.driver
@@ -89,6 +90,7 @@ def test_tasks_and_objectives_are_part_of_what_is_run_and_not_of_what_a_loss_dep
     [
         ({"objective": []}, "objective: () is too short: it needs at least 1"),
         ({"objective": ["val/loss", 3]}, "objective[1]: 3 should be text"),
+        ({**MLM, "objective": "val/loss_freq_0"}, "objective: 'val/loss_freq_0' is in a run's last row alone; it can"),
         ({"objective": {"val/loss": 1}}, "objective: {'val/loss': 1} should be a list"),
         ({"objective": BOTH[::-1]}, "objective: 'toy/accuracy' must begin with val/, as val/loss; it is minimised"),
         ({"objective": [*BOTH, "val/loss"]}, "objective: 'val/loss' is there twice"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +53,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_the_tasks_give_is_on_record(here: Path) -> None:
-    assert prepared(resolve(TREE), print) == {"scores": ["toy/accuracy"]}
+    data = sha256(Path("pairs.txt").read_bytes()).hexdigest()
+    assert prepared(resolve(TREE), print) == {"scores": ["toy/accuracy"], "toy_fingerprint": data}
     assert prepared(toy_spec(), print) == {}
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.trainables.texts import sentences, write_documents
 from trainables import preparation
 from trainables.config import DataConfig
-from trainables.data import Batches, Prepared, cache_root, prepare
+from trainables.data import Batches, Prepared, prepare
 from trainables.preparation import evaluation_set
 
 BLOCK = 16
@@ -288,16 +288,6 @@ def test_a_preparation_that_fails_leaves_nothing_and_the_next_one_succeeds(
     (tmp_path / f"{lock.stem}.partial").mkdir()
     (tmp_path / f"{lock.stem}.partial" / "torn.npy").write_bytes(b"from a killed process")
     assert not (prepare(settings(text)).folder / "torn.npy").exists()
-
-
-def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_root() == Path(os.environ["SWEEPER_CACHE"])
-    monkeypatch.delenv("SWEEPER_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/some/cache")
-    assert cache_root() == Path("/some/cache/sweeper")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/some/home")
-    assert cache_root() == Path("/some/home/.cache/sweeper")
 
 
 BAD = [

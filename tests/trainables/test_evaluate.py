@@ -181,13 +181,20 @@ def test_fine_tuning_is_given_the_bundle_and_its_untrained_like(bundle: Path, mo
     assert tasks.metrics({"glue/rte": scores["glue/rte"]}) == pytest.approx(
         {f"glue/rte/{name}": value for name, value in expected.items()}
     )
-    assert tasks.main_metrics({"glue/rte": "", "glue/qqp": ""}) == ("glue/rte/accuracy", "glue/qqp/f1")
+    assert [tasks.main_metric(name) for name in ("glue/rte", "glue/qqp")] == ["glue/rte/accuracy", "glue/qqp/f1"]
 
 
 def test_a_runs_last_row_has_the_scores_that_its_bundle_gets(corpus: Path, data: Path, tmp_path: Path) -> None:
     settings = config(corpus, model={"max_positions": 64})
     wanted = {"zorro": str(data / "zorro"), "wug_past": str(data / "wug.jsonl")}
-    assert mlm.check_tasks(settings, wanted) == ("zorro/accuracy", "wug_past/spearman")
+    found = mlm.check_tasks(settings, wanted)
+    assert list(found) == ["zorro/accuracy", "wug_past/spearman"]
+    shutil.copytree(data, tmp_path / "moved")
+    moved = {name: value.replace(str(data), str(tmp_path / "moved")) for name, value in wanted.items()}
+    assert mlm.check_tasks(settings, moved) == found, "what is judged by is the same, wherever it lies"
+    text = (tmp_path / "moved" / "wug.jsonl").read_text()
+    (tmp_path / "moved" / "wug.jsonl").write_text(text.replace('"ratio": 0.0', '"ratio": 0.01', 1))
+    assert [same == found[name] for name, same in mlm.check_tasks(settings, moved).items()] == [True, False]
     recorder = run(settings, tmp_path, evaluate=wanted)
     *others, last = recorder.rows
     assert not any(name.startswith(("zorro/", "wug_past/")) for row in others for name in row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,8 @@ def test_in_zorro_the_bad_sentence_comes_first_and_the_good_one_is_option_0(tmp_
 
 
 def test_wug_has_two_sentences_and_a_ratio(tmp_path: Path) -> None:
-    pairs, ratios = read_wug(write_wug(tmp_path / "wug.jsonl", items=4))
-    assert ratios.tolist() == [0, 0.25, 0.5, 0.75]
+    pairs = read_wug(write_wug(tmp_path / "wug.jsonl", items=4))
+    assert pairs.ratios == [0, 0.25, 0.5, 0.75]
     assert all(first.endswith("ba.") and second.endswith("ne.") for first, second in pairs.options)
 
 
@@ -79,7 +80,7 @@ def test_the_interval_of_a_correlation_is_scipys() -> None:
     ratios = np.round(draw.random(80), 1)
     preference = ratios + draw.normal(0, 0.4, 80)
     preference[:3] = 0
-    result = morphology.score(ratios, preference)
+    result = morphology.score(replace(made(*["a"] * 80), ratios=ratios.tolist()), preference)
     theirs = stats.bootstrap(
         (ratios, preference), lambda a, b, axis: morphology.spearman(a, b), paired=True, vectorized=True,
         n_resamples=3000, method="percentile", rng=draw,

@@ -153,6 +153,9 @@ def test_a_length_in_words_becomes_steps(corpus: Path) -> None:
     assert again.model_dump() == settings.model_dump(), "what is resolved needs no corpus"
     assert again.steps == settings.steps
     assert Config.model_validate({**dumped, "batch_size": 4}).steps == -(-3 * len(prepared.rows) // 4)
+    with pytest.raises(ValidationError, match="steps and length are both there"):
+        mlm.Config.model_validate({**dumped, "steps": settings.steps + 1})
+    assert mlm.Config.model_validate({**dumped, "steps": 99, "length": None}).steps == 99
     longer = mlm.Config.model_validate({**dumped, "length": {**dumped["length"], "words": 6 * epoch}})
     assert longer.length
     assert longer.length.rows == 6 * len(prepared.rows), "other words are counted anew"

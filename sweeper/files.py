@@ -1,0 +1,27 @@
+"""Files that are there whole or not at all, and the folder for what outlives a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_root() -> Path:
+    """$SWEEPER_CACHE, else `sweeper` in the user's cache folder."""
+    if named := os.environ.get("SWEEPER_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "sweeper"
+
+
+def put(path: Path, content: bytes | str) -> None:
+    """Make or replace a file, at once and on disk; its folder is made where there is none. Text is UTF-8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
