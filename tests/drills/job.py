@@ -109,7 +109,10 @@ class Job:
     @property
     def state(self) -> str:
         told = self._ray("status", self.name)
-        return next(state for state in ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING", "PENDING") if state in told)
+        for state in ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING", "PENDING"):
+            if state in told:
+                return state
+        raise RuntimeError(f"ray job status tells no state: {told[-500:]}")
 
     def stop(self) -> None:
         self._ray("stop", self.name)
@@ -216,6 +219,9 @@ def _journal(storage: Path) -> Path:
 def _at(storage: Path, trial: str, reports: int) -> None:
     def there() -> bool:
         path = _journal(storage)
-        return path.exists() and path.read_text().count(f'"event": "report", "trial": "{trial}"') >= reports
+        record = Journal(path, read_only=True).trials.get(trial) if path.exists() else None
+        if record and record.state == "failed":
+            raise RuntimeError(f"{trial} failed: {record.end and record.end.reason}")
+        return record is not None and len(record.rows) >= reports
 
     until(there, LIMIT_S, f"{trial} reports {reports} times")
