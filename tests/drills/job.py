@@ -86,6 +86,16 @@ def _alone(folder: Path, spec: Path, environment: dict[str, str]) -> Journal:
     return Journal(_journal(folder / "alone"), read_only=True)
 
 
+# As `ray job status` words them.
+STATES = {
+    "SUCCEEDED": "' succeeded",
+    "STOPPED": "' was stopped",
+    "FAILED": "' failed",
+    "RUNNING": "': RUNNING",
+    "PENDING": "': PENDING",
+}
+
+
 class Job:
     """A submitted sweep."""
 
@@ -109,8 +119,8 @@ class Job:
     @property
     def state(self) -> str:
         told = self._ray("status", self.name)
-        for state in ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING", "PENDING"):
-            if state in told:
+        for state, words in STATES.items():
+            if words in told:
                 return state
         raise RuntimeError(f"ray job status tells no state: {told[-500:]}")
 
