@@ -7,12 +7,10 @@ every node must reach it, and it goes when the stage ends.
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections import deque
@@ -25,7 +23,7 @@ import ray
 from ray import tune
 from ray.tune import TuneError
 
-from sweeper import checkpoints, cluster, remote, trial
+from sweeper import checkpoints, cluster, provenance, remote, trial
 from sweeper import confirm as confirmation
 from sweeper.journal import End, Journal, Session
 from sweeper.remote import Remote
@@ -37,8 +35,6 @@ from sweeper.spec import SweepSpec
 SCRATCH = ".tune"
 WATCH_S, GRACE_S = 3.0, 1.0
 OPTUNA_LOG = "optuna.log"
-
-_PACKAGES = ("ray", "torch", "optuna", "mlflow", "transformers", "tokenizers", "datasets", "numpy")
 
 
 class _Watch(tune.Callback):
@@ -289,7 +285,9 @@ def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Se
         "device": _device(spec),
     }
     command = redact(shlex.join(sys.orig_argv))
-    return Session(command=command, versions=_versions(), git_commit=_commit(), machine=machine, facts=facts)
+    return Session(
+        command=command, versions=provenance.versions(), git_commit=provenance.commit(), machine=machine, facts=facts
+    )
 
 
 def _device(spec: SweepSpec) -> str:
@@ -298,23 +296,3 @@ def _device(spec: SweepSpec) -> str:
         kinds = {name for node in ray.nodes() for name in node["Resources"] if name.startswith("accelerator_type:")}
         return ", ".join(sorted(kind.partition(":")[2] for kind in kinds)) or "GPU"
     return platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _commit() -> str | None:
-    """The commit of this code, with -dirty where files differ from it, or None outside a git checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

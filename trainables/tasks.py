@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,12 @@ def evaluate(
     seed: of the untrained model's weights and of the bootstrap. seeds: of fine-tuning.
     """
     trained, tokenizer = pseudo_likelihood.load(model_folder)
-    blank = pseudo_likelihood.untrained(model_folder, seed)
-    scorers = Scorer(trained, tokenizer, device), Kept(Scorer(blank, tokenizer, device), model_folder, seed)
+    scorers = Scorer(trained, tokenizer, device), Untrained(model_folder, tokenizer, device, seed)
     scores = {}
     with tempfile.TemporaryDirectory(prefix="untrained-") as kept:
         for name, data in tasks.items():
             if name.startswith(GLUE):
-                folders = model_folder, _written(Path(kept) / "bundle", blank, model_folder)
+                folders = model_folder, scorers[1].write(Path(kept) / "bundle")
                 with torch.device(device):
                     scores[name] = _glue(folders, name, data, seeds, progress)
             elif name.startswith("wug"):
@@ -141,18 +141,23 @@ def details(scores: Mapping[str, TaskScore]) -> dict[str, dict[str, Any]]:
     return {name: asdict(score) for name, score in scores.items()}
 
 
-class Kept:
-    """The scorer of an untrained model, whose scores lie in the cache: they are the same for every trial of a sweep.
+class Untrained:
+    """The same architecture before training, made when first wanted. What it scores lies in the cache, for it is the
+    same for every trial of a sweep.
 
     model_folder: whose config and tokenizer it has. seed: of its weights.
     """
 
-    def __init__(self, scorer: Scorer, model_folder: Path, seed: int) -> None:
-        self._scorer = scorer
-        made = f"{seed} {scorer.device} {torch.__version__} {version('transformers')}"
-        files = sorted([model_folder / "config.json", *model_folder.glob("*token*.json")])
-        parts = [made.encode(), *(path.read_bytes() for path in files)]
+    def __init__(self, model_folder: Path, tokenizer: Any, device: str, seed: int) -> None:
+        self._folder, self._tokenizer, self._device, self._seed = model_folder, tokenizer, device, seed
+        made = f"{seed} {device} {torch.__version__} {version('transformers')}"
+        self._words = sorted((*model_folder.glob("*token*.json"), *model_folder.glob("vocab.txt")))
+        parts = [made.encode(), *(path.read_bytes() for path in (model_folder / "config.json", *self._words))]
         self._origin = hashlib.sha256(b"\0".join(parts))
+
+    @cached_property
+    def model(self) -> Any:
+        return pseudo_likelihood.untrained(self._folder, self._seed)
 
     def __call__(self, sentences: Sequence[str], progress: pseudo_likelihood.Progress) -> NDArray[np.float64]:
         """[n], as `Scorer`."""
@@ -161,14 +166,22 @@ class Kept:
         kept = files.cache_root() / "untrained" / f"{key.hexdigest()[:32]}.npy"
         if kept.exists():
             return np.load(kept, allow_pickle=False)
-        scores = self._scorer(sentences, progress)
+        scores = Scorer(self.model, self._tokenizer, self._device)(sentences, progress)
         content = io.BytesIO()
         np.save(content, scores, allow_pickle=False)
         files.put(kept, content.getvalue())
         return scores
 
+    def write(self, folder: Path) -> Path:
+        """As a bundle, with its tokenizer; as it is where it was written before."""
+        if not folder.exists():
+            self.model.save_pretrained(folder)
+            for path in self._words:
+                shutil.copy(path, folder / path.name)
+        return folder
 
-def _grammar(scorers: tuple[Scorer, Kept], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
+
+def _grammar(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
     pairs = READERS[name](data)
     trained, blank = (
         minimal_pairs.score(pairs, pairs.preference(scorer, _named(what, progress)), seed)
@@ -178,7 +191,7 @@ def _grammar(scorers: tuple[Scorer, Kept], name: str, data: Path, seed: int, pro
     return TaskScore("accuracy", trained.score, blank.score, trained.first, trained.ties, trained.interval, by)
 
 
-def _morphology(scorers: tuple[Scorer, Kept], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
+def _morphology(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
     pairs = READERS[name](data)
     trained, blank = (
         morphology.score(pairs, pairs.preference(scorer, _named(what, progress)), seed)
@@ -202,17 +215,6 @@ def _glue(folders: tuple[Path, Path], name: str, data: str, seeds: Sequence[int]
         for label, key in (("last epoch", "last"), ("majority label", "majority"))
     }
     return TaskScore(trained.measure, trained.score, blank.score, by=by)
-
-
-def _written(folder: Path, model: Any, source: Path) -> Path:
-    """The model as a bundle, with the tokenizer of the source; as it is where it was written before."""
-    if not folder.exists():
-        model.save_pretrained(folder)
-        for path in source.glob("*token*.json"):
-            shutil.copy(path, folder / path.name)
-        for path in source.glob("vocab.txt"):
-            shutil.copy(path, folder / path.name)
-    return folder
 
 
 def _named(what: str, progress: Progress) -> pseudo_likelihood.Progress:
