@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ class Child:
     """What the journal says of a trial that MLflow does not know yet.
 
     described: its parameters are there. step: so far go its metrics there. running: that is its status there.
-    refused: the store took exception to it.
+    refused: the store took exception to it. since: when it was heard of, on the monotonic clock.
     """
 
     ask: Ask
@@ -35,11 +36,17 @@ class Child:
     step: int = 0
     running: bool = True
     refused: bool = False
+    since: float = field(default_factory=time.monotonic)
 
     @property
     def left(self) -> int:
         """Events to deliver."""
         return (not self.described) + len(self.reports) + (self.end is not None)
+
+    @property
+    def expects_more(self) -> bool:
+        """Whether its parameters alone are to be delivered so far."""
+        return not self.reports and self.end is None
 
     def take(self, event: Report | End) -> None:
         """The trial's next event. One that goes on after its end was only interrupted: that end is of no interest."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 BACKOFF_S = 5.0
 DRAIN_S = 30.0
+PATIENCE_S = 5.0
 ALIAS = "candidate"
 
 
@@ -181,7 +182,8 @@ class Tracker:
         for identity, child in list(self._behind.items()):
             if child.left and not child.refused:
                 self._unless_refused(f"the run of {identity}", lambda child=child: self._send(child), child)
-            del self._behind[identity]
+            if child.refused or not child.left:
+                del self._behind[identity]
         self._describe_sweep(self._client)
         if closing:
             self._finish(self._client, closing)
@@ -269,6 +271,8 @@ class Tracker:
             client.update_run(child.run_id, "RUNNING")
             store.log(client, child.run_id, tags={"sweeper.state": "running", "sweeper.reason": ""})
             child.running = True
+        if child.expects_more and not self._closing and time.monotonic() - child.since < PATIENCE_S:
+            return  # its parameters travel with its first report, if that is near: a call less a trial
         while child.left:
             batch, tags = child.batch()
             rows = {(key, report.step, report.time): value for report in batch for key, value in report.metrics.items()}

@@ -434,3 +434,31 @@ def test_a_new_sqlite_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypa
     assert not path.exists()
     assert [found.name for found in store.connection(f"sqlite:///{path}").search_experiments()] == ["Default"]
     assert [found.name for found in path.parent.iterdir()] == ["mlflow.db"]
+
+
+def test_parameters_travel_with_the_first_report_or_after_a_while_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, spec, held = Journal(tmp_path / "journal.jsonl"), toy_spec(), Store()
+    monkeypatch.setattr(tracking.store, "connection", lambda uri: held)
+    tracker = Tracker(journal, spec, tmp_path, "http://fake")
+    journal.append(session())
+    for number in (0, 1):
+        journal.append(ask(spec, number, 1, "baseline"))
+    tracker._pass(None)
+    runs = held.picture()["runs"]
+    assert [runs[name]["params"] for name in ("t0000", "t0001")] == [{}, {}]
+    before = held.calls
+    journal.append(report(0, 1, 0.5, 2))
+    tracker._pass(None)
+    assert held.calls == before + 1
+    runs = held.picture()["runs"]
+    assert runs["t0000"]["params"]["arm"] == "baseline"
+    assert runs["t0000"]["metrics"]
+    assert not runs["t0001"]["params"]
+    monkeypatch.setattr(tracking, "PATIENCE_S", 0.0)
+    tracker._pass(None)
+    assert held.picture()["runs"]["t0001"]["params"]["arm"] == "baseline"
+    before = held.calls
+    tracker._pass(None)
+    assert held.calls == before
