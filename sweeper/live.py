@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
 
 PAINT_S = 0.5
+SHARE = 0.02  # of a processor: painting thousands of trials takes a while
 LINE_S = 30.0
 WHY = 12  # columns below which a reason is not worth showing: failures are told above the table, too
 _ENDED = ("completed", "stopped", "failed")
@@ -141,8 +142,11 @@ class Live:
             self._console.print(Text(text), soft_wrap=self._table is None)
 
     def _follow(self) -> None:
-        while not self._stop.wait(PAINT_S):
+        pause = PAINT_S
+        while not self._stop.wait(pause):
+            begin = time.thread_time()
             self._paint()
+            pause = max(PAINT_S, (time.thread_time() - begin) / SHARE)
 
     def _paint(self) -> None:
         with contextlib.suppress(Exception):

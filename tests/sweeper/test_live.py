@@ -229,3 +229,22 @@ def test_an_error_of_the_sweep_passes_through(tmp_path: Path) -> None:
         raise ZeroDivisionError
     assert not shown._thread.is_alive()
     assert shown._thread.daemon
+
+
+def test_painting_takes_a_small_share_of_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PAINT_S", 0.001)
+    shown = Live(toy_spec(), Journal(tmp_path / "journal.jsonl"), 6, console=Console(file=io.StringIO()))
+    spent: list[float] = []
+
+    def paint() -> None:
+        begin = time.thread_time()
+        while time.thread_time() - begin < 0.01:
+            pass
+        spent.append(time.thread_time() - begin)
+
+    monkeypatch.setattr(shown, "_paint", paint)
+    begin = time.monotonic()
+    with shown:
+        time.sleep(1.2)
+    assert 1 < len(spent) < 6
+    assert sum(spent) < 0.1 * (time.monotonic() - begin)
