@@ -156,9 +156,9 @@ def test_from_the_spec_to_the_report(here: Path, monkeypatch: pytest.MonkeyPatch
     assert_told(spec, journal, folder, f"{name}/accuracy")
 
 
-def scored(name: str) -> SweepSpec:
+def scored(name: str, **changes: Any) -> SweepSpec:
     given = {"objective": ["val/loss", f"{name}/accuracy"], "evaluate": {"tasks": {name: "pairs.txt"}}}
-    return resolve(CONFIRMED | given)
+    return resolve(CONFIRMED | given | changes)
 
 
 def through(search: JournalSearch, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +185,9 @@ def assert_told(spec: SweepSpec, journal: Journal, folder: Path, score: str) -> 
 
 
 @pytest.mark.slow
-def test_the_same_under_ray(here: Path) -> None:
-    spec = scored("toy/rte")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_under_ray(here: Path, workers: int) -> None:
+    spec = scored("toy/rte", resources={"workers": workers})
     folder = here / "run"
     folder.mkdir()
     (folder / "spec.yaml").write_text(spec.to_yaml())
