@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 
@@ -16,7 +17,7 @@ def cache_root() -> Path:
 def put(path: Path, content: bytes | str) -> None:
     """Make or replace a file, at once and on disk; its folder is made where there is none. Text is UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

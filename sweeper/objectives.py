@@ -12,6 +12,8 @@ from typing import Any
 from sweeper.refusal import Refusal
 from sweeper.wording import nearest
 
+LOSS = r"val/\S*loss\S*"
+
 
 def parse(given: Any) -> Any:
     """A text or a list of texts as a tuple; anything else as it is, to be refused."""
@@ -33,12 +35,12 @@ def maximised(name: str) -> bool:
 def check(names: Sequence[str], tasks: bool) -> None:
     """Raises Refusal for what no trainable gives. tasks: whether every trial is scored by tasks."""
     first, *further = names
-    if not re.fullmatch(r"val/\S+", first):
-        raise Refusal(("objective",), f"{first!r} must begin with val/, as val/loss; it is minimised")
+    if not re.fullmatch(LOSS, first):
+        raise Refusal(("objective",), f"{first!r} must be a loss of the validation part, as val/loss; it is minimised")
     for name in further:
         if names.count(name) > 1:
             raise Refusal(("objective",), f"{name!r} is there twice")
-        if not maximised(name) and not re.fullmatch(r"val/\S*loss\S*", name):
+        if not maximised(name) and not re.fullmatch(LOSS, name):
             raise Refusal(("objective",), f"{name!r} is no loss: beside {first} go other losses and scores of tasks")
         if maximised(name) and not tasks:
             reason = f"no trial of the search gives {name!r}: name its task under evaluate.tasks, with at: trials"

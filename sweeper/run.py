@@ -219,6 +219,8 @@ def _carry_out(
         _say(f"error: {run_dir}: {error}")
         return REFUSED
     uri = store_uri(spec, run_dir.parent)
+    if remote.of(run_dir) and uri.startswith("sqlite:"):
+        _say("MLflow's store lies on this machine alone, and with it which seeds were used: set MLFLOW_TRACKING_URI")
     tags = {f"sweeper.{key}": value for key, value in fingerprints_in(facts).items()}
     stages = Stages(
         spec=spec,

@@ -53,8 +53,8 @@ def begun(known: Path | None, facts: dict[str, Any]) -> Journal | None:
             now = fingerprints_in(facts).get(key, then)
             if now != then:
                 raise ValueError(
-                    f"its trials would not be comparable, for the data is not what it was ({key} {then} then, {now} "
-                    "now): put it back, or start a new run"
+                    f"its trials would not be comparable, for the data, or what prepares it, is not as it was ({key} "
+                    f"{then} then, {now} now): put it back, or start a new run; versions then: {sessions[0].versions}"
                 )
     return journal
 

@@ -239,7 +239,8 @@ class Config(Frozen):
         rows, batch = known.get("rows"), tree.get("batch_size", cls.model_fields["batch_size"].default)
         if not (isinstance(rows, int) and isinstance(batch, int) and rows > 0 and batch > 0):
             return tree  # refused below
-        if known.get("steps") is not None and tree.get("steps", known["steps"]) != known["steps"]:
+        given, followed = tree.get("steps"), known.get("steps")
+        if given is not None and followed is not None and given != followed:
             raise ValueError(BOTH_LENGTHS)
         steps = -(-rows // batch)
         return {**tree, "steps": steps, "length": {**known, "steps": steps}}

@@ -4,8 +4,8 @@ The score is the best epoch's on the validation data, as in the challenge's eval
 (github.com/babylm/evaluation-pipeline-2025, evaluation_pipeline/finetune). It is chosen on the data that it is measured
 on and so flatters, the more the smaller that data; `GlueScore.last` is free of it.
 
-What is finished, a (task, seed) of a model, data and settings, lies as JSON in a work folder and is not done again;
-what was interrupted starts over. On a CPU its bits depend on these, the versions and the number of threads alone.
+What is finished, a (task, seed) of a model, data, settings and what computes, lies as JSON in a work folder and is not
+done again; what was interrupted starts over. On a CPU its bits depend on these, the versions and the number of threads alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sweeper import files
 from trainables.classifier import Progress, learn
@@ -99,7 +101,9 @@ def _task(model_folder: Path, name: str, data: str, work: Path, fast: bool) -> _
         "train": found["train"].drawn(chosen.largest_train, "glue", name, "train"),
         "valid": found["valid"].drawn(chosen.largest_valid, "glue", name, "valid"),
     }
-    content = [RECORD, asdict(chosen), _model_fingerprint(model_folder), *(e.fingerprint for e in examples.values())]
+    computed = [str(torch.get_default_device()), torch.get_num_threads(), torch.__version__, version("transformers")]
+    learned = [_model_fingerprint(model_folder), *(each.fingerprint for each in examples.values())]
+    content = [RECORD, asdict(chosen), *computed, *learned]
     fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return _Task(name, chosen, examples, model_folder, work, fingerprint)
 

@@ -20,6 +20,7 @@ from pydantic import model_validator
 
 from sweeper.trainable import Pace, TrainContext
 from trainables import config as settings
+from trainables.bands import NAMES
 from trainables.presets import expand
 
 if TYPE_CHECKING:
@@ -63,9 +64,7 @@ def prepare(config: settings.Config) -> dict[str, Any]:
 
 def at_end() -> tuple[str, ...]:
     """Metrics of the last row alone."""
-    from trainables import slices
-
-    return tuple(f"val/loss_{name}" for name in slices.NAMES)
+    return tuple(f"val/loss_{name}" for name in NAMES)
 
 
 def check_tasks(config: settings.Config, tasks: Mapping[str, str]) -> dict[str, str]:
@@ -88,6 +87,8 @@ def train(config: settings.Config, context: TrainContext) -> None:
     """
     from trainables import data
 
+    if context.evaluate and not context.rank:  # this node, or these settings, may not allow what the driver's do
+        check_tasks(config, context.evaluate)
     run = _Run(config, context, data.prepare(config.data))
     for step in range(run.done, config.steps):
         run.step(step)

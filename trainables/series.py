@@ -84,7 +84,7 @@ def counted(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     length = tree.get("length")
     if not isinstance(length, Mapping) or "words" not in length:
         return tree
-    if "rows" not in length and "steps" in tree:
+    if "rows" not in length and tree.get("steps") is not None:
         raise ValueError(BOTH_LENGTHS)
     try:
         corpus = DataConfig.model_validate(tree.get("data") or {}).model_dump_json()

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.bands import BANDS, NAMES
+
 Bools = NDArray[np.bool_]
 Forms = NDArray[np.uint64]
-
-# By how often the label stands in the train part: the least count of each band.
-BANDS = {"freq_0": 0, "freq_1_9": 1, "freq_10_99": 10, "freq_100_999": 100, "freq_1000_up": 1000}
-NAMES = (*BANDS, "word_initial", "continuation", "seen_form", "unseen_form")
 
 _CHUNK = 1 << 20
 

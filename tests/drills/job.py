@@ -200,10 +200,11 @@ def _upload(folder: Path) -> int:
     """Bytes of what `ray job submit --working-dir .` sends from the project's folder."""
     import logging
 
+    from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import create_package
 
-    target = folder / "upload.zip"
-    create_package(str(ROOT), target, True, excludes=[], logger=logging.getLogger("upload"))
+    target, left_out = folder / "upload.zip", get_runtime_env_default_excludes()
+    create_package(str(ROOT), target, True, excludes=left_out, logger=logging.getLogger("upload"))
     return target.stat().st_size
 
 

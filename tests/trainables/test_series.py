@@ -155,6 +155,9 @@ def test_a_length_in_words_becomes_steps(corpus: Path) -> None:
     assert Config.model_validate({**dumped, "batch_size": 4}).steps == -(-3 * len(prepared.rows) // 4)
     with pytest.raises(ValidationError, match="steps and length are both there"):
         mlm.Config.model_validate({**dumped, "steps": settings.steps + 1})
+    assert mlm.Config.model_validate({**dumped, "steps": None}) == settings
+    unresolved = {**tree, "steps": None, "length": {"words": 3 * epoch}}
+    assert mlm.Config.model_validate(unresolved) == settings
     assert mlm.Config.model_validate({**dumped, "steps": 99, "length": None}).steps == 99
     longer = mlm.Config.model_validate({**dumped, "length": {**dumped["length"], "words": 6 * epoch}})
     assert longer.length
