@@ -5,7 +5,7 @@ The score is the best epoch's on the validation data, as in the challenge's eval
 on and so flatters, the more the smaller that data; `GlueScore.last` is free of it.
 
 What is finished, a (task, seed) of a model, data, settings and what computes, lies as JSON in a work folder and is not
-done again; what was interrupted starts over. On a CPU its bits depend on these, the versions and the number of threads alone.
+done again; what was interrupted starts over. On a CPU its bits depend on these alone.
 """
 
 from __future__ import annotations
