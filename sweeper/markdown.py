@@ -20,7 +20,8 @@ def between(interval: Sequence[float] | None) -> str:
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> str:
     """A Markdown table that is aligned in its source, too; columns not named in `left` are flush right."""
     cells = [[_cell(text) for text in row] for row in (heads, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    # Two: a rule of a colon alone is none, and the whole would be no table.
+    widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:
         padded = [
