@@ -98,5 +98,6 @@ class TwoNodes:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without what would lead a sweep elsewhere."""
-    return {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    """This process's, without what would lead a sweep elsewhere, or has kept an earlier one of it to this machine."""
+    elsewhere = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+    return {name: value for name, value in os.environ.items() if name not in elsewhere}
