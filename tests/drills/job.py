@@ -73,7 +73,6 @@ def _spec(folder: Path) -> Path:
         "arms": {"first": {}, "second": {"optimiser.lr": 0.004}},
         "search": {"method": "arms"},
         "resources": {"workers": 2, "concurrency": 1, "max_failures": 3, "placement": "spread"},
-        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
     }
     written.write_text(json.dumps(content))
     return written
@@ -101,6 +100,7 @@ class Job:
 
     def __init__(self, hosts: Hosts, spec: Path, storage: Path) -> None:
         self.environment = hosts.environment
+        self.given = json.dumps({"env_vars": {"MLFLOW_TRACKING_URI": f"sqlite:///{storage.parent}/mlflow.db"}})
         command = ["python", "-m", "sweeper.run", str(spec), "--storage", str(storage), "--resume"]
         until(lambda: self._submit(command), 90, "the head takes a job", 1.0)
 
@@ -108,7 +108,9 @@ class Job:
         """Whether the head's agent was there to take it."""
         self.begun = time.time()
         try:
-            told = self._ray("submit", "--no-wait", "--working-dir", ".", "--", *command)
+            told = self._ray(
+                "submit", "--no-wait", "--working-dir", ".", "--runtime-env-json", self.given, "--", *command
+            )
         except RuntimeError as error:
             if "No available agent" in str(error):
                 return False
