@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from sweeper.trainable import TrainContext
 from tests.trainables.one_by_one import one_by_one
 from tests.trainables.probes import write_blimp, write_rows, write_wug, write_zorro
 from tests.trainables.tiny import config, run
@@ -213,3 +214,11 @@ def test_a_runs_last_row_has_the_scores_that_its_bundle_gets(corpus: Path, data:
     assert history[-1] == last
     with pytest.raises(ValueError, match="exceeds the model's 16 positions"):
         mlm.check_tasks(config(corpus), wanted)
+
+
+def test_a_node_that_lacks_a_tasks_data_says_so_before_it_trains(corpus: Path, tmp_path: Path) -> None:
+    reported: list[Any] = []
+    context = TrainContext(lambda row, _: reported.append(row), evaluate={"zorro": str(tmp_path / "elsewhere")})
+    with pytest.raises(ValueError, match="there is no .*elsewhere"):
+        mlm.train(config(corpus), context)
+    assert reported == []
