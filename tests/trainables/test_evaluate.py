@@ -219,6 +219,6 @@ def test_a_runs_last_row_has_the_scores_that_its_bundle_gets(corpus: Path, data:
 def test_a_node_that_lacks_a_tasks_data_says_so_before_it_trains(corpus: Path, tmp_path: Path) -> None:
     reported: list[Any] = []
     context = TrainContext(lambda row, _: reported.append(row), evaluate={"zorro": str(tmp_path / "elsewhere")})
-    with pytest.raises(ValueError, match="there is no .*elsewhere"):
+    with pytest.raises(ValueError, match=r"there is no .*elsewhere"):
         mlm.train(config(corpus), context)
     assert reported == []
