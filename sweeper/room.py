@@ -21,25 +21,29 @@ SWEEP_BYTES = 1.3 * GB
 GROUP_BYTES = 0.6 * GB  # a trial with workers: its own process and two helpers
 # A process that trains, before it has a model: Python, Ray, torch; and where it uses a GPU, CUDA's libraries.
 PROCESS_BYTES, CUDA_BYTES = 0.5 * GB, 2.0 * GB
+SHARED = "/dev/shm"
 DISK_BYTES = 0.2 * GB  # Ray's logs while it runs, the tracking store, the best bundle twice
 
 
 @dataclass(frozen=True)
 class Free:
-    """What is free, in bytes; infinite where this machine does not tell."""
+    """What is free, in bytes; infinite where this machine does not tell. closed: shared memory is not to be written."""
 
     memory: float
     disk: float
     shared: float
+    closed: bool = False
 
 
 def free(storage: Path) -> Free:
     """What is free here, and where run folders lie."""
     existing = next(path for path in (storage, *storage.parents) if path.exists())
+    there = os.path.isdir(SHARED)
     return Free(
         memory=min(_meminfo(), _group("memory.max", "memory.current"), _group_v1()),
         disk=shutil.disk_usage(existing).free,
-        shared=shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else float("inf"),
+        shared=shutil.disk_usage(SHARED).free if there else float("inf"),
+        closed=there and not os.access(SHARED, os.W_OK),
     )
 
 
@@ -55,7 +59,9 @@ def refuse_too_small(spec: SweepSpec, fit: int, there: Free, written: float = 0)
 
 def shortages(spec: SweepSpec, fit: int, there: Free, written: float = 0) -> list[str]:
     """A line for each of memory and disk that does not suffice. Arguments as for `refuse_too_small`."""
-    return [line for line in (_memory(spec, fit, there.memory), _disk(spec, there.disk + written)) if line]
+    closed = f"{SHARED} is not to be written by this user, and Ray does not start without: mount it with mode 1777"
+    lines = (_memory(spec, fit, there.memory), _disk(spec, there.disk + written), closed if there.closed else None)
+    return [line for line in lines if line]
 
 
 def notes(there: Free) -> list[str]:

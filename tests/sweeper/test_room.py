@@ -10,6 +10,7 @@ import sys
 import time
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,12 @@ def published(*sets: str) -> SweepSpec:
     return load(MIX, "published", ["resources={workers: 0, gpus_per_worker: 0}", "seeds.confirm=[]", *sets])
 
 
-def there(**changes: float) -> Free:
+def there(**changes: Any) -> Free:
     return Free(**{"memory": math.inf, "disk": math.inf, "shared": math.inf, **changes})
 
 
 def refused(spec: SweepSpec, fit: int, **changes: float) -> str:
-    with pytest.raises(ValueError, match=":") as found:
+    with pytest.raises(ValueError, match=r":|/dev/shm") as found:
         room.refuse_too_small(spec, fit, there(**changes))
     assert "\n" not in str(found.value)
     return str(found.value)
@@ -84,6 +85,15 @@ def test_little_shared_memory_is_said_and_not_refused() -> None:
     assert line.startswith("/dev/shm has 64 MiB free, Ray's object store takes 256 ")
     assert "--shm-size=512m" in line
     assert room.notes(there(shared=cluster.OBJECT_STORE_BYTES)) == []
+
+
+def test_shared_memory_that_is_not_to_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused(toy_spec(), 1, closed=True).startswith("/dev/shm is not to be written by this user, and Ray does")
+    assert not room.free(tmp_path).closed
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/shm")
+    assert room.free(tmp_path).closed
+    monkeypatch.setattr(room, "SHARED", str(tmp_path / "none"))
+    assert not room.free(tmp_path).closed
 
 
 def test_what_is_free_here(tmp_path: Path) -> None:
