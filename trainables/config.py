@@ -368,7 +368,13 @@ def override(settings: list[str], model: type[Whole] = Config) -> Whole:
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = yaml.safe_load(value)
+            if not isinstance(node, dict):
+                raise ValueError(f"--set {setting}: {parent} is a value already, by an earlier --set")
+        try:
+            node[leaf] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            line = " ".join(str(error).split())
+            raise ValueError(f"--set {setting}: cannot read the value: {line}") from None
     try:
         return model.model_validate(tree)
     except ValidationError as error:

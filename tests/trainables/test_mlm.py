@@ -130,6 +130,10 @@ print(tuple(model(**text).logits.shape) == (1, text.input_ids.shape[1], len(toke
     [
         (["--set", "stepz=3"], "stepz"),
         (["--set", "steps"], "PATH=VALUE"),
+        (["--set", "steps=[1"], "--set steps=[1: cannot read the value: while parsing a flow sequence"),
+        (["--set", "steps=@x"], "--set steps=@x: cannot read the value"),
+        (["--set", "steps=9", "--set", "steps.x=2"], "--set steps.x=2: steps is a value already"),
+        (["--set", "model=3"], "model"),
         (["--set", "masking.update_every=900", "--set", "steps=1000"], "largest legal value is 140"),
         (["--set", "data.corpus=files:/nowhere/*.txt"], "/nowhere"),
         (["--set", "model.heads=3"], "multiple of heads"),
