@@ -124,7 +124,9 @@ def table(scores: dict[str, TaskScore]) -> Table:
     """The scores, and below each those of its phenomena or seeds."""
     from rich.table import Table
 
-    drawn = Table("task", "measure", box=None, pad_edge=False)
+    drawn = Table(box=None, pad_edge=False)
+    drawn.add_column("task", overflow="fold")  # names of paradigms begin alike: none is cut
+    drawn.add_column("measure")
     for name in ("score", "95 % interval", "ties to option 0", "ties", "untrained"):
         drawn.add_column(name, justify="right")
     for name, score in scores.items():
