@@ -33,17 +33,18 @@ def completed(spec: SweepSpec) -> SweepSpec:
     if lacking:
         raise Refusal(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
     base = plain.model_dump(mode="json")
-    if spec.objective in Trainable.load(spec.trainable).at_end():
+    trainable = Trainable.load(spec.trainable)
+    if spec.objective in trainable.at_end():
         reason = f"{spec.objective!r} is in a run's last row alone; it can stand behind another, as in [val/loss, …]"
         raise Refusal(("objective",), reason)
-    if spec.evaluate and Trainable.load(spec.trainable).check_tasks is None:
+    if spec.evaluate and trainable.check_tasks is None:
         raise Refusal(("evaluate",), f"{spec.trainable} has no check_tasks, so it scores no tasks; leave evaluate out")
     arms = {name: _arm(spec, name, base) for name in spec.arms}
     if spec.search.method == "grid":
         spec = grid.expanded(spec.model_copy(update={"arms": arms}), lambda params: _settled(spec, params))
         arms = spec.arms
     if spec.ablation:
-        spec = ablation.expanded(spec.model_copy(update={"arms": arms}), Trainable.load(spec.trainable).expand, base)
+        spec = ablation.expanded(spec.model_copy(update={"arms": arms}), trainable.expand, base)
         arms = spec.arms
     probed: list[Any] = []
     for where, params in _probes(spec, arms):

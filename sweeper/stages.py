@@ -48,13 +48,15 @@ def begun(known: Path | None, facts: dict[str, Any]) -> Journal | None:
         return None
     with naming(known):
         journal = Journal(known / "journal.jsonl", read_only=True)
-        sessions = [event for event in journal.events if isinstance(event, Session)]
-        for key, then in fingerprints_in(sessions[0].facts if sessions else {}).items():
-            now = fingerprints_in(facts).get(key, then)
-            if now != then:
+        first = next((event for event in journal.events if isinstance(event, Session)), None)
+        if first is None:
+            return journal
+        now = fingerprints_in(facts)
+        for key, then in fingerprints_in(first.facts).items():
+            if now.get(key, then) != then:
                 raise ValueError(
                     f"its trials would not be comparable, for the data, or what prepares it, is not as it was ({key} "
-                    f"{then} then, {now} now): put it back, or start a new run; versions then: {sessions[0].versions}"
+                    f"{then} then, {now[key]} now): put it back, or start a new run; versions then: {first.versions}"
                 )
     return journal
 

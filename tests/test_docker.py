@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from sweeper.journal import Journal
-from tests.drills import compose, nodes, postgres, processes
+from tests.drills import compose, job, nodes, postgres, processes
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -135,11 +135,7 @@ def test_the_build_is_sent_what_it_copies_and_no_more() -> None:
 
 
 def test_what_a_submitted_job_uploads_is_small_and_enough(tmp_path: Path) -> None:
-    from ray._private.ray_constants import get_runtime_env_default_excludes
-    from ray._private.runtime_env import packaging
-
-    package = tmp_path / "package.zip"
-    packaging._zip_files(str(ROOT), get_runtime_env_default_excludes(), str(package), include_gitignore=True)
+    package = job.upload(tmp_path)
     names = ZipFile(package).namelist()
     assert package.stat().st_size < UPLOAD_BYTES
     for needed in ("sweeper/run.py", "trainables/mlm.py", "search_spaces/mix_ratios.yaml"):

@@ -87,9 +87,12 @@ def train(config: settings.Config, context: TrainContext) -> None:
     """
     from trainables import data
 
+    prepared = data.prepare(config.data)
     if context.evaluate and not context.rank:  # this node, or these settings, may not allow what the driver's do
-        check_tasks(config, context.evaluate)
-    run = _Run(config, context, data.prepare(config.data))
+        from trainables import tasks
+
+        tasks.check(context.evaluate, prepared.tokenizer_files(), config.model.max_positions)
+    run = _Run(config, context, prepared)
     for step in range(run.done, config.steps):
         run.step(step)
         run.keep(step + 1)

@@ -40,7 +40,7 @@ def run(_: argparse.Namespace) -> dict[str, Any]:
         with Hosts(2, 1, environment) as hosts:
             submitted = _submitted(folder, spec, hosts)
             stopped = _stopped(folder, spec, hosts)
-        found = {"namespaces": hosts.apart, "upload_bytes": _upload(folder), **submitted, **stopped}
+        found = {"namespaces": hosts.apart, "upload_bytes": upload(folder).stat().st_size, **submitted, **stopped}
         found |= _compared(alone, Journal(_journal(folder / "runs"), read_only=True))
     found["held"] = bool(
         found["job"] == "SUCCEEDED"
@@ -198,8 +198,8 @@ def _compared(alone: Journal, spread: Journal) -> dict[str, float]:
     }
 
 
-def _upload(folder: Path) -> int:
-    """Bytes of what `ray job submit --working-dir .` sends from the project's folder."""
+def upload(folder: Path) -> Path:
+    """What `ray job submit --working-dir .` sends from the project's folder, as a zip in `folder`."""
     import logging
 
     from ray._private.ray_constants import get_runtime_env_default_excludes
@@ -207,7 +207,7 @@ def _upload(folder: Path) -> int:
 
     target, left_out = folder / "upload.zip", get_runtime_env_default_excludes()
     create_package(str(ROOT), target, True, excludes=left_out, logger=logging.getLogger("upload"))
-    return target.stat().st_size
+    return target
 
 
 def _nodes(hosts: Hosts) -> list[dict[str, Any]]:
