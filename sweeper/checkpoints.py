@@ -97,7 +97,7 @@ def at(folder: Path, step: int) -> Path | None:
 
 def history(checkpoint: Path) -> list[dict[str, Any]]:
     """Every row of metrics reported up to this checkpoint, oldest first."""
-    return [json.loads(line) for line in (checkpoint / HISTORY).read_text().splitlines()]
+    return [json.loads(line) for line in (checkpoint / HISTORY).read_text("utf-8").splitlines()]
 
 
 def publish(source: Path, target: Path) -> None:
@@ -121,7 +121,7 @@ def folder_name(step: int) -> str:
 def _fault(path: Path, mark: str, seen: Mapping[int, Known]) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
         digests: dict[str, str] = manifest["sha256"]
         for name, digest in digests.items():
             with (path / name).open("rb") as file:

@@ -386,7 +386,7 @@ def _fitting(places: int, nodes: Sequence[Node], each: Mapping[str, float]) -> s
 def _quota() -> int:
     """CPUs that the control group allows (cgroup v2), as containers set it."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("utf-8").split()
         return max(1, int(quota) // int(period))
     except (OSError, ValueError):
         return sys.maxsize

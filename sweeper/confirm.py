@@ -262,7 +262,7 @@ def _documents(
         checkpoint = record.end.checkpoint if record.end else None
         path = run_dir / (checkpoint or "") / "bundle" / "analysis" / "documents.json"
         if record.state == "completed" and checkpoint and path.exists():
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text("utf-8"))
             by_run[str(record.ask.arm), record.ask.seed] = np.array([content["loss"], content["predictions"]])
     intervals = {}
     for label, common in seeds.items():

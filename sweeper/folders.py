@@ -78,7 +78,7 @@ def new(parent: Path, spec: SweepSpec) -> Path:
     try:
         folder = _made(parent, spec)
         partial = folder / f".{SPEC}"
-        partial.write_text(spec.to_yaml())
+        partial.write_text(spec.to_yaml(), "utf-8")
         partial.rename(folder / SPEC)
         if place := remote.of(folder):
             (place / SPEC).push(folder / SPEC)

@@ -136,7 +136,7 @@ def _key(spec: SweepSpec, shape: dict[str, Any], at_once: int) -> str:
 
 def _processor() -> str:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
@@ -147,14 +147,16 @@ def _device() -> list[str]:
     found = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         with contextlib.suppress(OSError):
-            found += [line.split(":")[1].strip() for line in path.read_text().splitlines() if line.startswith("Model")]
+            found += [
+                line.split(":")[1].strip() for line in path.read_text("utf-8").splitlines() if line.startswith("Model")
+            ]
     return found
 
 
 def _cache() -> dict[str, dict[str, float]]:
     """What is remembered; nothing where the file is not there or torn."""
     try:
-        known = json.loads((files.cache_root() / FILE).read_text())
+        known = json.loads((files.cache_root() / FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -123,14 +123,14 @@ def mirror(address: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
     folder = cache / "sweeper" / "runs" / hashlib.sha256(place.address.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ADDRESS).write_text(place.address)
+    (folder / ADDRESS).write_text(place.address, "utf-8")
     return folder
 
 
 def of(run_dir: Path) -> Remote | None:
     """Where a run lies, if its folder is in a mirror."""
     try:
-        return Remote((run_dir.parent / ADDRESS).read_text()) / run_dir.name
+        return Remote((run_dir.parent / ADDRESS).read_text("utf-8")) / run_dir.name
     except FileNotFoundError:
         return None
 
@@ -138,7 +138,7 @@ def of(run_dir: Path) -> Remote | None:
 def names(parent: Path) -> list[str]:
     """The runs in the store that a folder mirrors; none for any other folder."""
     address = parent / ADDRESS
-    return Remote(address.read_text()).names() if address.exists() else []
+    return Remote(address.read_text("utf-8")).names() if address.exists() else []
 
 
 def fetch(run_dir: Path) -> None:

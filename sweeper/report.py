@@ -167,7 +167,7 @@ def fingerprints(bundle: Path | None) -> dict[str, str]:
     path = bundle / "metadata.json" if bundle else None
     if path is None or not path.exists():
         return {}
-    return fingerprints_in(json.loads(path.read_text()))
+    return fingerprints_in(json.loads(path.read_text("utf-8")))
 
 
 def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:

@@ -109,7 +109,7 @@ def _trial_bytes(spec: SweepSpec) -> float:
 
 def _meminfo() -> float:
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text("utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024.0
     return float("inf")
@@ -118,8 +118,8 @@ def _meminfo() -> float:
 def _group(limit: str, used: str, folder: str = "/sys/fs/cgroup") -> float:
     """What the control group leaves; "max", and no such file, are no limit. Its caches can go when memory is short."""
     with contextlib.suppress(OSError, ValueError):
-        most, now = (int(Path(folder, name).read_text()) for name in (limit, used))
-        lines = (line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+        most, now = (int(Path(folder, name).read_text("utf-8")) for name in (limit, used))
+        lines = (line.split() for line in Path(folder, "memory.stat").read_text("utf-8").splitlines())
         caches = {key: int(value) for key, value in lines}
         return float(most - now + caches.get("total_inactive_file", caches.get("inactive_file", 0)))
     return float("inf")

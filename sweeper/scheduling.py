@@ -131,7 +131,7 @@ class Recording(FIFOScheduler):
         try:
             if self.place:
                 (self.place / "trials" / identity / "error.txt").pull(self.run_dir / "trials" / identity / "error.txt")
-            noted = (self.run_dir / "trials" / identity / "error.txt").read_text().partition("\n")[0]
+            noted = (self.run_dir / "trials" / identity / "error.txt").read_text("utf-8").partition("\n")[0]
         except OSError:
             noted = ""
         if noted:

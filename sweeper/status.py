@@ -94,7 +94,7 @@ def status(run_dir: Path) -> dict[str, Any]:
 def driven(run_dir: Path) -> bool:
     """Whether a driver holds the run's lock. Asked by a shared lock, let go at once."""
     try:
-        with (run_dir / folders.LOCK).open() as lock:
+        with (run_dir / folders.LOCK).open(encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

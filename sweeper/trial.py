@@ -245,10 +245,10 @@ def _note(task: Mapping[str, Any], told: str) -> None:
     if place := _place(task):
         with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as name:
             if not (place / ERROR).exists():
-                Path(name, ERROR).write_text(told)
+                Path(name, ERROR).write_text(told, encoding="utf-8")
                 (place / ERROR).push(Path(name, ERROR))
         return
-    with contextlib.suppress(FileExistsError), (_home(task) / ERROR).open("x") as file:
+    with contextlib.suppress(FileExistsError), (_home(task) / ERROR).open("x", encoding="utf-8") as file:
         file.write(told)
 
 

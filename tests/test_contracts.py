@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -37,12 +38,22 @@ def test_nothing_is_unpickled_and_yaml_is_safe() -> None:
     )
     for package in ("sweeper", "trainables"):
         for path in (ROOT / package).rglob("*.py"):
-            assert not unsafe.search(path.read_text()), path
+            assert not unsafe.search(path.read_text("utf-8")), path
+
+
+def test_files_are_utf8_in_any_locale() -> None:
+    """Every reading and writing of text names its encoding: the locale's may be another, and spoils umlauts."""
+    for path in (path for package in ("sweeper", "trainables", "tests") for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                given = len(node.args) + sum(keyword.arg == "encoding" for keyword in node.keywords)
+                least = {"read_text": 1, "write_text": 2}.get(node.func.attr, 0)
+                assert given >= least, f"{path}:{node.lineno}: {node.func.attr} names no encoding"
 
 
 def test_the_readme_keeps_its_word() -> None:
     """Its two commands are there in the form that .ci/run calls, and its links lead somewhere."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text("utf-8")
     assert "-m sweeper.run search_spaces/mix_ratios.yaml" in text
     assert re.search(r"<!-- test command -->\s+```\w*\n\.venv/bin/pip install .*-m pytest\n", text)
     for target in re.findall(r"\]\(([^)#:]+)\)", text):

@@ -25,7 +25,7 @@ from tests.drills import compose, job, nodes, postgres, processes
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
-DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+DOCKERFILE = (DOCKER / "Dockerfile").read_text("utf-8")
 SBATCH = DOCKER / "slurm" / "sweep.sbatch"
 RAYJOB = DOCKER / "kubernetes" / "rayjob.yaml"
 SECRETS = {"RAY_AUTH_TOKEN": "a" * 64, "POSTGRES_PASSWORD": "b" * 48}
@@ -40,11 +40,11 @@ def services() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def rayjob() -> dict[str, Any]:
-    return next(document for document in yaml.safe_load_all(RAYJOB.read_text()) if document["kind"] == "RayJob")
+    return next(document for document in yaml.safe_load_all(RAYJOB.read_text("utf-8")) if document["kind"] == "RayJob")
 
 
 def constrained(package: str) -> str:
-    found = re.search(rf"^{package}==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    found = re.search(rf"^{package}==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
     assert found, package
     return found[1]
 
@@ -82,7 +82,7 @@ def test_compose_pins_its_images_and_shares_named_volumes(services: dict[str, An
         name, _, tag = service["image"].partition(":")
         assert name
         assert tag not in ("", "latest")
-    declared = yaml.safe_load((DOCKER / "compose.yaml").read_text())["volumes"]
+    declared = yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))["volumes"]
     used = {volume.partition(":")[0] for service in services.values() for volume in service["volumes"]}
     assert used == set(declared), "a path of the host, or a volume that nobody uses"
     assert set(services["worker"]["volumes"]) == set(services["head"]["volumes"]), "a node that cannot see a checkpoint"
@@ -126,7 +126,7 @@ def test_the_dockerfiles_linter_has_nothing_to_say() -> None:
 
 
 def test_the_build_is_sent_what_it_copies_and_no_more() -> None:
-    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     assert lines[1] == "*"
     sent = {line[1:] for line in lines if line.startswith("!")}
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
@@ -144,7 +144,7 @@ def test_what_a_submitted_job_uploads_is_small_and_enough(tmp_path: Path) -> Non
 
 
 def test_the_rayjob_is_one_that_kuberay_takes(rayjob: dict[str, Any]) -> None:
-    assert len(RAYJOB.read_text().splitlines()) < 80
+    assert len(RAYJOB.read_text("utf-8").splitlines()) < 80
     assert rayjob["apiVersion"] == "ray.io/v1"
     assert rayjob["metadata"]["name"]
     spec = rayjob["spec"]
@@ -160,7 +160,7 @@ def test_the_rayjob_is_one_that_kuberay_takes(rayjob: dict[str, Any]) -> None:
     assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
     assert cluster["rayVersion"] == constrained("ray")
     assert cluster["authOptions"] == {"mode": "token", "secretName": "sweeper-token"}
-    assert "--from-literal=auth_token=" in RAYJOB.read_text(), "the key that KubeRay reads"
+    assert "--from-literal=auth_token=" in RAYJOB.read_text("utf-8"), "the key that KubeRay reads"
     head, workers = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     assert set(head) == {"rayStartParams", "template"}
     assert head["rayStartParams"]["num-cpus"] == "0"
@@ -174,7 +174,7 @@ def test_the_pods_of_the_rayjob_share_the_runs_and_are_not_root(rayjob: dict[str
     cluster = rayjob["spec"]["rayClusterSpec"]
     claims = {
         document["metadata"]["name"]: document["spec"]
-        for document in yaml.safe_load_all(RAYJOB.read_text())
+        for document in yaml.safe_load_all(RAYJOB.read_text("utf-8"))
         if document["kind"] == "PersistentVolumeClaim"
     }
     images = set()
@@ -196,7 +196,7 @@ def test_the_pods_of_the_rayjob_share_the_runs_and_are_not_root(rayjob: dict[str
 
 
 def test_the_slurm_script_is_short_and_sound() -> None:
-    text = SBATCH.read_text()
+    text = SBATCH.read_text("utf-8")
     assert len(text.splitlines()) < 80
     subprocess.run(["bash", "-n", str(SBATCH)], check=True)
     if shutil.which("shellcheck"):
@@ -240,9 +240,9 @@ def test_the_slurm_script_runs_a_sweep_on_two_nodes() -> None:
         for program, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
             path = folder / "bin" / program
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, "utf-8")
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        (folder / "toy.yaml").write_text(yaml.safe_dump(compose.SPEC))
+        (folder / "toy.yaml").write_text(yaml.safe_dump(compose.SPEC), "utf-8")
         slurm = {"JOB_ID": job, "JOB_NUM_NODES": "2", "JOB_NODELIST": "x", "CPUS_PER_TASK": "1", "SUBMIT_DIR": name}
         environment = {
             **nodes.environment(),

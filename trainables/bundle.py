@@ -46,14 +46,14 @@ def write_checkpoint(states: Mapping[str, Mapping[str, Tensor]], history: list[R
         save_file(
             {key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / f"{name}.safetensors"
         )
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), "utf-8")
     return folder
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[Row]]:
     """(states, history) of `write_checkpoint`; a bundle beside them is not read."""
     states = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text("utf-8").splitlines()]
     return states, history
 
 
@@ -110,7 +110,7 @@ def write_bundle(folder: Path, model: CompactBert, prepared: Prepared, config: C
         **_origin(model, prepared),
     }
     _write_json(folder / "metadata.json", metadata)
-    (folder / "README.md").write_text(_card(config, metadata))
+    (folder / "README.md").write_text(_card(config, metadata), "utf-8")
 
 
 def write_model(folder: Path, model: CompactBert, prepared: Prepared, config: Config) -> None:
@@ -120,7 +120,7 @@ def write_model(folder: Path, model: CompactBert, prepared: Prepared, config: Co
     _write_json(folder / "config.json", hub_config(config.model, prepared.vocab_size, prepared.pad_id))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(prepared.tokenizer_files() / name, folder / name)
-    (folder / "training_config.yaml").write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+    (folder / "training_config.yaml").write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8")
 
 
 def _origin(model: CompactBert, prepared: Prepared) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def code_fingerprint() -> str:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _masking(masking: MaskingConfig) -> str:

@@ -149,7 +149,7 @@ class Hub:
         if not pin.exists():
             commit = _hub_commit(name, revision)
             files.put(pin, commit)
-        return Hub(name, pin.read_text().strip())
+        return Hub(name, pin.read_text("utf-8").strip())
 
     def identity(self) -> str:
         return f"hub {self.name} {self.commit}"

@@ -122,7 +122,7 @@ def _model_fingerprint(folder: Path) -> str:
 def _kept(path: Path) -> dict[str, Any] | None:
     """A finished record; None where there is none that can be read."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     return record if isinstance(record, dict) and {"score", "last", "majority"} <= record.keys() else None

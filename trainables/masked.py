@@ -71,7 +71,7 @@ def write(folder: Path, masked: Masked, by_id: Ints, scores: dict[str, Floats], 
     shares = {key.removeprefix("audit/"): value for key, value in masked.metrics(by_id).items()}
     drift = [[row["step"], row["audit/drift"]] for row in history if "audit/drift" in row]
     content = {"predictions": int(by_id.sum()), "shares": shares, "drift": drift, **masked.table(by_id, scores)}
-    (folder / "masked.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    (folder / "masked.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
     _plot(folder / "masked.svg", masked, by_id, drift)
 
 

@@ -260,7 +260,7 @@ class _Run:
                 validation.write_documents(checkpoint / "bundle" / "analysis", test)
             if scores_by_task:
                 content = json.dumps(scores_by_task, indent=2) + "\n"
-                (checkpoint / "bundle" / "analysis" / "evaluation.json").write_text(content)
+                (checkpoint / "bundle" / "analysis" / "evaluation.json").write_text(content, "utf-8")
         if self.series:
             self.series.into(checkpoint / "bundle" if last else checkpoint)
         self.context.report(row, checkpoint)

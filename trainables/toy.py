@@ -80,7 +80,9 @@ def train(config: Config, context: TrainContext) -> None:
     """Report the curve; a checkpoint is the step alone."""
     history: list[dict[str, float]] = []
     if context.restore_from:
-        history = [json.loads(line) for line in (context.restore_from / "history.jsonl").read_text().splitlines()]
+        history = [
+            json.loads(line) for line in (context.restore_from / "history.jsonl").read_text("utf-8").splitlines()
+        ]
     begin = int(history[-1]["step"]) if history else 0
     noise = config.seed_sd * random.Random(f"seed {context.seed}").gauss(0, 1)
     noise += config.run_sd * random.Random(f"run {context.seed} {config.model_dump_json()}").gauss(0, 1)
@@ -120,8 +122,8 @@ def probe(config: Config, device: str = "cpu", world_size: int = 1) -> Pace:
 
 def _checkpoint(history: list[dict[str, float]], last: bool) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="toy-"))
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), "utf-8")
     if last:
         (folder / "bundle").mkdir()
-        (folder / "bundle" / "metadata.json").write_text(json.dumps(history[-1]))
+        (folder / "bundle" / "metadata.json").write_text(json.dumps(history[-1]), "utf-8")
     return folder

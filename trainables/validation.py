@@ -92,7 +92,7 @@ def write_documents(folder: Path, validation: Validation) -> None:
     """`documents.json`: the sum of the losses and the number of predictions of every document, in a fixed order."""
     sums, counts = validation.by_document.T.tolist()
     content = {"part": validation.part, "loss": sums, "predictions": counts}
-    (folder / "documents.json").write_text(json.dumps(content) + "\n")
+    (folder / "documents.json").write_text(json.dumps(content) + "\n", "utf-8")
 
 
 def write_slices(folder: Path, validation: Validation) -> None:
@@ -101,7 +101,7 @@ def write_slices(folder: Path, validation: Validation) -> None:
     found = zip(slices.NAMES, sums, validation.in_slice, strict=True)
     by_name = {name: {"loss": total, "predictions": count} for name, total, count in found}
     content = {"part": validation.part, "slices": by_name}
-    (folder / "slices.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "slices.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def _members(prepared: Prepared, chosen: EvaluationSet) -> np.ndarray:

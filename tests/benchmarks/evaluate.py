@@ -40,7 +40,7 @@ def bundle(folder: Path, text: list[str]) -> Path:
     entries = [*tokenizer.SPECIALS.values(), *pieces, *(f"##{piece}" for piece in pieces), *words]
     entries += [f"filler{i}" for i in range(ENTRIES - len(entries))]
     (folder / "words").mkdir(parents=True)
-    (folder / "words" / "vocab.txt").write_text("\n".join(entries) + "\n")
+    (folder / "words" / "vocab.txt").write_text("\n".join(entries) + "\n", "utf-8")
     made = make_bundle(
         folder / "bundle", tokenizer.find(str(folder / "words")).obtain([]), max_position_embeddings=128, **PUBLISHED
     )

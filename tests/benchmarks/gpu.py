@@ -112,7 +112,7 @@ def packing(options: argparse.Namespace) -> dict[str, Any]:
             spec, storage = published(options, "bfloat16", options.steps, at_a_time), Path(folder) / str(at_a_time)
             data.prepare(recipe(spec).data)  # found by both
             written = storage.with_suffix(".yaml")
-            written.write_text(spec.to_yaml())
+            written.write_text(spec.to_yaml(), "utf-8")
             journal, took = sweep._sweep(written, storage)
             records = list(journal.trials.values())
             assert [record.state for record in records] == ["completed"] * TRIALS

@@ -49,7 +49,7 @@ from trainables import toy
 SIZES = (100, 1_000, 10_000)
 SLOTS = 8
 CONFIGURATIONS = 1_000
-ARMS: dict[str, Curve] = json.loads(Path(__file__).with_name("curves.json").read_text())
+ARMS: dict[str, Curve] = json.loads(Path(__file__).with_name("curves.json").read_text("utf-8"))
 REPORTS = [step for step, _ in next(iter(ARMS.values()))]
 CONFIG = {"steps": REPORTS[-1], "report_every": REPORTS[0]}
 RULES: dict[str, Any] = {
@@ -200,7 +200,7 @@ def _store() -> Iterator[tuple[Path, str]]:
 
 
 def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 

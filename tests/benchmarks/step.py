@@ -232,7 +232,7 @@ def peak(name: str, config: Config, device: str) -> float:
     if device != "cpu":
         return torch.cuda.max_memory_reserved(device) / 1e9
     # Not getrusage, whose peak a child takes over from the process that started it.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
     return int(status["VmHWM"].split()[0]) * 1024 / 1e9
 
 

@@ -104,7 +104,7 @@ def _spec(path: Path, trials: int, steps: int, concurrency: int, workers: int) -
     tree["config"]["masking"]["update_every"] = max(1, steps // 50)
     if workers:
         tree["data"]["max_held_out"] = 4000  # the first report is to come as soon after the first step as it can
-    path.write_text(json.dumps(tree))
+    path.write_text(json.dumps(tree), encoding="utf-8")
     return load(path)
 
 

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def services(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What the file says, with the variables filled in. Raises ValueError where one that it insists on is not set."""
-    return yaml.safe_load(_filled(FILE.read_text(), environment))["services"]
+    return yaml.safe_load(_filled(FILE.read_text("utf-8"), environment))["services"]
 
 
 def _filled(text: str, environment: Mapping[str, str]) -> str:
@@ -92,7 +92,7 @@ class Stack:
     def drill(self) -> dict[str, Any]:
         early = [name for name in ORDER if self._healthy(name)]
         healthy = {name: self._up(name) for name in ORDER}
-        (self._folder / "compose.yaml").write_text(json.dumps(SPEC))
+        (self._folder / "compose.yaml").write_text(json.dumps(SPEC), "utf-8")
         begin = time.monotonic()
         done = self._submit()
         took = time.monotonic() - begin

@@ -97,4 +97,4 @@ def _fill(path: Path) -> None:
 
 
 def _ended(sweep: Sweep) -> int:
-    return sweep.journal.read_text().count('"event": "end"') if sweep.journal.exists() else 0
+    return sweep.journal.read_text("utf-8").count('"event": "end"') if sweep.journal.exists() else 0

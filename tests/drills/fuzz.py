@@ -246,7 +246,7 @@ def _older_as_newest(here: Path, other: Path, draw: random.Random) -> None:
 
 def _whole_other(here: Path, other: Path, draw: random.Random) -> None:
     """Another trial's, and then with this one's owner in its manifest."""
-    manifest = json.loads((here / NEWEST / checkpoints.MANIFEST).read_text())
+    manifest = json.loads((here / NEWEST / checkpoints.MANIFEST).read_text("utf-8"))
     shutil.rmtree(here / NEWEST)
     shutil.copytree(other / NEWEST, here / NEWEST)
     if draw.random() < 0.7:
@@ -274,7 +274,8 @@ def _history(here: Path, other: Path, draw: random.Random) -> None:
     key = draw.choice(sorted(row))
     row[key] = row[key] + draw.choice([1e-9, 1, -5])
     path.write_text(
-        "".join(json.dumps(one) + "\n" for one in draw.choice([rows, rows[:-1], rows[1:], [*rows, rows[0]]]))
+        "".join(json.dumps(one) + "\n" for one in draw.choice([rows, rows[:-1], rows[1:], [*rows, rows[0]]])),
+        "utf-8",
     )
     _agree(here / NEWEST, path)
 
@@ -295,9 +296,9 @@ def _agree(folder: Path, path: Path) -> None:
 
 def _edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / checkpoints.MANIFEST
-    tree = json.loads(path.read_text())
+    tree = json.loads(path.read_text("utf-8"))
     change(tree)
-    path.write_text(json.dumps(tree))
+    path.write_text(json.dumps(tree), "utf-8")
 
 
 UNTOUCHED = "none, to compare with"

@@ -74,7 +74,7 @@ def _spec(folder: Path) -> Path:
         "search": {"method": "arms"},
         "resources": {"workers": 2, "concurrency": 1, "max_failures": 3, "placement": "spread"},
     }
-    written.write_text(json.dumps(content))
+    written.write_text(json.dumps(content), "utf-8")
     return written
 
 

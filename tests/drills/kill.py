@@ -77,7 +77,7 @@ class Sweep:
     def begin(self) -> subprocess.Popen[bytes]:
         if not self.folder.exists():
             self.folder.mkdir()
-            (self.folder / "kill.yaml").write_text(json.dumps(_spec(self.bench.folder, self.mode, self.uri)))
+            (self.folder / "kill.yaml").write_text(json.dumps(_spec(self.bench.folder, self.mode, self.uri)), "utf-8")
         with (self.folder / "errors").open("ab") as errors:
             return subprocess.Popen(
                 [sys.executable, "-m", "sweeper.run", "kill.yaml", "--resume"],
@@ -97,7 +97,7 @@ class Sweep:
 
     @property
     def told(self) -> str:
-        return (self.folder / "errors").read_text()
+        return (self.folder / "errors").read_text("utf-8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -147,11 +147,11 @@ def _write(folder: Path, uri: str, trials: int) -> Callable[[], str]:
         "resources": {"concurrency": 2},
         "tracking": {"uri": uri},
     }
-    (folder / "outage.yaml").write_text(json.dumps(spec))
+    (folder / "outage.yaml").write_text(json.dumps(spec), "utf-8")
 
     def text() -> str:
         path = next(folder.glob("runs/*/journal.jsonl"), None)
-        return path.read_text() if path else ""
+        return path.read_text("utf-8") if path else ""
 
     return text
 

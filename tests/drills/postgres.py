@@ -113,7 +113,7 @@ class Postgres:
 
     def _make(self) -> None:
         secret, data = self._folder / "password", self._folder / "data"
-        secret.write_text(self.password)
+        secret.write_text(self.password, "utf-8")
         if self._user:
             for path in (self._folder, secret):
                 shutil.chown(path, UNPRIVILEGED, "nogroup")
@@ -174,7 +174,7 @@ def _sweep(
     folder: Path, uri: str, database: Postgres, name: str, cluster: nodes.TwoNodes, trials: int
 ) -> dict[str, Any]:
     """One sweep with eight trials at once; what the store has of it."""
-    (folder / "postgres.yaml").write_text(json.dumps(_spec(trials)))
+    (folder / "postgres.yaml").write_text(json.dumps(_spec(trials)), "utf-8")
     environment = {**nodes.environment(), **cluster.environment, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri}
     command = [sys.executable, "-m", "sweeper.run", "postgres.yaml", "--set", f"resources.concurrency={AT_ONCE}"]
     begin = time.monotonic()

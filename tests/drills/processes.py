@@ -35,7 +35,7 @@ def listening(pids: Iterable[int]) -> dict[str, set[int]]:
                 held.add(os.readlink(link))
     found: dict[str, set[int]] = {}
     for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+        for line in Path(f"/proc/net/{table}").read_text("utf-8").splitlines()[1:]:
             _, local, _, state, *_, inode = line.split()[:10]
             if state == LISTEN and f"socket:[{inode}]" in held:
                 address, _, port = local.partition(":")

@@ -43,16 +43,19 @@ def _sweep(trials: int, workers: int, method: str) -> dict[str, Any]:
         folder = Path(name)
         scratch = folder / "tmp"
         scratch.mkdir()
-        (folder / "soak.yaml").write_text(json.dumps(_spec(trials, workers, method)))
+        (folder / "soak.yaml").write_text(json.dumps(_spec(trials, workers, method)), "utf-8")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), "SOAK": name}
         for ours in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
             environment.pop(ours, None)
         begin = time.monotonic()
         command = [sys.executable, "-m", "sweeper.run", "soak.yaml", "--json"]
-        with (folder / "errors").open("w") as errors, (folder / "output").open("w") as out:
+        with (
+            (folder / "errors").open("w", encoding="utf-8") as errors,
+            (folder / "output").open("w", encoding="utf-8") as out,
+        ):
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=errors)
             samples = _watched(process, folder)
-        output = (folder / "output").read_text()
+        output = (folder / "output").read_text("utf-8")
         took = time.monotonic() - begin
         time.sleep(2)
         completed = sum(trial["state"] == "completed" for trial in json.loads(output)["trials"]) if output else 0
@@ -66,7 +69,7 @@ def _sweep(trials: int, workers: int, method: str) -> dict[str, Any]:
             "processes_left": marked(f"SOAK={name}"),
             "shared_memory_left": sorted(set(os.listdir("/dev/shm")) - shared),
             "scratch_left": sorted(path.name for path in scratch.iterdir()),
-            "errors": (folder / "errors").read_text().splitlines()[-3:] if process.returncode else [],
+            "errors": (folder / "errors").read_text("utf-8").splitlines()[-3:] if process.returncode else [],
         }
     figures["held"] = bool(
         completed == trials
@@ -94,7 +97,7 @@ def _watched(process: subprocess.Popen[bytes], folder: Path) -> list[dict[str, f
     while process.poll() is None:
         time.sleep(SAMPLE_S)
         journal = next(folder.glob("runs/*/journal.jsonl"), None)
-        ended = journal.read_text().count('"event": "end"') if journal else 0
+        ended = journal.read_text("utf-8").count('"event": "end"') if journal else 0
         try:
             memory = _memory(process.pid)
             files = len(os.listdir(f"/proc/{process.pid}/fd"))
@@ -107,7 +110,7 @@ def _watched(process: subprocess.Popen[bytes], folder: Path) -> list[dict[str, f
 
 
 def _memory(pid: int) -> dict[str, float]:
-    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines()[1:])
     kilobytes = {line[0].rstrip(":").lower(): int(line[1]) for line in lines}
     return {kind: kilobytes[kind] / 1000 for kind in ("rss", "pss")}
 

@@ -37,7 +37,7 @@ def spec(trials: int = 24) -> SweepSpec:
 def written(folder: Path, spec: SweepSpec, effects: dict[str, float], look: int = 1) -> Journal:
     """effects: candidate of the confirmation -> true difference to the baseline, in nats."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.yaml").write_text(spec.to_yaml())
+    (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     journal = Journal(folder / "journal.jsonl")
     journal.append(session())
     chance = random.Random(0)

@@ -18,12 +18,12 @@ class Config(toy.Config):
 
 def train(config: Config, context: TrainContext) -> None:
     tries = Path(f"tries-{config.x}")
-    with tries.open("a") as file:
+    with tries.open("a", encoding="utf-8") as file:
         file.write("x")
 
     def report(metrics: Any, checkpoint: Path | None) -> None:
         context.report(metrics, checkpoint)
-        if config.killed and len(tries.read_text()) == 1:
+        if config.killed and len(tries.read_text("utf-8")) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     toy.train(config, replace(context, report=report))

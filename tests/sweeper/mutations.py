@@ -71,7 +71,7 @@ def idle_machine() -> Iterator[None]:
 
 def planned(path: Path, tree: dict[str, Any]) -> bool:
     """Whether the command plans the spec, else refuses it: in one line, with status 2, and writing nothing."""
-    path.write_text(yaml_input.dump(tree))
+    path.write_text(yaml_input.dump(tree), encoding="utf-8")
     with contextlib.redirect_stderr(io.StringIO()) as told, contextlib.redirect_stdout(io.StringIO()) as output:
         status = run.main([str(path), "--storage", str(path.parent / "runs"), "--dry-run", "--json"])
     assert [one.name for one in path.parent.iterdir()] == [path.name], "something was written"

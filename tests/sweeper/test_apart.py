@@ -41,7 +41,7 @@ def told(folder: Path, secrets: list[bytes]) -> list[str]:
 
 @pytest.mark.slow
 def test_two_sweeps_at_once_are_as_one_after_the_other_and_tell_no_secret(tmp_path: Path) -> None:
-    (tmp_path / "apart.yaml").write_text(json.dumps(SPEC))
+    (tmp_path / "apart.yaml").write_text(json.dumps(SPEC), "utf-8")
     planted = {name: uuid.uuid4().hex for name in SECRETS}
     secrets = [value.encode() for value in planted.values()]
     mark = f"APART_TEST={uuid.uuid4()}"
@@ -61,10 +61,10 @@ def test_two_sweeps_at_once_are_as_one_after_the_other_and_tell_no_secret(tmp_pa
         for logs in Path("/tmp").glob("sw-*/r/session_*/logs"):
             in_logs.update(told(logs, secrets))
         time.sleep(1)
-    assert [sweep.wait(10) for sweep in sweeps] == [0, 0], [output.read_text() for output in outputs]
+    assert [sweep.wait(10) for sweep in sweeps] == [0, 0], [output.read_text("utf-8") for output in outputs]
     assert in_logs == set()
     assert told(tmp_path, secrets) == []
-    summaries = [json.loads(output.read_text().splitlines()[-1]) for output in outputs]
+    summaries = [json.loads(output.read_text("utf-8").splitlines()[-1]) for output in outputs]
     assert len({summary["run_dir"] for summary in summaries}) == 2
     assert len({summary["parent_run_id"] for summary in summaries}) == 2
     one, two = (

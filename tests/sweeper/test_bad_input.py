@@ -61,7 +61,7 @@ def test_what_the_rows_change_is_legal_as_it_stands(folder: Path) -> None:
 
 
 def test_a_folder_that_holds_another_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / FILE).write_text(GOOD)
+    (folder / FILE).write_text(GOOD, "utf-8")
     held = folders.new(folder / "runs", load(FILE))
     before = left(folder)
     assert run.main([FILE, "--set", "config.steps=200", "--resume", str(held)]) == 2
@@ -72,7 +72,7 @@ def test_a_folder_that_holds_another_run(folder: Path, capsys: pytest.CaptureFix
 def test_a_journal_that_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Row("nothing", ()).write(folder)
     held = folders.new(folder / "runs", load(FILE))
-    (held / "journal.jsonl").write_text("nonsense\n")
+    (held / "journal.jsonl").write_text("nonsense\n", "utf-8")
     assert run.main([FILE, "--resume", str(held)]) == 2
     assert (f"error: {held}: journal line 1 is not an event") in capsys.readouterr().err
 

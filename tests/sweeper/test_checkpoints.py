@@ -14,9 +14,9 @@ def handed_over(folder: Path, step: int, names: tuple[str, ...] = ("model.bin", 
     for name in names:
         path = source / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{name} at {step}")
+        path.write_text(f"{name} at {step}", "utf-8")
     rows = [{"step": number, "val/loss": 1 / number} for number in range(1, step + 1)]
-    (source / checkpoints.HISTORY).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (source / checkpoints.HISTORY).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return source
 
 
@@ -35,19 +35,19 @@ def test_a_checkpoint_is_moved_and_the_newest_two_stay(tmp_path: Path):
     assert (path, torn) == (folder / "step-00000100", [])
     assert path is not None
     assert path == checkpoints.at(folder, 100)
-    assert (path / "bundle/config.json").read_text() == "bundle/config.json at 100"
+    assert (path / "bundle/config.json").read_text("utf-8") == "bundle/config.json at 100"
     assert [row["step"] for row in checkpoints.history(path)] == list(range(1, 101))
 
 
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda path: (path / "model.bin").write_text("other"), "model.bin is not what was written"),
+        (lambda path: (path / "model.bin").write_text("other", "utf-8"), "model.bin is not what was written"),
         (lambda path: (path / "model.bin").unlink(), "model.bin is missing"),
         (lambda path: (path / "bundle/config.json").unlink(), "bundle/config.json is missing"),
         (lambda path: (path / checkpoints.MANIFEST).unlink(), "checkpoint.json is missing"),
-        (lambda path: (path / checkpoints.MANIFEST).write_text("{"), "it cannot be read"),
-        (lambda path: (path / checkpoints.MANIFEST).write_text("[]"), "it cannot be read"),
+        (lambda path: (path / checkpoints.MANIFEST).write_text("{", "utf-8"), "it cannot be read"),
+        (lambda path: (path / checkpoints.MANIFEST).write_text("[]", "utf-8"), "it cannot be read"),
     ],
 )
 def test_a_torn_one_is_passed_over_and_named(tmp_path: Path, damage, told: str):
@@ -69,7 +69,7 @@ def test_what_was_being_written_is_no_checkpoint(tmp_path: Path):
 
 def test_a_torn_one_is_replaced_when_its_step_comes_again(tmp_path: Path):
     folder = stored(tmp_path, 5, 10)
-    (folder / "step-00000010/model.bin").write_text("other")
+    (folder / "step-00000010/model.bin").write_text("other", "utf-8")
     checkpoints.store(folder, handed_over(tmp_path, 10), 10)
     assert checkpoints.newest(folder) == (folder / "step-00000010", [])
 
@@ -99,7 +99,10 @@ def test_publishing_replaces_the_whole_folder(tmp_path: Path):
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda path: (path / "extra.safetensors").write_text("x"), "extra.safetensors was not written with it"),
+        (
+            lambda path: (path / "extra.safetensors").write_text("x", "utf-8"),
+            "extra.safetensors was not written with it",
+        ),
         (lambda path: path.rename(path.with_name("step-00000011")), "it is of another step"),
         (lambda path: path.with_name("step-00000005").rename(path.with_name("step-00000012")), "it is of another step"),
     ],

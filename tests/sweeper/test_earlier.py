@@ -88,7 +88,7 @@ def test_the_plan_says_what_it_is_measured_from(
 ):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     spec = arms("new", seeds={"search": [1, 2], "confirm": list(range(11, 19))})
-    (tmp_path / "new.yaml").write_text(spec.to_yaml())
+    (tmp_path / "new.yaml").write_text(spec.to_yaml(), "utf-8")
     command = [str(tmp_path / "new.yaml"), "--dry-run", "--json", "--storage"]
     assert run.main([*command, str(storage)]) == 0
     told = capsys.readouterr()
@@ -112,7 +112,7 @@ def test_a_store_that_is_away_is_said_and_the_sd_assumed(tmp_path: Path, capsys:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     spec = arms("new", seeds={"search": [1], "confirm": [11, 12, 13]}, tracking={"uri": f"http://127.0.0.1:{port}"})
-    (tmp_path / "new.yaml").write_text(yaml.safe_dump(yaml.safe_load(spec.to_yaml())))
+    (tmp_path / "new.yaml").write_text(yaml.safe_dump(yaml.safe_load(spec.to_yaml())), "utf-8")
     begin = time.monotonic()
     assert run.main([str(tmp_path / "new.yaml"), "--dry-run", "--json", "--storage", str(tmp_path)]) == 0
     assert time.monotonic() - begin < 20

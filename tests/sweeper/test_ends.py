@@ -90,7 +90,7 @@ def test_what_is_closing_goes_on_after_the_first_signal(said: list[str]) -> None
 
 @pytest.fixture
 def command(tmp_path: Path) -> Any:
-    (tmp_path / "ends.yaml").write_text(json.dumps(SPEC))
+    (tmp_path / "ends.yaml").write_text(json.dumps(SPEC), "utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         environment.pop(name, None)
@@ -105,7 +105,7 @@ def command(tmp_path: Path) -> Any:
 
 
 def reports(folder: Path) -> int:
-    return sum(path.read_text().count('"event": "report"') for path in folder.glob("runs/*/journal.jsonl"))
+    return sum(path.read_text("utf-8").count('"event": "report"') for path in folder.glob("runs/*/journal.jsonl"))
 
 
 def until_reported(process: subprocess.Popen[str], folder: Path, count: int) -> None:
@@ -155,15 +155,21 @@ def test_interrupted_then_ended_at_once_then_resumed(tmp_path: Path, command: An
 
 @pytest.mark.slow
 def test_a_sweep_whose_raylet_dies_ends_with_an_error_and_says_how_to_go_on(tmp_path: Path) -> None:
-    (tmp_path / "ends.yaml").write_text(json.dumps({**SPEC, "config": {"pause": 0.5}}))
+    (tmp_path / "ends.yaml").write_text(json.dumps({**SPEC, "config": {"pause": 0.5}}), "utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-m", "sweeper.run", "ends.yaml", "--resume"]
     options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, **options)
-    until(lambda: any('"report"' in path.read_text() for path in tmp_path.glob("runs/*/journal.jsonl")), 120, "a row")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (raylet,) = [pid for pid in map(int, children) if "raylet/raylet" in Path(f"/proc/{pid}/cmdline").read_text()]
+    until(
+        lambda: any('"report"' in path.read_text("utf-8") for path in tmp_path.glob("runs/*/journal.jsonl")),
+        120,
+        "a row",
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("utf-8").split()
+    (raylet,) = [
+        pid for pid in map(int, children) if "raylet/raylet" in Path(f"/proc/{pid}/cmdline").read_text("utf-8")
+    ]
     kill([raylet])
     _, told = process.communicate(timeout=200)
     assert process.returncode == 1, told

@@ -90,7 +90,7 @@ def test_a_training_that_raises_and_a_lost_worker_are_tried_again_as_often_as_th
         ("failed", 10, "RuntimeError: diverged: val/loss is nan at step 15"),
         ("completed", 20, None),
     ]
-    tries = {path.name: len(path.read_text()) for path in tmp_path.glob("tries-*")}
+    tries = {path.name: len(path.read_text("utf-8")) for path in tmp_path.glob("tries-*")}
     assert tries == {"tries-0.1": 2, "tries-0.2": 2, "tries-0.3": 2}
 
 

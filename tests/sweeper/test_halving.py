@@ -40,13 +40,13 @@ def test_decisions_after_a_kill_at_any_event_equal_the_undisturbed_ones(tmp_path
     spec = halved(rule=rule)
     tune = Tune(spec, tmp_path, lag=3)
     tune.run(random.Random(3))
-    whole, lines = tune.journal, (tmp_path / "journal.jsonl").read_text().splitlines(keepends=True)
+    whole, lines = tune.journal, (tmp_path / "journal.jsonl").read_text("utf-8").splitlines(keepends=True)
     assert 3 < sum(record.state == "stopped" for record in whole.trials.values()) < 17
     seen = [table(tune.scheduler)]
     for cut in range(len(lines) - 1, 0, -1):
         folder = tmp_path / str(cut)
         folder.mkdir()
-        (folder / "journal.jsonl").write_text("".join(lines[:cut]))
+        (folder / "journal.jsonl").write_text("".join(lines[:cut]), "utf-8")
         resumed = scheduler(spec, Journal(folder / "journal.jsonl"), folder)
         seen.append(table(resumed))
         if cut % 9 == 0:
@@ -82,14 +82,14 @@ def test_the_next_point_after_a_kill_is_what_the_journal_makes_it(tmp_path: Path
     spec = halved(method=method, trials=60, arms={}, space={"x": {"uniform": [0, 1]}, "y": {"uniform": [0, 1]}})
     tune = Tune(spec, tmp_path, lag=4)
     tune.run(random.Random(3))
-    whole, lines = tune.journal, (tmp_path / "journal.jsonl").read_text().splitlines(keepends=True)
+    whole, lines = tune.journal, (tmp_path / "journal.jsonl").read_text("utf-8").splitlines(keepends=True)
     asks = [(at, event) for at, event in enumerate(whole.events) if isinstance(event, Ask)]
     ends = [event.trial for event in whole.events if isinstance(event, End)]
     assert ends != sorted(ends), "trials that end in their order test nothing"
     for at, ask in asks[19::20]:
         folder = tmp_path / ask.trial
         folder.mkdir()
-        (folder / "journal.jsonl").write_text("".join(lines[:at]))
+        (folder / "journal.jsonl").write_text("".join(lines[:at]), "utf-8")
         resumed = Tune(spec, folder, lag=4)
         point = resumed.search.point(ask.number)
         assert point is not None
@@ -127,9 +127,9 @@ def tune_trial(identity: str) -> Any:
 def test_a_stop_that_the_last_session_did_not_write_down_is_made_good(tmp_path: Path):
     tune = Tune(halved(), tmp_path, lag=3)
     tune.run(random.Random(3))
-    lines = (tmp_path / "journal.jsonl").read_text().splitlines(keepends=True)
+    lines = (tmp_path / "journal.jsonl").read_text("utf-8").splitlines(keepends=True)
     at = next(number for number, line in enumerate(lines) if '"state": "stopped"' in line)
-    (tmp_path / "journal.jsonl").write_text("".join(lines[:at]))
+    (tmp_path / "journal.jsonl").write_text("".join(lines[:at]), "utf-8")
     journal = Journal(tmp_path / "journal.jsonl")
     scheduler(tune.search.spec, journal, tmp_path)
     record = journal.trials[json.loads(lines[at])["trial"]]
@@ -318,13 +318,13 @@ def test_a_real_sweep_stops_trials_resumes_alike_and_gives_everything_back(tmp_p
     spec = halved(trials=10, resources={"concurrency": 1})
     whole = run(spec, tmp_path / "whole", 1)
     assert {"stopped", "completed"} == {state for state, *_ in states(whole)}
-    lines = (tmp_path / "whole/journal.jsonl").read_text().splitlines(keepends=True)
+    lines = (tmp_path / "whole/journal.jsonl").read_text("utf-8").splitlines(keepends=True)
     at = [number for number, line in enumerate(lines) if '"state": "stopped"' in line][1]
     cut = tmp_path / "cut"
     (cut / "trials").mkdir(parents=True)
     for number in range(1, int(json.loads(lines[at])["trial"][1:]) + 1):
         (tmp_path / f"whole/trials/t{number:04d}").rename(cut / f"trials/t{number:04d}")
-    (cut / "journal.jsonl").write_text("".join(lines[: at - 1]))  # its last report and its end are lost
+    (cut / "journal.jsonl").write_text("".join(lines[: at - 1]), "utf-8")  # its last report and its end are lost
     resumed = run(spec, cut, 1)
     assert states(resumed) == states(whole)
     tables = [scheduler(spec, journal, tmp_path) for journal in (whole, resumed)]

@@ -54,7 +54,7 @@ def test_a_line_torn_anywhere_is_cut_off_and_kept(journal: Journal) -> None:
 
 def test_a_torn_first_line_leaves_an_empty_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    path.write_text('{"event": "sess')
+    path.write_text('{"event": "sess', "utf-8")
     journal = Journal(path)
     assert (journal.events, journal.trials, path.read_bytes()) == ([], {}, b"")
 
@@ -64,8 +64,8 @@ def test_a_torn_first_line_leaves_an_empty_journal(tmp_path: Path) -> None:
 )
 def test_a_broken_line_before_the_last_is_an_error_that_names_it(journal: Journal, line: str) -> None:
     journal.close()
-    lines = journal.path.read_text().splitlines()
-    journal.path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n")
+    lines = journal.path.read_text("utf-8").splitlines()
+    journal.path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n", "utf-8")
     with pytest.raises(ValueError, match="journal line 3 is not an event"):
         Journal(journal.path)
 
@@ -116,7 +116,7 @@ def test_the_score_is_the_last_one_never_the_lowest(journal: Journal) -> None:
 def test_an_event_is_on_disk_when_append_returns(journal: Journal) -> None:
     event = end(5, "completed", 30)
     journal.append(event)
-    last = json.loads(journal.path.read_text().splitlines()[-1])
+    last = json.loads(journal.path.read_text("utf-8").splitlines()[-1])
     assert last == {"event": "end", **dataclasses.asdict(event)}
 
 

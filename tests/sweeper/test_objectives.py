@@ -76,7 +76,7 @@ def test_tasks_and_objectives_are_part_of_what_is_run_and_not_of_what_a_loss_dep
     assert len({one.spec_hash for one in (plain, spec, only, later)}) == 4
     config = plain.trainable_config({})
     assert len({(one.budget_hash, one.config_hash(config)) for one in (plain, spec, only, later)}) == 1
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     again = load(tmp_path / "spec.yaml")
     assert (again, again.spec_hash) == (spec, spec.spec_hash)
     assert spec.tasks(confirming=False) == spec.tasks(confirming=True) == {"toy": "pairs.txt"}
@@ -211,7 +211,9 @@ def test_a_trial_whose_last_row_lacks_an_objective_has_failed(tmp_path: Path, dr
     ):
         trial.run(asked)
     assert driver.steps == [[5], [10], [15], [20]]
-    assert (test_trial.home(tmp_path) / trial.ERROR).read_text().startswith("ValueError: objective 'toy/acuracy'")
+    assert (
+        (test_trial.home(tmp_path) / trial.ERROR).read_text("utf-8").startswith("ValueError: objective 'toy/acuracy'")
+    )
     driver.messages = []
     trial.run({**asked, "further": ["toy/accuracy"]})
     assert driver.steps == [[5, 10, 15, 20]], "there was nothing left to train, and the checkpoint tells the last row"

@@ -41,7 +41,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_trainable_is_asked_in_processes_of_its_own(cache: Path) -> None:
     assert probe.paced(toy(), 2) == Pace(0.25, 0.0)
-    (entry,) = json.loads((cache / probe.FILE).read_text()).values()
+    (entry,) = json.loads((cache / probe.FILE).read_text("utf-8")).values()
     assert entry == {"step": 0.25, "reports": 0.0, "validation_flops": 0.0}
     assert [path.name for path in cache.iterdir()] == [probe.FILE]
 
@@ -79,9 +79,9 @@ def test_validations_scale_with_the_length(counted: list[int], monkeypatch: pyte
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
 def test_a_torn_memory_is_no_memory(cache: Path, counted: list[int], text: str) -> None:
     cache.mkdir()
-    (cache / probe.FILE).write_text(text)
+    (cache / probe.FILE).write_text(text, "utf-8")
     assert probe.paced(toy(), 1) == Pace(0.5, 4.0)
-    assert len(json.loads((cache / probe.FILE).read_text())) == 1
+    assert len(json.loads((cache / probe.FILE).read_text("utf-8"))) == 1
 
 
 def test_without_a_gpu_a_probe_or_a_place_to_remember(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

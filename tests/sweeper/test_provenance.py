@@ -21,7 +21,7 @@ def git(folder: Path, *arguments: str) -> str:
 def test_a_commit_is_told_with_what_is_known_of_the_files(tmp_path: Path) -> None:
     source = tmp_path / "work" / "package" / "code.py"
     source.parent.mkdir(parents=True)
-    source.write_text("one = 1\n")
+    source.write_text("one = 1\n", "utf-8")
     assert provenance.commit(source) is None, "no checkout"
     work = tmp_path / "work"
     git(work, "init", "-q")
@@ -30,9 +30,9 @@ def test_a_commit_is_told_with_what_is_known_of_the_files(tmp_path: Path) -> Non
     known = git(work, "rev-parse", "HEAD").strip()
     assert provenance.commit(source) == known
     other = source.with_name("installed.py")
-    other.write_text("")
+    other.write_text("", "utf-8")
     assert provenance.commit(other) is None, "a file that merely lies in a checkout"
-    source.write_text("one = 2\n")
+    source.write_text("one = 2\n", "utf-8")
     assert provenance.commit(source) == f"{known}-dirty"
     shutil.rmtree(work / ".git")
     assert provenance.commit(source) is None, "as a submitted job has it"

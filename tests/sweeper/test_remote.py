@@ -116,7 +116,7 @@ def test_the_longer_journal_wins_where_one_goes_on_from_the_other(place: Remote,
         (folder / "journal.jsonl").write_bytes(here)
         remote.fetch(folder)
         assert (folder / "journal.jsonl").read_bytes() == expected
-    assert (folder / "spec.yaml").read_text() == "name: a\n"
+    assert (folder / "spec.yaml").read_text("utf-8") == "name: a\n"
 
 
 def test_the_journal_is_sent_when_something_is_decided(place: Remote, tmp_path: Path):
@@ -124,7 +124,7 @@ def test_the_journal_is_sent_when_something_is_decided(place: Remote, tmp_path: 
     folder.mkdir()
     journal = Journal(folder / "journal.jsonl")
     there = place / "run" / "journal.jsonl"
-    (folder / "report.md").write_text("told")
+    (folder / "report.md").write_text("told", "utf-8")
     with remote.mirrored(folder, journal, pytest.fail):
         journal.append(
             Ask(

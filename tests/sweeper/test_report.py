@@ -75,7 +75,7 @@ def tables(text: str) -> dict[str, list[list[str]]]:
 def test_the_report(journal: Journal, tmp_path: Path) -> None:
     bundle = tmp_path / "bundles" / "t0002"
     bundle.mkdir(parents=True)
-    (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}')
+    (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}', "utf-8")
     text = markdown(toy_spec(), journal, outcome(tmp_path, bundle=bundle, interrupted=True))
     assert text.startswith("# toy\n\nWhere does the toy have its optimum?\n\n**Nothing is confirmed: no confirmation")
     assert "\n\n**Best of the search: `t0002`**" in text

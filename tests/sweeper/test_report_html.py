@@ -183,7 +183,7 @@ def test_many_trials_do_not_make_it_grow(tmp_path: Path, monkeypatch: pytest.Mon
 def test_all_is_made_from_the_folder_alone(tmp_path: Path) -> None:
     spec, folder = samples.toy_spec(space={}, search={"method": "arms"}), tmp_path
     journal = samples.written(folder, samples.toy_spec())
-    (folder / "spec.yaml").write_text(spec.to_yaml())
+    (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     outcome = Outcome(run_dir=folder, tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}")
     made = {path: path.read_bytes() for path in results.write_all(spec, journal, outcome)}
     assert [path.name for path in made] == ["report.md", "report.html", "results.csv", "table.tex"]
@@ -198,7 +198,7 @@ def test_all_is_made_from_the_folder_alone(tmp_path: Path) -> None:
 def test_importance_is_that_of_the_search(won: tuple[SweepSpec, Journal, Path], tmp_path: Path) -> None:
     spec, journal, folder = won
     results.write_all(spec, journal, Outcome(run_dir=folder, tracking_uri="sqlite:////s/mlflow.db"))
-    assert "Importance of the settings" in read((folder / "report.html").read_text()).headings
+    assert "Importance of the settings" in read((folder / "report.html").read_text("utf-8")).headings
     assert search.importance(spec, Journal(tmp_path / "j")) == {}
     asked = samples.ask(spec, 0, 0, x=0.5, y=0.5, shares=samples.PUBLISHED)
     journal = Journal(tmp_path / "x")

@@ -71,10 +71,10 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
     assert begun(None, {}) is None
     empty = tmp_path / "empty"
     told(empty).close()
-    (empty / "journal.jsonl").write_text("")
+    (empty / "journal.jsonl").write_text("", "utf-8")
     assert begun(empty, {"data_fingerprint": "x"})
     spec, journal = SPEC, Journal(tmp_path / "none.jsonl")
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     assert not journal.events
     with pytest.raises(ValueError, match="no such completed trial"):
         reproduce.chosen(tmp_path, "t0009")

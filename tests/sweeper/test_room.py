@@ -108,9 +108,9 @@ def test_what_is_free_here(tmp_path: Path) -> None:
 )
 def test_a_control_group_limits_memory_and_its_caches_can_go(tmp_path: Path, limit: str | None, left: float) -> None:
     if limit:
-        (tmp_path / "memory.max").write_text(limit + "\n")
-    (tmp_path / "memory.current").write_text("3000000\n")
-    (tmp_path / "memory.stat").write_text("anon 2000000\ninactive_file 500000\n")
+        (tmp_path / "memory.max").write_text(limit + "\n", "utf-8")
+    (tmp_path / "memory.current").write_text("3000000\n", "utf-8")
+    (tmp_path / "memory.stat").write_text("anon 2000000\ninactive_file 500000\n", "utf-8")
     assert room._group("memory.max", "memory.current", str(tmp_path)) == left
 
 
@@ -119,7 +119,7 @@ def family(root: int) -> set[int]:
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+            parents[int(path.parent.name)] = int(path.read_text("utf-8").rpartition(")")[2].split()[1])
     found = fresh = {root}
     while fresh:
         fresh = {pid for pid, parent in parents.items() if parent in fresh} - found
@@ -132,7 +132,7 @@ def family(root: int) -> set[int]:
 def test_nothing_of_a_local_sweep_listens_off_loopback(tmp_path: Path) -> None:
     """Read from the kernel's tables for the process tree of the command, from its beginning to its end."""
     spec = toy_spec(config={"pause": 0.05}, arms={}, search={"method": "random", "trials": 2})
-    (tmp_path / "toy.yaml").write_text(spec.to_yaml())
+    (tmp_path / "toy.yaml").write_text(spec.to_yaml(), "utf-8")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-m", "sweeper.run", str(tmp_path / "toy.yaml"), "--storage", str(tmp_path / "runs")]

@@ -44,7 +44,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def written(folder: Path, **changes: Any) -> str:
     folder.mkdir(exist_ok=True)
     path = folder / "toy.yaml"
-    path.write_text(yaml.safe_dump({**TREE, **changes}, sort_keys=False))
+    path.write_text(yaml.safe_dump({**TREE, **changes}, sort_keys=False), "utf-8")
     return str(path)
 
 
@@ -80,7 +80,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, Any, str]:
 def at_trial(path: Path, identity: str) -> None:
     """Wait until a trial has reported."""
     for _ in range(1000):
-        if path.exists() and f'"event": "report", "trial": "{identity}"' in path.read_text():
+        if path.exists() and f'"event": "report", "trial": "{identity}"' in path.read_text("utf-8"):
             return
         time.sleep(0.1)
     raise AssertionError(f"{identity} never reported")
@@ -136,16 +136,16 @@ def test_interrupted_then_killed_then_resumed_is_as_if_nothing_had_happened(tmp_
     left = {path.name for path in run_dir.iterdir()} - {folders.LOCK}
     assert left == {"spec.yaml", "journal.jsonl", "optuna.log", "trials", "bundles", *report.REPORTS}
 
-    before = journal.read_text()
+    before = journal.read_text("utf-8")
     status, again, _ = ended(start(spec, "--storage", str(storage), "--resume", "--json"))
     assert (status, again) == (0, summary)
-    assert journal.read_text() == before, "a finished sweep was begun again"
+    assert journal.read_text("utf-8") == before, "a finished sweep was begun again"
 
     status, found, told = ended(start("--reproduce", str(run_dir), "--trial", "t0003", "--json"))
     assert (status, found["trial"], found["equal"], found["rows"]) == (0, "t0003", True, 4), told
     assert found["again"] == summary["trials"][2]["score"]
     assert "bitwise equal: every metric of 4 rows" in told
-    assert journal.read_text() == before
+    assert journal.read_text("utf-8") == before
     assert not (run_dir / "reproduced").exists()
 
 
@@ -288,6 +288,6 @@ def test_run_folders_are_numbered_and_the_newest_is_found(tmp_path: Path):
         "-11",
     ]
     assert folders.known(tmp_path, spec, folders.NEWEST) == made[-1]
-    (made[-1] / folders.SPEC).write_text("torn")
+    (made[-1] / folders.SPEC).write_text("torn", "utf-8")
     assert folders.known(tmp_path, spec, folders.NEWEST) == made[-2]
     assert folders.known(tmp_path, other, folders.NEWEST) is None

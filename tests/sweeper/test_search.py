@@ -216,13 +216,13 @@ def test_an_ask_is_on_disk_before_tune_hears_of_it_and_a_row_before_it_is_judged
 
     class Judged(Recording):
         def judge(self, identity: str, row: dict[str, Any]) -> bool:
-            seen.append((row["step"], (tmp_path / "journal.jsonl").read_text().splitlines()[-1]))
+            seen.append((row["step"], (tmp_path / "journal.jsonl").read_text("utf-8").splitlines()[-1]))
             return row["step"] == 15
 
     tune = Tune(sampled(), tmp_path, lag=1)
     tune.scheduler = Judged(tune.journal, tmp_path)
     assert tune.start() == "t0001"
-    assert '"event": "ask", "trial": "t0001"' in (tmp_path / "journal.jsonl").read_text()
+    assert '"event": "ask", "trial": "t0001"' in (tmp_path / "journal.jsonl").read_text("utf-8")
     assert tune.report("t0001", 5) == TrialScheduler.CONTINUE
     assert tune.report("t0001", 5, 10) == TrialScheduler.CONTINUE
     assert [step for step, _ in seen] == [5, 10], "a row that is known was judged again"
@@ -262,7 +262,7 @@ def test_failures_are_told_in_one_line_and_do_not_stop_the_others(tmp_path: Path
     tune = Tune(sampled(trials=4), tmp_path, lag=1)
     tune.start()
     (tmp_path / "trials/t0001").mkdir(parents=True)
-    (tmp_path / "trials/t0001/error.txt").write_text("RuntimeError: it broke\n\nTraceback ...\n")
+    (tmp_path / "trials/t0001/error.txt").write_text("RuntimeError: it broke\n\nTraceback ...\n", "utf-8")
     tune.end("t0001", error=True)
     tune.start()
     tune.report("t0002", 5)

@@ -100,7 +100,7 @@ def test_profiles_and_sets_apply_in_order() -> None:
 @pytest.mark.parametrize("tree", [TOY, EXPLICIT], ids=["tpe", "arms"])
 def test_the_resolved_yaml_gives_the_same_spec_and_hash(tree: dict[str, Any], tmp_path: Path) -> None:
     spec = resolve(tree, sets=["config.y=0.25"])
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     again = load(tmp_path / "spec.yaml")
     assert "profiles" not in spec.to_yaml()
     assert again.spec_hash == spec.spec_hash
@@ -233,7 +233,7 @@ def test_bad_input_is_one_line(sets: list[str], line: str) -> None:
 )
 def test_a_file_that_is_no_spec(tmp_path: Path, text: str, line: str) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     with pytest.raises(SpecError) as error:
         load(path)
     assert str(error.value).startswith(f"{path}: {line}")
@@ -251,7 +251,7 @@ def test_a_file_that_is_no_spec(tmp_path: Path, text: str, line: str) -> None:
     ],
 )
 def test_a_trainable_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, line: str) -> None:
-    (tmp_path / "given.py").write_text(f"from pydantic import BaseModel\n\ndef train(): ...\n\n{code}\n")
+    (tmp_path / "given.py").write_text(f"from pydantic import BaseModel\n\ndef train(): ...\n\n{code}\n", "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "given", raising=False)
     tree = {"name": "a", "trainable": "given:train", "space": {"x": {"uniform": [0, 1]}}, "search": {"trials": 1}}
@@ -261,7 +261,7 @@ def test_a_trainable_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_file_that_is_not_there_names_its_neighbour(tmp_path: Path) -> None:
-    (tmp_path / "mix_ratios.yaml").write_text("name: a")
+    (tmp_path / "mix_ratios.yaml").write_text("name: a", "utf-8")
     with pytest.raises(
         SpecError, match=r"mix_ratio\.yaml: cannot be read: No such .*; did you mean 'mix_ratios.yaml'\?$"
     ):

@@ -84,8 +84,8 @@ def test_a_running_sweep_says_what_runs_and_what_waits(tmp_path: Path, capsys: p
 
 def test_how_many_run_at_a_time_is_why_the_others_wait(tmp_path: Path) -> None:
     run_dir = made(tmp_path, *begun())
-    text = (run_dir / "journal.jsonl").read_text()
-    (run_dir / "journal.jsonl").write_text(text.replace('"cpus": 2', '"cpus": 2, "concurrency": 2'))
+    text = (run_dir / "journal.jsonl").read_text("utf-8")
+    (run_dir / "journal.jsonl").write_text(text.replace('"cpus": 2', '"cpus": 2, "concurrency": 2'), "utf-8")
     with FileLock(run_dir / folders.LOCK):
         assert status.status(run_dir)["waiting"] == {"trials": 3, "why": "2 run at a time"}
     assert status.status(run_dir)["waiting"] == {"trials": 3, "why": "no driver works on the sweep"}
@@ -147,7 +147,7 @@ def test_bad_input_is_one_line_and_status_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     broken = made(tmp_path, *begun())
-    (broken / "journal.jsonl").write_text("nonsense\n")
+    (broken / "journal.jsonl").write_text("nonsense\n", "utf-8")
     for arguments in ([str(tmp_path)], ["no/such"], ["--nonsense"], [str(broken)]):
         assert status.main(arguments) == 2
         assert capsys.readouterr().err.count("\n") == 1

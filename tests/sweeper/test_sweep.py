@@ -107,7 +107,10 @@ def test_a_trial_that_fails_is_tried_again_as_often_as_the_spec_says(
         "tried again after its process died; the machine may have run out of memory",
         *["tried again after RuntimeError"] * 2,
     ]
-    assert {path.name: len(path.read_text()) for path in tmp_path.glob("tries-*")} == {"tries-0.3": 2, "tries-0.2": 3}
+    assert {path.name: len(path.read_text("utf-8")) for path in tmp_path.glob("tries-*")} == {
+        "tries-0.3": 2,
+        "tries-0.2": 3,
+    }
     assert_all_given_back()
 
 
@@ -127,14 +130,14 @@ def test_a_row_that_is_not_repeated_is_told_and_the_journal_keeps_its_own(tmp_pa
 def test_a_sweep_goes_on_with_what_is_open_and_repeats_nothing(tmp_path: Path, nodes: list[cluster.Node]):
     spec = toy_spec(resources={"concurrency": 1}, config={"run_sd": 0.1})
     whole = run(spec, tmp_path / "whole")
-    events = (tmp_path / "whole/journal.jsonl").read_text().splitlines()
+    events = (tmp_path / "whole/journal.jsonl").read_text("utf-8").splitlines()
     begun = next(number for number, line in enumerate(events) if json.loads(line).get("trial") == "t0003")
     cut = tmp_path / "cut"
     (cut / "trials").mkdir(parents=True)
     for name in ("t0001", "t0002", "t0003"):
         (tmp_path / "whole/trials" / name).rename(cut / "trials" / name)
     (cut / "trials/t0003/checkpoints/step-00000020/checkpoint.json").unlink()
-    (cut / "journal.jsonl").write_text("\n".join(events[: begun + 2]) + '\n{"event": "repo')
+    (cut / "journal.jsonl").write_text("\n".join(events[: begun + 2]) + '\n{"event": "repo', "utf-8")
     told: list[str] = []
     journal = Journal(cut / "journal.jsonl")
     before = len(journal.events)

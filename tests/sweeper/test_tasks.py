@@ -48,7 +48,7 @@ CONFIRMED = {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    (tmp_path / "pairs.txt").write_text("a b\n")
+    (tmp_path / "pairs.txt").write_text("a b\n", "utf-8")
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def test_what_the_tasks_give_is_on_record(here: Path) -> None:
 def test_what_cannot_be_scored_is_refused_before_anything_runs(
     here: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
 ) -> None:
-    (here / "toy.yaml").write_text(yaml.safe_dump(TREE | changes))
+    (here / "toy.yaml").write_text(yaml.safe_dump(TREE | changes), "utf-8")
     assert run.main(["toy.yaml"]) == 2
     output = capsys.readouterr()
     assert output.out == ""
@@ -146,7 +146,7 @@ def test_from_the_spec_to_the_report(here: Path, monkeypatch: pytest.MonkeyPatch
     spec = scored(name)
     folder = here / "run"
     folder.mkdir()
-    (folder / "spec.yaml").write_text(spec.to_yaml())
+    (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     journal = Journal(folder / "journal.jsonl")
     first = session()
     journal.append(type(first)(**{**vars(first), "facts": prepared(spec, print)}))
@@ -178,7 +178,7 @@ def assert_told(spec: SweepSpec, journal: Journal, folder: Path, score: str) -> 
         records
     )
     assert results.main([str(folder)]) == 0
-    text = " ".join((folder / "report.md").read_text().split())
+    text = " ".join((folder / "report.md").read_text("utf-8").split())
     assert f"## {FRONT} " in text
     assert "| confirm | baseline | 2 |" in text
     assert f"| {score} | {score.removesuffix('accuracy')}untrained |" in text
@@ -190,7 +190,7 @@ def test_the_same_under_ray(here: Path, workers: int) -> None:
     spec = scored("toy/rte", resources={"workers": workers})
     folder = here / "run"
     folder.mkdir()
-    (folder / "spec.yaml").write_text(spec.to_yaml())
+    (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     journal = Journal(folder / "journal.jsonl")
     with cluster.session():
         assert sweep.run(spec, folder, journal, 2, facts=prepared(spec, print))

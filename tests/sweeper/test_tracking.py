@@ -66,10 +66,10 @@ def test_a_sweep_in_mlflow(
     source = written(tmp_path / "source", spec)
     for event in source.events:
         journal.append(event)
-    (run_dir / "report.md").write_text("# whole\n")
+    (run_dir / "report.md").write_text("# whole\n", "utf-8")
     bundle = tmp_path / "bundle"
     bundle.mkdir()
-    (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}')
+    (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}', "utf-8")
     assert tracker.close("interrupted", best(journal.trials.values(), "val/loss"), bundle, drain_s=60) == 0
     assert said == []
 
@@ -125,7 +125,7 @@ def test_a_resumed_sweep_goes_on_with_its_runs(storage: Path, client: MlflowClie
     uri = store_uri(spec, storage)
     bundle = tmp_path / "bundle"
     bundle.mkdir()
-    (bundle / "model").write_text("weights")
+    (bundle / "model").write_text("weights", "utf-8")
     found = best(journal.trials.values(), "val/loss")
 
     first = Tracker(journal, spec, run_dir, uri)
@@ -165,7 +165,7 @@ def test_a_resumed_sweep_goes_on_with_its_runs(storage: Path, client: MlflowClie
     assert versions == {1: first.run_ids["t0002"], 2: second.run_ids["t0006"]}
     assert str(client.get_model_version_by_alias("resumed", "candidate").version) == "2"
     local = mlflow.MlflowClient(uri).download_artifacts(second.run_ids["t0006"], "bundle/model", str(tmp_path))
-    assert Path(local).read_text() == "weights"
+    assert Path(local).read_text("utf-8") == "weights"
 
 
 def test_two_folders_of_one_name_are_two_sweeps(storage: Path, client: MlflowClient, tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_a_new_sqlite_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypa
     path = tmp_path / "runs" / "mlflow.db"
 
     def killed(tracking_uri: str) -> None:
-        Path(tracking_uri.removeprefix("sqlite:///")).write_text("half")
+        Path(tracking_uri.removeprefix("sqlite:///")).write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

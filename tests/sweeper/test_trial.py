@@ -107,7 +107,7 @@ def test_a_run_that_had_ended_hands_over_its_last_row(tmp_path: Path, driver: Dr
 def test_a_torn_checkpoint_costs_its_steps_and_no_more(tmp_path: Path, driver: Driver):
     trial.run(task(tmp_path))
     whole = driver.messages
-    (home(tmp_path) / "checkpoints/step-00000020/history.jsonl").write_text("")
+    (home(tmp_path) / "checkpoints/step-00000020/history.jsonl").write_text("", "utf-8")
     driver.messages = []
     trial.run(task(tmp_path))
     assert driver.steps == [[5, 10, 15], [20]]
@@ -120,7 +120,7 @@ def test_what_is_not_finite_fails_the_trial_and_leaves_no_checkpoint(tmp_path: P
     assert driver.steps == [[5], [10]]
     assert checkpoints.at(home(tmp_path) / "checkpoints", 15) is None
     assert list((tmp_path / "temp").iterdir()) == []
-    note = (home(tmp_path) / trial.ERROR).read_text().splitlines()
+    note = (home(tmp_path) / trial.ERROR).read_text("utf-8").splitlines()
     assert note[0] == "RuntimeError: diverged: val/loss is nan at step 15"
     assert "Traceback (most recent call last):" in note
 
@@ -129,7 +129,7 @@ def test_an_old_note_goes_when_the_trial_starts_again(tmp_path: Path, driver: Dr
     for fail, reason in (("raise", "RuntimeError: the toy fails on purpose"), ("nan", "RuntimeError: diverged")):
         with pytest.raises(RuntimeError):
             trial.run(task(tmp_path, fail=fail))
-        assert (home(tmp_path) / trial.ERROR).read_text().startswith(reason)
+        assert (home(tmp_path) / trial.ERROR).read_text("utf-8").startswith(reason)
     trial.run(task(tmp_path))
     assert not (home(tmp_path) / trial.ERROR).exists()
 
@@ -154,7 +154,7 @@ def test_the_loss_of_another_rank_is_not_noted(tmp_path: Path, monkeypatch: pyte
     assert not noted.exists()
     with pytest.raises(ZeroDivisionError), trial._noted(one):
         _ = 1 / 0
-    assert noted.read_text().startswith("ZeroDivisionError: ")
+    assert noted.read_text("utf-8").startswith("ZeroDivisionError: ")
 
 
 def test_a_reason_is_one_line():
@@ -184,7 +184,11 @@ def test_a_full_disk_is_told_from_other_failures_and_leaves_no_part(
     monkeypatch.setattr(checkpoints, "_sync_folders", fails)
     with pytest.raises(OSError, match=r"No space|quota"):
         trial.run(task(tmp_path))
-    assert (home(tmp_path) / trial.ERROR).read_text().startswith(f"{checkpoints.FULL}: OSError: [Errno {error.errno}]")
+    assert (
+        (home(tmp_path) / trial.ERROR)
+        .read_text("utf-8")
+        .startswith(f"{checkpoints.FULL}: OSError: [Errno {error.errno}]")
+    )
     assert list((home(tmp_path) / "checkpoints").iterdir()) == []
     assert list((tmp_path / "temp").iterdir()) == []
 

@@ -41,7 +41,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
                 "seeds": {"search": [1], "confirm": SEEDS},
             }
             path = folder / f"{name}.yaml"
-            path.write_text(yaml.safe_dump(tree | changes, sort_keys=False))
+            path.write_text(yaml.safe_dump(tree | changes, sort_keys=False), "utf-8")
             command = [sys.executable, "-m", "sweeper.run", str(path), "--storage", str(folder / "runs"), "--json"]
             done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=250)
             assert done.returncode == 0, done.stderr
@@ -100,7 +100,7 @@ def test_where_nothing_is_confirmed_no_champion_is_named_and_the_report_says_so(
     assert told["verdict"]["champion"] is None
     assert registered(told, "champion") is None
     assert registered(told, "candidate") is not None
-    assert "Nothing is confirmed" in Path(told["report"]).read_text()
+    assert "Nothing is confirmed" in Path(told["report"]).read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_an_ablation_runs_every_arm_on_every_seed_and_judges_each(sweep: Sweep, 
     else:
         assert verdicts["full"] == verdicts["with-x" if form == "add_one" else "x"] == "confirmed"
     folder = Path(told["run_dir"])
-    rows = (folder / "results.csv").read_text().splitlines()
+    rows = (folder / "results.csv").read_text("utf-8").splitlines()
     assert len(rows) == 1 + len(told["trials"])
-    assert (folder / "table.tex").read_text().count(r"\\") >= len(labels)
+    assert (folder / "table.tex").read_text("utf-8").count(r"\\") >= len(labels)
 
 
 def test_a_later_look_adds_seeds_and_says_which_look_it_is(sweep: Sweep) -> None:

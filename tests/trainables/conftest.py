@@ -23,7 +23,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = sentences(320)
     folder = make_bundle(tmp_path_factory.mktemp("scored") / "bundle", Trained(300).obtain(text))
     fit(folder, text, steps=8)
-    (folder / "training_config.yaml").write_text("data:\n  block: 16\n")
+    (folder / "training_config.yaml").write_text("data:\n  block: 16\n", "utf-8")
     return folder
 
 

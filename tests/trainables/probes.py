@@ -17,7 +17,7 @@ def reversed_words(sentence: str) -> str:
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
@@ -40,7 +40,7 @@ def write_zorro(folder: Path, pairs: int = 10) -> Path:
     good = [each.rstrip(".").lower() + " ." for each in sentences(2 * pairs, seed=6)]
     for index, name in enumerate(("case-subject", "order-verb")):
         turns = [line for each in good[index * pairs : (index + 1) * pairs] for line in (reversed_words(each), each)]
-        (folder / f"{name}.txt").write_text("\n".join(turns) + "\n")
+        (folder / f"{name}.txt").write_text("\n".join(turns) + "\n", "utf-8")
     return folder
 
 

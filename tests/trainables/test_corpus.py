@@ -105,7 +105,7 @@ def test_txt_and_jsonl_plain_and_packed_give_the_same_documents(tmp_path: Path, 
 
 def test_lines_without_blank_ones_make_documents_of_a_thousand_file_by_file(tmp_path: Path) -> None:
     for name, count in (("b", 2500), ("a", 10)):
-        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {index}\n" for index in range(count)))
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {index}\n" for index in range(count)), "utf-8")
     found = read(tmp_path / "*.txt")
     assert [len(text.split("\n")) for text in found] == [10, 1000, 1000, 500]
     assert found[0].startswith("a 0\n"), "files come in the order of their paths"

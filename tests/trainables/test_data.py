@@ -186,7 +186,8 @@ def test_blocks_of_unknown_tokens_are_left_out_and_counted(text: Path, tmp_path:
     lines = sentences(900, seed=1)
     foreign = [" ".join("\u4e00" * 40)] * 40
     (tmp_path / "a.txt").write_text(
-        "\n\n".join(lines[:400]) + "\n\n" + " ".join(foreign) + "\n\n" + "\n\n".join(lines[400:])
+        "\n\n".join(lines[:400]) + "\n\n" + " ".join(foreign) + "\n\n" + "\n\n".join(lines[400:]),
+        "utf-8",
     )
     prepared = prepare(settings(text))
     folder = prepared.tokenizer_files()
@@ -200,7 +201,7 @@ def test_blocks_of_unknown_tokens_are_left_out_and_counted(text: Path, tmp_path:
 
 def test_special_tokens_in_the_text_are_text(tmp_path: Path, text: Path) -> None:
     lines = [f"{line} [MASK] [UNK]" for line in sentences(600)]
-    (tmp_path / "a.txt").write_text("\n\n".join(lines))
+    (tmp_path / "a.txt").write_text("\n\n".join(lines), "utf-8")
     prepared = prepare(settings(tmp_path))
     assert prepared.eligible[prepared.tokens].all()
 
@@ -311,7 +312,7 @@ BAD = [
 def test_bad_input_is_one_line_and_leaves_nothing(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
-    (tmp_path / "empty.txt").write_text("\n \n\t\n")
+    (tmp_path / "empty.txt").write_text("\n \n\t\n", "utf-8")
     monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
     places = {"text": text, "empty": tmp_path / "empty.txt"}
     filled = {key: value.format(**places) if isinstance(value, str) else value for key, value in changes.items()}
@@ -322,7 +323,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_a_cache_that_cannot_be_written_is_said(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", "utf-8")
     monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "file"))
     with pytest.raises(ValueError, match=r"cannot write the cache .*: set SWEEPER_CACHE"):
         prepare(settings(text))

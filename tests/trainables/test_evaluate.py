@@ -193,8 +193,8 @@ def test_a_runs_last_row_has_the_scores_that_its_bundle_gets(corpus: Path, data:
     shutil.copytree(data, tmp_path / "moved")
     moved = {name: value.replace(str(data), str(tmp_path / "moved")) for name, value in wanted.items()}
     assert mlm.check_tasks(settings, moved) == found, "what is judged by is the same, wherever it lies"
-    text = (tmp_path / "moved" / "wug.jsonl").read_text()
-    (tmp_path / "moved" / "wug.jsonl").write_text(text.replace('"ratio": 0.0', '"ratio": 0.01', 1))
+    text = (tmp_path / "moved" / "wug.jsonl").read_text("utf-8")
+    (tmp_path / "moved" / "wug.jsonl").write_text(text.replace('"ratio": 0.0', '"ratio": 0.01', 1), "utf-8")
     assert [same == found[name] for name, same in mlm.check_tasks(settings, moved).items()] == [True, False]
     recorder = run(settings, tmp_path, evaluate=wanted)
     *others, last = recorder.rows
@@ -208,9 +208,9 @@ def test_a_runs_last_row_has_the_scores_that_its_bundle_gets(corpus: Path, data:
         "zorro/accuracy", "zorro/untrained", "zorro/first", "zorro/ties",
         "wug_past/spearman", "wug_past/untrained", "wug_past/ties",
     }  # fmt: skip
-    details = json.loads((bundle / "analysis" / "evaluation.json").read_text())
+    details = json.loads((bundle / "analysis" / "evaluation.json").read_text("utf-8"))
     assert details == json.loads(json.dumps(tasks.details(again)))
-    history = [json.loads(line) for line in (recorder.checkpoint / "history.jsonl").read_text().splitlines()]
+    history = [json.loads(line) for line in (recorder.checkpoint / "history.jsonl").read_text("utf-8").splitlines()]
     assert history[-1] == last
     with pytest.raises(ValueError, match="exceeds the model's 16 positions"):
         mlm.check_tasks(config(corpus), wanted)

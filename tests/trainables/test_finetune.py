@@ -42,7 +42,7 @@ def examples(count: int, seed: int, labels: int = 2) -> list[dict[str, Any]]:
 def write(folder: Path, train: list[dict[str, Any]], valid: list[dict[str, Any]]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("valid", valid)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return str(folder)
 
 
@@ -76,7 +76,7 @@ def learned(bundle: Path, data: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def records(work: Path) -> dict[str, Any]:
-    return {path.name: json.loads(path.read_text()) for path in sorted(work.iterdir())}
+    return {path.name: json.loads(path.read_text("utf-8")) for path in sorted(work.iterdir())}
 
 
 def forbidden(*_: Any) -> Any:
@@ -85,8 +85,8 @@ def forbidden(*_: Any) -> Any:
 
 def test_a_separable_task_is_learned(learned: tuple[GlueScore, Path, list[str]], data: str) -> None:
     score, work, told = learned
-    valid = [json.loads(line)["label"] for line in (Path(data) / "valid.jsonl").read_text().splitlines()]
-    train = [json.loads(line)["label"] for line in (Path(data) / "train.jsonl").read_text().splitlines()]
+    valid = [json.loads(line)["label"] for line in (Path(data) / "valid.jsonl").read_text("utf-8").splitlines()]
+    train = [json.loads(line)["label"] for line in (Path(data) / "train.jsonl").read_text("utf-8").splitlines()]
     frequent = int(2 * sum(train) > len(train))
     assert score.majority == valid.count(frequent) / len(valid)
     assert set(score.by_seed) == {0, 1}
@@ -160,10 +160,10 @@ def test_a_record_stands_for_its_model_data_and_settings(
 
     assert [learned_again(), learned_again()] == [1, 0]
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
-    (copy / "README.md").write_text("a card changes nothing")
+    (copy / "README.md").write_text("a card changes nothing", "utf-8")
     assert learned_again(copy) == 0
     (path,) = work.iterdir()
-    path.write_text(path.read_text()[:20])
+    path.write_text(path.read_text("utf-8")[:20], "utf-8")
     assert [learned_again(), learned_again()] == [1, 0]
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
@@ -290,8 +290,8 @@ def _not_finite(folder: Path) -> None:
 
 
 def _unheard_of(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}), "utf-8")
 
 
 @pytest.mark.parametrize(

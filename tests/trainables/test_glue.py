@@ -33,7 +33,7 @@ ROWS = {
 def write(folder: Path, train: list[Any], valid: list[Any], names: tuple[str, str] = ("train", "valid")) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in zip(names, (train, valid), strict=True):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return str(folder)
 
 
@@ -119,7 +119,7 @@ def test_other_bad_input_is_one_line(tmp_path: Path) -> None:
     write(tmp_path / "half", [GOOD], [GOOD])
     (tmp_path / "half" / "valid.jsonl").unlink()
     write(tmp_path / "text", [GOOD], [GOOD])
-    (tmp_path / "text" / "train.jsonl").write_text('{"sentence1": \n')
+    (tmp_path / "text" / "train.jsonl").write_text('{"sentence1": \n', "utf-8")
     write(tmp_path / "binary", [GOOD], [GOOD])
     (tmp_path / "binary" / "train.jsonl").write_bytes(b"\xff\xfe\x00")
     cases = {

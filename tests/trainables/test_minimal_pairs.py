@@ -35,7 +35,7 @@ def test_a_supplement_with_a_uid_but_no_field_goes_by_its_file(tmp_path: Path) -
 
 
 def test_in_zorro_the_bad_sentence_comes_first_and_the_good_one_is_option_0(tmp_path: Path) -> None:
-    (tmp_path / "case.txt").write_text("brought i the hill .\ni brought the hill .\n")
+    (tmp_path / "case.txt").write_text("brought i the hill .\ni brought the hill .\n", "utf-8")
     assert read_zorro(tmp_path).options == [("i brought the hill .", "brought i the hill .")]
     assert read_zorro(write_zorro(tmp_path / "more", pairs=2)).group == ["case-subject"] * 2 + ["order-verb"] * 2
 

@@ -38,8 +38,8 @@ def test_golden_losses(corpus: Path, tmp_path: Path) -> None:
     rows = run(config(corpus, report_every=1, model={"dropout": 0.0}), tmp_path).rows
     lines = [f"{row['step']:2d} {row['train/loss']:.6f} {row['val/loss']:.6f}" for row in rows]
     if os.environ.get("SWEEPER_REWRITE_GOLDEN"):
-        GOLDEN.write_text("\n".join(lines) + "\n")
-    expected = [list(map(float, line.split())) for line in GOLDEN.read_text().splitlines()]
+        GOLDEN.write_text("\n".join(lines) + "\n", "utf-8")
+    expected = [list(map(float, line.split())) for line in GOLDEN.read_text("utf-8").splitlines()]
     assert [list(map(float, line.split())) for line in lines] == [pytest.approx(row, abs=5e-5) for row in expected]
 
 
@@ -63,7 +63,7 @@ def test_stopped_anywhere_and_resumed_is_never_stopped_bitwise(
     mlm.train(settings, TrainContext(second, restore_from=first.checkpoint))
     assert first.rows + second.rows == whole.rows
     assert second.weights() == whole.weights()
-    history = [json.loads(line) for line in (second.checkpoint / "history.jsonl").read_text().splitlines()]
+    history = [json.loads(line) for line in (second.checkpoint / "history.jsonl").read_text("utf-8").splitlines()]
     assert history == whole.rows
 
 
@@ -99,7 +99,7 @@ def test_two_ranks_agree_with_one(corpus: Path, tmp_path: Path) -> None:
     for rank in ranks:
         rank.join(120)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    together = json.loads((tmp_path / "rows.json").read_text())
+    together = json.loads((tmp_path / "rows.json").read_text("utf-8"))
     for one, two in zip(alone, together, strict=True):
         assert two == pytest.approx(one, abs=1e-5)
         assert two["train/predicted"] == one["train/predicted"] == 19 * one["step"]
@@ -111,7 +111,7 @@ def test_the_bundle_loads_in_a_fresh_process(corpus: Path, tmp_path: Path) -> No
     names = {path.name for path in bundle.iterdir()}
     files = "model.safetensors config.json tokenizer.json tokenizer_config.json training_config.yaml metadata.json"
     assert names >= {*files.split(), "README.md"}
-    metadata = json.loads((bundle / "metadata.json").read_text())
+    metadata = json.loads((bundle / "metadata.json").read_text("utf-8"))
     assert metadata["step"] == 20
     assert metadata["metrics"]["val/loss"] == recorder.rows[-1]["val/loss"]
     code = f"""

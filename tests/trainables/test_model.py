@@ -72,7 +72,7 @@ def test_the_bundle_files_load_as_bert(tmp_path: Path) -> None:
 
     model = small().eval()
     save_file(to_hub(model), tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text(json.dumps(hub_config(SMALL, 50, 0)))
+    (tmp_path / "config.json").write_text(json.dumps(hub_config(SMALL, 50, 0)), "utf-8")
     loaded = BertForMaskedLM.from_pretrained(tmp_path, local_files_only=True).eval()
     ids = torch.arange(16)[None]
     with torch.no_grad():

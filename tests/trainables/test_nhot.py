@@ -161,7 +161,7 @@ def test_the_folded_bundle_is_an_ordinary_bert(corpus: Path, tmp_path: Path, emb
     loaded, info = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     assert type(loaded).__name__ == "BertForMaskedLM"
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] == (embedding == "plain")
+    assert json.loads((folder / "config.json").read_text("utf-8"))["tie_word_embeddings"] == (embedding == "plain")
     untied = loaded.get_input_embeddings().weight.data_ptr() != loaded.get_output_embeddings().weight.data_ptr()
     assert untied == (embedding == "nhot")
     ids = torch.from_numpy(prepared.evaluation("val").inputs[:8].astype(np.int64))
@@ -186,10 +186,12 @@ def test_the_card_says_so_and_the_estimates_count_the_layer(corpus: Path, tmp_pa
     assert ours.memory_bytes - plain.memory_bytes == 16 * rows + 8 * rows
     assert 0 < ours.flops_per_step - plain.flops_per_step < 0.01 * plain.flops_per_step
     folder = run(n_hot(corpus), tmp_path).checkpoint / "bundle"
-    parameters = json.loads((folder / "metadata.json").read_text())["parameters"]
-    without = json.loads((run(config(corpus), tmp_path / "plain").checkpoint / "bundle/metadata.json").read_text())
+    parameters = json.loads((folder / "metadata.json").read_text("utf-8"))["parameters"]
+    without = json.loads(
+        (run(config(corpus), tmp_path / "plain").checkpoint / "bundle/metadata.json").read_text("utf-8")
+    )
     assert parameters - without["parameters"] == data.prepare(config(corpus).data).vocab_size * 32
-    cards = [(path / "README.md").read_text() for path in (folder, tmp_path / "plain/checkpoint/bundle")]
+    cards = [(path / "README.md").read_text("utf-8") for path in (folder, tmp_path / "plain/checkpoint/bundle")]
     assert ["N-hot" in card for card in cards] == [True, False]
     assert all("predicted: 50.0% at random, 30.0% by token score, 20.0% by trigram score" in card for card in cards)
 

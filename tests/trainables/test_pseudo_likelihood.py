@@ -90,12 +90,12 @@ def without_tokenizer(folder: Path) -> None:
 
 def with_nothing_but_the_tokenizers_settings(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}), "utf-8")
 
 
 def with_anothers_tokenizer(folder: Path) -> None:
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 5000}))
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"vocab_size": 5000}), "utf-8")
 
 
 def without_some_weights(folder: Path) -> None:
@@ -132,7 +132,8 @@ def test_a_tokenizer_without_a_mask_is_refused(bundle: Path, tmp_path: Path) -> 
     shutil.copytree(bundle, tmp_path / "bundle")
     path = tmp_path / "bundle" / "tokenizer_config.json"
     path.write_text(
-        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if "mask" not in key})
+        json.dumps({key: value for key, value in json.loads(path.read_text("utf-8")).items() if "mask" not in key}),
+        "utf-8",
     )
     with pytest.raises(ValueError, match="no mask token"):
         load_tokenizer(tmp_path / "bundle")

@@ -228,7 +228,7 @@ def test_a_resumed_run_has_the_whole_series_bitwise_and_each_loads(corpus: Path,
     assert {path.name for path in folder.iterdir()} == {each.name for each in found} > before > set()
     assert mlm.prepare(settings)["series"] == [each.name for each in found]
     for each in found:
-        told = json.loads((folder / each.name / "metadata.json").read_text())
+        told = json.loads((folder / each.name / "metadata.json").read_text("utf-8"))
         seen = sum(int(prepared.words[batches.block_ids(step)].sum()) for step in range(each.step))
         assert (told["step"], told["words"], told["mark"]) == (each.step, seen, each.mark)
         loaded = AutoModelForMaskedLM.from_pretrained(folder / each.name, local_files_only=True)
@@ -237,7 +237,7 @@ def test_a_resumed_run_has_the_whole_series_bitwise_and_each_loads(corpus: Path,
     weights = [(folder / each.name / "model.safetensors").read_bytes() for each in found]
     steps = [each.step for each in found]
     assert len(set(weights)) == len(set(steps)), "one for each step, the weights as they were then"
-    metadata = json.loads((whole.checkpoint / "bundle" / "metadata.json").read_text())
+    metadata = json.loads((whole.checkpoint / "bundle" / "metadata.json").read_text("utf-8"))
     assert metadata["words"] == series.seen(prepared, batches, 12)
 
 

@@ -98,7 +98,7 @@ def test_seen_says_whether_the_word_stands_in_the_train_part(tmp_path: Path) -> 
     """Validation: further sentences of the same words. Test: words of another lexicon, some of which are the same."""
     own, other = sentences(1600, seed=1), sentences(300, seed=2)
     for name, lines in (("train", own[:1200]), ("val", own[1200:]), ("test", other)):
-        (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(lines), "utf-8")
     tree = {f"{part}": f"files:{tmp_path}/{name}.txt" for part, name in (("validation", "val"), ("test", "test"))}
     prepared = data.prepare(config(tmp_path / "train.txt", data=tree).data)
     val, test = (prepared.evaluation(part).seen.mean() for part in ("val", "test"))
@@ -110,7 +110,7 @@ def test_the_last_row_has_slices_and_the_bundle_their_counts(corpus: Path, tmp_p
     recorder = run(config(corpus, steps=12, report_every=6, model=SMALL, masking={"update_every": 1}), tmp_path)
     sliced = [{key for key in row if key.startswith("val/loss_") and key != "val/loss_mask"} for row in recorder.rows]
     assert not sliced[0]
-    told = json.loads((recorder.checkpoint / "bundle" / "analysis" / "slices.json").read_text())
+    told = json.loads((recorder.checkpoint / "bundle" / "analysis" / "slices.json").read_text("utf-8"))
     assert told["part"] == "val"
     assert list(told["slices"]) == list(slices.NAMES)
     last = recorder.rows[-1]

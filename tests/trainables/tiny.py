@@ -30,7 +30,7 @@ def write_corpus(folder: Path, documents: int = 120) -> Path:
             sentence.append(word)
         text.append(" ".join(sentence))
     path = folder / "corpus.txt"
-    path.write_text("\n\n".join(text))
+    path.write_text("\n\n".join(text), "utf-8")
     return path
 
 
@@ -92,5 +92,5 @@ def run_rank(rank: int, world_size: int, settings: Config, folder: Path) -> None
     recorder = Recorder(folder)
     mlm.train(settings, TrainContext(recorder, 0, rank, world_size, all_reduce=all_reduce))
     if rank == 0:
-        (folder / "rows.json").write_text(json.dumps(recorder.rows))
+        (folder / "rows.json").write_text(json.dumps(recorder.rows), "utf-8")
     torch.distributed.destroy_process_group()
