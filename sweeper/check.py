@@ -47,7 +47,7 @@ def completed(spec: SweepSpec) -> SweepSpec:
         spec = ablation.expanded(spec.model_copy(update={"arms": arms}), trainable.expand, base)
         arms = spec.arms
     probed: list[Any] = []
-    for where, params in _probes(spec, arms):
+    for where, params in probes(spec, arms):
         try:
             probed.append(settings(spec, params))
         except Refusal as error:
@@ -136,8 +136,8 @@ def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
     return inside | outside
 
 
-def _probes(spec: SweepSpec, arms: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Where in the spec, and which settings."""
+def probes(spec: SweepSpec, arms: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Where in the spec, and which settings: every arm, every corner, and all low and all high corners together."""
     yield from ((("arms", name), arm) for name, arm in arms.items())
     for path, domain in spec.space.items():
         yield from ((("space", path), {path: corner}) for corner in domain.corners())

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweeper import cluster, confirm, folders, ledger, remote, reproduce, tasks
+from sweeper import check, cluster, confirm, folders, ledger, remote, reproduce, tasks
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Journal, Session, Verdict, fingerprints_in
 from sweeper.reproduce import Reproduction
@@ -36,7 +36,10 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
     waiting = Timer(2, say, [f"{spec.name}: preparing what its trials share"])
     waiting.start()
     try:
-        facts = Trainable.load(spec.trainable).prepare(spec.settings({}))
+        trainable = Trainable.load(spec.trainable)
+        facts = trainable.prepare(spec.settings({}))
+        for _, params in check.probes(spec, spec.arms):
+            trainable.check(spec.settings(params), facts)
         return {**facts, **tasks.checked(spec)}
     finally:
         waiting.cancel()

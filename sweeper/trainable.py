@@ -1,9 +1,11 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. Six are optional: `expand(params)` replaces settings by dotted path which stand for others,
+`train(config, context)`. Seven are optional: `expand(params)` replaces settings by dotted path which stand for others,
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
-corpus), raises ValueError for what cannot be had, and returns facts to keep in the record; `preparing(config)` says
+corpus), raises ValueError for what cannot be had, and returns facts to keep in the record; `check(config, facts)`,
+called after it for every arm and every corner of the space, raises ValueError, in one line, for settings that what was
+prepared does not serve; `preparing(config)` says
 how many seconds that would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a
 few steps on made-up data, as the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`,
 called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored, and returns the names of the
@@ -73,6 +75,10 @@ def _nothing(_config: Any) -> dict[str, Any]:
     return {}
 
 
+def _anything(_config: Any, _facts: Any) -> None:
+    """Every setting is served."""
+
+
 def _none() -> tuple[str, ...]:
     """Every row has the same metrics."""
     return ()
@@ -128,6 +134,7 @@ class Trainable:
     config: Any
     train: Callable[[Any, TrainContext], None]
     prepare: Callable[[Any], dict[str, Any]]
+    check: Callable[[Any, Mapping[str, Any]], None]
     preparing: Callable[[Any], float]
     expand: Callable[[Mapping[str, Any]], dict[str, Any]]
     probe: Callable[[Any, str, int], Pace] | None
@@ -148,6 +155,7 @@ class Trainable:
         if train is None or config is None:
             raise ValueError(f"{module_name!r} must have {function!r} and 'Config'")
         prepare, preparing = getattr(module, "prepare", _nothing), getattr(module, "preparing", _at_once)
+        check = getattr(module, "check", _anything)
         expand, probe = getattr(module, "expand", dict), getattr(module, "probe", None)
         check_tasks, at_end = getattr(module, "check_tasks", None), getattr(module, "at_end", _none)
-        return Trainable(name, config, train, prepare, preparing, expand, probe, check_tasks, at_end)
+        return Trainable(name, config, train, prepare, check, preparing, expand, probe, check_tasks, at_end)

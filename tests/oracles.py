@@ -44,7 +44,7 @@ def settled(prepared: data.Prepared, **settings: Any) -> Iterator[tuple[int, Mas
         {"steps": BATCHES, "batch_size": ROWS, "data": {"block": LENGTH}, "masking": settings}
     )
     strings = prepared.token_strings
-    vocabulary = Vocabulary(strings, np.asarray(prepared.eligible), np.asarray(prepared.unigram))
+    vocabulary = Vocabulary(prepared.forms, np.asarray(prepared.eligible), np.asarray(prepared.unigram))
     policy = masking.build(config, vocabulary, slice(0, ROWS), 7, "cpu")
     batches, draw = data.Batches(prepared, ROWS, 7), np.random.default_rng(7)
     for step in range(BATCHES):

@@ -29,7 +29,7 @@ class Amlm:
     """
 
     def __init__(self, config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> None:
-        size = len(vocabulary.strings)
+        size = vocabulary.size
         self.config, self.rows = config, rows
         self.eligible_V = torch.tensor(vocabulary.eligible, device=device)
         self.rate = config.rate_at(0)

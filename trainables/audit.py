@@ -38,7 +38,7 @@ class Draw:
 class Audit:
     """Counts of one rank since the beginning of the run.
 
-    Shares, shortfalls and what was masked count after the mask warm-up, where they mean something.
+    Shares, shortfalls, words and what was masked count after the mask warm-up, where they mean something.
     """
 
     def __init__(self, sources: list[str], vocab_size: int, matched: bool, device: str) -> None:
@@ -49,6 +49,7 @@ class Audit:
         self.counts = torch.zeros(5 + len(sources), dtype=torch.int64, device=device)
         self.moments = torch.zeros(2, dtype=torch.float64, device=device)  # expected, variance
         self.by_id = torch.zeros(vocab_size, dtype=torch.int64, device=device)  # predictions, by the label
+        self.words = torch.zeros(2, dtype=torch.int64, device=device)  # of several pieces: touched, predicted whole
 
     def count(self, selection: Selection, draw: Draw, positions: int, warm: bool) -> None:
         """A step's selection among so many positions of this rank."""
@@ -68,10 +69,30 @@ class Audit:
         if self.warm:
             self.by_id.index_add_(0, labels, weight.long())
 
+    def tally_words(self, selection: Selection, word_start_bT: torch.Tensor) -> None:
+        """How many words of several pieces were touched and predicted whole, by where words of the text begin.
+
+        From the prepared text, not from what the policy takes for words: its mistakes would go unseen. A row cuts words
+        as it cuts the text.
+        """
+        if not self.warm:
+            return
+        begins = word_start_bT.clone()
+        begins[:, 0] = True
+        word = begins.flatten().cumsum(0) - 1
+        predicted = torch.zeros(len(word) + 1, dtype=torch.int64, device=word.device)
+        predicted[selection.positions] = 1
+        counts = torch.zeros(2, len(word), dtype=torch.int64, device=word.device)
+        counts.index_add_(1, word, torch.stack([torch.ones_like(word), predicted[:-1]]))
+        pieces, taken = counts
+        touched = (pieces > 1) & (taken > 0)
+        self.words += torch.stack([touched.sum(), (touched & (taken == pieces)).sum()])
+
     def metrics(self, all_reduce: AllReduce) -> dict[str, float]:
         """Of all ranks, each of which calls it. RuntimeError where a batch, or independent draws, broke the promise."""
         positions, predicted, broken, short, cut, *by_source = summed(self.counts, all_reduce).tolist()
         expected, variance = summed(self.moments, all_reduce).tolist()
+        touched, whole = summed(self.words, all_reduce).tolist()
         if broken:
             raise RuntimeError(f"mask audit: {broken} batches did not predict the number of positions they promise")
         if variance and abs(predicted - expected) > SD * variance**0.5:
@@ -85,6 +106,7 @@ class Audit:
             **{f"audit/shares/{name}": share for name, share in zip(self.sources, shares, strict=True)},
             "audit/fallbacks": float(short),
             "audit/cut": float(cut),
+            **({"audit/whole_words": whole / touched} if touched else {}),
             "audit/refreshes": float(self.refreshes),
             "audit/matched": float(self.matched),
             "train/predicted": float(predicted),
@@ -96,12 +118,14 @@ class Audit:
             "audit": summed(self.counts, all_reduce).cpu(),
             "moments": summed(self.moments, all_reduce).cpu(),
             "by_id": summed(self.by_id, all_reduce).cpu(),
+            "words": summed(self.words, all_reduce).cpu(),
             "refreshes": torch.tensor(self.refreshes),
         }
 
     def load(self, state: State, rank: int) -> None:
         """Go on from `state()`. Rank 0 takes the counts of all, so that their sum is what it was."""
-        for counts, name in ((self.counts, "audit"), (self.moments, "moments"), (self.by_id, "by_id")):
+        own = {"audit": self.counts, "moments": self.moments, "by_id": self.by_id, "words": self.words}
+        for name, counts in own.items():
             counts.copy_(state[name] if rank == 0 else torch.zeros_like(state[name]))
         self.refreshes = int(state["refreshes"])
 

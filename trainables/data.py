@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ from sweeper import files
 from trainables import corpus, noise, tokenizer
 from trainables.config import DataConfig
 from trainables.preparation import EVALUATION_ARRAYS, LAYOUT, TRAIN_ARRAYS, VERSION, EvaluationSet, Preparation
+from trainables.word_forms import Scheme, WordForms
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +37,10 @@ class Prepared:
     """A prepared corpus, memory-mapped.
 
     tokens: [n] uint16 or uint32, the train part in whole blocks. word_start: [n] bool, the token begins a word of
-    the tokenizer's own (a run of letters and digits, or one punctuation mark). document: [n] int32.
+    the tokenizer's own (of BERT's: a run of letters and digits, or one punctuation mark). document: [n] int32.
     rows: [blocks] int32, the usable blocks: at least half of their positions are eligible. words: [all blocks] int32,
     how many words, as white space separates them, have their first piece there.
-    eligible: [V] bool, not [PAD], [CLS], [SEP], [MASK] or [UNK]. token_strings: by id.
+    eligible: [V] bool, not [PAD], [CLS], [SEP], [MASK] or [UNK]. token_strings: by id. scheme: how they are written.
     unigram: [V] float64, token probabilities in the train part, every count plus one.
     facts: what the parts hold, for metadata.
     """
@@ -54,10 +56,16 @@ class Prepared:
     words: NDArray[np.int32]
     eligible: NDArray[np.bool_]
     token_strings: list[str]
+    scheme: Scheme
     mask_id: int
     pad_id: int
     unigram: NDArray[np.float64]
     facts: dict[str, Any]
+
+    @cached_property
+    def forms(self) -> WordForms:
+        """The vocabulary as text."""
+        return self.scheme.forms(self.token_strings)
 
     def tokenizer_files(self) -> Path:
         """Folder with tokenizer.json and tokenizer_config.json, which AutoTokenizer loads without a hub."""
@@ -81,7 +89,9 @@ class Batches:
         self.batch_size = batch_size
         self._seed = seed
         self._orders: dict[int, NDArray[np.int32]] = {}
+        self._begins = prepared.word_start.reshape(-1, prepared.block)
         self._resident: torch.Tensor | None = None
+        self._resident_begins: torch.Tensor | None = None
 
     def block_ids(self, step: int) -> NDArray[np.int32]:
         """[B] block ids of a step, counted from 0."""
@@ -105,6 +115,18 @@ class Batches:
             self._resident = torch.from_numpy(np.array(signed)).to(where)
         at = noise.give("blocks", lambda noise: self.block_ids(noise.step), where)
         return self._resident.index_select(0, at).long() & np.iinfo(self._blocks.dtype).max
+
+    def word_start(self, noise: noise.StepNoise, device: str) -> torch.Tensor:
+        """[B, T] bool, whether a word begins at each position of a step, beside `ids`."""
+        import torch
+
+        where = torch.device(device)
+        if where.type == "cpu":
+            return noise.give("word start", lambda noise: self._begins[self.block_ids(noise.step)], where)
+        if self._resident_begins is None:
+            self._resident_begins = torch.from_numpy(np.array(self._begins)).to(where)
+        at = noise.give("blocks", lambda noise: self.block_ids(noise.step), where)
+        return self._resident_begins.index_select(0, at)
 
     def order(self, epoch: int) -> NDArray[np.int32]:
         """The usable blocks as an epoch, counted from 0, takes them."""
@@ -161,8 +183,8 @@ def _open(folder: Path, config: DataConfig) -> Prepared:
     stored = json.loads((folder / "prepared.json").read_text("utf-8"))
     facts = {"corpus": config.corpus, "tokenizer": config.tokenizer} | stored.pop("facts")
     arrays = {name: _load(folder, name) for name in TRAIN_ARRAYS}
-    fingerprint = folder.name.removesuffix(f"-{LAYOUT}")
-    return Prepared(folder=folder, fingerprint=fingerprint, facts=facts, **arrays, **stored)
+    fingerprint, scheme = folder.name.removesuffix(f"-{LAYOUT}"), Scheme(**stored.pop("scheme"))
+    return Prepared(folder=folder, fingerprint=fingerprint, facts=facts, scheme=scheme, **arrays, **stored)
 
 
 def _load(folder: Path, name: str) -> Any:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainables.config import MaskingConfig
+from trainables.word_forms import WordForms
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,20 +45,15 @@ class Keys:
         return total / np.maximum(number, 1)
 
 
-def token_key(token: str) -> str:
-    """The string that a token counts under: lower-cased, `##` stripped, so `##ing` and `ing` share their counts."""
-    return token.lower().removeprefix("##")
+def trigrams(key: str) -> list[str]:
+    """Character trigrams of `<key>`, with repetition (Accuracy-Morph, BabyLM 2026).
 
-
-def trigrams(token: str) -> list[str]:
-    """Character trigrams of `<token>`, with repetition (Accuracy-Morph, BabyLM 2026).
-
-    None for bracketed specials, for fewer than two letters, and where there is no a to z.
+    None for bracketed specials and for fewer than two letters. The study's code wants one of a to z as well, which
+    leaves other scripts without any; where there is one, this is its rule.
     """
-    text = token_key(token)
-    if re.fullmatch(r"\[.*\]", text) or not re.search("[a-z]", text) or sum(map(str.isalpha, text)) < 2:
+    if re.fullmatch(r"\[.*\]", key) or sum(map(str.isalpha, key)) < 2:
         return []
-    marked = f"<{text}>"
+    marked = f"<{key}>"
     return [marked[i : i + 3] for i in range(len(marked) - 2)]
 
 
@@ -135,14 +131,14 @@ class CountMinStore:
         return seen, wrong
 
 
-def token_keys(token_strings: list[str]) -> Keys:
-    """One key a token: its string, lower-cased and without `##`."""
-    return Keys([[token_key(token)] for token in token_strings])
+def token_keys(forms: WordForms) -> Keys:
+    """One key a token."""
+    return Keys([[key] for key in forms.keys])
 
 
-def trigram_keys(token_strings: list[str]) -> Keys:
-    """A token's character trigrams, with repetition."""
-    return Keys([trigrams(token) for token in token_strings])
+def trigram_keys(forms: WordForms) -> Keys:
+    """A token's character trigrams, with repetition; none where some of it is no whole character."""
+    return Keys([trigrams(key) if whole else [] for key, whole in zip(forms.keys, forms.whole, strict=True)])
 
 
 def error_rate(seen: Floats, wrong: Floats, config: MaskingConfig) -> Floats:
@@ -166,13 +162,13 @@ class Difficulty:
     window: [2, V] float64 on the device, seen and hard since the last refresh. token_score, trigram_score: [V].
     """
 
-    def __init__(self, token_strings: list[str], config: MaskingConfig, device: str = "cpu") -> None:
+    def __init__(self, forms: WordForms, config: MaskingConfig, device: str = "cpu") -> None:
         self.config = config
         self.rule = log_count if config.signal == "loss" else error_rate
-        self.token_keys, self.trigram_keys = token_keys(token_strings), trigram_keys(token_strings)
+        self.token_keys, self.trigram_keys = token_keys(forms), trigram_keys(forms)
         self.token_store = self._store(self.token_keys)
         self.trigram_store = self._store(self.trigram_keys)
-        self.window = torch.zeros(2, len(token_strings), dtype=torch.float64, device=device)
+        self.window = torch.zeros(2, len(forms.texts), dtype=torch.float64, device=device)
         self._score()
 
     def _store(self, keys: Keys) -> DifficultyStore:

@@ -6,15 +6,16 @@ Shapes: V vocabulary entries.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.difficulty import token_key, trigram_keys
+from trainables.difficulty import trigram_keys
 from trainables.policy import Floats, Vocabulary
+from trainables.word_forms import WordForms
 
 Ints = NDArray[np.int64]
 
@@ -28,7 +29,7 @@ class Masked:
     """Summaries of the predictions by vocabulary id.
 
     Deciles are tenths of the running text, tokens in order of frequency, the most frequent first: random masking
-    gives each about a tenth. Kinds: a whole word or its first piece, a continuation (`##`), a number (any digit in
+    gives each about a tenth. Kinds: a whole word or its first piece, a continuation, a number (any digit in
     it), punctuation (neither letters nor digits).
     """
 
@@ -40,7 +41,7 @@ class Masked:
         middle = np.cumsum(self.probability[order]) - self.probability[order] / 2
         self.decile: Ints = np.empty(len(order), dtype=np.int64)
         self.decile[order] = np.minimum((middle * DECILES).astype(np.int64), DECILES - 1)
-        self.kind: Ints = np.array([KINDS.index(_kind(token)) for token in vocabulary.strings])
+        self.kind: Ints = np.array([KINDS.index(kind) for kind in _kinds(vocabulary.forms)])
 
     def metrics(self, by_id: Ints) -> dict[str, float]:
         """Shares of the predictions; nothing before the first."""
@@ -58,10 +59,10 @@ class Masked:
     def table(self, by_id: Ints, scores: dict[str, Floats]) -> dict[str, Any]:
         """The most and the least masked tokens and trigrams, by their predictions over those due at random."""
         due = self.probability * by_id.sum()
-        strings = self.vocabulary.strings
-        keys = trigram_keys(strings)
+        forms = self.vocabulary.forms
+        keys = trigram_keys(forms)
         by_trigram, due_by_trigram = keys.counts(by_id.astype(np.float64)), keys.counts(due)
-        tokens = _ranked(strings, by_id, due, scores.get("token"))
+        tokens = _ranked(forms.labels, by_id, due, scores.get("token"))
         return {"tokens": tokens, "trigrams": _ranked(keys.names, by_trigram, due_by_trigram, scores.get("trigram"))}
 
 
@@ -75,13 +76,15 @@ def write(folder: Path, masked: Masked, by_id: Ints, scores: dict[str, Floats], 
     _plot(folder / "masked.svg", masked, by_id, drift)
 
 
-def _kind(token: str) -> str:
-    text = token_key(token)
-    if any(map(str.isdigit, text)):
-        return "number"
-    if not any(map(str.isalpha, text)):
-        return "punctuation"
-    return "continuation" if token.startswith("##") else "word"
+def _kinds(forms: WordForms) -> Iterator[str]:
+    """Of every entry. What is no whole character may be a letter, and counts as one."""
+    for key, begins, whole in zip(forms.keys, forms.begins, forms.whole, strict=True):
+        if whole and any(map(str.isdigit, key)):
+            yield "number"
+        elif whole and not any(map(str.isalpha, key)):
+            yield "punctuation"
+        else:
+            yield "word" if begins else "continuation"
 
 
 def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None) -> dict[str, list[dict[str, Any]]]:

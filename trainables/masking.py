@@ -40,7 +40,7 @@ class Mixture:
     """
 
     def __init__(self, config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> None:
-        masking, size = config.masking, len(vocabulary.strings)
+        masking, size = config.masking, vocabulary.size
         self.config, self.rows, self.seed = config, rows, seed
         self.eligible_V = torch.tensor(vocabulary.eligible, device=device)
         self.random = Random()
@@ -50,14 +50,14 @@ class Mixture:
             (masking.shares.trigram, self.trigram),
         ]
         if masking.shares.whole_word:
-            self.others.append((masking.shares.whole_word, WholeWord(vocabulary.strings, device)))
+            self.others.append((masking.shares.whole_word, WholeWord(vocabulary.forms, device)))
         if masking.shares.span:
             self.others.append((masking.shares.span, Span()))
         if masking.shares.rarity:
             rare = Scored("rarity", size, device)
             rare.set(rarity(vocabulary.unigram, masking.rarity_power))
             self.others.append((masking.shares.rarity, rare))
-        self.difficulty = Difficulty(vocabulary.strings, masking, device)
+        self.difficulty = Difficulty(vocabulary.forms, masking, device)
         names = [self.random.name, *(source.name for _, source in self.others)]
         self.audit = Audit(names, size, masking.matched, device)
         self._renew()
@@ -157,11 +157,10 @@ def build(config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device
 
 def _difficult(config: Config, vocabulary: Vocabulary, device: str) -> tuple[Scored, Scored]:
     """The sources of the shares `token` and `trigram`."""
-    strings = vocabulary.strings
     if config.masking.signal == "frequency":
-        token = BatchFrequency("token", token_keys(strings), device)
-        return token, BatchFrequency("trigram", trigram_keys(strings), device)
-    return Scored("token", len(strings), device), Scored("trigram", len(strings), device)
+        token = BatchFrequency("token", token_keys(vocabulary.forms), device)
+        return token, BatchFrequency("trigram", trigram_keys(vocabulary.forms), device)
+    return Scored("token", vocabulary.size, device), Scored("trigram", vocabulary.size, device)
 
 
 def _budget(config: Config, step: int) -> Budget:

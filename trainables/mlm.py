@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainables.data import Prepared
     from trainables.noise import StepNoise
 
-__all__ = ["Config", "at_end", "check_tasks", "expand", "prepare", "preparing", "probe", "train"]
+__all__ = ["Config", "at_end", "check", "check_tasks", "expand", "prepare", "preparing", "probe", "train"]
 
 PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
 
@@ -62,6 +62,13 @@ def prepare(config: settings.Config) -> dict[str, Any]:
     return facts | {"series": [mark.name for mark in series.reached(prepared, batches, config.series, config.steps)]}
 
 
+def check(config: settings.Config, facts: Mapping[str, Any]) -> None:
+    """Refuse rules that must know of words where the tokenizer's entries do not tell. ValueError in one line."""
+    from trainables import word_forms
+
+    word_forms.refuse(config, facts["words"])
+
+
 def at_end() -> tuple[str, ...]:
     """Metrics of the last row alone."""
     return tuple(f"val/loss_{name}" for name in NAMES)
@@ -85,9 +92,10 @@ def train(config: settings.Config, context: TrainContext) -> None:
     All that a step depends on is (config, seed, step) and the restored state: stopped anywhere and resumed, it ends
     with the same bits as if it had never been stopped (same device kind, threads and number of ranks).
     """
-    from trainables import data
+    from trainables import data, word_forms
 
     prepared = data.prepare(config.data)
+    word_forms.refuse(config, prepared.scheme.kind)
     if context.evaluate and not context.rank:  # this node, or these settings, may not allow what the driver's do
         from trainables import tasks
 
@@ -134,7 +142,7 @@ class _Run:
         self.model = model.for_vocabulary(config.model, self.prepared)
         self.model.initialise(context.seed).to(context.device).train()
         self.optimiser = optimiser.Optimiser(self.model, config)
-        vocabulary = policy.Vocabulary(prepared.token_strings, prepared.eligible, prepared.unigram)
+        vocabulary = policy.Vocabulary(prepared.forms, prepared.eligible, prepared.unigram)
         self.masked = masked.Masked(vocabulary)
         self.policy = masking.build(config, vocabulary, self.rows, context.seed, context.device)
         self.replacement = masking.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
@@ -191,6 +199,7 @@ class _Run:
         self.optimiser.step(self.optimiser.rate(noise), context.all_reduce, alone=context.world_size == 1)
         answers = policy.Answers(labels, predictions, losses.detach(), inputs.flatten()[at] == self.prepared.mask_id)
         self.policy.observe(selection, answers, context.all_reduce)
+        self.policy.audit.tally_words(selection, self.batches.word_start(noise, context.device)[self.rows])
         self.losses += torch.stack([loss.detach(), selection.weight.sum()])
 
     def noise(self, step: int) -> StepNoise:
@@ -294,6 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
         if kept.exists() and not options.resume:
             raise ValueError(f"{options.output} holds another run: give --resume, or another --output")
         facts = prepare(config)
+        check(config, facts)
         options.output.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

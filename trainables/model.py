@@ -152,7 +152,7 @@ def _inside(positions: Tensor, ids_bT: Tensor) -> Tensor:
 
 def for_vocabulary(config: ModelConfig, prepared: Prepared) -> CompactBert:
     """An uninitialised model for the vocabulary of a corpus."""
-    listed = substrings(prepared.token_strings, prepared.eligible) if config.embedding == "nhot" else None
+    listed = substrings(prepared.forms, prepared.eligible) if config.embedding == "nhot" else None
     return CompactBert(config, prepared.vocab_size, prepared.pad_id, listed)
 
 

@@ -4,11 +4,11 @@ For each token, the substrings of it that are themselves vocabulary entries form
 without bias maps to the embedding's size (Edman & Fraser 2025). The [V, V] matrix N of these vectors is sparse and
 fixed; the layer's weight W, [V, H], is trained.
 
-`##` is no part of the spelling: a continuation piece matches as the string that follows it, so `##ing` has the
-substrings of `ing`. An entry `ing` and an entry `##ing` are the same substring, which counts once, in the column of the
-smaller id; the other column stays empty. A token is a substring of itself, so every token has one at least. Upper and
-lower case differ, as they do in the vocabulary. Specials, and bracketed place-holders such as [unused7], have no
-substrings and are none.
+Marks of words (`##`, `Ġ`, `▁`) are no part of the spelling: a continuation piece matches as the string that follows it,
+so `##ing` has the substrings of `ing`. An entry `ing` and an entry `##ing` are the same substring, which counts once,
+in the column of the smaller id; the other column stays empty. A token is a substring of itself, so every token has one
+at least; one that is no whole character has no other. Upper and lower case differ, as they do in the vocabulary.
+Specials, and bracketed place-holders such as [unused7], have no substrings and are none.
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainables import fused
+from trainables.word_forms import WordForms
 
 LONGEST = 128
 
 _BRACKETED = re.compile(r"\[.+\]", re.DOTALL)
 
 
-def substrings(token_strings: list[str], eligible: NDArray[np.bool_]) -> list[list[int]]:
+def substrings(forms: WordForms, eligible: NDArray[np.bool_]) -> list[list[int]]:
     """Columns of N by token, ascending; [V] lists. 0.3 s for BERT's 30,522 entries."""
-    spellings = [_spelling(token, bool(usable)) for token, usable in zip(token_strings, eligible, strict=True)]
+    texts = [text or label for text, label in zip(forms.texts, forms.labels, strict=True)]
+    has = [bool(usable) and not _BRACKETED.fullmatch(text) for text, usable in zip(texts, eligible, strict=True)]
     column: dict[str, int] = {}
-    for token, spelling in enumerate(spellings):
-        if spelling:
-            column.setdefault(spelling, token)
-    lengths = sorted({len(spelling) for spelling in column})
-    return [_within(spelling, column, lengths) for spelling in spellings]
+    for token, text in enumerate(texts):
+        if has[token] and forms.whole[token]:
+            column.setdefault(text, token)
+    lengths = sorted({len(text) for text in column})
 
+    def of(token: int) -> list[int]:
+        if not has[token]:
+            return []
+        return _within(texts[token], column, lengths) if forms.whole[token] else [token]
 
-def _spelling(token: str, eligible: bool) -> str:
-    """The string that is matched; empty for what has no substrings."""
-    return "" if not eligible or _BRACKETED.fullmatch(token) else token.removeprefix("##") or token
+    return [of(token) for token in range(len(texts))]
 
 
 def _within(spelling: str, column: dict[str, int], lengths: list[int]) -> list[int]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trainables.audit import AllReduce, Audit, State
 from trainables.budget import Selection
 from trainables.noise import StepNoise
+from trainables.word_forms import WordForms
 
 Floats = NDArray[np.float64]
 
@@ -21,12 +22,18 @@ Floats = NDArray[np.float64]
 class Vocabulary(NamedTuple):
     """What a policy knows of the tokens, by id.
 
-    strings; eligible: [V] bool, may be predicted; unigram: [V] float64, probabilities in the train part.
+    forms: what they are as text; eligible: [V] bool, may be predicted; unigram: [V] float64, probabilities in the train
+    part.
     """
 
-    strings: list[str]
+    forms: WordForms
     eligible: NDArray[np.bool_]
     unigram: Floats
+
+    @property
+    def size(self) -> int:
+        """V."""
+        return len(self.eligible)
 
 
 class Answers(NamedTuple):

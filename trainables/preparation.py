@@ -6,20 +6,20 @@ import itertools
 import json
 import operator
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainables import corpus, noise, slices, tokenizer
+from trainables import corpus, noise, slices, tokenizer, word_forms
 from trainables.config import DataConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSION = 1  # raise it whenever the same text would give other arrays: it is part of the fingerprint
-LAYOUT = 2  # raise it whenever there are further arrays: a cache without them is made anew, under its fingerprint
+LAYOUT = 3  # raise it whenever there are further arrays: a cache without them is made anew, under its fingerprint
 EVALUATION_RATE = 0.15
 MASKED, REPLACED = 0.8, 0.1
 TRAIN_ARRAYS = ("tokens", "word_start", "document", "rows", "words", "eligible", "unigram")
@@ -35,7 +35,8 @@ class EvaluationSet:
     inputs: [n, T] int64, the replacements made. positions: [m] int64, ascending flat indices into n * T of the
     selected positions, m = round(0.15 * n * T). labels: [m] int64, what stood there. masked: [m] bool, drawn for
     [MASK], not kept or replaced at random. document: [m] int32, which document of the part each lies in. seen: [m]
-    bool, the whole word (of the tokenizer's own) that the position belongs to stands in the train part, too.
+    bool, the whole word (of the tokenizer's own) that the position belongs to stands in the train part, too. initial:
+    [m] bool, such a word begins there.
     """
 
     inputs: NDArray[np.int64]
@@ -44,6 +45,7 @@ class EvaluationSet:
     masked: NDArray[np.bool_]
     document: NDArray[np.int32]
     seen: NDArray[np.bool_]
+    initial: NDArray[np.bool_]
 
 
 EVALUATION_ARRAYS = tuple(field.name for field in fields(EvaluationSet))
@@ -71,6 +73,8 @@ class Preparation:
         self._size = len(self._vocabulary.strings)
         self._eligible = np.ones(self._size, np.bool_)
         self._eligible[list(self._vocabulary.special.values())] = False
+        self._scheme = word_forms.scheme_of(self._vocabulary.tokenizer)
+        self._begins = self._scheme.forms(self._vocabulary.strings).begins
 
     def _obtained(self, words: tokenizer.TokenizerSource) -> tokenizer.Vocabulary:
         train = self._parts.train
@@ -99,9 +103,11 @@ class Preparation:
             "mask_id": special["mask"],
             "pad_id": special["pad"],
             "token_strings": self._vocabulary.strings,
+            "scheme": asdict(self._scheme),
             "facts": {
                 "preparation_version": VERSION,
                 "vocabulary": self._size,
+                "words": self._scheme.kind,
                 "parts": parts,
                 "shared_documents_left_out": self._parts.shared,
             },
@@ -134,8 +140,9 @@ class Preparation:
         seen = slices.seen_forms(self._known, tokens.ids, tokens.word_start)
         shape = -1, self._config.block
         blocks, places = (flat.reshape(shape)[rows] for flat in (tokens.ids, tokens.document))
-        known = seen.reshape(shape)[rows]
-        chosen = evaluation_set(part, blocks, places, known, self._eligible, self._vocabulary.special["mask"])
+        known, begins = (flat.reshape(shape)[rows] for flat in (seen, tokens.word_start))
+        mask_id = self._vocabulary.special["mask"]
+        chosen = evaluation_set(part, blocks, places, known, begins, self._eligible, mask_id)
         for name in EVALUATION_ARRAYS:
             np.save(folder / f"{part}.{name}.npy", getattr(chosen, name), allow_pickle=False)
         return self._facts(documents, tokens, rows)
@@ -154,6 +161,8 @@ class Preparation:
             start = np.diff(word, prepend=-1) != 0
             begins = np.cumsum(lengths) - lengths
             start[begins[lengths > 0]] = True
+            if self._scheme != word_forms.UNKNOWN:  # where nothing splits the text, words begin by the entries alone
+                start |= self._begins[ids[-1]]
             starts.append(start)
             ends = _joined((map(operator.itemgetter(1), encoding.offsets) for encoding in encodings), np.int64, lengths)
             spaced.append(begins_word(lines, ends, lengths))
@@ -240,12 +249,13 @@ def evaluation_set(
     blocks: NDArray[Any],
     document: NDArray[np.int32],
     seen: NDArray[np.bool_],
+    word_start: NDArray[np.bool_],
     eligible: NDArray[np.bool_],
     mask_id: int,
 ) -> EvaluationSet:
     """Select exactly round(0.15 * n * T) eligible positions of blocks [n, T], and replace 80/10/10.
 
-    document, seen: [n, T], as in the result.
+    document, seen: [n, T], as in the result. word_start: [n, T], a word begins there.
     Each block's number is the floor or the ceiling of its even part; which positions, is uniform within the block.
     The draws depend on the part's name and the preparation version, on nothing else.
     """
@@ -270,5 +280,6 @@ def evaluation_set(
     inputs[positions[masked]] = mask_id
     ids = noise.words(n * block, *key, "replacement") % np.uint64(len(eligible))
     inputs[positions[replaced]] = ids[positions[replaced]].astype(np.int64)
-    there = document.reshape(-1)[positions], seen.reshape(-1)[positions]
-    return EvaluationSet(inputs.reshape(n, block), positions, labels, masked, *there)
+    known, begins = seen.reshape(-1)[positions], word_start.reshape(-1)[positions]
+    owners = document.reshape(-1)[positions]
+    return EvaluationSet(inputs.reshape(n, block), positions, labels, masked, owners, known, begins)

@@ -15,6 +15,7 @@ import torch
 from trainables.config import Config
 from trainables.data import EvaluationSet, Prepared
 from trainables.validation import ROWS_AT_ONCE
+from trainables.word_forms import WORDPIECE
 
 # Calls, and s, at the least: the first make buffers and fill caches.
 WARMUP, TIMED = (1, 0.3), (3, 1.2)
@@ -31,7 +32,7 @@ class MadeUp(Prepared):
         masked = np.arange(len(positions)) % 5 > 0
         labels, document = inputs.flatten()[positions], np.zeros(len(positions), np.int32)
         seen = np.ones(len(positions), np.bool_)
-        return EvaluationSet(inputs, positions, labels, masked, document, seen)
+        return EvaluationSet(inputs, positions, labels, masked, document, seen, initial=seen)
 
 
 def made_up(config: Config) -> MadeUp:
@@ -52,6 +53,7 @@ def made_up(config: Config) -> MadeUp:
         words=np.full(rows, block, np.int32),
         eligible=np.arange(size) >= SPECIALS,
         token_strings=letters,
+        scheme=WORDPIECE,
         mask_id=4,
         pad_id=0,
         unigram=np.full(size, 1 / size),

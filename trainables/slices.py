@@ -20,15 +20,15 @@ Forms = NDArray[np.uint64]
 _CHUNK = 1 << 20
 
 
-def members(counts: NDArray[Any], continues: Bools, seen: Bools) -> Bools:
+def members(counts: NDArray[Any], initial: Bools, seen: Bools) -> Bools:
     """[m, S] which slices each prediction lies in: one band, one kind of piece, one of seen and unseen.
 
-    counts: [m] of the label in the train part. continues: [m] the label begins with `##`. seen: [m] the whole word
-    form that the position belongs to stands in the train part, too.
+    counts: [m] of the label in the train part. initial: [m] a word of the tokenizer's own begins there. seen: [m] the
+    whole word form that the position belongs to stands in the train part, too.
     """
     band = np.searchsorted(np.array([*BANDS.values()]), counts, side="right") - 1
     by_band = band[:, None] == np.arange(len(BANDS))
-    return np.column_stack([by_band, ~continues, continues, seen, ~seen])
+    return np.column_stack([by_band, initial, ~initial, seen, ~seen])
 
 
 def counts_of(unigram: NDArray[np.float64], tokens: int) -> NDArray[np.int64]:

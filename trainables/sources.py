@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trainables.difficulty import Keys
 from trainables.noise import StepNoise
+from trainables.word_forms import WordForms
 
 Floats = NDArray[np.float64]
 NEVER = -torch.inf
@@ -93,7 +94,7 @@ class BatchFrequency(Scored):
 
 
 class WholeWord:
-    """All pieces of a word together, every word of a row alike (WordPiece: `##` continues a word).
+    """All pieces of a word together, every word of a row alike; what begins a word is the tokenizer's to tell.
 
     A word that begins in the row before counts from the row's first piece.
     """
@@ -101,8 +102,8 @@ class WholeWord:
     name = "whole_word"
     grouped = True
 
-    def __init__(self, token_strings: list[str], device: str) -> None:
-        self.begins = torch.tensor([not token.startswith("##") for token in token_strings], device=device)
+    def __init__(self, forms: WordForms, device: str) -> None:
+        self.begins = torch.tensor(forms.begins, device=device)
 
     def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         begins = self.begins[ids_BT[rows]]

@@ -107,8 +107,7 @@ def write_slices(folder: Path, validation: Validation) -> None:
 def _members(prepared: Prepared, chosen: EvaluationSet) -> np.ndarray:
     """[m, S], the slices of every prediction."""
     counts = slices.counts_of(prepared.unigram, len(prepared.tokens))
-    continues = np.array([token.startswith("##") for token in prepared.token_strings])
-    return slices.members(counts[chosen.labels], continues[chosen.labels], chosen.seen)
+    return slices.members(counts[chosen.labels], chosen.initial, chosen.seen)
 
 
 def _batches(chosen: EvaluationSet, members: np.ndarray, rank: int, world_size: int) -> list[tuple[np.ndarray, ...]]:

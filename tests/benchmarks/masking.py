@@ -60,7 +60,7 @@ def cost(name: str, prepared: rehearsal.MadeUp) -> dict[str, float]:
     """Milliseconds a step of one preset's policy, past its warm-up."""
     config = Config.model_validate({"masking": {"preset": name, "mask_warmup": 0.0}})
     rows = slice(0, config.batch_size)
-    vocabulary = Vocabulary(prepared.token_strings, prepared.eligible, prepared.unigram)
+    vocabulary = Vocabulary(prepared.forms, prepared.eligible, prepared.unigram)
     policy = masking.build(config, vocabulary, rows, 0, "cpu")
     block = config.data.block
     ids = torch.from_numpy(prepared.tokens[: config.batch_size * block].astype(np.int64)).view(-1, block)

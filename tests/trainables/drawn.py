@@ -16,6 +16,7 @@ from trainables import amlm, masking
 from trainables.config import Config
 from trainables.noise import StepNoise
 from trainables.policy import Answers, MaskingPolicy, Vocabulary
+from trainables.word_forms import WORDPIECE
 
 EXACT, SDS = 1e-9, 5.0
 DRAWN_ROWS, DRAWN_STEPS = 200, 100
@@ -74,7 +75,7 @@ def policy_of(rate: float, words: Row, shares: Mapping[str, float], rows: int = 
     masks = {"rate": rate, "mask_warmup": 0, **({"shares": {"random": 0, **shares}} if shares else {}), **settings}
     tree = {"steps": 1000, "batch_size": rows, "data": {"block": len(words)}, "masking": masks}
     unigram = np.array([1.0] * len(SPECIALS) + [2.0 + i // 2 for i in range(len(words))])
-    vocabulary = Vocabulary(strings, np.arange(len(strings)) >= len(SPECIALS), unigram / unigram.sum())
+    vocabulary = Vocabulary(WORDPIECE.forms(strings), np.arange(len(strings)) >= len(SPECIALS), unigram / unigram.sum())
     row = torch.arange(len(SPECIALS), len(strings))
     return masking.build(Config.model_validate(tree), vocabulary, slice(0, rows), 0, "cpu"), row.repeat(rows, 1)
 

@@ -22,7 +22,7 @@ def trigrams_of(token: str) -> list[str]:
     text = key_of(token)
     bracketed = text.startswith("[") and text.endswith("]")
     letters = sum(character.isalpha() for character in text)
-    if bracketed or letters < 2 or not any("a" <= character <= "z" for character in text):
+    if bracketed or letters < 2:
         return []
     marked = "<" + text + ">"
     return [marked[i] + marked[i + 1] + marked[i + 2] for i in range(len(marked) - 2)]

@@ -141,9 +141,10 @@ def test_evaluation_sets_have_the_promised_shapes(prepared: Prepared) -> None:
 
 def test_a_part_selects_the_same_positions_whatever_stands_there() -> None:
     blocks, document = np.arange(3200).reshape(100, 32) % 50, np.zeros((100, 32), np.int32)
-    one = evaluation_set("val", blocks, document, np.zeros((100, 32), np.bool_), np.ones(50, np.bool_), 4)
-    two = evaluation_set("val", 99 - blocks, document, np.zeros((100, 32), np.bool_), np.ones(100, np.bool_), 4)
-    other = evaluation_set("test", blocks, document, np.zeros((100, 32), np.bool_), np.ones(50, np.bool_), 4)
+    none = np.zeros((100, 32), np.bool_)
+    one = evaluation_set("val", blocks, document, none, none, np.ones(50, np.bool_), 4)
+    two = evaluation_set("val", 99 - blocks, document, none, none, np.ones(100, np.bool_), 4)
+    other = evaluation_set("test", blocks, document, none, none, np.ones(50, np.bool_), 4)
     np.testing.assert_array_equal(one.positions, two.positions)
     np.testing.assert_array_equal(one.masked, two.masked)
     assert not np.array_equal(one.positions, other.positions)
@@ -156,21 +157,22 @@ def test_selection_is_exact_even_and_only_of_eligible_positions() -> None:
     blocks = draw.integers(5, 100, (400, 32))
     blocks[:, ::3] = 1
     document = np.arange(400, dtype=np.int32)[:, None].repeat(32, 1)
-    chosen = evaluation_set("val", blocks, document, document % 2 == 0, eligible, 4)
+    chosen = evaluation_set("val", blocks, document, document % 2 == 0, document % 3 == 0, eligible, 4)
     assert len(chosen.positions) == round(0.15 * 400 * 32)
     assert set(np.bincount(chosen.positions // 32)) == {4, 5}
     assert not np.any(chosen.positions % 32 % 3 == 0)
     np.testing.assert_array_equal(chosen.labels, blocks.reshape(-1)[chosen.positions])
     np.testing.assert_array_equal(chosen.document, chosen.positions // 32)
+    np.testing.assert_array_equal(chosen.seen, chosen.document % 2 == 0)
+    np.testing.assert_array_equal(chosen.initial, chosen.document % 3 == 0)
     share = np.bincount(chosen.positions % 32, minlength=32)[1::3]
     assert share.std() < 3 * np.sqrt(share.mean()), "uniform within the block"
 
 
 def test_replacements_are_80_10_10_with_any_entry_of_the_vocabulary() -> None:
     blocks = np.full((2000, 32), 7)
-    chosen = evaluation_set(
-        "test", blocks, np.zeros((2000, 32), np.int32), np.zeros((2000, 32), np.bool_), np.ones(1000, np.bool_), 4
-    )
+    none = np.zeros((2000, 32), np.bool_)
+    chosen = evaluation_set("test", blocks, np.zeros((2000, 32), np.int32), none, none, np.ones(1000, np.bool_), 4)
     m = len(chosen.positions)
     inputs = chosen.inputs.reshape(-1)[chosen.positions]
     assert np.all(inputs[chosen.masked] == 4)

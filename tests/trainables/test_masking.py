@@ -15,6 +15,7 @@ from trainables.config import Config, Shares
 from trainables.masking import Mixture, Replacement
 from trainables.noise import StepNoise
 from trainables.policy import Answers, Vocabulary
+from trainables.word_forms import WORDPIECE
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(95)
@@ -30,7 +31,7 @@ def config(shares: tuple[float, float, float], **masking: object) -> Config:
 
 
 def untrained(settings: Config, rows: slice = slice(0, ROWS)) -> Mixture:
-    vocabulary = Vocabulary(VOCABULARY, ELIGIBLE, np.full(len(VOCABULARY), 1 / len(VOCABULARY)))
+    vocabulary = Vocabulary(WORDPIECE.forms(VOCABULARY), ELIGIBLE, np.full(len(VOCABULARY), 1 / len(VOCABULARY)))
     return Mixture(settings, vocabulary, rows, 0, "cpu")
 
 

@@ -18,6 +18,7 @@ from trainables import bundle, data, mlm, nhot
 from trainables.config import Config, ModelConfig
 from trainables.model import CompactBert, for_vocabulary
 from trainables.nhot import NHot, substrings
+from trainables.word_forms import WORDPIECE
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIALS, "##g", "g", "i", "n", "##ing", "in", "king", "##king", "Ki", "[unused0]", "[", "##", "##]", "##un"]
@@ -58,7 +59,7 @@ def n_hot(corpus: Path, **changes: object) -> Config:
 
 
 def test_substrings_by_hand() -> None:
-    found = dict(zip(TOKENS, substrings(TOKENS, ELIGIBLE), strict=True))
+    found = dict(zip(TOKENS, substrings(WORDPIECE.forms(TOKENS), ELIGIBLE), strict=True))
     named = {token: {TOKENS[column] for column in columns} for token, columns in found.items()}
     assert named["king"] == named["##king"] == {"king", "##ing", "in", "i", "n", "##g"}
     assert named["##ing"] == {"##ing", "in", "i", "n", "##g"}
@@ -75,14 +76,14 @@ def test_substrings_by_hand() -> None:
 def test_substrings_are_those_of_the_slow_rule() -> None:
     for tokens in (TOKENS, made_up(300)):
         eligible = np.arange(len(tokens)) >= len(SPECIALS)
-        assert torch.equal(dense(substrings(tokens, eligible)), by_hand(tokens))
+        assert torch.equal(dense(substrings(WORDPIECE.forms(tokens), eligible)), by_hand(tokens))
 
 
 def test_thirty_thousand_entries_take_a_moment() -> None:
     source = random.Random(0)
     tokens = ["".join(source.choices("abcdefghijklmnopqrst", k=source.randint(1, 12))) for _ in range(30_522)]
     begin = time.process_time()
-    substrings(tokens, np.ones(len(tokens), bool))
+    substrings(WORDPIECE.forms(tokens), np.ones(len(tokens), bool))
     assert time.process_time() - begin < 5
 
 
@@ -90,7 +91,7 @@ def test_thirty_thousand_entries_take_a_moment() -> None:
 def test_the_layer_is_the_matrix_product_and_so_is_its_gradient(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nhot, "LONGEST", longest)
     tokens = made_up(300)
-    columns = substrings(tokens, np.arange(300) >= len(SPECIALS))
+    columns = substrings(WORDPIECE.forms(tokens), np.arange(300) >= len(SPECIALS))
     layer, matrix = NHot(columns, 8), dense(columns)
     assert layer.transpose.cut == (matrix.sum(0).max() > longest)
     with torch.no_grad():
@@ -108,7 +109,7 @@ def test_the_layer_is_the_matrix_product_and_so_is_its_gradient(longest: int, mo
 
 def test_other_initial_weights_are_unchanged_bitwise() -> None:
     tokens = made_up(300)
-    columns = substrings(tokens, np.arange(300) >= len(SPECIALS))
+    columns = substrings(WORDPIECE.forms(tokens), np.arange(300) >= len(SPECIALS))
     small = ModelConfig(hidden=32, layers=2, intermediate=64, max_positions=16)
     plain = dict(CompactBert(small, 300, 0).initialise(3).named_parameters())
     model = CompactBert(small.model_copy(update={"embedding": "nhot"}), 300, 0, columns).initialise(3)

@@ -20,6 +20,7 @@ from trainables.masking import build
 from trainables.noise import StepNoise, uniform
 from trainables.policy import Answers, MaskingPolicy, Vocabulary
 from trainables.presets import MASKING
+from trainables.word_forms import WORDPIECE
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [a + b + c for a in "bcd" for b in "aeio" for c in "lmn"] + ["##" + a + b for a in "dt" for b in "aeio"]
@@ -27,7 +28,7 @@ WORDS += ["7", "1990", ".", "é"]
 STRINGS = SPECIALS + WORDS
 UNKNOWN, SIZE = 1, len(STRINGS)
 UNIGRAM = np.arange(1.0, SIZE + 1) / sum(range(1, SIZE + 1))
-VOCABULARY = Vocabulary(STRINGS, np.arange(SIZE) >= len(SPECIALS), UNIGRAM)
+VOCABULARY = Vocabulary(WORDPIECE.forms(STRINGS), np.arange(SIZE) >= len(SPECIALS), UNIGRAM)
 ROWS, LENGTH, STEPS = 12, 32, 100
 # One name a rule: `published/random` is `random`, and so on (test_presets.py).
 PRESETS = list({Config.model_validate({"masking": {"preset": name}}).masking: name for name in MASKING}.values())

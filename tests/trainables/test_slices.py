@@ -22,14 +22,14 @@ SMALL = {"hidden": 16, "layers": 1, "intermediate": 16}
 
 def test_a_prediction_lies_in_a_band_a_kind_and_a_novelty() -> None:
     counts = np.array([0, 1, 9, 10, 99, 100, 999, 1000, 10**6])
-    continues, seen = counts > 50, counts != 9
-    found = slices.members(counts, continues, seen)
+    initial, seen = counts <= 50, counts != 9
+    found = slices.members(counts, initial, seen)
     bands = [slices.NAMES[i] for i in found[:, :5].argmax(1)]
     one, two, three = ["freq_1_9"] * 2, ["freq_10_99"] * 2, ["freq_100_999"] * 2
     assert bands == ["freq_0", *one, *two, *three, "freq_1000_up", "freq_1000_up"]
     assert (found[:, :5].sum(1) == 1).all()
     assert slices.NAMES[5:] == ("word_initial", "continuation", "seen_form", "unseen_form")
-    assert (found[:, 5:] == np.stack([~continues, continues, seen, ~seen], 1)).all()
+    assert (found[:, 5:] == np.stack([initial, ~initial, seen, ~seen], 1)).all()
 
 
 def test_counts_come_back_from_probabilities() -> None:
