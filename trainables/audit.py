@@ -49,6 +49,7 @@ class Audit:
         self.counts = torch.zeros(5 + len(sources), dtype=torch.int64, device=device)
         self.moments = torch.zeros(2, dtype=torch.float64, device=device)  # expected, variance
         self.by_id = torch.zeros(vocab_size, dtype=torch.int64, device=device)  # predictions, by the label
+        self.initial = torch.zeros_like(self.by_id)  # those of them with which a word begins
         self.words = torch.zeros(2, dtype=torch.int64, device=device)  # of several pieces: touched, predicted whole
 
     def count(self, selection: Selection, draw: Draw, positions: int, warm: bool) -> None:
@@ -69,14 +70,16 @@ class Audit:
         if self.warm:
             self.by_id.index_add_(0, labels, weight.long())
 
-    def tally_words(self, selection: Selection, word_start_bT: torch.Tensor) -> None:
-        """How many words of several pieces were touched and predicted whole, by where words of the text begin.
+    def tally_words(self, labels: torch.Tensor, selection: Selection, word_start_bT: torch.Tensor) -> None:
+        """Count predictions with which a word begins, and words of several pieces: touched, and predicted whole.
 
-        From the prepared text, not from what the policy takes for words: its mistakes would go unseen. A row cuts words
-        as it cuts the text.
+        By where the prepared text has words begin, [b, T], not by what the policy takes for words: its mistakes would
+        go unseen. A row cuts words as it cuts the text.
         """
         if not self.warm:
             return
+        at = selection.positions.clamp(max=word_start_bT.numel() - 1)
+        self.initial.index_add_(0, labels, (word_start_bT.flatten()[at] * selection.weight).long())
         begins = word_start_bT.clone()
         begins[:, 0] = True
         word = begins.flatten().cumsum(0) - 1
@@ -118,14 +121,15 @@ class Audit:
             "audit": summed(self.counts, all_reduce).cpu(),
             "moments": summed(self.moments, all_reduce).cpu(),
             "by_id": summed(self.by_id, all_reduce).cpu(),
+            "initial": summed(self.initial, all_reduce).cpu(),
             "words": summed(self.words, all_reduce).cpu(),
             "refreshes": torch.tensor(self.refreshes),
         }
 
     def load(self, state: State, rank: int) -> None:
         """Go on from `state()`. Rank 0 takes the counts of all, so that their sum is what it was."""
-        own = {"audit": self.counts, "moments": self.moments, "by_id": self.by_id, "words": self.words}
-        for name, counts in own.items():
+        own = {"audit": self.counts, "moments": self.moments, "by_id": self.by_id}
+        for name, counts in (own | {"initial": self.initial, "words": self.words}).items():
             counts.copy_(state[name] if rank == 0 else torch.zeros_like(state[name]))
         self.refreshes = int(state["refreshes"])
 

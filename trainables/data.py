@@ -41,7 +41,8 @@ class Prepared:
     rows: [blocks] int32, the usable blocks: at least half of their positions are eligible. words: [all blocks] int32,
     how many words, as white space separates them, have their first piece there.
     eligible: [V] bool, not [PAD], [CLS], [SEP], [MASK] or [UNK]. token_strings: by id. scheme: how they are written.
-    unigram: [V] float64, token probabilities in the train part, every count plus one.
+    unigram: [V] float64, token probabilities in the train part, every count plus one. initial: [V] float64, the share
+    of a token's occurrences there with which a word begins; where it has none, whether its form begins one.
     facts: what the parts hold, for metadata.
     """
 
@@ -60,6 +61,7 @@ class Prepared:
     mask_id: int
     pad_id: int
     unigram: NDArray[np.float64]
+    initial: NDArray[np.float64]
     facts: dict[str, Any]
 
     @cached_property
@@ -116,16 +118,15 @@ class Batches:
         at = noise.give("blocks", lambda noise: self.block_ids(noise.step), where)
         return self._resident.index_select(0, at).long() & np.iinfo(self._blocks.dtype).max
 
-    def word_start(self, noise: noise.StepNoise, device: str) -> torch.Tensor:
+    def word_start(self, noise: noise.StepNoise, device: torch.device) -> torch.Tensor:
         """[B, T] bool, whether a word begins at each position of a step, beside `ids`."""
         import torch
 
-        where = torch.device(device)
-        if where.type == "cpu":
-            return noise.give("word start", lambda noise: self._begins[self.block_ids(noise.step)], where)
+        if device.type == "cpu":
+            return noise.give("word start", lambda noise: self._begins[self.block_ids(noise.step)], device)
         if self._resident_begins is None:
-            self._resident_begins = torch.from_numpy(np.array(self._begins)).to(where)
-        at = noise.give("blocks", lambda noise: self.block_ids(noise.step), where)
+            self._resident_begins = torch.from_numpy(np.array(self._begins)).to(device)
+        at = noise.give("blocks", lambda noise: self.block_ids(noise.step), device)
         return self._resident_begins.index_select(0, at)
 
     def order(self, epoch: int) -> NDArray[np.int32]:

@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 
 DECILES = 10
 KINDS = ("word", "continuation", "number", "punctuation")
+SORTS = ("letters", "number", "punctuation")  # of entries: whether letters begin a word, their place tells
 SHOWN = 20
 LEAST_EXPECTED = 20.0  # with fewer predictions due, a ratio says little
 
@@ -41,16 +42,24 @@ class Masked:
         middle = np.cumsum(self.probability[order]) - self.probability[order] / 2
         self.decile: Ints = np.empty(len(order), dtype=np.int64)
         self.decile[order] = np.minimum((middle * DECILES).astype(np.int64), DECILES - 1)
-        self.kind: Ints = np.array([KINDS.index(kind) for kind in _kinds(vocabulary.forms)])
+        self.sort: Ints = np.array([SORTS.index(sort) for sort in _sorts(vocabulary.forms)])
+        begins = vocabulary.forms.begins.astype(np.float64)
+        self.initial: Floats = begins if vocabulary.initial is None else vocabulary.initial
 
-    def metrics(self, by_id: Ints) -> dict[str, float]:
-        """Shares of the predictions; nothing before the first."""
+    def metrics(self, by_id: Ints, initial: Ints) -> dict[str, float]:
+        """Shares of the predictions; nothing before the first. initial: [V], those with which a word begins."""
         if not by_id.sum():
             return {}
         deciles = np.bincount(self.decile, weights=by_id, minlength=DECILES) / by_id.sum()
-        kinds = np.bincount(self.kind, weights=by_id, minlength=len(KINDS)) / by_id.sum()
+        kinds = self.kinds(by_id, initial) / by_id.sum()
         by_decile = {f"audit/decile/{i + 1}": float(share) for i, share in enumerate(deciles)}
         return by_decile | {f"audit/kind/{name}": float(share) for name, share in zip(KINDS, kinds, strict=True)}
+
+    def kinds(self, by_id: Ints | Floats, initial: Ints | Floats) -> Floats:
+        """[kinds], what there is of each, by how much there is of every token and with how much of it a word begins."""
+        letters, *others = np.bincount(self.sort, weights=by_id, minlength=len(SORTS))
+        words = initial[self.sort == 0].sum()
+        return np.array([words, letters - words, *others], dtype=np.float64)
 
     def drift(self, before: Floats, now: Floats) -> float:
         """Mean absolute change of a token's score, weighted by its frequency."""
@@ -66,25 +75,31 @@ class Masked:
         return {"tokens": tokens, "trigrams": _ranked(keys.names, by_trigram, due_by_trigram, scores.get("trigram"))}
 
 
-def write(folder: Path, masked: Masked, by_id: Ints, scores: dict[str, Floats], history: Sequence[Any]) -> None:
-    """`masked.json` and `masked.svg`, a table and a plot, into a new folder."""
+def write(
+    folder: Path, masked: Masked, counted: tuple[Ints, Ints], scores: dict[str, Floats], history: Sequence[Any]
+) -> None:
+    """`masked.json` and `masked.svg`, a table and a plot, into a new folder.
+
+    counted: [V] each, predictions by label, and those of them with which a word begins.
+    """
     folder.mkdir()
-    shares = {key.removeprefix("audit/"): value for key, value in masked.metrics(by_id).items()}
+    by_id = counted[0]
+    shares = {key.removeprefix("audit/"): value for key, value in masked.metrics(*counted).items()}
     drift = [[row["step"], row["audit/drift"]] for row in history if "audit/drift" in row]
     content = {"predictions": int(by_id.sum()), "shares": shares, "drift": drift, **masked.table(by_id, scores)}
     (folder / "masked.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    _plot(folder / "masked.svg", masked, by_id, drift)
+    _plot(folder / "masked.svg", masked, shares, drift)
 
 
-def _kinds(forms: WordForms) -> Iterator[str]:
+def _sorts(forms: WordForms) -> Iterator[str]:
     """Of every entry. What is no whole character may be a letter, and counts as one."""
-    for key, begins, whole in zip(forms.keys, forms.begins, forms.whole, strict=True):
+    for key, whole in zip(forms.keys, forms.whole, strict=True):
         if whole and any(map(str.isdigit, key)):
             yield "number"
         elif whole and not any(map(str.isalpha, key)):
             yield "punctuation"
         else:
-            yield "word" if begins else "continuation"
+            yield "letters"
 
 
 def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None) -> dict[str, list[dict[str, Any]]]:
@@ -107,14 +122,13 @@ def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None
     return {"most": rows(order[:SHOWN]), "least": rows(order[::-1][:SHOWN])}
 
 
-def _plot(path: Path, masked: Masked, by_id: Ints, drift: list[list[float]]) -> None:
+def _plot(path: Path, masked: Masked, shares: dict[str, float], drift: list[list[float]]) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    shares = masked.metrics(by_id)
-    deciles = [100 * shares.get(f"audit/decile/{i + 1}", 0.0) for i in range(DECILES)]
-    kinds = [100 * shares.get(f"audit/kind/{name}", 0.0) for name in KINDS]
-    due = 100 * np.bincount(masked.kind, weights=masked.probability, minlength=len(KINDS))
+    deciles = [100 * shares.get(f"decile/{i + 1}", 0.0) for i in range(DECILES)]
+    kinds = [100 * shares.get(f"kind/{name}", 0.0) for name in KINDS]
+    due = 100 * masked.kinds(masked.probability, masked.probability * masked.initial)
     figure = Figure(figsize=(10, 3), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     left.bar(range(1, DECILES + 1), deciles, color="#4477aa")

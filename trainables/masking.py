@@ -50,7 +50,7 @@ class Mixture:
             (masking.shares.trigram, self.trigram),
         ]
         if masking.shares.whole_word:
-            self.others.append((masking.shares.whole_word, WholeWord(vocabulary.forms, device)))
+            self.others.append((masking.shares.whole_word, WholeWord(vocabulary, device)))
         if masking.shares.span:
             self.others.append((masking.shares.span, Span()))
         if masking.shares.rarity:

@@ -142,7 +142,8 @@ class _Run:
         self.model = model.for_vocabulary(config.model, self.prepared)
         self.model.initialise(context.seed).to(context.device).train()
         self.optimiser = optimiser.Optimiser(self.model, config)
-        vocabulary = policy.Vocabulary(prepared.forms, prepared.eligible, prepared.unigram)
+        known = (prepared.forms, prepared.eligible, prepared.unigram, prepared.initial)
+        vocabulary = policy.Vocabulary(*known, self.batches.word_start)
         self.masked = masked.Masked(vocabulary)
         self.policy = masking.build(config, vocabulary, self.rows, context.seed, context.device)
         self.replacement = masking.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
@@ -199,7 +200,7 @@ class _Run:
         self.optimiser.step(self.optimiser.rate(noise), context.all_reduce, alone=context.world_size == 1)
         answers = policy.Answers(labels, predictions, losses.detach(), inputs.flatten()[at] == self.prepared.mask_id)
         self.policy.observe(selection, answers, context.all_reduce)
-        self.policy.audit.tally_words(selection, self.batches.word_start(noise, context.device)[self.rows])
+        self.policy.audit.tally_words(labels, selection, self.batches.word_start(noise, ids.device)[self.rows])
         self.losses += torch.stack([loss.detach(), selection.weight.sum()])
 
     def noise(self, step: int) -> StepNoise:
@@ -249,8 +250,9 @@ class _Run:
         row |= test(self.model, all_reduce) if test else {}
         row |= self.policy.metrics(all_reduce)
         masking_state, before, scores = self.policy.state(all_reduce), self.scores, self.policy.scores()
-        self.scores, by_id = scores["token"], masking_state["by_id"].numpy()
-        row |= {**self.masked.metrics(by_id), "audit/drift": self.masked.drift(before, self.scores)}
+        self.scores = scores["token"]
+        by_id, initial = (masking_state[name].numpy() for name in ("by_id", "initial"))
+        row |= {**self.masked.metrics(by_id, initial), "audit/drift": self.masked.drift(before, self.scores)}
         judged, scores_by_task = self.judged() if last and self.context.rank == 0 else ({}, {})
         row |= judged
         self.history.append(row)
@@ -263,7 +265,7 @@ class _Run:
             words = series.seen(self.prepared, self.batches, step)
             facts = {"seed": self.context.seed, "words": words, "metrics": row}
             bundle.write_bundle(checkpoint / "bundle", self.model, self.prepared, self.config, facts)
-            masked.write(checkpoint / "bundle" / "analysis", self.masked, by_id, scores, self.history)
+            masked.write(checkpoint / "bundle" / "analysis", self.masked, (by_id, initial), scores, self.history)
             validation.write_slices(checkpoint / "bundle" / "analysis", self.validation)
             if test:
                 validation.write_documents(checkpoint / "bundle" / "analysis", test)

@@ -5,6 +5,7 @@ Shapes: B rows of the global batch, b rows of this rank, T tokens a row, V vocab
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,12 +24,16 @@ class Vocabulary(NamedTuple):
     """What a policy knows of the tokens, by id.
 
     forms: what they are as text; eligible: [V] bool, may be predicted; unigram: [V] float64, probabilities in the train
-    part.
+    part. Of the text, where there is one: initial: [V] float64, the share of a token's occurrences there with which a
+    word begins; word_start(noise, device): [B, T] bool, where words begin in a step's batch. Without them the entries
+    tell, which under byte-level schemes know nothing of a word that no space precedes.
     """
 
     forms: WordForms
     eligible: NDArray[np.bool_]
     unigram: Floats
+    initial: Floats | None = None
+    word_start: Callable[[StepNoise, torch.device], torch.Tensor] | None = None
 
     @property
     def size(self) -> int:

@@ -22,7 +22,7 @@ VERSION = 1  # raise it whenever the same text would give other arrays: it is pa
 LAYOUT = 3  # raise it whenever there are further arrays: a cache without them is made anew, under its fingerprint
 EVALUATION_RATE = 0.15
 MASKED, REPLACED = 0.8, 0.1
-TRAIN_ARRAYS = ("tokens", "word_start", "document", "rows", "words", "eligible", "unigram")
+TRAIN_ARRAYS = ("tokens", "word_start", "document", "rows", "words", "eligible", "unigram", "initial")
 
 _SPACES = np.array([point for point in range(0x3001) if chr(point).isspace()], np.uint32)  # there are none above
 _BATCH_CHARACTERS = 1_000_000
@@ -119,6 +119,7 @@ class Preparation:
         rows = self._usable("train", tokens)
         self._known = slices.known_forms(tokens.ids, tokens.word_start)
         counts = np.bincount(tokens.ids, minlength=self._size)
+        initial = np.bincount(tokens.ids, weights=tokens.word_start, minlength=self._size)
         arrays = {
             "tokens": tokens.ids,
             "word_start": tokens.word_start,
@@ -127,6 +128,7 @@ class Preparation:
             "words": tokens.spaced.reshape(-1, self._config.block).sum(axis=1, dtype=np.int32),
             "eligible": self._eligible,
             "unigram": (counts + 1) / (counts.sum() + self._size),
+            "initial": np.where(counts > 0, initial / np.maximum(counts, 1), self._begins),
         }
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)

@@ -57,6 +57,7 @@ def made_up(config: Config) -> MadeUp:
         mask_id=4,
         pad_id=0,
         unigram=np.full(size, 1 / size),
+        initial=np.ones(size),
         facts={},
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trainables.difficulty import Keys
 from trainables.noise import StepNoise
-from trainables.word_forms import WordForms
+from trainables.policy import Vocabulary
 
 Floats = NDArray[np.float64]
 NEVER = -torch.inf
@@ -94,7 +94,7 @@ class BatchFrequency(Scored):
 
 
 class WholeWord:
-    """All pieces of a word together, every word of a row alike; what begins a word is the tokenizer's to tell.
+    """All pieces of a word of the tokenizer's own together, every word of a row alike.
 
     A word that begins in the row before counts from the row's first piece.
     """
@@ -102,11 +102,13 @@ class WholeWord:
     name = "whole_word"
     grouped = True
 
-    def __init__(self, forms: WordForms, device: str) -> None:
-        self.begins = torch.tensor(forms.begins, device=device)
+    def __init__(self, vocabulary: Vocabulary, device: str) -> None:
+        self.begins = torch.tensor(vocabulary.forms.begins, device=device)
+        self.word_start = vocabulary.word_start
 
     def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        begins = self.begins[ids_BT[rows]]
+        found = self.word_start
+        begins = self.begins[ids_BT[rows]] if found is None else found(noise, ids_BT.device)[rows]
         place = torch.arange(begins.shape[1], device=begins.device).expand_as(begins)
         first = torch.where(begins, place, 0).cummax(1).values
         return _grain(noise, self.name, rows, begins.device).gather(1, first) - (place - first) * PLACE_GRAIN

@@ -297,9 +297,11 @@ def test_a_linear_schedule_predicts_its_own_budget_at_every_step(preset: str) ->
 def test_what_was_masked_sums_to_one(preset: str) -> None:
     settings, masked = config(preset), Masked(VOCABULARY)
     policy = made(settings)
-    assert masked.metrics(policy.state(alone)["by_id"].numpy()) == {}
+    none = policy.state(alone)["by_id"].numpy()
+    assert masked.metrics(none, none) == {}
     play(policy, settings, range(6))
-    shares = masked.metrics(policy.state(alone)["by_id"].numpy())
+    by_id = policy.state(alone)["by_id"].numpy()
+    shares = masked.metrics(by_id, by_id // 2)
     for kind in ("audit/decile/", "audit/kind/"):
         assert sum(share for key, share in shares.items() if key.startswith(kind)) == pytest.approx(1)
     before = policy.scores()["token"]

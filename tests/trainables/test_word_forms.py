@@ -50,6 +50,13 @@ def byte_bpe(size: int) -> tuple[Tokenizer, trainers.Trainer]:
     )
 
 
+def bare(size: int) -> tuple[Tokenizer, trainers.Trainer]:
+    """As GPT-2's: the first word of a line has no space before it, and its entries do not tell that it begins one."""
+    tokenizer, trainer = byte_bpe(size)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer, trainer
+
+
 def metaspace(model: models.Model, trainer: trainers.Trainer) -> tuple[Tokenizer, trainers.Trainer]:
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -80,11 +87,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("schemes")
     lines = list(text())
     (folder / "corpus.txt").write_text("\n\n".join("\n".join(lines[i : i + 10]) for i in range(0, 3000, 10)), "utf-8")
-    for name, make in SCHEMES.items():
+    for name, make in {**SCHEMES, "bare": bare}.items():
         tokenizer, trainer = make(800)
         tokenizer.train_from_iterator(lines, trainer)
         save(tokenizer, folder / name)
-    return {name: folder / name for name in SCHEMES} | {"corpus": folder / "corpus.txt"}
+    return {name: folder / name for name in (*SCHEMES, "bare")} | {"corpus": folder / "corpus.txt"}
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> Path:
@@ -108,18 +115,21 @@ def forms(*names: str, scheme: Scheme) -> WordForms:
 
 
 @pytest.mark.usefixtures("own_cache")
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", [*SCHEMES, "bare"])
 def test_whole_words_are_masked_whole_under_every_scheme(trained: dict[str, Path], name: str, tmp_path: Path) -> None:
     """By where words of the text begin, and far more often than random masking happens to."""
     whole, chance = (
-        run(settings(trained, name, masking=masking), tmp_path / folder).rows[-1]["audit/whole_words"]
+        run(settings(trained, name, masking=masking), tmp_path / folder).rows[-1]
         for folder, masking in (
             ("whole", {"shares": {"random": 0, "whole_word": 1}, "mask_warmup": 0}),
             ("random", {"shares": {"random": 1}, "mask_warmup": 0}),
         )
     )
-    assert whole >= 0.6
-    assert chance < 0.1
+    assert whole["audit/whole_words"] >= 0.6
+    assert chance["audit/whole_words"] < 0.1
+    found = prepared(trained, name)
+    words = found.word_start & np.array([form.isalpha() for form in found.forms.texts])[found.tokens]
+    assert chance["audit/kind/word"] == pytest.approx(words.mean(), abs=0.04), "a line's first word is one, too"
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -170,16 +180,23 @@ def written(name: str, pattern: dict[str, str], text: str) -> str:
 def table(found: data.Prepared, ids: list[int]) -> list[tuple[str, list[str], str]]:
     """(key, trigrams, kind) of some entries."""
     keys, by_trigram = token_keys(found.forms), trigram_keys(found.forms)
-    kinds = Masked(Vocabulary(found.forms, found.eligible, found.unigram)).kind
-    names = np.array(keys.names)
+    names, forms = np.array(keys.names), found.forms
     return [
         (
             str(names[keys.key[keys.token == i]][0]),
             [by_trigram.names[key] for key in by_trigram.key[by_trigram.token == i]],
-            KINDS[kinds[i]],
+            kind(forms, i),
         )
         for i in ids
     ]
+
+
+def kind(forms: WordForms, entry: int) -> str:
+    """Of one prediction of an entry, by what its form tells."""
+    size = len(forms.texts)
+    masked = Masked(Vocabulary(forms, np.ones(size, bool), np.full(size, 1 / size)))
+    by_id = np.eye(size, dtype=np.int64)[entry]
+    return KINDS[masked.kinds(by_id, by_id * forms.begins).argmax()]
 
 
 @pytest.mark.parametrize(
@@ -215,14 +232,8 @@ def test_bytes_are_read_as_characters_and_stay_bytes_where_they_are_none() -> No
         "<bü", "büy", "üyü", "yük", "ük>",
     }  # fmt: skip
     assert not set(by_trigram.token) & {2, 3, 5}, "a byte that is no character has no trigrams"
-    kinds = Masked(Vocabulary(found, np.ones(10, bool), np.full(10, 0.1))).kind
-    assert [KINDS[kind] for kind in kinds[[0, 1, 2, 3, 6]]] == [
-        "word",
-        "continuation",
-        "continuation",
-        "word",
-        "number",
-    ]
+    kinds = [kind(found, i) for i in (0, 1, 2, 3, 6)]
+    assert kinds == ["word", "continuation", "continuation", "word", "number"]
     members = nhot.substrings(found, np.ones(10, bool))
     assert members[2] == [2]
     assert members[0] == [0, 1]
