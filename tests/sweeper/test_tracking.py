@@ -70,7 +70,7 @@ def test_a_sweep_in_mlflow(
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}', "utf-8")
-    assert tracker.close("interrupted", best(journal.trials.values(), "val/loss"), bundle, drain_s=60) == 0
+    assert tracker.close("interrupted", best(spec, journal.trials.values()), bundle, drain_s=60) == 0
     assert said == []
 
     parent = client.get_run(str(tracker.parent_run_id))
@@ -126,7 +126,7 @@ def test_a_resumed_sweep_goes_on_with_its_runs(storage: Path, client: MlflowClie
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "model").write_text("weights", "utf-8")
-    found = best(journal.trials.values(), "val/loss")
+    found = best(spec, journal.trials.values())
 
     first = Tracker(journal, spec, run_dir, uri)
     first.start()
@@ -357,7 +357,7 @@ def follow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int
     def run(journal: Journal, store: Store, kill: bool = False, drain_s: float = 10.0) -> int:
         monkeypatch.setattr(tracking.store, "connection", lambda uri: store)
         tracker = Tracker(journal, toy_spec(), tmp_path, "http://fake", say=lambda line: None)
-        found = best(journal.trials.values(), "val/loss")
+        found = best(toy_spec(), journal.trials.values())
         if kill:
             closing = tracking._Close("completed", found, tmp_path / "bundle", 0.0)
             with pytest.raises(ConnectionError):
