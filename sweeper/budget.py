@@ -92,8 +92,7 @@ def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
     budget = spec.budget_of(base)
     if budget is None:
         return
-    whose = f"as {own}, the baseline, does" if own else "as config says"
-    yield "budget", f"{_count(budget)} predicted by a run, {whose}"
+    yield "budget", f"{_count(budget)} predicted by a run, as {f'the baseline ({own}) does' if own else 'config says'}"
     found = {name: spec.budget_of(params) for name, params in spec.arms.items()}
     off = {name: one for name, one in found.items() if one and not one.same(budget)}
     parts = [f"{name} ({_count(one)})" for name, one in list(off.items())[:NAMED]]
