@@ -95,7 +95,8 @@ def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
     yield "budget", f"{_count(budget)} predicted by a run, as {f'the baseline ({own}) does' if own else 'config says'}"
     found = {name: spec.budget_of(params) for name, params in spec.arms.items()}
     off = {name: one for name, one in found.items() if one and not one.same(budget)}
-    parts = [f"{name} ({_count(one)})" for name, one in list(off.items())[:NAMED]]
+    why = {name: _count(one) if one.exact else "not the same number in every batch" for name, one in off.items()}
+    parts = [f"{name} ({why[name]})" for name in list(off)[:NAMED]]
     parts += [f"{len(off) - NAMED} more arms"] * (len(off) > NAMED)
     if spec.search.method != "arms":
         parts += [f"points of the space that change {path}" for path in spec.space if _leaves(spec, path, base, budget)]

@@ -78,13 +78,13 @@ def unlearned(metrics: Mapping[str, float]) -> str | None:
     right, commonest = metrics.get("val/accuracy_mask"), metrics.get("val/accuracy_unigram")
     why = []
     if loss is not None and unigram is not None and loss > unigram - LEARNED:
-        why.append(f"loss {loss:.2f} nats, of word frequencies {unigram:.2f}, which takes {LEARNED:g} less")
+        why.append(f"loss at [MASK] is {loss:.2f} nats, not {LEARNED:g} below the {unigram:.2f} of frequencies alone")
     if right is not None and commonest is not None and right <= commonest:
-        why.append(f"accuracy {right:.1%}, of guessing the commonest token {commonest:.1%}")
+        why.append(f"accuracy at [MASK] is {right:.1%}, not above the {commonest:.1%} of guessing the commonest token")
     if not why:
         return None
-    at = f"the baseline at [MASK]: {'; '.join(why)}"
-    return f"The runs barely left word frequencies ({at}), so the comparison says nothing about masking."
+    found = f"the baseline's {' and its '.join(why)}"
+    return f"The runs barely left word frequencies ({found}), so the comparison says nothing about masking."
 
 
 def check_tasks(config: settings.Config, tasks: Mapping[str, str]) -> dict[str, str]:

@@ -127,6 +127,8 @@ def test_an_arm_of_another_rate_that_ran_in_a_confirmation_confirms_nothing(tmp_
     assert "big left the budget that makes runs comparable: it is not compared" in said["notes"]
     journal.append(Verdict(data=said))
     assert "Nothing is confirmed" in report.markdown(sweep, journal, outcome(tmp_path))
+    assert "it is not compared" in page(sweep, journal, outcome(tmp_path), {})
+    assert "big & 0 & -- & -- & -- & budget not matched" in tables.verdict_tex(said)
 
 
 def test_arms_that_leave_the_budget_are_nothing_to_confirm(tmp_path: Path) -> None:
@@ -274,6 +276,8 @@ def test_the_plan_says_what_leaves_the_budget() -> None:
     lines = dict(budget.planned(spec()))
     assert lines["budget"] == "15,400 positions predicted by a run, as the baseline (baseline) does"
     assert "budget not matched: big (41,000 positions): reported apart" in lines["caution"]
+    drawn = dict(budget.planned(spec(arms={"baseline": {}, "rows": {"masking.apportion": "row"}})))["caution"]
+    assert "rows (not the same number in every batch): reported apart" in drawn
     assert "a larger budget lowers the loss" in dict(budget.planned(spec(budget="free")))["caution"]
     assert "points of the space that change masking.rate: reported" in dict(budget.planned(sampled()))["caution"]
     assert "caution" not in dict(budget.planned(spec(arms={"baseline": {}, "mix": {"masking.shares": SHARES}})))

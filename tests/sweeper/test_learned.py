@@ -29,11 +29,14 @@ STUCK = {**GONE, "val/loss_mask": 5.8}
     [
         ({}, None),
         ({"val/loss_mask": 5.69}, None),
-        ({"val/loss_mask": 5.71}, "loss 5.71 nats, of word frequencies 6.00"),
-        ({"val/accuracy_mask": 0.05}, "accuracy 5.0%, of guessing the commonest token 5.0%"),
+        ({"val/loss_mask": 5.71}, "loss at [MASK] is 5.71 nats, not 0.3 below the 6.00 of frequencies alone)"),
+        (
+            {"val/accuracy_mask": 0.05},
+            "baseline's accuracy at [MASK] is 5.0%, not above the 5.0% of guessing the commonest token)",
+        ),
         (
             {"val/loss_mask": 6.4, "val/accuracy_mask": 0.01},
-            "6.40 nats, of word frequencies 6.00, which takes 0.3 less; acc",
+            "6.00 of frequencies alone and its accuracy at [MASK] is 1.0%",
         ),
     ],
 )
@@ -114,7 +117,7 @@ def test_the_mean_of_the_baselines_runs_counts(tmp_path: Path) -> None:
     below = written(tmp_path / "below", {**GONE, "val/loss_mask": 5.69}, sweep)
     above = written(tmp_path / "above", {**GONE, "val/loss_mask": 5.71}, sweep)
     assert learned.caution(sweep, below) is None
-    assert "loss 5.71 nats" in str(learned.caution(sweep, above))
+    assert "is 5.71 nats" in str(learned.caution(sweep, above))
 
 
 def test_a_search_without_a_confirmation_says_it_too(tmp_path: Path) -> None:
