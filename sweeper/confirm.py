@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeper import stats
+from sweeper import budget, learned, stats
+from sweeper.budget import Common
 from sweeper.journal import Family, Journal, TrialRecord
 from sweeper.pairs import document_interval
-from sweeper.report import matched
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 STAGE = "confirm"
 CHAMPION = "champion"
 DIVERGED = "diverged"
+APART = "budget not matched"
+ALONE = "no arm but the baseline kept to the budget: there is nothing to confirm"
 
 Params = dict[str, Any]
 
@@ -44,7 +46,7 @@ def rule(spec: SweepSpec) -> stats.Rule:
 def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
     """Label -> settings by path: the baseline, then the best configurations of the search, the best first.
 
-    Under method arms all arms, in their order, but those that left the budget which the others share; where
+    Under method arms all arms, in their order, but those that left the budget of the baseline; where
     confirm.best asks for fewer, the best of the search, if there was one. Raises ValueError in one line where there is
     nothing to compare.
     """
@@ -54,12 +56,13 @@ def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
     searched = [record for record in journal.stage("search") if record.state == "completed"]
     if spec.total_trials and not searched:
         raise ValueError("no trial of the search completed")
-    kept = [record for record in searched if matched(record)] or searched
+    common = Common.of(spec, journal.stage("search"))
+    kept = [record for record in searched if common.kept(record)]
     if spec.search.method == "arms":
         left = {record.ask.arm for record in searched} - {record.ask.arm for record in kept}
-        others = [name for name in spec.arms if name != baseline and name not in left]
+        others = [name for name in spec.comparable if name != baseline and name not in left]
         if not others:
-            raise ValueError("no arm but the baseline kept to the budget: there is nothing to confirm")
+            raise ValueError(ALONE)
         if len(others) > spec.compared:
             of = {name: [record for record in kept if record.ask.arm == name] for name in others}
             others = sorted(others, key=lambda name: _mean(of[name], spec.objective))[: spec.compared]
@@ -70,7 +73,8 @@ def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
     ranked = sorted(by_hash.items(), key=lambda item: _mean(item[1], spec.objective))
     best = [records[0] for found, records in ranked if found != own][: spec.compared]
     if not best:
-        raise ValueError("no configuration but the baseline completed: there is nothing to confirm")
+        which = "completed" if len(kept) == len(searched) else "completed within the budget"
+        raise ValueError(f"no configuration but the baseline {which}: there is nothing to confirm")
     return {baseline: spec.arms[baseline], **{record.ask.arm or record.id: record.ask.params for record in best}}
 
 
@@ -111,7 +115,8 @@ def expected(spec: SweepSpec, journal: Journal) -> int:
 def lacking(spec: SweepSpec, journal: Journal) -> str | None:
     """Why there is no confirmation after this search, in a line; None where there is one."""
     if not spec.compared:
-        return "no confirmation: it takes arms and two seeds or more in seeds.confirm"
+        alone = len(spec.comparable) == 1 < len(spec.arms) and len(spec.seeds.confirm) > 1
+        return f"no confirmation: {ALONE if alone else 'it takes arms and two seeds or more in seeds.confirm'}"
     try:
         contenders(spec, journal)
     except ValueError as error:
@@ -208,14 +213,17 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     families = journal.families()
     family, look = families[-1], len(families)
     found, gone = losses(spec, journal, family), dropped(spec, journal, family)
+    strayed = _strayed(spec, journal, family)
+    found |= {label: {} for label in strayed}  # they stay among the declared comparisons, and are not compared
     result = stats.verdicts(found, family.baseline, rule(spec), look=look, dropped=gone)
     notes = [f"{family.earlier} earlier confirmations against this baseline are in the tracking store"]
     if not all(one.fresh for one in families):
         notes.append("not fresh: runs of this data had used some of these seeds before, or the tracking store was away")
     if reason := untold(spec, journal):
         notes.append(reason)
-    strayed = {str(one.ask.arm) for one in journal.stage(STAGE) if one.state == "completed" and not matched(one)}
-    notes += [f"{label} left the budget that makes runs comparable" for label in family.arms if label in strayed]
+    apart = dict.fromkeys([*strayed, *(name for name in spec.arms if name not in spec.comparable)])
+    notes += [f"{label} left the budget that makes runs comparable: it is not compared" for label in apart]
+    notes += [text] if (text := budget.differ(spec, journal.stage(STAGE))) else []
     others = len(result.confirmed)
     if others > 1:
         notes.append(f"the champion is chosen among {others} confirmed, its estimate is optimistic")
@@ -234,11 +242,19 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         "fresh": all(one.fresh for one in families),
         "earlier": family.earlier,
         "comparisons": [asdict(one) for one in result.comparisons],
-        "told": {one.arm: one.told for one in result.comparisons},
+        "told": {one.arm: APART if one.arm in strayed else one.told for one in result.comparisons},
         "documents": _documents(journal, family, run_dir, {one.arm: one.seeds for one in result.comparisons}),
         "champion": result.champion.arm if result.champion else None,
+        "unlearned": learned.told(spec, journal.stage(STAGE)),
         "notes": notes[0 if family.earlier else 1 :],
     }
+
+
+def _strayed(spec: SweepSpec, journal: Journal, family: Family) -> list[str]:
+    """The arms of a look, not the baseline, that left its budget."""
+    common = Common.of(spec, journal.stage(STAGE))
+    left = {str(one.ask.arm) for one in journal.stage(STAGE) if not common.kept(one)}
+    return [label for label in family.arms if label in left and label != family.baseline]
 
 
 def untold(spec: SweepSpec, journal: Journal) -> str | None:

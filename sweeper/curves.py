@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from sweeper.budget import Common
 from sweeper.figures import COLOURS, Group
 from sweeper.journal import Journal, TrialRecord
-from sweeper.report import matched
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -20,19 +20,19 @@ Curve = list[tuple[int, float]]
 
 def curves_of(spec: SweepSpec, journal: Journal) -> list[Group]:
     """The objective by step."""
-    return _grouped(spec, [(record, _curve(record, spec.objective)) for record in _comparable(journal)])
+    return _grouped(spec, [(record, _curve(record, spec.objective)) for record in _comparable(spec, journal)])
 
 
 def gaps_of(spec: SweepSpec, journal: Journal) -> list[Group]:
     """The objective minus the baseline's of the same stage, seed and step."""
-    own = next(iter(spec.arms), None)
+    own, comparable = next(iter(spec.arms), None), _comparable(spec, journal)
     baselines = {
         (record.ask.stage, record.ask.seed): dict(_curve(record, spec.objective))
-        for record in _comparable(journal)
+        for record in comparable
         if record.ask.arm == own
     }
     gaps: list[tuple[TrialRecord, Curve]] = []
-    for record in _comparable(journal):
+    for record in comparable:
         base = baselines.get((record.ask.stage, record.ask.seed), {})
         if record.ask.arm != own:
             curve = _curve(record, spec.objective)
@@ -40,10 +40,11 @@ def gaps_of(spec: SweepSpec, journal: Journal) -> list[Group]:
     return _grouped(spec, gaps)
 
 
-def _comparable(journal: Journal) -> list[TrialRecord]:
-    """Those that kept the budget, or all where none did."""
+def _comparable(spec: SweepSpec, journal: Journal) -> list[TrialRecord]:
+    """Those that kept the budget."""
     records = list(journal.trials.values())
-    return [record for record in records if record.rows and matched(record)] or records
+    common = Common.of(spec, records)
+    return [record for record in records if common.kept(record)]
 
 
 def _curve(record: TrialRecord, objective: str) -> Curve:

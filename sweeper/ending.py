@@ -33,17 +33,20 @@ def lines(
     outcome: report.Outcome,
     best: TrialRecord | None,
     verdict: Mapping[str, Any] | None,
+    caution: str | None = None,
 ) -> list[str]:
-    """For people. path: of the spec as it was given, with all its profiles."""
+    """For people. path: of the spec as it was given, with all its profiles. caution: what stands beside the verdict."""
     shown = []
     if verdict:
         shown.append(f"verdict        {re.sub('[*`]', '', headline(verdict))}")
+    if caution:
+        shown.append(f"caution        {caution}")
     if best:
         score = best.score(spec.objective)
         what = report.describe(best.ask)
         shown.append(f"best trial     {best.id} ({what}): {spec.objective} {score:.4f} at step {best.step:,}")
     elif spec.total_trials:
-        shown.append("best trial     none completed")
+        shown.append("best trial     none completed within the budget")
     shown.append(f"run folder     {outcome.run_dir} (report.md lists the trials)")
     if outcome.bundle:
         shown.append(f"bundle         {outcome.bundle}")

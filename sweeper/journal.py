@@ -36,7 +36,10 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """A trial was asked for. params: what the space set, by path. raw: the sampler's own parameters."""
+    """A trial was asked for. params: what the space set, by path. raw: the sampler's own parameters.
+
+    budget: what it will predict by its settings, `{"predicted": 184800, "exact": true}`; None where they do not tell.
+    """
 
     trial: str
     number: int
@@ -47,6 +50,7 @@ class Ask:
     config_hash: str
     params: dict[str, Any]
     raw: dict[str, Any]
+    budget: dict[str, Any] | None = None
     time: float = field(default_factory=time.time)
 
 
@@ -231,11 +235,6 @@ def apply(trials: dict[str, TrialRecord], event: Event) -> None:
 def fingerprints_in(facts: Mapping[str, Any]) -> dict[str, str]:
     """Of data and code, among facts for the record."""
     return {key: str(value) for key, value in facts.items() if "fingerprint" in key}
-
-
-def matched(record: TrialRecord) -> bool:
-    """Whether the trial kept to the budget that all share: it says so with 0 for the metric `audit/matched` if not."""
-    return not record.rows or record.rows[-1].metrics.get(f"{AUDIT}matched") != 0
 
 
 def _parse(line: bytes, number: int) -> Event:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeper import confirm, earlier, store, tracking
+from sweeper import budget, confirm, earlier, learned, store, tracking
 from sweeper.entries import utc
 from sweeper.journal import Family, Journal, TrialRecord
 from sweeper.spec import SweepSpec
@@ -81,9 +81,12 @@ def _standing(spec: SweepSpec, uri: str, facts: Mapping[str, Any], say: Say) -> 
         return None
     try:
         params = json.loads(tags[PARAMS])
-        spec.trainable_config(params)
+        stray = budget.stray(spec, params)
     except (KeyError, ValueError) as error:
         say(f"the standing champion of {spec.name} cannot be trained again: {error}")
+        return None
+    if stray:
+        say(f"the standing champion of {spec.name} leaves the budget: it is not compared, and stays")
         return None
     return params
 
@@ -99,8 +102,9 @@ def crowned(
 ) -> tracking.Crowned | None:
     """The run to be registered as champion: of what the last look confirmed, on its first declared seed.
 
-    None, and nothing moves, where nothing is confirmed, where the standing champion is the best of them, and where
-    that one cannot be compared or was not: another sweep may have made it since.
+    None, and nothing moves, where nothing is confirmed, where the runs learned too little for that to mean anything,
+    where the standing champion is the best of them, and where that one cannot be compared or was not: another sweep may
+    have made it since.
     """
     said, families = journal.verdict(), journal.families()
     label: str | None = said["champion"] if said else None
@@ -108,6 +112,9 @@ def crowned(
         standing = store.champion(uri, spec.name) if len(families) > 1 else None
         if standing is not None and earlier.is_own(identity(journal, run_dir), standing):
             say(f"the champion of {spec.name} is of an earlier look of this run, which this one does not confirm")
+        return None
+    if learned.caution(spec, journal):
+        say(f"{label} is confirmed, but among runs that learned too little to say anything: no champion is registered")
         return None
     if label == families[-1].champion:
         say(f"the standing champion of {spec.name} is the best again and stays")

@@ -173,7 +173,7 @@ class Live:
 def picture(spec: SweepSpec, journal: Journal, total: int, width: int, height: int) -> Group:
     """The table and the line of progress under it, for a terminal of that many columns and lines."""
     records = list(journal.trials.values())
-    found = best(records, spec.objective)
+    found = best(spec, records)
     shown = _shown(records, found, max(3, height - 7))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), width=width)
     columns = _columns(spec, shown, _since(journal), width) if shown else []
@@ -292,7 +292,7 @@ def _shown(records: Sequence[TrialRecord], found: TrialRecord | None, room: int)
 
 def _progress(spec: SweepSpec, journal: Journal, total: int) -> str:
     records = list(journal.trials.values())
-    found = best(records, spec.objective)
+    found = best(spec, records)
     text = str(Progress.of(records, total, _since(journal), time.time()))
     return f"{text}; best {found.id}, {spec.objective} {found.score(spec.objective):.4f}" if found else text
 

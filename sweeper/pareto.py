@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from sweeper.journal import Ask, Journal, TrialRecord, matched
+from sweeper.budget import Common
+from sweeper.journal import Ask, Journal, TrialRecord
 from sweeper.markdown import ABSENT, number, table
 from sweeper.objectives import maximised
 
@@ -36,10 +37,10 @@ class Trade:
 
 
 def trades(spec: SweepSpec, journal: Journal) -> list[Trade]:
-    """The search's configurations that completed, in the order of the first objective; those that left the budget are
-    there only where all did."""
-    done = [record for record in journal.stage("search") if record.state == "completed"]
-    done = [record for record in done if matched(record)] or done
+    """The search's configurations that completed, in the order of the first objective; not those that left
+    the budget."""
+    common = Common.of(spec, journal.stage("search"))
+    done = [record for record in journal.stage("search") if record.state == "completed" and common.kept(record)]
     groups: dict[str, list[tuple[TrialRecord, list[float]]]] = {}
     for record in done:
         values = [value for name in spec.objectives if (value := record.score(name)) is not None]

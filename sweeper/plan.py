@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeper import tasks
+from sweeper import budget, tasks
 from sweeper.spec import SweepSpec
 from sweeper.spread import Spread
 from sweeper.trainable import Pace, Settings
@@ -202,6 +202,7 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     if estimate.confirming:
         rows["verdict"] = "; ".join(Rule(spec.confirm.worthwhile, spec.confirm.margin).words(others))
     lines = [f"{spec.name}: the plan", *(f"  {name:<10}  {text}" for name, text in rows.items())]
+    lines += (f"  {name:<10}  {text}" for name, text in budget.planned(spec))
     lines += (f"  assumed     {note}" for note in estimate.assumed)
     if estimate.confirming and 0 < pairs < PAIRS:
         lines.append(f"  caution     exploration only: a verdict takes {PAIRS} pairs of seeds, there are {pairs}")

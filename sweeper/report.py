@@ -12,14 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper import pareto, tasks, verdict
-from sweeper.journal import AUDIT, Ask, Journal, Session, TrialRecord, fingerprints_in, matched, nested
+from sweeper import budget, learned, pareto, tasks, verdict
+from sweeper.budget import PREDICTED, Common
+from sweeper.journal import AUDIT, Ask, Journal, Session, TrialRecord, fingerprints_in, nested
 from sweeper.markdown import ABSENT, number, table
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
 
-FRONT, JUDGED = "Pareto front", "Judged by tasks"
+FRONT, JUDGED, APART = "Pareto front", "Judged by tasks", "Budget not matched"
 REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
 UI_PORT = 5050
 _RANKS = ("completed", "stopped", "interrupted", "failed")
@@ -44,18 +45,20 @@ class Outcome:
         return self.run_dir / "report.md"
 
 
-def best(records: Iterable[TrialRecord], objective: str) -> TrialRecord | None:
+def best(spec: SweepSpec, records: Iterable[TrialRecord]) -> TrialRecord | None:
     """The completed search trial with the lowest score at its last step; of equals the first asked for.
 
-    One that left the fixed budget is best only where all did.
+    One that left the budget never is.
     """
+    records = list(records)
+    common = Common.of(spec, records)
     scored = [
-        (not matched(record), score, record.ask.number, record)
+        (score, record.ask.number, record)
         for record in records
-        if record.ask.stage == "search" and record.state == "completed"
-        if (score := record.score(objective)) is not None
+        if record.ask.stage == "search" and record.state == "completed" and common.kept(record)
+        if (score := record.score(spec.objective)) is not None
     ]
-    return min(scored, key=lambda entry: entry[:3])[3] if scored else None
+    return min(scored, key=lambda entry: entry[:2])[2] if scored else None
 
 
 def state(record: TrialRecord) -> str:
@@ -72,10 +75,12 @@ def markdown(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
 def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, str]:
     """Heading -> Markdown, in the order of `report.md`; the first, without a heading, says what came out."""
     records, said = list(journal.trials.values()), journal.verdict()
-    answer, found = verdict.headline(said) if said else verdict.unsaid(journal), best(records, spec.objective)
+    answer, found = verdict.headline(said) if said else verdict.unsaid(journal), best(spec, records)
+    caution = f"**{text}**" if (text := learned.caution(spec, journal)) else ""
+    first = (spec.question, answer, caution, _headline(spec, records, outcome), budget.differ(spec, records))
     front, judged = pareto.section(spec, journal, describe), tasks.section(spec, journal, describe)
     return {
-        "": "\n\n".join(part for part in (spec.question, answer, _headline(spec, records, outcome)) if part),
+        "": "\n\n".join(part for part in first if part),
         **({"Verdicts": verdict.section(said)} if said else {}),
         **({FRONT: front} if front else {}),
         **({JUDGED: judged} if judged else {}),
@@ -124,11 +129,12 @@ def _value(value: Any) -> str:
 def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome) -> str:
     counts = Counter(state(record) for record in records)
     told = ", ".join(f"{counts[state]} {state}" for state in _RANKS if counts[state]) or "none began"
-    found = best(records, spec.objective)
+    found = best(spec, records)
     if found is None and not spec.total_trials:
         return f"There was no search ({len(records)} trials: {told})."
     if found is None:
-        return f"**No trial completed** ({len(records)} trials: {told})."
+        within = " within the budget" if counts["completed"] else ""
+        return f"**No trial completed{within}** ({len(records)} trials: {told})."
     text = f"**Best of the search: `{found.id}`** ({describe(found.ask)}), {spec.objective} "
     text += f"{number(found.score(spec.objective))} at step {found.step:,} ({len(records)} trials: {told})."
     if outcome.interrupted:
@@ -171,15 +177,16 @@ def fingerprints(bundle: Path | None) -> dict[str, str]:
 
 
 def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
+    """Those that kept the budget."""
+    records = list(filter(Common.of(spec, records).kept, records))
     paths = list(dict.fromkeys(path for record in records for path in record.ask.params))
     metrics = [*spec.objectives, "val/loss_mask", "val/unigram_mask"]
     seen = {key for record in records for row in record.rows[-1:] for key in row.metrics}
     metrics = [key for key in dict.fromkeys(metrics) if key in seen]
 
-    def order(record: TrialRecord) -> tuple[float, float, int]:
+    def order(record: TrialRecord) -> tuple[int, float, int]:
         score = record.score(spec.objective)
-        rank = _RANKS.index(state(record))
-        return rank + (not matched(record)) / 2, float("inf") if score is None else score, record.ask.number
+        return _RANKS.index(state(record)), float("inf") if score is None else score, record.ask.number
 
     rows = []
     for record in sorted(records, key=order):
@@ -207,12 +214,11 @@ def _masked(record: TrialRecord) -> str:
 
 
 def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
-    name = next(iter(spec.arms), None)
-    ours = any(matched(record) for record in records if record.rows)
+    name, common = next(iter(spec.arms), None), Common.of(spec, records)
     done = [
         (score, record)
         for record in records
-        if record.ask.stage == "search" and record.state == "completed" and (matched(record) or not ours)
+        if record.ask.stage == "search" and record.state == "completed" and common.kept(record)
         if (score := record.score(spec.objective)) is not None
     ]
     baseline = {record.ask.seed: score for score, record in done if record.ask.arm == name}
@@ -235,13 +241,14 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
 
 def _audits(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, str]:
-    """What was predicted, those trials apart that left the fixed budget."""
-    audited = [record for record in records if record.rows and nested(record.rows[-1].metrics, AUDIT)]
+    """What was predicted, those trials apart that left the budget."""
+    common = Common.of(spec, records)
+    kept, apart = ([one for one in records if common.kept(one) == each] for each in (True, False))
     parts: dict[str, str] = {}
-    if kept := [record for record in audited if matched(record)]:
-        parts["Mask audit"] = _audit_table(spec, kept)
-    if apart := [record for record in audited if not matched(record)]:
-        parts["Budget not matched"] = _apart(spec, records) + _audit_table(spec, apart)
+    if audited := [one for one in kept if one.rows and nested(one.rows[-1].metrics, AUDIT)]:
+        parts["Mask audit"] = _audit_table(spec, audited)
+    if apart:  # they stand in no other table
+        parts[APART] = f"{_apart(spec, common)}\n\n{_audit_table(spec, apart, ending=True)}"
     return parts
 
 
@@ -261,24 +268,31 @@ def _breakdowns(records: Sequence[TrialRecord]) -> dict[str, str]:
     return texts
 
 
-def _apart(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
-    ours = any(matched(record) for record in records if record.rows)
-    text = "These trials did not predict exactly the budget in every batch"
-    return f"{text}: their {spec.objective} is no comparison with the others{' and is not ranked' if ours else ''}.\n\n"
+def _apart(spec: SweepSpec, common: Common) -> str:
+    due = f" ({common.predicted:,.0f} positions)" if common.predicted is not None else ""
+    return (
+        f"These trials do not predict as many positions as the baseline{due}, or not as exactly: their "
+        f"{spec.objective} is no comparison with the others, is not ranked and confirms nothing, for {budget.FREE}. "
+        "`budget: free` in the spec compares them all the same."
+    )
 
 
-def _audit_table(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
+def _audit_table(spec: SweepSpec, records: Sequence[TrialRecord], ending: bool = False) -> str:
+    """ending: with stage, seed, and how it ended."""
     keys = ("refreshes", "fallbacks", "cut", "capped")
     rows = []
     for record in records:
-        metrics = record.rows[-1].metrics
-        audit, predicted = nested(metrics, AUDIT), metrics.get("train/predicted")
+        metrics = record.rows[-1].metrics if record.rows else {}
+        audit, predicted = nested(metrics, AUDIT), metrics.get(PREDICTED)
         row = [record.id, describe(record.ask), ABSENT if predicted is None else f"{predicted:,.0f}", _masked(record)]
         row += [_parts(audit["shares"]) if "shares" in audit else ABSENT]
         row += [f"{audit[key]:,.6g}" if key in audit else ABSENT for key in keys]
-        rows.append([*row, number(record.score(spec.objective)), _speed(record)])
+        ends = [record.ask.stage, str(record.ask.seed), f"{record.step:,}", state(record)]
+        ends.append((record.end and record.end.reason) or ABSENT)
+        rows.append([*row, number(record.score(spec.objective)), _speed(record), *(ends if ending else ())])
     heads = ["trial", "what", "predicted", "masked %", "realised shares %", *keys, spec.objective, "steps/s"]
-    return table(heads, rows, left=("trial", "what", "realised shares %"))
+    heads += ["stage", "seed", "step", "state", "reason"] if ending else []
+    return table(heads, rows, left=("trial", "what", "realised shares %", "stage", "state", "reason"))
 
 
 def _parts(shares: Mapping[str, float]) -> str:
@@ -287,6 +301,8 @@ def _parts(shares: Mapping[str, float]) -> str:
 
 def _speed(record: TrialRecord) -> str:
     """Steps per second between the first report and the last, validation and checkpoints included."""
+    if not record.rows:
+        return ABSENT
     first, last = record.rows[0], record.rows[-1]
     return f"{(last.step - first.step) / (last.time - first.time):.3g}" if last.time > first.time else ABSENT
 

@@ -6,7 +6,7 @@ The words and tables are those of `report.md`. A content policy in the page forb
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,12 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from sweeper import figures, tables
+from sweeper.budget import Common
 from sweeper.curves import curves_of, gaps_of
 from sweeper.figures import Axis, Point
 from sweeper.journal import Journal, TrialRecord, nested
 from sweeper.pareto import trades
-from sweeper.report import AUDIT, FRONT, JUDGED, Outcome, matched, sections
+from sweeper.report import APART, AUDIT, FRONT, JUDGED, Outcome, sections
 from sweeper.space import Choice, LogUniform, Simplex
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ def _parts(
     yield from _settings(spec, points, importance)
     yield from _masked(spec, journal, texts)
     if kept := texts.pop("Mask audit", ""):
-        yield _Part("Mask budget", f"<p>{_budget(journal)}</p>{_Part('Every trial', kept, folded=True).html()}")
-    if apart := texts.pop("Budget not matched", ""):
-        yield _Part("Budget not matched", apart)
+        yield _Part("Mask budget", f"<p>{_budget(spec, journal)}</p>{_Part('Every trial', kept, folded=True).html()}")
+    if apart := texts.pop(APART, ""):
+        yield _Part(APART, apart)
     yield _Part("Cost", _listed(tables.cost(spec, journal)))
 
 
@@ -171,12 +172,13 @@ def _pareto(spec: SweepSpec, journal: Journal, table: str) -> Iterator[_Part]:
     yield _Part(FRONT, body + table)
 
 
-def _explored(spec: SweepSpec, searched: Iterable[TrialRecord]) -> list[dict[str, Any]]:
+def _explored(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """The search's differences to the baseline in the shape of a comparison, the lowest mean first."""
+    common = Common.of(spec, searched)
     done = [
         (record, score)
         for record in searched
-        if record.state == "completed" and matched(record) and (score := record.score(spec.objective)) is not None
+        if record.state == "completed" and common.kept(record) and (score := record.score(spec.objective)) is not None
     ]
     own = next(iter(spec.arms), None)
     baseline = {record.ask.seed: score for record, score in done if record.ask.arm == own}
@@ -260,12 +262,13 @@ def _axes(spec: SweepSpec) -> Iterator[tuple[str, Axis]]:
             yield path, Axis(domain.low, domain.high, isinstance(domain, LogUniform))
 
 
-def _points(spec: SweepSpec, searched: Iterable[TrialRecord]) -> list[Point]:
+def _points(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[Point]:
     """Completed trials of the search that kept the budget, of very many the best; the best last, to lie on top."""
+    common = Common.of(spec, searched)
     points = [
         Point(record.ask.arm or record.id, dict(tables.flat(record.ask.params)), score, record.ask.arm is not None)
         for record in searched
-        if record.state == "completed" and matched(record) and (score := record.score(spec.objective)) is not None
+        if record.state == "completed" and common.kept(record) and (score := record.score(spec.objective)) is not None
     ]
     return sorted(points, key=lambda point: -point.loss)[-MOST_POINTS:]
 
@@ -293,11 +296,12 @@ def _masked(spec: SweepSpec, journal: Journal, texts: dict[str, str]) -> Iterato
         yield _Part("What was masked", shown)
 
 
-def _budget(journal: Journal) -> str:
+def _budget(spec: SweepSpec, journal: Journal) -> str:
     """What the trials that kept the budget have in common, in a sentence."""
-    ends = [record.rows[-1].metrics for record in journal.trials.values() if record.rows and matched(record)]
+    common = Common.of(spec, journal.trials.values())
+    ends = [record.rows[-1].metrics for record in journal.trials.values() if record.rows and common.kept(record)]
     rates = [100 * end[f"{AUDIT}rate"] for end in ends if f"{AUDIT}rate" in end]
-    text = f"{len(ends)} trials kept the budget"
+    text = f"{len(ends)} trials {'are compared whatever their budget' if common.free else 'kept the budget'}"
     if rates:
         low, high = (f"{rate:.3f}" for rate in (min(rates), max(rates)))
         text += f", {low if low == high else f'{low} to {high}'} % of the positions predicted"

@@ -44,7 +44,7 @@ def chosen(run_dir: Path, identity: str | None) -> tuple[SweepSpec, Journal, Tri
         raise ValueError(f"--reproduce {run_dir}: there is no run, for it has no {folders.SPEC}")
     spec, journal = load(run_dir / folders.SPEC), Journal(run_dir / "journal.jsonl", read_only=True)
     done = {record.id: record for record in journal.trials.values() if record.state == "completed"}
-    record = done.get(identity) if identity else report.best(done.values(), spec.objective)
+    record = done.get(identity) if identity else report.best(spec, done.values())
     if record is None:
         known = ", ".join(done) or "none"
         raise ValueError(f"--trial {identity or ''}: no such completed trial in {run_dir}; there are: {known}"[:390])

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _outcome(spec: SweepSpec, journal: Journal, run_dir: Path) -> Outcome:
-    best = report.best(journal.trials.values(), spec.objective)
+    best = report.best(spec, journal.trials.values())
     bundle = run_dir / "bundles" / best.id if best else run_dir
     uri = spec.tracking.uri or f"sqlite:///{run_dir.parent / 'mlflow.db'}"
     return Outcome(run_dir=run_dir, tracking_uri=uri, bundle=bundle if best and bundle.is_dir() else None)

@@ -257,7 +257,7 @@ def _carry_out(
         signals.closing = True
         signals.install()
         records = list(journal.trials.values())
-        best = report.best(records, spec.objective)
+        best = report.best(spec, records)
         bundle = ending.keep_bundle(run_dir, best)
         outcome = report.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=bundle, interrupted=not done)
         results.write_all(spec, journal, outcome)
@@ -267,7 +267,7 @@ def _carry_out(
         signals.say = _say
     outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
     told = summary(spec, journal, outcome)
-    for line in ending.lines(args.spec, spec, outcome, best, told["verdict"]):
+    for line in ending.lines(args.spec, spec, outcome, best, told["verdict"], told["caution"]):
         _say(line)
     if args.json:
         print(json.dumps(told))

@@ -21,6 +21,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from sweeper import checkpoints, remote, stopping
+from sweeper.budget import Common
 from sweeper.journal import Ask, End, Journal, Report, TrialRecord
 from sweeper.spec import SweepSpec
 
@@ -144,17 +145,19 @@ class Recording(FIFOScheduler):
 class Ruled(Recording):
     """A rule of Ray's decides. At the full length nothing is stopped any more, and nothing is recorded in a rung.
 
-    The baseline, the first arm, is judged like the rest and never stopped: everything is compared with its end.
+    The baseline, the first arm, is judged like the rest and never stopped: everything is compared with its end. A trial
+    that leaves the budget by its settings is neither judged nor a measure of others, and runs to its end.
     """
 
     def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, rule: Any) -> None:
         super().__init__(journal, run_dir)
-        self.steps, self.rule = spec.steps, rule
+        self.steps, self.rule, self.budget = spec.steps, rule, Common.of(spec)
         self.baseline = next(iter(spec.arms), None)
         self._replay()
 
     def judge(self, identity: str, row: dict[str, Any]) -> bool:
-        if row["step"] >= self.steps:
+        apart = not self.budget.free and not self.budget.foretold(self.journal.trials[identity].ask.budget)
+        if row["step"] >= self.steps or apart:
             return False
         stops = self.rule.on_trial_result(None, Known(identity), dict(row)) == TrialScheduler.STOP
         arm = self.journal.trials[identity].ask.arm

@@ -29,10 +29,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from sweeper import checkpoints, confirm, files, stats
+from sweeper import budget, checkpoints, confirm, files, stats
+from sweeper.budget import Common
 from sweeper.journal import Ask, End, Journal, TrialRecord, apply
 from sweeper.objectives import maximised
-from sweeper.report import matched
 from sweeper.space import Dimension
 from sweeper.spec import SweepSpec
 
@@ -123,11 +123,12 @@ class JournalSearch(Searcher, ABC):
         common = {"trial": identity, "number": number, "stage": self.stage, **vars(point)}
         try:
             config = self.spec.trainable_config(point.params)
+            told = budget.told(self.spec.budget_of(point.params))
         except ValueError as error:  # the corners of the space are legal, this point between them is not
             self.journal.append(Ask(**common, config={}, config_hash=""))
             self.journal.append(End(trial=identity, state="failed", reason=f"refused: {error}"))
             return None
-        self.journal.append(Ask(**common, config=config, config_hash=self.spec.config_hash(config)))
+        self.journal.append(Ask(**common, config=config, config_hash=self.spec.config_hash(config), budget=told))
         return self._task(identity)
 
     def _task(self, identity: str) -> dict[str, Any]:
@@ -243,8 +244,10 @@ class StudySearch(JournalSearch):
     def _sample(self, records: Sequence[TrialRecord], number: int) -> dict[str, Any]:
         """The raw parameters that the sampler gives trial `number` after these."""
         begin, settled = max(0, number - MEMORY), self._settled(number)
-        trials = [self._shown(record) for record in records[begin:settled]]
-        trials += [self._shown(record, running=True) for record in records[settled:]]
+        common = Common.of(self.spec, records[:settled])  # what left the budget would draw the sampler out of it
+        trials = [self._shown(record) for record in records[begin:settled] if common.kept(record)]
+        running = [record for record in records[settled:] if common.free or common.foretold(record.ask.budget)]
+        trials += [self._shown(record, running=True) for record in running]
         sampler = _sampler(self.spec, derive(self.spec.seeds.search[0], number))
         study = optuna.create_study(sampler=sampler, directions=_directions(self.spec))
         study.add_trials(trials)
@@ -290,7 +293,8 @@ def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
     PED-ANOVA (Watanabe, Bansal & Hutter 2023), Optuna's own choice. A simplex has the sum of its parameters. Of several
     objectives the first counts.
     """
-    records = [record for record in journal.stage("search") if record.ask.raw and matched(record)]
+    common = Common.of(spec, journal.stage("search"))
+    records = [record for record in journal.stage("search") if record.ask.raw and common.kept(record)]
     study = optuna.create_study()
     shown = _frozen_all(records, spec, spec.objectives[:1])
     study.add_trials([trial for trial in shown if trial.state == TrialState.COMPLETE])
@@ -351,8 +355,14 @@ class _Shared(FrozenTrial):
 
 
 def _frozen_all(records: Iterable[TrialRecord], spec: SweepSpec, objectives: Sequence[str]) -> list[FrozenTrial]:
-    distributions = _distributions(spec)
-    return [_frozen_trial(record, objectives, distributions) for record in records]
+    distributions, records = _distributions(spec), list(records)
+    common = Common.of(spec, records)
+    frozen = [_frozen_trial(record, objectives, distributions) for record in records]
+    for trial, record in zip(frozen, records, strict=True):
+        if trial.state == TrialState.COMPLETE and not common.kept(record):
+            trial.state, trial.values = TrialState.FAIL, None  # never the best
+            trial.user_attrs["note"] = confirm.APART
+    return frozen
 
 
 def _frozen_trial(

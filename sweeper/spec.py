@@ -26,7 +26,7 @@ from pydantic import (
 
 from sweeper import check, grid, objectives, precedence, space, stopping, yaml_input
 from sweeper.refusal import Refusal, refusal
-from sweeper.trainable import Settings
+from sweeper.trainable import Budget, Settings
 from sweeper.wording import nearest
 
 MAX_LINE = 400
@@ -166,7 +166,8 @@ class SweepSpec(Section):
     space: setting path -> what it may be. arms: name -> {setting path: value}; the first is the baseline. Under
     arms they are all there is; under a sampling method the first trials, and points of the space, complete.
     config: the trainable's settings but for `data`, complete. data: its `data` section, complete. objectives: of which
-    the first, `objective`, alone ranks, stops and confirms.
+    the first, `objective`, alone ranks, stops and confirms. budget: `matched` ranks and compares only what predicts as
+    many positions as the baseline, `free` all; at its default it is no part of the hash, like evaluate.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -176,6 +177,7 @@ class SweepSpec(Section):
     trainable: str = "trainables.mlm:train"
     objectives: Objectives = Field(default=("val/loss",), alias="objective")
     evaluate: Evaluate | None = Field(default=None, exclude_if=lambda given: given is None)
+    budget: Literal["matched", "free"] = Field(default="matched", exclude_if=lambda given: given == "matched")
     config: dict[str, Any] = {}
     space: dict[str, Domain] = {}
     arms: dict[Name, dict[str, Any]] = {}
@@ -259,8 +261,17 @@ class SweepSpec(Section):
         """Candidates of the confirmation; 0 where the spec declares none."""
         if len(self.seeds.confirm) < 2 or not self.arms:
             return 0
-        others = len(self.arms) - 1 if self.search.method == "arms" else self.total_trials - 1
+        others = len(self.comparable) - 1 if self.search.method == "arms" else self.total_trials - 1
         return max(0, min(others, self.confirm.best or (others if self.search.method == "arms" else 3)))
+
+    @property
+    def comparable(self) -> list[str]:
+        """The arms that share the baseline's budget, as far as settings tell; all where budgets are free."""
+        own = self.budget_of(next(iter(self.arms.values()), {}))
+        if own is None or self.budget == "free":
+            return list(self.arms)
+        told = {name: self.budget_of(params) for name, params in self.arms.items()}
+        return [name for name, budget in told.items() if budget is None or budget.same(own)]
 
     @property
     def confirm_trials(self) -> int:
@@ -287,7 +298,12 @@ class SweepSpec(Section):
         """SHA-256 of what one run may spend and how it is judged: only runs that share it may challenge each other."""
         plain = self.settings(next(iter(self.arms.values()), {}))
         held = self.resources.model_dump(mode="json", include={"workers", "gpus_per_worker"})
-        spent = {"steps": plain.steps, "tokens": plain.tokens_per_step, "data": self.data}
+        spent: dict[str, Any] = {"steps": plain.steps, "tokens": plain.tokens_per_step, "data": self.data}
+        own = self.budget_of(next(iter(self.arms.values()), {}))
+        if own and not own.usual:
+            spent["predicted"] = [own.predicted, own.exact]
+        if self.budget == "free":
+            spent["budget"] = self.budget
         return _digest({"trainable": self.trainable, "objective": self.objective, "resources": held, **spent})
 
     def config_hash(self, config: Mapping[str, Any]) -> str:
@@ -300,6 +316,11 @@ class SweepSpec(Section):
         config = check.settings(self, params)
         assert isinstance(config, Settings), self.trainable
         return config
+
+    def budget_of(self, params: Mapping[str, Any]) -> Budget | None:
+        """What a run of such settings predicts; None where the trainable does not tell. ValueError as `settings`."""
+        found = getattr(self.settings(params), "budget", None)
+        return found if isinstance(found, Budget) else None
 
     def trainable_config(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """As `settings`, but the whole as a plain tree."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweeper import check, cluster, confirm, folders, ledger, remote, reproduce, tasks
+from sweeper import check, cluster, confirm, folders, learned, ledger, remote, reproduce, tasks
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Journal, Session, Verdict, fingerprints_in
 from sweeper.reproduce import Reproduction
@@ -161,10 +161,11 @@ class Stages:
     def crowned(self, say: Say) -> tuple[Crowned | None, dict[str, str]]:
         """What the confirmation moves in the registry, and what the parent run's tags say of it."""
         spec, said = self.spec, self.journal.verdict()
+        caution = {learned.TAG: learned.caution(spec, self.journal) or ""}
         if said is None:
-            return None, {}
+            return None, caution
         baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
-        tags = {"sweeper.verdict": json.dumps(said["told"]), "sweeper.baseline": baseline}
+        tags = {"sweeper.verdict": json.dumps(said["told"]), "sweeper.baseline": baseline, **caution}
         try:
             return ledger.crowned(spec, self.journal, self.uri, self.facts, self.run_dir, say), tags
         except ValueError as error:

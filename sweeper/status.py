@@ -75,7 +75,7 @@ def status(run_dir: Path) -> dict[str, Any]:
     total = confirm.expected(spec, journal)
     left = total - len(records)
     state = _state(spec, journal, driver)
-    best = report.best(records, spec.objective)
+    best = report.best(spec, records)
     return {
         "state": state,
         "name": spec.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from sweeper import learned
 from sweeper.journal import Journal, TrialRecord, nested
 from sweeper.report import AUDIT, Outcome, best, redact, state
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, Any]:
     """What `--json` prints."""
     records = list(journal.trials.values())
-    found = best(records, spec.objective)
+    found = best(spec, records)
 
     def trial(record: TrialRecord) -> dict[str, Any]:
         return trial_json(record, spec.objective, outcome.run_ids.get(record.id))
@@ -33,6 +34,7 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report),
         "verdict": journal.verdict(),
+        "caution": learned.caution(spec, journal),
     }
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper import tasks
+from sweeper.budget import Common
 from sweeper.journal import Ask, End, Journal, Report, Session, TrialRecord
-from sweeper.report import AUDIT, matched
+from sweeper.report import AUDIT
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -31,6 +32,7 @@ _ESCAPES = {
 def results_csv(spec: SweepSpec, journal: Journal) -> str:
     """One row a configuration and seed; losses and scores are of the last step, a share has a column of its own."""
     records = list(journal.trials.values())
+    common = Common.of(spec, records)
     test = "test/" + spec.objective.partition("/")[2]
     settings = [dict(flat(record.ask.params)) for record in records]
     columns = list(dict.fromkeys(column for each in settings for column in each))
@@ -45,7 +47,7 @@ def results_csv(spec: SweepSpec, journal: Journal) -> str:
         row = [ask.stage, ask.trial, ask.arm, ask.seed, record.state, record.step]
         row += [last.get(spec.objective), last.get(test), *(each.get(column) for column in columns)]
         row += [last.get(key) for key in judged]
-        writer.writerow([*row, last.get(f"{AUDIT}rate"), int(matched(record)), ask.config_hash])
+        writer.writerow([*row, last.get(f"{AUDIT}rate"), int(common.same(record)), ask.config_hash])
     return text.getvalue()
 
 

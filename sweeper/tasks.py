@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sweeper import objectives
+from sweeper.budget import Common
 from sweeper.journal import Ask, Journal, Session, TrialRecord
 from sweeper.markdown import number, table
 from sweeper.trainable import Trainable
@@ -68,17 +69,18 @@ def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> st
     found = {key for records in groups.values() for record in records for key in _last(record)}
     columns = [key for name in names for key in (name, f"{_task(name)}/{UNTRAINED}") if key in found]
     columns = list(dict.fromkeys([*columns, spec.objective]))
-    own = next(iter(spec.arms), None)
+    own, common = next(iter(spec.arms), None), Common.of(spec, journal.trials.values())
 
-    def order(item: tuple[tuple[str, str], Sequence[TrialRecord]]) -> tuple[bool, bool, float]:
+    def order(item: tuple[tuple[str, str], Sequence[TrialRecord]]) -> tuple[bool, bool, bool, float]:
         (stage, label), records = item
         loss = _mean(records, spec.objective)
-        return stage == "search", label != own, float("inf") if loss is None else loss
+        return stage == "search", not common.kept(records[0]), label != own, float("inf") if loss is None else loss
 
     rows = []
     for (stage, _), records in sorted(groups.items(), key=order):
         means = [number(_mean(records, key)) for key in columns]
-        rows.append([stage, what(records[0].ask), str(len(records)), *means])
+        apart = "" if common.kept(records[0]) else " (budget not matched)"
+        rows.append([stage, what(records[0].ask) + apart, str(len(records)), *means])
     text = (
         "Means over the n seeds of a configuration, at the last step; of a score more is better. What the same "
         f"architecture scores before it is trained is `{UNTRAINED}`: only what lies above that was learnt."

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper import store
+from sweeper import learned, store
 from sweeper.entries import STATUS, Child, cut_tags, milliseconds, session_tags, utc
 from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
 from sweeper.report import REPORTS, fingerprints, redact
@@ -303,7 +303,8 @@ class Tracker:
             if (self._run_dir / file).exists():
                 client.log_artifact(parent, str(self._run_dir / file))
         if best and bundle and best.id in self.run_ids:
-            self._unless_refused("the bundle", lambda: self.register(bundle, best))
+            more = {key: text for key, text in closing.tags.items() if key == learned.TAG}
+            self._unless_refused("the bundle", lambda: self.register(bundle, best, more=more))
         crowned = closing.crowned
         if crowned and crowned.trial.id in self.run_ids:
             register = partial(self.register, crowned.bundle, crowned.trial, store.CHAMPION, crowned.tags)

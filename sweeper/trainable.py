@@ -1,18 +1,21 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. Seven are optional: `expand(params)` replaces settings by dotted path which stand for others,
+`train(config, context)`. Eight are optional: `expand(params)` replaces settings by dotted path which stand for others,
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
 corpus), raises ValueError for what cannot be had, and returns facts to keep in the record; `check(config, facts)`,
 called after it for every arm and every corner of the space, raises ValueError, in one line, for settings that what was
-prepared does not serve; `preparing(config)` says
-how many seconds that would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a
-few steps on made-up data, as the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`,
-called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored, and returns the names of the
-main metrics that they will give, such as `zorro/accuracy`, each with a fingerprint of the task's data; `at_end()` names
-losses that the last row alone has. A spec names a trainable as text (`trainables.mlm:train`); the text crosses to the
-workers and is imported there. The driver imports the module too, to validate settings, so the module must import
-nothing heavy: torch belongs inside the functions.
+prepared does not serve; `preparing(config)` says how many seconds that would take here and now, about, and makes
+nothing; `probe(config, device, world_size)` trains a few steps on made-up data, as the first of that many ranks, and
+returns their `Pace`; `check_tasks(config, tasks)`, called after `prepare`, raises ValueError, in one line, for tasks
+that cannot be scored, and returns the names of the main metrics that they will give, such as `zorro/accuracy`, each
+with a fingerprint of the task's data; `at_end()` names losses that the last row alone has; `unlearned(metrics)` says in
+a sentence, for people, why runs that end with such metrics, the means over the baseline's, have learned too little for
+a comparison with them to mean anything, and returns None where they have not, or where the metrics do not tell.
+`Config.budget`, a `Budget`, is optional, too: without it the settings tell nothing of the budget, and two metrics may
+(see `TrainContext`). A spec names a trainable as text (`trainables.mlm:train`); the text crosses to the workers and is
+imported there. The driver imports the module too, to validate settings, so the module must import nothing heavy: torch
+belongs inside the functions.
 """
 
 from __future__ import annotations
@@ -84,6 +87,10 @@ def _none() -> tuple[str, ...]:
     return ()
 
 
+def _silent(_metrics: Mapping[str, float]) -> None:
+    """Nothing is known of what a run should have learned."""
+
+
 def _at_once(_config: Any) -> float:
     """Nothing to prepare takes no time."""
     return 0.0
@@ -96,6 +103,22 @@ class Pace(NamedTuple):
     reports: float
 
 
+class Budget(NamedTuple):
+    """What a run of the full length predicts, by its settings: runs are comparable where the two are equal.
+
+    predicted: positions; on average, where chance or the text has a part in it. exact: whether every batch predicts the
+    same number, whatever the text. usual: whether that is what the trainable's defaults predict of as many tokens: then
+    a sweep's budget_hash is the one that it had before there were budgets.
+    """
+
+    predicted: int
+    exact: bool = True
+    usual: bool = False
+
+    def same(self, other: Budget) -> bool:
+        return (self.predicted, self.exact) == (other.predicted, other.exact)
+
+
 @dataclass(frozen=True)
 class TrainContext:
     """What a trainable may know of where it runs.
@@ -104,7 +127,8 @@ class TrainContext:
         checkpoint folder which the receiver then owns, else None. Only rank 0's metrics are kept. The folder holds
         `history.jsonl`, one JSON object for each row of metrics reported so far, this one included; the last one of
         a run holds a `bundle/` folder, too; files in its `analysis/` are logged with the trial. The metric
-        `audit/matched` is 0 where a run left the budget that makes it comparable with the others.
+        `audit/matched` is 0 where a run did not predict the same number in every batch, and `train/predicted` is how
+        many positions it has predicted: by them, too, a run has left the budget that makes it comparable or has not.
     seed: pairs runs: the same initial weights, batch order and noise.
     device: a torch device, "cpu" or "cuda:0".
     restore_from: a checkpoint folder which an earlier call reported, or None.
@@ -140,6 +164,7 @@ class Trainable:
     probe: Callable[[Any, str, int], Pace] | None
     check_tasks: Callable[[Any, Mapping[str, str]], Mapping[str, str]] | None
     at_end: Callable[[], Sequence[str]]
+    unlearned: Callable[[Mapping[str, float]], str | None]
 
     @staticmethod
     def load(name: str) -> Trainable:
@@ -158,4 +183,5 @@ class Trainable:
         check = getattr(module, "check", _anything)
         expand, probe = getattr(module, "expand", dict), getattr(module, "probe", None)
         check_tasks, at_end = getattr(module, "check_tasks", None), getattr(module, "at_end", _none)
-        return Trainable(name, config, train, prepare, check, preparing, expand, probe, check_tasks, at_end)
+        unlearned = getattr(module, "unlearned", _silent)
+        return Trainable(name, config, train, prepare, check, preparing, expand, probe, check_tasks, at_end, unlearned)

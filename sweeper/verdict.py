@@ -49,7 +49,8 @@ def section(said: Mapping[str, Any]) -> str:
         f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {_level(said)} "
         "answers what other seeds would give, unadjusted; the interval over documents what other documents would.\n\n"
     )
-    told = "\n".join(f"* {line}" for line in [*said["rule"], *said["notes"], *notes, *needed])
+    caution = [f"**{said['unlearned']}**"] if said.get("unlearned") else []
+    told = "\n".join(f"* {line}" for line in [*caution, *said["rule"], *said["notes"], *notes, *needed])
     return f"{text}{compared}\n\n{told}"
 
 

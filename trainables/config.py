@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from sweeper.trainable import Budget
 from trainables import marks, presets
 
 Positive = Annotated[int, Field(gt=0)]
@@ -110,7 +111,8 @@ class MaskingConfig(Frozen):
     preset: a rule by name (presets.py); read, and replaced by what it stands for.
     rate: the budget, a share of all positions. rate_schedule: `linear` goes from rate_start to rate over the run.
     apportion: `batch` (exactly rate * positions a batch) or `row` (the published rounding, row by row). replicate:
-    the published rounding and draw of either policy. These three leave the fixed budget, and reports say so.
+    the published rounding and draw of either policy. These three leave the exact budget, and reports say so, as they do
+    of another rate than the baseline's.
     policy: `mixture` divides the budget by `shares`; `amlm` draws by weights (Edman & Fraser 2025).
     update_every: steps between refreshes; None is 2 % of the run, the published 200 of 10,000. ema_decay: what is
     kept of the settled counts (mixture; 1 is the published cumulative memory) or of the old weight (amlm, 0.2) at a
@@ -291,6 +293,13 @@ class Config(Frozen):
         masking = self.masking
         rate = masking.rate if masking.rate_schedule == "constant" else (masking.rate_start + masking.rate) / 2
         return round(rate * self.tokens_per_step)
+
+    @property
+    def budget(self) -> Budget:
+        """By which runs are comparable: positions predicted a step times steps, and whether so in every batch."""
+        usual = round(MaskingConfig.model_fields["rate"].default * self.tokens_per_step)
+        exact, each = self.masking.matched, self.predicted_per_step
+        return Budget(each * self.steps, exact, usual=exact and each == usual)
 
     def rate_at(self, step: int) -> float:
         """The share of positions that a 0-based step predicts."""

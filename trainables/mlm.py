@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from trainables.data import Prepared
     from trainables.noise import StepNoise
 
-__all__ = ["Config", "at_end", "check", "check_tasks", "expand", "prepare", "preparing", "probe", "train"]
+__all__ = ["Config", "at_end", "check", "check_tasks", "expand", "prepare", "preparing", "probe", "train", "unlearned"]
 
+LEARNED = 0.3  # nats at [MASK] below word frequencies, from which on a run has learned from context
 PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
 
 
@@ -72,6 +73,25 @@ def check(config: settings.Config, facts: Mapping[str, Any]) -> None:
 def at_end() -> tuple[str, ...]:
     """Metrics of the last row alone."""
     return tuple(f"val/loss_{name}" for name in NAMES)
+
+
+def unlearned(metrics: Mapping[str, float]) -> str | None:
+    """Why runs that end so say nothing about masking: they know little more than how frequent tokens are.
+
+    `val/loss_mask` must lie LEARNED below `val/unigram_mask`, and `val/accuracy_mask` above `val/accuracy_unigram`,
+    that of guessing the commonest token; what is not there is not asked.
+    """
+    loss, unigram = metrics.get("val/loss_mask"), metrics.get("val/unigram_mask")
+    right, commonest = metrics.get("val/accuracy_mask"), metrics.get("val/accuracy_unigram")
+    why = []
+    if loss is not None and unigram is not None and loss > unigram - LEARNED:
+        why.append(f"loss at [MASK] is {loss:.2f} nats, not {LEARNED:g} below the {unigram:.2f} of frequencies alone")
+    if right is not None and commonest is not None and right <= commonest:
+        why.append(f"accuracy at [MASK] is {right:.1%}, not above the {commonest:.1%} of guessing the commonest token")
+    if not why:
+        return None
+    found = f"the baseline's {' and its '.join(why)}"
+    return f"The runs barely left word frequencies ({found}), so the comparison says nothing about masking."
 
 
 def check_tasks(config: settings.Config, tasks: Mapping[str, str]) -> dict[str, str]:

@@ -165,7 +165,7 @@ def measure(trials: int, rule: str = MEASURED, marks: int = 10) -> dict[str, Any
             if tick.last and ended < trials and (ended in SIZES or ended % max(1, trials // marks) == 0):
                 mark(ended)
         write_study(told, one.journal, folder / "optuna.log")
-        winner = best(one.journal.trials.values(), told.objective)
+        winner = best(told, one.journal.trials.values())
         assert tracker.close("completed", winner, None, 60) == 0
         mark(trials)
         assert winner is not None

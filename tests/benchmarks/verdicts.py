@@ -53,7 +53,7 @@ def judged(sweep: SweepSpec, folder: Path, slots: int) -> tuple[bool, float]:
     folder.mkdir()
     journal = Journal(folder / "journal.jsonl")
     assert stages.run(sweep, folder, journal, slots, say=lambda _: None)
-    best = report.best(journal.trials.values(), sweep.objective)
+    best = report.best(sweep, journal.trials.values())
     baseline = next(record for record in journal.stage("search") if record.ask.arm == "baseline")
     assert best is not None
     gain = (baseline.score(sweep.objective) or 0.0) - (best.score(sweep.objective) or 0.0)

@@ -310,9 +310,10 @@ def test_a_trainable_that_does_not_tell_the_metric_is_named(tmp_path: Path) -> N
         for label, params in journal.families()[0].arms.items():
             run(journal, sweep, "confirm", label, seed, params, val_loss=1.0, audit_matched=float(label == "baseline"))
     said = confirm.conclude(sweep, journal, tmp_path)
-    assert said["told"] == {"s0003": "inconclusive"}
+    assert said["told"] == {"s0003": "budget not matched"}
+    assert said["comparisons"][0]["n"] == 0
     assert "16 of 16 completed runs did not report test/loss" in said["notes"][0]
-    assert said["notes"][1] == "s0003 left the budget that makes runs comparable"
+    assert said["notes"][1] == "s0003 left the budget that makes runs comparable: it is not compared"
     journal.append(Verdict(data=said))
     assert confirm.finished(sweep, journal)
 

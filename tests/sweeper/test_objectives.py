@@ -198,7 +198,7 @@ def test_the_best_and_what_matters_go_by_the_first(tmp_path: Path) -> None:
     tune.run(random.Random(0))
     records = list(tune.journal.trials.values())
     lowest = min(records, key=lambda record: record.score("val/loss") or 9)
-    assert report.best(records, spec.objective) is lowest
+    assert report.best(spec, records) is lowest
     assert lowest is not max(records, key=lambda record: record.score("toy/accuracy") or -9)
     importance = search.importance(spec, tune.journal)
     assert sum(importance.values()) == pytest.approx(1)

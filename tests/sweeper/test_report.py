@@ -32,14 +32,14 @@ def outcome(folder: Path, **changes: object) -> Outcome:
 
 def test_the_best_completed_and_of_equals_the_first(journal: Journal) -> None:
     spec = toy_spec()
-    assert best(journal.trials.values(), "val/loss") is journal.trials["t0002"]
-    assert best(journal.trials.values(), "val/unheard_of") is None
+    assert best(toy_spec(), journal.trials.values()) is journal.trials["t0002"]
+    assert best(spec.model_copy(update={"objectives": ("val/unheard_of",)}), journal.trials.values()) is None
     for number, stage in ((6, "search"), (7, "confirm")):
         asked = ask(spec, number, 20, "baseline")
         journal.append(type(asked)(**{**vars(asked), "stage": stage}))
         journal.append(report(number, 20, 1.25 if stage == "search" else 0.5, 21))
         journal.append(end(number, "completed", 22))
-    assert best(reversed(journal.trials.values()), "val/loss") is journal.trials["t0002"]
+    assert best(toy_spec(), reversed(journal.trials.values())) is journal.trials["t0002"]
 
 
 def test_a_score_of_zero_is_a_score(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_score_of_zero_is_a_score(tmp_path: Path) -> None:
         journal.append(ask(toy_spec(), number, number, arm))
         journal.append(report(number, 20, loss, number))
         journal.append(end(number, "completed", number))
-    assert best(journal.trials.values(), "val/loss") is journal.trials["t0001"]
+    assert best(toy_spec(), journal.trials.values()) is journal.trials["t0001"]
     assert "-0.5000" in markdown(toy_spec(), journal, outcome(tmp_path)).split("## Against the baseline")[1]
 
 

@@ -25,6 +25,7 @@ KEYS = [
     "bundle",
     "report",
     "verdict",
+    "caution",
 ]
 TRIAL_KEYS = ["id", "stage", "arm", "seed", "state", "step", "score", "params", "metrics", "audit", "run_id", "reason"]
 

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from sweeper import store, tracking
+from sweeper import learned, store, tracking
 from sweeper.journal import Journal
 from sweeper.report import best
 from sweeper.store import store_uri
@@ -70,7 +70,8 @@ def test_a_sweep_in_mlflow(
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}', "utf-8")
-    assert tracker.close("interrupted", best(journal.trials.values(), "val/loss"), bundle, drain_s=60) == 0
+    found, caution = best(spec, journal.trials.values()), {learned.TAG: "They learned nothing."}
+    assert tracker.close("interrupted", found, bundle, drain_s=60, tags=caution) == 0
     assert said == []
 
     parent = client.get_run(str(tracker.parent_run_id))
@@ -114,7 +115,8 @@ def test_a_sweep_in_mlflow(
 
     version = client.get_model_version_by_alias("whole", "candidate")
     assert (version.run_id, version.source) == (run.info.run_id, f"runs:/{run.info.run_id}/bundle")
-    assert {"data_fingerprint": "d1", "sweeper.score": "1.25"}.items() <= version.tags.items()
+    assert {"data_fingerprint": "d1", "sweeper.score": "1.25", **caution}.items() <= version.tags.items()
+    assert caution.items() <= client.get_run(str(tracker.parent_run_id)).data.tags.items()
     assert list(tmp_path.glob("ml*")) == []
     assert capfd.readouterr() == ("", "")
 
@@ -126,7 +128,7 @@ def test_a_resumed_sweep_goes_on_with_its_runs(storage: Path, client: MlflowClie
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "model").write_text("weights", "utf-8")
-    found = best(journal.trials.values(), "val/loss")
+    found = best(spec, journal.trials.values())
 
     first = Tracker(journal, spec, run_dir, uri)
     first.start()
@@ -357,7 +359,7 @@ def follow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int
     def run(journal: Journal, store: Store, kill: bool = False, drain_s: float = 10.0) -> int:
         monkeypatch.setattr(tracking.store, "connection", lambda uri: store)
         tracker = Tracker(journal, toy_spec(), tmp_path, "http://fake", say=lambda line: None)
-        found = best(journal.trials.values(), "val/loss")
+        found = best(toy_spec(), journal.trials.values())
         if kill:
             closing = tracking._Close("completed", found, tmp_path / "bundle", 0.0)
             with pytest.raises(ConnectionError):
