@@ -8,6 +8,7 @@ beforehand, which makes the vocabulary a function of the text.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -68,6 +69,11 @@ class Vocabulary:
             raise ValueError(f"{origin} has gaps in its ids: {ALTERNATIVES}")
         strings = sorted(ids, key=lambda token: ids[token])
         return Vocabulary(tokenizer, strings, {role: ids[name] for role, name in names.items()})
+
+    def described(self) -> dict[str, Any]:
+        """For the record."""
+        special = {role: self.strings[index] for role, index in self.special.items()}
+        return {"vocabulary": len(self.strings), "special_tokens": special}
 
     @property
     def unknown(self) -> int | None:
@@ -155,22 +161,31 @@ class Trained:
         return _bert_ends(vocabulary)
 
     def remedy(self, lines: Iterable[str]) -> str:
-        """What to name instead: an alphabet that covers the text, or, where it does, a tokenizer that cuts words."""
-        counts = self._counted(list(lines))
+        """What to name instead: an alphabet that covers the text, or, where this one does, another kind of tokenizer."""
+        lines = list(lines)
+        counts = self._counted(lines)
         times = np.sort(np.array([*counts.values()]))[::-1].cumsum()
         enough = int(np.searchsorted(times, COVERED * times[-1])) + 1 if len(times) else 0
         if enough <= self._limit:
-            return (
-                f"words of more than {LONGEST_WORD} characters are unknown as a whole; for a script without spaces "
-                "name a folder with a SentencePiece model"
-            )
+            return self._other_remedy(lines)
         size = max(self.size, 2 ** math.ceil(math.log2(4 * enough)))
         alphabet = enough if enough > MAX_ALPHABET or self.alphabet else None
         better = Trained(size, self.cased, self.accents, alphabet).name
         return (
             f"the alphabet of {self.name} ends after {self._limit:,} characters, and {enough:,} make up "
-            f"{COVERED:.1%} of the text: {better} holds them"
+            f"{100 * COVERED:g} % of the text: {better} holds them"
         )
+
+    def _other_remedy(self, lines: list[str]) -> str:
+        from tokenizers import Tokenizer, models
+
+        pipeline = self._pipeline(Tokenizer(models.WordPiece()))
+        for text in (text for line in lines for text in line.split() if len(text) > LONGEST_WORD):
+            words = pipeline.pre_tokenizer.pre_tokenize_str(pipeline.normalizer.normalize_str(text))
+            if any(len(word) > LONGEST_WORD for word, _ in words):
+                spaceless = "in a script without spaces name a folder with a SentencePiece model"
+                return f"a word of more than {LONGEST_WORD} characters is unknown as a whole; {spaceless}"
+        return "the train part lacks characters that the others have: give more text, or name a tokenizer that has them"
 
     @property
     def _limit(self) -> int:
@@ -402,6 +417,21 @@ def _snapshot(name: str, revision: str | None, ask: bool) -> Path:
     if not ask:
         raise NotHere(f"data.tokenizer {name} is not on this machine")
     raise ValueError(f"data.tokenizer {name} cannot be had from the hub ({reason}): {ALTERNATIVES}")
+
+
+def entries(name: str) -> int | None:
+    """Of the vocabulary that `data.tokenizer` names. None where it is to be trained, is not here, or will not do."""
+    try:
+        source = find(name, ask=False)
+        return _entries(source) if isinstance(source, Folder) else None
+    except ValueError:
+        return None
+
+
+@functools.lru_cache(16)
+def _entries(folder: Folder) -> int:
+    """A plan asks for the same many times."""
+    return len(folder.obtain(()).strings)
 
 
 def library_version() -> str:
