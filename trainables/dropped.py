@@ -5,15 +5,20 @@ A word is a run of letters, marks and digits. Two spellings of one character (NF
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainables import special_tokens
 from trainables.tokenizer import Trained
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 WORDS = 2_000_000  # as many are looked at, from the beginning
+LINES = 200_000  # the same
 NOTEWORTHY = 0.01  # a share of unknown tokens, or of blocks left out, above this is worth a warning
 
 
@@ -69,6 +74,23 @@ def made_equal(normalise: Callable[[str], str], lines: Iterable[str]) -> dict[st
     return {"words": words.total(), "whole": whole, **shares}
 
 
+def lost(tool: Tokenizer, lines: Iterable[str]) -> float:
+    """The share of the characters that leave no token at all, as a BPE without an unknown token leaves them out."""
+    from tokenizers.models import BPE
+
+    if not isinstance(tool.model, BPE) or tool.model.unk_token:
+        return 0.0
+    counts = Counter(itertools.chain.from_iterable(itertools.islice(lines, LINES)))
+    normalise = tool.normalizer.normalize_str if tool.normalizer else str
+
+    def leaves_nothing(character: str) -> bool:
+        once, twice = (tool.encode(text, add_special_tokens=False).ids for text in (character, 2 * character))
+        return once == twice and bool(normalise(character).strip())
+
+    gone = sum(times for character, times in counts.items() if not character.isspace() and leaves_nothing(character))
+    return round(gone / max(1, counts.total()), 6)
+
+
 def _formats(word: str) -> int:
     return 0 if word.isascii() else sum(unicodedata.category(character) == "Cf" for character in word)
 
@@ -78,6 +100,8 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     lines = [entries(facts), *_equal(str(facts["tokenizer"]), facts["made_equal"])]
     if unknown := facts["special_tokens"].get("unk"):
         lines.append(f"`{unknown}` stands for {_shares(facts, 'unknown', 'tokens')}")
+    if facts["lost"]:
+        lines.append(f"{_percent(facts['lost'])} of the characters leave no token at all")
     if any(part["left_out"] for part in facts["parts"].values()):
         lines.append(f"{_shares(facts, 'left_out', 'blocks')} are left out: more than half of each is special tokens")
     else:
@@ -94,16 +118,21 @@ def entries(facts: Mapping[str, Any]) -> str:
 
 def warnings(facts: Mapping[str, Any]) -> list[str]:
     """What of the text is not trained on, where that is much, and what to do."""
-    parts = facts["parts"].values()
-    unknown, left_out = (max(part[key] for part in parts) for key in ("unknown", "left_out"))
-    if max(unknown, left_out) <= NOTEWORTHY:
+    if not much(facts):
         return []
-    said = []
+    unknown, left_out = (max(part[key] for part in facts["parts"].values()) for key in ("unknown", "left_out"))
+    said = [f"{_percent(facts['lost'])} of the characters leave no token at all"] if facts["lost"] > NOTEWORTHY else []
     if unknown > NOTEWORTHY:
         said.append(f"`{facts['special_tokens']['unk']}` stands for {_shares(facts, 'unknown', 'tokens')}")
     if left_out > NOTEWORTHY:
         said.append(f"{_shares(facts, 'left_out', 'blocks')} are left out")
     return [f"{', and '.join(said)}, so losses are over the rest of the text alone: {facts['remedy']}"]
+
+
+def much(facts: Mapping[str, Any]) -> bool:
+    """Whether what is not trained on is worth a warning."""
+    shares = [part[key] for part in facts["parts"].values() for key in ("unknown", "left_out")]
+    return max([*shares, facts["lost"]]) > NOTEWORTHY
 
 
 def _equal(name: str, found: Mapping[str, Any]) -> list[str]:

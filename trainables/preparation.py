@@ -117,14 +117,14 @@ class Preparation:
 
     def _told(self, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """What the tokenizer is, and what it drops of the text; `remedy` says what to do where that is much."""
-        normalizer = self._vocabulary.tokenizer.normalizer
-        much = any(max(part["unknown"], part["left_out"]) > dropped.NOTEWORTHY for part in parts.values())
-        return {
+        tool = self._vocabulary.tokenizer
+        told = {
             **self._vocabulary.described(),
-            "made_equal": dropped.made_equal(normalizer.normalize_str if normalizer else str, self._lines()),
+            "made_equal": dropped.made_equal(tool.normalizer.normalize_str if tool.normalizer else str, self._lines()),
+            "lost": dropped.lost(tool, self._lines()),
             "parts": parts,
-            "remedy": self._words.remedy(self._lines()) if much else None,
         }
+        return told | ({"remedy": self._words.remedy(self._lines())} if dropped.much(told) else {})
 
     def _write_train(self, folder: Path) -> dict[str, Any]:
         tokens = self._encode("train", self._parts.train, None)

@@ -1,8 +1,8 @@
 """Which entries of a vocabulary are its special tokens, found by role in what the tokenizer's files say of them.
 
 For each role the first of these that says something: `mask_token` and so on in tokenizer_config.json, then in
-special_tokens_map.json; tokenizer.json (the model's unknown token, the frame of the post-processor, the padding); an
-entry with a usual spelling. The beginning and the end of a text (`bos_token`, `eos_token`, `<s>`, `</s>`) stand for
+special_tokens_map.json; tokenizer.json (the frame of the post-processor, the padding); an entry with a usual spelling.
+What is unknown is the model's to say, before all of these. The beginning and the end of a text (`bos_token`, `eos_token`, `<s>`, `</s>`) stand for
 cls and sep where nothing else does.
 """
 
@@ -47,7 +47,8 @@ def find(names: Mapping[str, str], described: Mapping[str, Any], entries: Collec
     found = {}
     for role in ROLES:
         other = _STANDS_FOR.get(role, role)
-        chosen = (names.get(role), told.get(role), usual[role], names.get(other), told.get(other), usual[other])
+        own = told.get(role) if role == "unk" else None
+        chosen = (own, names.get(role), told.get(role), usual[role], names.get(other), usual[other])
         token = next((token for token in chosen if token), None)
         if token:
             found[role] = token
@@ -57,12 +58,6 @@ def find(names: Mapping[str, str], described: Mapping[str, Any], entries: Collec
 def needs_unknown(described: Mapping[str, Any]) -> bool:
     """Whether there are texts that the tokenizer has no pieces for: not where it falls back on bytes."""
     return not (described["model"].get("byte_fallback") or "ByteLevel" in _kinds(described))
-
-
-def drops(described: Mapping[str, Any]) -> bool:
-    """Whether it leaves out what it does not know, in silence: a BPE that was not told its unknown token."""
-    model = described["model"]
-    return model["type"] == "BPE" and not model.get("unk_token") and needs_unknown(described)
 
 
 def _told(described: Mapping[str, Any]) -> dict[str, str]:

@@ -36,6 +36,7 @@ ALTERNATIVES = (
 )
 MAX_ALPHABET = 1000
 COVERED = 0.999  # of a text's characters, by the alphabet that a remedy names
+UNHEARD_OF = "☃ ꩑ 𐊀"
 LONGEST_WORD = 100  # characters; WordPiece takes a longer word for unknown
 BERT_LIKE = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "LayoutLM", "Lxmert", "SqueezeBert", "MPNet")
 
@@ -313,9 +314,10 @@ class Folder:
         wanted = [role for role in special_tokens.ROLES if role != "unk" or special_tokens.needs_unknown(described)]
         if len(entries) >= MIN_ENTRIES:
             self._refuse(found, [role for role in wanted if role not in found], entries, file)
-            if special_tokens.drops(described):
-                line = f'put "unk_token": "{found["unk"]}" under "model" in {self.path / file}'
-                raise ValueError(f"{self.origin} leaves out, in silence, characters that it does not know: {line}")
+            try:
+                tokenizer.encode(UNHEARD_OF)
+            except Exception as error:  # the library raises bare Exceptions
+                raise ValueError(f"{self.origin} fails at characters that it does not know: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         vocabulary = Vocabulary.check(tokenizer, found, self.origin)
