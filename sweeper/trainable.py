@@ -4,15 +4,15 @@ A trainable is a module with two names: `Config`, a pydantic model that satisfie
 `train(config, context)`. Seven are optional: `expand(params)` replaces settings by dotted path which stand for others,
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
 corpus), raises ValueError for what cannot be had, and returns facts to keep in the record, among them `notes` and
-`warnings`, lists of lines for people; `foresee(config)` returns such facts for the plan, and raises as `prepare` does, as
-far as it can be told without making or fetching anything; `preparing(config)` says how many seconds `prepare` would take
-here and now, about, and makes nothing; `probe(config, device, world_size)` trains a
-few steps on made-up data, as the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`,
-called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored, and returns the names of the
-main metrics that they will give, such as `zorro/accuracy`, each with a fingerprint of the task's data; `at_end()` names
-losses that the last row alone has. A spec names a trainable as text (`trainables.mlm:train`); the text crosses to the
-workers and is imported there. The driver imports the module too, to validate settings, so the module must import
-nothing heavy: torch belongs inside the functions.
+`warnings`, lists of lines for people; `foresee(config)` returns such facts for the plan, and raises as `prepare` does,
+as far as it can be told without making or fetching anything; `preparing(config)` says how many seconds `prepare` would
+take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a few steps on made-up data, as
+the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`, called after `prepare`, raises
+ValueError, in one line, for tasks that cannot be scored, and returns the names of the main metrics that they will give,
+such as `zorro/accuracy`, each with a fingerprint of the task's data; `at_end()` names losses that the last row alone
+has. A spec names a trainable as text (`trainables.mlm:train`); the text crosses to the workers and is imported there.
+The driver imports the module too, to validate settings, so the module must import nothing heavy: torch belongs inside
+the functions.
 """
 
 from __future__ import annotations

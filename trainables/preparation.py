@@ -203,7 +203,9 @@ class Preparation:
         eligible = self._eligible[tokens.ids].reshape(-1, self._config.block).sum(axis=1)
         rows = np.flatnonzero(2 * eligible >= self._config.block)
         if not len(rows):
-            unknown = "[UNK]" if self._vocabulary.unknown is None else self._vocabulary.strings[self._vocabulary.unknown]
+            unknown = (
+                "[UNK]" if self._vocabulary.unknown is None else self._vocabulary.strings[self._vocabulary.unknown]
+            )
             said = f"the tokenizer does not know the {part} part: most of it is {unknown} in every block"
             raise ValueError(f"{said}: {self._words.remedy(self._lines())}")
         return rows

@@ -43,6 +43,8 @@ def _as_transformers_does(path: Path, known: str) -> tuple[Tokenizer, dict[str, 
 
     try:
         loaded = AutoTokenizer.from_pretrained(path.parent, local_files_only=True, trust_remote_code=False)
+        if type(loaded).__name__ in _GENERAL:
+            raise ValueError("it knows no such class")
         tokenizer = loaded.backend_tokenizer
     except Exception as error:  # whatever the converters raise: none of it is ours
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -105,7 +107,8 @@ def _parsed(path: Path) -> Any:
     from transformers.convert_slow_tokenizer import import_protobuf
 
     try:
-        proto = import_protobuf().ModelProto()
+        messages: Any = import_protobuf()
+        proto = messages.ModelProto()
         proto.ParseFromString(path.read_bytes())
     except ImportError:
         raise ValueError(f"{path.name} takes the package protobuf: {INSTALL}") from None

@@ -2,8 +2,8 @@
 
 For each role the first of these that says something: `mask_token` and so on in tokenizer_config.json, then in
 special_tokens_map.json; tokenizer.json (the frame of the post-processor, the padding); an entry with a usual spelling.
-What is unknown is the model's to say, before all of these. The beginning and the end of a text (`bos_token`, `eos_token`, `<s>`, `</s>`) stand for
-cls and sep where nothing else does.
+What is unknown is the model's to say, before all of these. The beginning and the end of a text (`bos_token`,
+`eos_token`, `<s>`, `</s>`) stand for cls and sep where nothing else does.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class Trained:
         return _bert_ends(vocabulary)
 
     def remedy(self, lines: Iterable[str]) -> str:
-        """What to name instead: an alphabet that covers the text, or, where this one does, another kind of tokenizer."""
+        """What to name instead: an alphabet that covers the text, or, where this one does, another tokenizer."""
         lines = list(lines)
         counts = self._counted(lines)
         times = np.sort(np.array([*counts.values()]))[::-1].cumsum()
@@ -308,7 +308,7 @@ class Folder:
         return "name a tokenizer that knows these characters: train:SIZE, or one that falls back on bytes"
 
     def _checked(self, tokenizer: Tokenizer, names: dict[str, str], file: str) -> Vocabulary:
-        """The vocabulary with its special tokens, found by role. ValueError says which is missing, and where it goes."""
+        """The vocabulary with its special tokens, found by role. ValueError says which is missing, and from where."""
         described, entries = json.loads(tokenizer.to_str()), tokenizer.get_vocab(with_added_tokens=True)
         found = special_tokens.find(names, described, entries)
         wanted = [role for role in special_tokens.ROLES if role != "unk" or special_tokens.needs_unknown(described)]
