@@ -129,6 +129,12 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
     return [f"{', and '.join(said)}, so losses are over the rest of the text alone: {facts['remedy']}"]
 
 
+def does(trained: Trained) -> str:
+    """What a trained tokenizer does to differences between words."""
+    drops = ("" if trained.cased else "lower-cases", "" if trained.accents else "strips accents and vowel signs")
+    return f"{trained.name} {' and '.join(filter(None, drops)) or 'keeps case, accents and vowel signs'}"
+
+
 def much(facts: Mapping[str, Any]) -> bool:
     """Whether what is not trained on is worth a warning."""
     shares = [part[key] for part in facts["parts"].values() for key in ("unknown", "left_out")]
@@ -140,11 +146,9 @@ def _equal(name: str, found: Mapping[str, Any]) -> list[str]:
     what, keeps = "the tokenizer makes different words equal", ""
     if name.startswith("train:"):
         trained = Trained.parse(name)
-        drops = ("" if trained.cased else "lower-cases", "" if trained.accents else "strips accents and vowel signs")
-        does = " and ".join(filter(None, drops)) or "keeps case, accents and vowel signs"
+        what = does(trained)
         options = (("cased", trained.cased), ("accents", trained.accents))
         missing = [option for option, there in options if not there]
-        what = f"{trained.name} {does}"
         keeps = f"; {','.join([trained.name, *missing])} keeps them apart" if missing else ""
     elif not (found["share"] or found["joined"]):
         return []

@@ -26,19 +26,22 @@ def facts(config: DataConfig) -> dict[str, Any]:
     except tokenizer.NotHere:
         assumed = f"{ASSUMED_ENTRIES:,} entries are assumed, for a plan fetches nothing"
         return {"notes": [f"the tokenizer {config.tokenizer} is not on this machine: {assumed}"], "warnings": []}
+    trained = words if isinstance(words, tokenizer.Trained) else None
     if elsewhere:
-        vocabulary = None if isinstance(words, tokenizer.Trained) else words.obtain(())
-        return {"notes": [dropped.entries(vocabulary.described())] if vocabulary else [], "warnings": []}
+        note = dropped.does(trained) if trained else dropped.entries(words.obtain(()).described())
+        return {"notes": [note], "warnings": []}
     sample, whole = _sample(config)
     try:
         told = Preparation(config, corpus.Parts(sample, [], [], 0), words).looked_over()
-    except ValueError:
-        if whole or not isinstance(words, tokenizer.Trained):
+    except ValueError as error:
+        if whole:
             raise
-        return {"notes": [], "warnings": []}  # there may be enough in the rest of the text
+        if not trained:
+            words.obtain(())  # a tokenizer that will not do is refused
+        return {"notes": [], "warnings": [f"{error}, in the first {CHARACTERS:,} characters"]}
     told |= {"tokenizer": config.tokenizer}
-    if isinstance(words, tokenizer.Trained):
-        told |= {"vocabulary": words.size, "most": True}
+    if trained:
+        told |= {"vocabulary": trained.size, "most": True}
     told["parts"] = {"the corpus" if whole else f"its first {CHARACTERS:,} characters": told["parts"]["train"]}
     return told | {"notes": dropped.notes(told), "warnings": dropped.warnings(told)}
 

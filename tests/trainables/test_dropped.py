@@ -148,7 +148,22 @@ def test_a_plan_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     hub = {"corpus": "hub:some/corpus", "tokenizer": str(tmp_path / "mine")}
     (note,) = foreseen.facts(DataConfig.model_validate(hub))["notes"]
     assert note.startswith("the tokenizer has 200 entries")
-    assert foreseen.facts(DataConfig(corpus="hub:some/corpus"))["notes"] == []
+    (note,) = foreseen.facts(DataConfig(corpus="hub:some/corpus"))["notes"]
+    assert note == "train:8192 lower-cases and strips accents and vowel signs"
+
+
+def test_a_plan_does_not_refuse_for_what_the_rest_of_the_text_may_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer.Trained(200).obtain(sentences(300)).save(tmp_path / "mine")
+    monkeypatch.setattr(foreseen, "CHARACTERS", 100)
+    (tmp_path / "mixed.txt").write_text("中文 " * 60 + "\n\n" + "\n\n".join(sentences(400)), "utf-8")
+    changes = {"corpus": f"files:{tmp_path}/mixed.txt", "tokenizer": str(tmp_path / "mine")}
+    config = english(tmp_path, **changes)
+    (warning,) = foreseen.facts(config)["warnings"]
+    assert warning.startswith("the tokenizer does not know the train part: most of it is [UNK] in every block: ")
+    assert warning.endswith(", in the first 100 characters")
+    assert data.prepare(config).facts["parts"]["train"]["blocks_left_out"] > 0
 
 
 def test_the_model_card_says_it() -> None:
