@@ -29,7 +29,8 @@ def completed(spec: SweepSpec) -> SweepSpec:
         if path not in legal:
             raise Refusal((*where, path), f"the trainable has no such setting; {nearest(path, sorted(legal))}")
     plain = settings(spec, {})
-    lacking = [name for name in vars(Settings) if not name.startswith("_") and not hasattr(plain, name)]
+    there = {*dir(type(plain)), *type(plain).model_fields}  # not asked for: some open files to answer
+    lacking = [name for name in vars(Settings) if not name.startswith("_") and name not in there]
     if lacking:
         raise Refusal(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
     base = plain.model_dump(mode="json")

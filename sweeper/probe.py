@@ -50,6 +50,7 @@ def paced(spec: SweepSpec, at_once: int) -> Pace | None:
         return None
     config = settings.model_dump(mode="json")  # pyright: ignore[reportAttributeAccessIssue]
     shape = {key: value for key, value in config.items() if key != "steps"}
+    shape["flops_per_step"] = settings.flops_per_step  # follows what settings name, such as a tokenizer's files
     key = _key(spec, shape, at_once)
     known = _cache().get(key)
     if known is None:

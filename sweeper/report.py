@@ -77,7 +77,8 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
     records, said = list(journal.trials.values()), journal.verdict()
     answer, found = verdict.headline(said) if said else verdict.unsaid(journal), best(spec, records)
     caution = f"**{text}**" if (text := learned.caution(spec, journal)) else ""
-    first = (spec.question, answer, caution, _headline(spec, records, outcome), budget.differ(spec, records))
+    cautions = [f"**Caution:** {line}" for line in _facts(journal).get("warnings", ())]
+    first = (spec.question, answer, caution, _headline(spec, records, outcome), budget.differ(spec, records), *cautions)
     front, judged = pareto.section(spec, journal, describe), tasks.section(spec, journal, describe)
     return {
         "": "\n\n".join(part for part in first if part),
@@ -163,9 +164,16 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
             ("machine", ", ".join(f"{key} {value}" for key, value in last.machine.items())),
             ("versions", ", ".join(f"{name} {version}" for name, version in sorted(last.versions.items()))),
         ]
-    told = fingerprints_in(sessions[-1].facts if sessions else {})
+    known = _facts(journal)
+    facts += [("data", note) for note in known.get("notes", ())]
+    told = fingerprints_in(known)
     facts += [(key, f"`{value}`") for key, value in {**told, **fingerprints(outcome.bundle)}.items()]
     return "\n".join(f"* {key}: {' '.join(value.split())}" for key, value in facts)
+
+
+def _facts(journal: Journal) -> Mapping[str, Any]:
+    """The trainable's, of the newest session that has any."""
+    return next((event.facts for event in reversed(journal.events) if isinstance(event, Session) and event.facts), {})
 
 
 def fingerprints(bundle: Path | None) -> dict[str, str]:

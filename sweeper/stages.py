@@ -36,13 +36,20 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
     waiting = Timer(2, say, [f"{spec.name}: preparing what its trials share"])
     waiting.start()
     try:
-        trainable = Trainable.load(spec.trainable)
-        facts = trainable.prepare(spec.settings({}))
-        for _, params in check.probes(spec, spec.arms):
-            trainable.check(spec.settings(params), facts)
+        facts = Trainable.load(spec.trainable).prepare(spec.settings({}))
+        refuse_unserved(spec, facts)
+        for line in facts.get("warnings", ()):
+            say(f"caution: {line}")
         return {**facts, **tasks.checked(spec)}
     finally:
         waiting.cancel()
+
+
+def refuse_unserved(spec: SweepSpec, facts: dict[str, Any]) -> None:
+    """Raises ValueError, in one line, for an arm or a corner of the space that what is prepared does not serve."""
+    trainable = Trainable.load(spec.trainable)
+    for _, params in check.probes(spec, spec.arms):
+        trainable.check(spec.settings(params), facts)
 
 
 def begun(known: Path | None, facts: dict[str, Any]) -> Journal | None:

@@ -157,6 +157,12 @@ def _masking(masking: MaskingConfig) -> str:
     return predicted + ", ".join(parts) + (f" (scores of {masking.signal})" if scored else "")
 
 
+def _data(facts: Mapping[str, Any]) -> str:
+    """What the tokenizer is, and what it drops of the text."""
+    lines = [f"**Caution:** {line}" for line in facts.get("warnings", ())] + list(facts.get("notes", ()))
+    return "\n".join(f"* {line}" for line in lines)
+
+
 def _card(config: Config, metadata: dict[str, Any]) -> str:
     metrics = metadata["metrics"]
     return f"""---
@@ -175,6 +181,8 @@ words, on `{config.data.corpus}`, {_masking(config.masking)}. Seed {metadata["se
 | validation loss, all predicted positions | {metrics["val/loss"]:.4f} |
 | validation loss, [MASK] positions | {metrics["val/loss_mask"]:.4f} |
 | unigram cross-entropy, [MASK] positions | {metrics["val/unigram_mask"]:.4f} |
+
+{_data(metadata["data"])}
 
 Positions beyond {config.data.block} and [CLS] were never trained. Settings: `training_config.yaml`; fingerprints,
 versions and the mask audit: `metadata.json`.

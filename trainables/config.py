@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -27,6 +28,7 @@ Words = Annotated[int, BeforeValidator(marks.words)]
 Marks = Annotated[tuple[int, ...] | None, BeforeValidator(marks.series)]
 
 MIN_REFRESHES = 5
+ASSUMED_ENTRIES = 30_522  # of a tokenizer that is not at hand; those of bert-base-uncased
 SUBSTRINGS = 15  # of a token in the vocabulary, on average of 30,522 entries trained on English
 
 
@@ -40,7 +42,8 @@ class DataConfig(Frozen):
     """Which text, cut how.
 
     corpus: `embedded`, `files:GLOB` (.txt or .jsonl, plain, .gz or .xz) or `hub:NAME`.
-    tokenizer: `train:SIZE` (WordPiece trained on the train part), a local folder, or a hub name.
+    tokenizer: `train:SIZE` (WordPiece trained on the train part, lower-cased and without accents; `,cased` and
+    `,accents` behind it keep either), a local folder, or a hub name.
     validation, test: `files:GLOB` in place of the part that a hash of the document sets apart.
     block: tokens a row. held_out: share of the documents in each of `val` and `test`, up to max_held_out tokens.
     """
@@ -359,8 +362,8 @@ class Config(Frozen):
     @property
     def vocabulary(self) -> int:
         """Entries of the vocabulary as the settings tell it; a named tokenizer is taken to have BERT's 30,522."""
-        kind, _, size = self.data.tokenizer.partition(":")
-        return int(size) if kind == "train" and size.isdigit() else 30_522
+        trained = re.match(r"train:([0-9]+)(?:,|$)", self.data.tokenizer)
+        return int(trained[1]) if trained else ASSUMED_ENTRIES
 
 
 Whole = TypeVar("Whole", bound=Config)

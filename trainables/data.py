@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from sweeper import files
-from trainables import corpus, noise, tokenizer
+from trainables import corpus, dropped, noise, tokenizer
 from trainables.config import DataConfig
 from trainables.preparation import EVALUATION_ARRAYS, LAYOUT, TRAIN_ARRAYS, VERSION, EvaluationSet, Preparation
 from trainables.word_forms import Scheme, WordForms
@@ -43,7 +43,7 @@ class Prepared:
     eligible: [V] bool, not [PAD], [CLS], [SEP], [MASK] or [UNK]. token_strings: by id. scheme: how they are written.
     unigram: [V] float64, token probabilities in the train part, every count plus one. initial: [V] float64, the share
     of a token's occurrences there with which a word begins; where it has none, whether its form begins one.
-    facts: what the parts hold, for metadata.
+    facts: what the parts hold and what the tokenizer drops of them, for metadata; `notes` and `warnings` say it.
     """
 
     folder: Path
@@ -159,16 +159,21 @@ def prepare(config: DataConfig) -> Prepared:
 
 
 def is_prepared(config: DataConfig) -> bool:
-    """Whether `prepare` would find its work done. Raises as it does."""
-    return _found(config)[0].exists()
+    """Whether `prepare` would find its work done. Raises as it does, but fetches no tokenizer."""
+    try:
+        return _found(config, ask=False)[0].exists()
+    except tokenizer.NotHere:
+        return False
 
 
-def _found(config: DataConfig) -> tuple[Path, tuple[corpus.Source, corpus.Files | None, corpus.Files | None], Any]:
-    """The cache folder; the corpus, validation and test sources; and the tokenizer."""
+def _found(
+    config: DataConfig, ask: bool = True
+) -> tuple[Path, tuple[corpus.Source, corpus.Files | None, corpus.Files | None], Any]:
+    """The cache folder; the corpus, validation and test sources; and the tokenizer. ask: see `tokenizer.find`."""
     root = files.cache_root()
     source = corpus.find(config.corpus, root / "hub")
     validation, test = (corpus.find_part(part, getattr(config, part)) for part in ("validation", "test"))
-    words = tokenizer.find(config.tokenizer)
+    words = tokenizer.find(config.tokenizer, ask)
     wants = {
         "version": VERSION,
         "tokenizers": tokenizer.library_version(),
@@ -183,6 +188,7 @@ def _found(config: DataConfig) -> tuple[Path, tuple[corpus.Source, corpus.Files 
 def _open(folder: Path, config: DataConfig) -> Prepared:
     stored = json.loads((folder / "prepared.json").read_text("utf-8"))
     facts = {"corpus": config.corpus, "tokenizer": config.tokenizer} | stored.pop("facts")
+    facts |= {"notes": dropped.notes(facts), "warnings": dropped.warnings(facts)}
     arrays = {name: _load(folder, name) for name in TRAIN_ARRAYS}
     fingerprint, scheme = folder.name.removesuffix(f"-{LAYOUT}"), Scheme(**stored.pop("scheme"))
     return Prepared(folder=folder, fingerprint=fingerprint, facts=facts, scheme=scheme, **arrays, **stored)

@@ -28,7 +28,19 @@ if TYPE_CHECKING:
     from trainables.data import Prepared
     from trainables.noise import StepNoise
 
-__all__ = ["Config", "at_end", "check", "check_tasks", "expand", "prepare", "preparing", "probe", "train", "unlearned"]
+__all__ = [
+    "Config",
+    "at_end",
+    "check",
+    "check_tasks",
+    "expand",
+    "foresee",
+    "prepare",
+    "preparing",
+    "probe",
+    "train",
+    "unlearned",
+]
 
 LEARNED = 0.3  # nats at [MASK] below word frequencies, from which on a run has learned from context
 PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
@@ -46,6 +58,13 @@ class Config(settings.Config):
         from trainables import series
 
         return series.counted(tree)
+
+    @property
+    def vocabulary(self) -> int:
+        """Entries of the vocabulary: its own where a tokenizer is named and at hand, else as the settings tell it."""
+        from trainables import tokenizer
+
+        return tokenizer.entries(self.data.tokenizer) or super().vocabulary
 
 
 def prepare(config: settings.Config) -> dict[str, Any]:
@@ -67,7 +86,14 @@ def check(config: settings.Config, facts: Mapping[str, Any]) -> None:
     """Refuse rules that must know of words where the tokenizer's entries do not tell. ValueError in one line."""
     from trainables import word_forms
 
-    word_forms.refuse(config, facts["words"])
+    word_forms.refuse(config, facts.get("word_scheme", ""))  # a plan may not know
+
+
+def foresee(config: settings.Config) -> dict[str, Any]:
+    """What `prepare` would say of tokenizer and text, as far as that is told without making or fetching anything."""
+    from trainables import foreseen
+
+    return foreseen.facts(config.data)
 
 
 def at_end() -> tuple[str, ...]:
@@ -333,6 +359,8 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(options.threads)
+    for line in facts["warnings"]:
+        print(f"caution: {line}", file=sys.stderr)
     if "series" in facts:
         print(f"series: {', '.join(facts['series']) or 'the run is too short for any'}", file=sys.stderr)
     restore = kept if kept.exists() else None

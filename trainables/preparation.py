@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainables import corpus, noise, slices, tokenizer, word_forms
+from trainables import corpus, dropped, noise, slices, tokenizer, word_forms
 from trainables.config import DataConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSION = 1  # raise it whenever the same text would give other arrays: it is part of the fingerprint
-LAYOUT = 3  # raise it whenever there are further arrays: a cache without them is made anew, under its fingerprint
+LAYOUT = 4  # raise it whenever there are further arrays or facts: a cache without them is made anew, as it was named
 EVALUATION_RATE = 0.15
 MASKED, REPLACED = 0.8, 0.1
 TRAIN_ARRAYS = ("tokens", "word_start", "document", "rows", "words", "eligible", "unigram", "initial")
@@ -67,6 +67,7 @@ class Preparation:
     def __init__(self, config: DataConfig, parts: corpus.Parts, words: tokenizer.TokenizerSource) -> None:
         self._config = config
         self._parts = parts
+        self._words = words
         if not parts.train:
             raise ValueError("no text is left to train on: data.validation, data.test or data.held_out take all of it")
         self._vocabulary = self._obtained(words)
@@ -77,15 +78,17 @@ class Preparation:
         self._begins = self._scheme.forms(self._vocabulary.strings).begins
 
     def _obtained(self, words: tokenizer.TokenizerSource) -> tokenizer.Vocabulary:
-        train = self._parts.train
         try:
-            return words.obtain(tokenizer.lines_of(document.text for document in train))
+            return words.obtain(self._lines())
         except ValueError as error:
-            count = sum(document.words for document in train)
+            count = sum(document.words for document in self._parts.train)
             if count >= self._config.block:
                 raise
             # So little text is what is wrong, not the tokenizer that was trained on it.
             raise ValueError(self._too_short("train", count, None, "words")) from error
+
+    def _lines(self) -> Iterator[str]:
+        return tokenizer.lines_of(document.text for document in self._parts.train)
 
     def write(self, folder: Path) -> None:
         """Fill a folder with all that `_open` reads."""
@@ -106,15 +109,30 @@ class Preparation:
             "scheme": asdict(self._scheme),
             "facts": {
                 "preparation_version": VERSION,
-                "vocabulary": self._size,
-                "words": self._scheme.kind,
-                "parts": parts,
+                **self._told(parts),
                 "shared_documents_left_out": self._parts.shared,
             },
         }
         (folder / "prepared.json").write_text(json.dumps(stored, sort_keys=True, indent=1) + "\n", "utf-8")
 
-    def _write_train(self, folder: Path) -> dict[str, int]:
+    def looked_over(self) -> dict[str, Any]:
+        """The facts of the train part, and nothing written."""
+        tokens = self._encode("train", self._parts.train, None)
+        return self._told({"train": self._facts(self._parts.train, tokens, self._usable("train", tokens))})
+
+    def _told(self, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """What the tokenizer is, and what it drops of the text; `remedy` says what to do where that is much."""
+        tool = self._vocabulary.tokenizer
+        told = {
+            **self._vocabulary.described(),
+            "word_scheme": self._scheme.kind,
+            "made_equal": dropped.made_equal(tool.normalizer.normalize_str if tool.normalizer else str, self._lines()),
+            "lost": dropped.lost(tool, self._lines()),
+            "parts": parts,
+        }
+        return told | ({"remedy": self._words.remedy(self._lines())} if dropped.much(told) else {})
+
+    def _write_train(self, folder: Path) -> dict[str, Any]:
         tokens = self._encode("train", self._parts.train, None)
         rows = self._usable("train", tokens)
         self._known = slices.known_forms(tokens.ids, tokens.word_start)
@@ -136,7 +154,7 @@ class Preparation:
 
     def _write_held_out(
         self, folder: Path, part: str, documents: list[corpus.Document], limit: int | None
-    ) -> dict[str, int]:
+    ) -> dict[str, Any]:
         tokens = self._encode(part, documents, limit)
         rows = self._usable(part, tokens)
         seen = slices.seen_forms(self._known, tokens.ids, tokens.word_start)
@@ -196,10 +214,15 @@ class Preparation:
         eligible = self._eligible[tokens.ids].reshape(-1, self._config.block).sum(axis=1)
         rows = np.flatnonzero(2 * eligible >= self._config.block)
         if not len(rows):
-            raise ValueError(f"the tokenizer does not know the {part} part: most of it is [UNK] in every block")
+            unknown = (
+                "[UNK]" if self._vocabulary.unknown is None else self._vocabulary.strings[self._vocabulary.unknown]
+            )
+            said = f"the tokenizer does not know the {part} part: most of it is {unknown} in every block"
+            raise ValueError(f"{said}: {self._words.remedy(self._lines())}")
         return rows
 
-    def _facts(self, documents: list[corpus.Document], tokens: _Tokens, rows: NDArray[np.int64]) -> dict[str, int]:
+    def _facts(self, documents: list[corpus.Document], tokens: _Tokens, rows: NDArray[np.int64]) -> dict[str, Any]:
+        blocks, unknown = len(tokens.ids) // self._config.block, self._vocabulary.unknown
         reached = documents[: int(tokens.document[-1]) + 1]  # the last of them perhaps in part
         return {
             "documents": len(reached),
@@ -207,7 +230,9 @@ class Preparation:
             "words": sum(document.words for document in reached),
             "tokens": len(tokens.ids),
             "blocks": len(rows),
-            "blocks_left_out": len(tokens.ids) // self._config.block - len(rows),
+            "blocks_left_out": blocks - len(rows),
+            "left_out": round(1 - len(rows) / blocks, 6),
+            "unknown": 0.0 if unknown is None else round(float(np.mean(tokens.ids == unknown)), 6),
         }
 
 

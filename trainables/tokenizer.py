@@ -7,9 +7,13 @@ beforehand, which makes the vocabulary a function of the text.
 
 from __future__ import annotations
 
+import difflib
+import functools
 import hashlib
 import json
+import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,21 +23,35 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from trainables import sentence_pieces, special_tokens
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 MIN_ENTRIES = 100
 SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-ALTERNATIVES = "name train:SIZE, a folder with tokenizer.json or vocab.txt, or a hub name such as bert-base-uncased"
+ALTERNATIVES = (
+    "name train:SIZE, a folder with tokenizer.json, vocab.txt or a SentencePiece .model, "
+    "or a hub name such as bert-base-uncased"
+)
 MAX_ALPHABET = 1000
+COVERED = 0.999  # of a text's characters, by the alphabet that a remedy names
+UNHEARD_OF = "☃ ꩑ 𐊀"
+LONGEST_WORD = 100  # characters; WordPiece takes a longer word for unknown
+BERT_LIKE = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "LayoutLM", "Lxmert", "SqueezeBert", "MPNet")
 
-_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_FILES = ("tokenizer.json", "vocab.txt", *_SETTINGS)
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
+
+
+class NotHere(ValueError):
+    """A tokenizer on the hub of which this machine has no copy, where the hub was not to be asked."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A checked tokenizer. strings: by id. special: the ids of pad, unk, cls, sep and mask."""
+    """A checked tokenizer. strings: by id. special: the ids of pad, unk, cls, sep and mask; some have no unk."""
 
     tokenizer: Tokenizer
     strings: list[str]
@@ -53,6 +71,16 @@ class Vocabulary:
         strings = sorted(ids, key=lambda token: ids[token])
         return Vocabulary(tokenizer, strings, {role: ids[name] for role, name in names.items()})
 
+    def described(self) -> dict[str, Any]:
+        """For the record."""
+        special = {role: self.strings[index] for role, index in self.special.items()}
+        return {"vocabulary": len(self.strings), "special_tokens": special}
+
+    @property
+    def unknown(self) -> int | None:
+        """The id that stands for what there are no pieces for; None where there is no such thing."""
+        return self.special.get("unk")
+
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer loads."""
         folder.mkdir()
@@ -63,27 +91,61 @@ class Vocabulary:
 
 
 class TokenizerSource(Protocol):
-    """How to get a tokenizer. `identity` changes with what would be got."""
+    """How to get a tokenizer. `identity` changes with what would be got. `remedy`: against many [UNK], in words."""
 
     def identity(self) -> str: ...
 
     def obtain(self, lines: Iterable[str]) -> Vocabulary: ...
 
+    def remedy(self, lines: Iterable[str]) -> str: ...
+
 
 @dataclass(frozen=True)
 class Trained:
-    """Lower-cased BERT WordPiece of at most `size` entries, trained on the lines of the train part."""
+    """BERT WordPiece of at most `size` entries, trained on the lines of the train part.
+
+    cased: it keeps case; else it lower-cases. accents: it keeps accents and vowel signs, composed (NFC); else it
+    strips them. alphabet: how many characters may have entries; None is min(1000, size / 4).
+    """
 
     size: int
+    cased: bool = False
+    accents: bool = False
+    alphabet: int | None = None
+
+    @staticmethod
+    def parse(name: str) -> Trained:
+        """`train:SIZE`, and any of `,cased`, `,accents` and `,alphabet=N`. ValueError in one line."""
+        size, *options = name.removeprefix("train:").split(",")
+        if not re.fullmatch(r"[0-9]+", size) or int(size) < MIN_ENTRIES:
+            raise ValueError(f"data.tokenizer {name}: SIZE must be a whole number of at least {MIN_ENTRIES}")
+        given: dict[str, Any] = {}
+        for option in options:
+            word, equals, value = option.strip().partition("=")
+            if word == "alphabet" and (not re.fullmatch(r"[0-9]+", value) or not 0 < 2 * int(value) < int(size)):
+                raise ValueError(f"data.tokenizer {name}: alphabet=N must be a whole number below half of {size}")
+            if word not in ("cased", "accents", "alphabet") or (equals and word != "alphabet"):
+                near = difflib.get_close_matches(word, ("cased", "accents", "alphabet=N"), 1, 0.5)
+                hint = f"did you mean {near[0]}?" if near else "there are cased, accents and alphabet=N"
+                raise ValueError(f"data.tokenizer {name}: train:SIZE has no option {option.strip()!r}; {hint}")
+            given[word] = int(value) if equals else True
+        return Trained(int(size), **given)
+
+    @property
+    def name(self) -> str:
+        """As `data.tokenizer` has it."""
+        alphabet = f"alphabet={self.alphabet}" if self.alphabet else ""
+        options = ("cased" if self.cased else "", "accents" if self.accents else "", alphabet)
+        return ",".join([f"train:{self.size}", *filter(None, options)])
 
     def identity(self) -> str:
-        return f"train {self.size}"
+        return self.name.replace(":", " ")
 
     def obtain(self, lines: Iterable[str]) -> Vocabulary:
         from tokenizers import Tokenizer, models, trainers
 
         lines = list(lines)
-        characters, continuing = _alphabet(lines, min(MAX_ALPHABET, self.size // 4))
+        characters, continuing = self._alphabet(lines)
         specials = list(SPECIALS.values())
         trainer = trainers.WordPieceTrainer(
             vocab_size=self.size,
@@ -92,31 +154,117 @@ class Trained:
             limit_alphabet=len(characters),
             show_progress=False,
         )
-        learner = _bert_pipeline(Tokenizer(models.WordPiece(unk_token="[UNK]")))
+        learner = self._pipeline(Tokenizer(models.WordPiece(unk_token="[UNK]")))
         learner.train_from_iterator(lines, trainer, length=len(lines))
 
-        tokenizer = _bert_pipeline(Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]")))
-        vocabulary = Vocabulary.check(tokenizer, SPECIALS, f"data.tokenizer train:{self.size}, as trained,")
+        tokenizer = self._pipeline(Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]")))
+        vocabulary = Vocabulary.check(tokenizer, SPECIALS, f"data.tokenizer {self.name}, as trained,")
         return _bert_ends(vocabulary)
 
+    def remedy(self, lines: Iterable[str]) -> str:
+        """What to name instead: an alphabet that covers the text, or, where this one does, another tokenizer."""
+        lines = list(lines)
+        counts = self._counted(lines)
+        times = np.sort(np.array([*counts.values()]))[::-1].cumsum()
+        enough = int(np.searchsorted(times, COVERED * times[-1])) + 1 if len(times) else 0
+        if enough <= self._limit:
+            return self._other_remedy(lines)
+        size = max(self.size, 2 ** math.ceil(math.log2(4 * enough)))
+        alphabet = enough if enough > MAX_ALPHABET or self.alphabet else None
+        better = Trained(size, self.cased, self.accents, alphabet).name
+        return (
+            f"the alphabet of {self.name} ends after {self._limit:,} characters, and {enough:,} make up "
+            f"{100 * COVERED:g} % of the text: {better} holds them"
+        )
 
-def _bert_pipeline(tokenizer: Tokenizer, lowercase: bool = True) -> Tokenizer:
+    def _other_remedy(self, lines: list[str]) -> str:
+        from tokenizers import Tokenizer, models
+
+        pipeline = self._pipeline(Tokenizer(models.WordPiece()))
+        for text in (text for line in lines for text in line.split() if len(text) > LONGEST_WORD):
+            words = pipeline.pre_tokenizer.pre_tokenize_str(pipeline.normalizer.normalize_str(text))
+            if any(len(word) > LONGEST_WORD for word, _ in words):
+                spaceless = "in a script without spaces name a folder with a SentencePiece model"
+                return f"a word of more than {LONGEST_WORD} characters is unknown as a whole; {spaceless}"
+        return "the train part lacks characters that the others have: give more text, or name a tokenizer that has them"
+
+    @property
+    def _limit(self) -> int:
+        return self.alphabet or min(MAX_ALPHABET, self.size // 4)
+
+    def _pipeline(self, tokenizer: Tokenizer) -> Tokenizer:
+        if not (self.cased or self.accents):
+            return _bert_pipeline(tokenizer)
+        return _bert_pipeline(tokenizer, lowercase=not self.cased, strip_accents=not self.accents, compose=self.accents)
+
+    def _alphabet(self, lines: list[str]) -> tuple[list[str], list[str]]:
+        """The most frequent characters after normalisation, and the continuing forms (`##e`) that they can take.
+
+        The trainer's own limit drops among equally frequent characters at random; here the lower code point stays.
+        """
+        from tokenizers import Tokenizer, models
+
+        pipeline, counts = self._pipeline(Tokenizer(models.WordPiece())), self._counted(lines)
+        kept = sorted(sorted(+counts, key=lambda character: (-counts[character], character))[: self._limit])
+
+        def continues(character: str) -> bool:
+            normal = pipeline.normalizer.normalize_str("a" + character)
+            return len(pipeline.pre_tokenizer.pre_tokenize_str(normal)) == 1
+
+        return kept, ["##" + character for character in kept if continues(character)]
+
+    def _counted(self, lines: list[str]) -> Counter[str]:
+        """How often each character stands in the text after normalisation."""
+        from tokenizers import Tokenizer, models
+
+        normalizer = self._pipeline(Tokenizer(models.WordPiece())).normalizer
+        raw = np.zeros(0x110000, np.int64)
+        for begin in range(0, len(lines), 10_000):
+            text = "\n".join(lines[begin : begin + 10_000])
+            text = unicodedata.normalize("NFC", text) if self.accents else text
+            found, times = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_counts=True)
+            raw[found] += times
+        counts: Counter[str] = Counter()
+        for point in np.flatnonzero(raw).tolist():
+            for character in normalizer.normalize_str(chr(point)):
+                counts[character] += 0 if character.isspace() else int(raw[point])
+        return counts
+
+
+def _bert_pipeline(
+    tokenizer: Tokenizer,
+    lowercase: bool = True,
+    strip_accents: bool | None = None,
+    chinese: bool = True,
+    compose: bool = False,
+) -> Tokenizer:
+    """BERT's. strip_accents: None is as lowercase. chinese: each such character is a word. compose: NFC goes before."""
     from tokenizers import normalizers, pre_tokenizers
 
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    cleaning: Any = normalizers.BertNormalizer(
+        handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), cleaning]) if compose else cleaning
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
 
 
 def _bert_ends(vocabulary: Vocabulary) -> Vocabulary:
-    """Let the tokenizer frame a sentence as BERT does: nothing here does so, users of the published bundle may."""
-    from tokenizers import decoders, processors
+    """Special tokens, decoder and frame as BERT has them."""
+    from tokenizers import decoders
 
-    tokenizer, strings, special = vocabulary.tokenizer, vocabulary.strings, vocabulary.special
+    vocabulary.tokenizer.add_special_tokens([vocabulary.strings[index] for index in vocabulary.special.values()])
+    vocabulary.tokenizer.decoder = decoders.WordPiece()
+    return _framed(vocabulary)
+
+
+def _framed(vocabulary: Vocabulary) -> Vocabulary:
+    """Let the tokenizer frame a sentence as BERT does: nothing here does so, users of the published bundle may."""
+    from tokenizers import processors
+
+    strings, special = vocabulary.strings, vocabulary.special
     cls, sep = (strings[special[role]] for role in ("cls", "sep"))
-    tokenizer.add_special_tokens([strings[index] for index in special.values()])
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
+    vocabulary.tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(cls, special["cls"]), (sep, special["sep"])],
@@ -124,113 +272,168 @@ def _bert_ends(vocabulary: Vocabulary) -> Vocabulary:
     return vocabulary
 
 
-def _alphabet(lines: list[str], limit: int) -> tuple[list[str], list[str]]:
-    """The `limit` most frequent characters after normalisation, and the continuing forms (`##e`) they can take.
-
-    The trainer's own limit drops among equally frequent characters at random; here the lower code point stays.
-    """
-    from tokenizers import Tokenizer, models
-
-    pipeline = _bert_pipeline(Tokenizer(models.WordPiece()))
-    raw = np.zeros(0x110000, np.int64)
-    for begin in range(0, len(lines), 10_000):
-        points = np.frombuffer("\n".join(lines[begin : begin + 10_000]).encode("utf-32-le"), np.uint32)
-        found, times = np.unique(points, return_counts=True)
-        raw[found] += times
-    counts: Counter[str] = Counter()
-    for point in np.flatnonzero(raw).tolist():
-        for character in pipeline.normalizer.normalize_str(chr(point)):
-            counts[character] += 0 if character.isspace() else int(raw[point])
-    kept = sorted(sorted(+counts, key=lambda character: (-counts[character], character))[:limit])
-
-    def continues(character: str) -> bool:
-        return len(pipeline.pre_tokenizer.pre_tokenize_str(pipeline.normalizer.normalize_str("a" + character))) == 1
-
-    return kept, ["##" + character for character in kept if continues(character)]
-
-
 @dataclass(frozen=True)
 class Folder:
-    """Tokenizer files in a folder: tokenizer.json, or the vocab.txt of an older BERT."""
+    """Tokenizer files in a folder: tokenizer.json, else the vocab.txt of an older BERT, else a SentencePiece model."""
 
     path: Path
     origin: str
 
     def identity(self) -> str:
         files = [path for name in _FILES if (path := self.path / name).is_file()]
+        if not any((self.path / name).is_file() for name in _FILES[:2]):
+            others = (*sentence_pieces.FILES, "added_tokens.json", "config.json")  # transformers reads the last, too
+            files += [path for name in others if (path := self.path / name).is_file()]
         return "folder " + " ".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
 
     def obtain(self, lines: Iterable[str]) -> Vocabulary:
-        from tokenizers import Tokenizer
-
-        settings = self._settings("special_tokens_map.json") | self._settings("tokenizer_config.json")
-        names = {role: _content(settings.get(f"{role}_token")) or name for role, name in SPECIALS.items()}
-        if not (self.path / "tokenizer.json").is_file():
-            return self._from_vocab_txt(names, bool(settings.get("do_lower_case", True)))
+        settings = [self._settings(name) for name in _SETTINGS]
+        names = special_tokens.named(*settings)
+        if (self.path / "tokenizer.json").is_file():
+            return self._checked(self._from_json(), names, "tokenizer.json")
+        if (self.path / "vocab.txt").is_file():
+            return _bert_ends(self._checked(self._from_vocab_txt(names, settings[0]), names, "vocab.txt"))
+        model = next((name for name in sentence_pieces.FILES if (self.path / name).is_file()), None)
+        if model is None:
+            kinds = "neither tokenizer.json nor vocab.txt nor a SentencePiece .model"
+            raise ValueError(f"{self.origin} holds {kinds}: {ALTERNATIVES}")
         try:
-            tokenizer = Tokenizer.from_file(str(self.path / "tokenizer.json"))
-        except Exception as error:  # the library raises bare Exceptions
-            raise ValueError(f"{self.origin} cannot be read ({error}): {ALTERNATIVES}") from error
+            tokenizer, own = sentence_pieces.read(self.path / model, settings[0], names)
+        except ValueError as error:
+            raise ValueError(f"{self.origin}: {error}") from error
+        vocabulary = self._checked(tokenizer, special_tokens.named(*settings, own), model)
+        return vocabulary if tokenizer.post_processor else _framed(vocabulary)
+
+    def remedy(self, lines: Iterable[str]) -> str:
+        return "name a tokenizer that knows these characters: train:SIZE, or one that falls back on bytes"
+
+    def _checked(self, tokenizer: Tokenizer, names: dict[str, str], file: str) -> Vocabulary:
+        """The vocabulary with its special tokens, found by role. ValueError says which is missing, and from where."""
+        described, entries = json.loads(tokenizer.to_str()), tokenizer.get_vocab(with_added_tokens=True)
+        found = special_tokens.find(names, described, entries)
+        wanted = [role for role in special_tokens.ROLES if role != "unk" or special_tokens.needs_unknown(described)]
+        if len(entries) >= MIN_ENTRIES:
+            self._refuse(found, [role for role in wanted if role not in found], entries, file)
+            try:
+                tokenizer.encode(UNHEARD_OF)
+            except Exception as error:  # the library raises bare Exceptions
+                raise ValueError(f"{self.origin} fails at characters that it does not know: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        vocabulary = Vocabulary.check(tokenizer, names, self.origin)
-        tokenizer.add_special_tokens(list(names.values()))
+        vocabulary = Vocabulary.check(tokenizer, found, self.origin)
+        tokenizer.add_special_tokens(list(found.values()))
         return vocabulary
 
-    def _from_vocab_txt(self, names: dict[str, str], lowercase: bool) -> Vocabulary:
-        from tokenizers import Tokenizer, models
+    def _refuse(self, found: dict[str, str], missing: list[str], entries: Iterable[str], file: str) -> None:
+        """ValueError for special tokens that are missing, no entries, or not a [MASK] of its own."""
+        config = self.path / "tokenizer_config.json"
+        if missing:
+            role = missing[0]
+            how = f'name it in {config}, as in "{role}_token": "<{role}>"'
+            there = f"it becomes an entry behind {file}'s pieces" if file.endswith(".model") else f"an entry of {file}"
+            raise ValueError(f"{self.origin} has no {', '.join(missing)} token: {how} ({there}), or {ALTERNATIVES}")
+        absent = next((role for role, token in found.items() if token not in entries), None)
+        if absent:
+            token, how = found[absent], "as its last line" if file == "vocab.txt" else 'under "added_tokens"'
+            told = f"which {absent}_token names in the folder's settings"
+            raise ValueError(f"{self.origin} has no {token}, {told}: add it to {file} {how}, or {ALTERNATIVES}")
+        shared = [role for role, token in found.items() if token == found["mask"] and role != "mask"]
+        if shared:
+            told = f"{found['mask']} is its mask and its {shared[0]} token, too"
+            raise ValueError(f"{self.origin}: {told}: name another entry as mask_token in {config}")
 
-        path = self.path / "vocab.txt"
-        if not path.is_file():
-            raise ValueError(f"{self.origin} holds neither tokenizer.json nor vocab.txt: {ALTERNATIVES}")
-        entries = path.read_text("utf-8").rstrip("\n").split("\n")
-        model = models.WordPiece({entry: index for index, entry in enumerate(entries)}, unk_token=names["unk"])
-        return _bert_ends(Vocabulary.check(_bert_pipeline(Tokenizer(model), lowercase), names, self.origin))
+    def _from_json(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        try:
+            return Tokenizer.from_file(str(self.path / "tokenizer.json"))
+        except Exception as error:  # the library raises bare Exceptions
+            raise ValueError(f"{self.origin} cannot be read ({error}): {ALTERNATIVES}") from error
+
+    def _from_vocab_txt(self, names: dict[str, str], settings: dict[str, Any]) -> Tokenizer:
+        """As transformers reads it: BERT's tokenizer with the folder's settings."""
+        from tokenizers import AddedToken, Tokenizer, models
+
+        known = str(settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+        if known not in ("", "PreTrained", "TokenizersBackend", *BERT_LIKE):
+            how = "save it with AutoTokenizer and save_pretrained, for a tokenizer.json"
+            raise ValueError(f"{self.origin}: a {known}Tokenizer does not cut words as BERT does: {how}")
+        try:
+            entries = models.WordPiece.read_file(str(self.path / "vocab.txt"))
+        except Exception as error:  # the library raises bare Exceptions
+            raise ValueError(f"{self.origin}: vocab.txt cannot be read ({error}): {ALTERNATIVES}") from error
+        unknown = names.get("unk") or ("<unk>" if "<unk>" in entries and "[UNK]" not in entries else "[UNK]")
+        tokenizer = _bert_pipeline(
+            Tokenizer(models.WordPiece(entries, unk_token=unknown)),
+            lowercase=bool(settings.get("do_lower_case", True)),
+            strip_accents=settings.get("strip_accents"),
+            chinese=bool(settings.get("tokenize_chinese_chars", True)),
+        )
+        added = settings.get("added_tokens_decoder") or {}
+        for _, token in sorted(added.items(), key=lambda pair: int(pair[0])):
+            tokenizer.add_tokens([AddedToken(**{key: value for key, value in token.items() if key != "__type"})])
+        return tokenizer
 
     def _settings(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+            found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         except ValueError as error:
             raise ValueError(f"{self.origin}: {path} is not JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.origin}: {path} is not an object in JSON")
+        return found
 
 
-def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+def find(name: str, ask: bool = True) -> TokenizerSource:
+    """The source that `data.tokenizer` names. ValueError where it cannot be had; there is no fallback.
 
-
-def find(name: str) -> TokenizerSource:
-    """The source that `data.tokenizer` names. ValueError where it cannot be had; there is no fallback."""
-    kind, colon, size = name.partition(":")
-    if kind == "train" and colon:
-        if not re.fullmatch(r"[0-9]+", size) or int(size) < MIN_ENTRIES:
-            raise ValueError(f"data.tokenizer {name}: SIZE must be a whole number of at least {MIN_ENTRIES}")
-        return Trained(int(size))
+    ask: the hub, for what is not on this machine; else NotHere is raised.
+    """
+    if name.startswith("train:"):
+        return Trained.parse(name)
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return Folder(folder, f"data.tokenizer {name}")
     match = _HUB_NAME.fullmatch(name)
     if not match or name.startswith("."):
         raise ValueError(f"data.tokenizer {name!r} is no folder: {ALTERNATIVES}")
-    return Folder(_snapshot(match[1], match[2]), f"data.tokenizer {name}")
+    return Folder(_snapshot(match[1], match[2], ask), f"data.tokenizer {name}")
 
 
-def _snapshot(name: str, revision: str | None) -> Path:
+def _snapshot(name: str, revision: str | None, ask: bool) -> Path:
     """The tokenizer's files as the hub's client keeps them: what is already here is used before asking the hub."""
     from huggingface_hub import snapshot_download
 
-    reason = ""
-    for local in (True, False):
+    reason, wanted = "", (*_FILES, *sentence_pieces.FILES)
+    for local in (True, False)[: 1 + ask]:
         try:
             folder = Path(
-                snapshot_download(name, revision=revision, allow_patterns=list(_FILES), local_files_only=local)
+                snapshot_download(name, revision=revision, allow_patterns=list(wanted), local_files_only=local)
             )
-            if any((folder / file).is_file() for file in _FILES[:2]):
+            if any((folder / file).is_file() for file in wanted if file not in _SETTINGS):
                 return folder
-            reason = "no tokenizer.json or vocab.txt there"
+            reason = "no tokenizer.json, vocab.txt or SentencePiece .model there"
         except Exception as error:  # httpx errors are no OSErrors, and the kinds change with the client
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if not ask:
+        raise NotHere(f"data.tokenizer {name} is not on this machine")
     raise ValueError(f"data.tokenizer {name} cannot be had from the hub ({reason}): {ALTERNATIVES}")
+
+
+def entries(name: str) -> int | None:
+    """Of the vocabulary that `data.tokenizer` names. None where it is to be trained, is not here, or will not do."""
+    try:
+        source = find(name, ask=False)
+        return _entries(source) if isinstance(source, Folder) else None
+    except ValueError:
+        return None
+
+
+@functools.lru_cache(16)
+def _entries(folder: Folder) -> int:
+    """A plan asks for the same many times."""
+    return len(folder.obtain(()).strings)
 
 
 def library_version() -> str:

@@ -76,6 +76,15 @@ def test_validations_scale_with_the_length(counted: list[int], monkeypatch: pyte
     assert counted == [1]
 
 
+def test_what_settings_name_may_change(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainables import toy as trainable
+
+    probe.paced(toy(), 1)
+    monkeypatch.setattr(trainable.Config, "flops_per_step", property(lambda config: 7.0))  # as with another vocabulary
+    probe.paced(toy(), 1)
+    assert counted == [1, 1]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
 def test_a_torn_memory_is_no_memory(cache: Path, counted: list[int], text: str) -> None:
     cache.mkdir()

@@ -15,6 +15,7 @@ from sweeper.report import (
     describe,
     markdown,
     redact,
+    sections,
     settings,
     ui_command,
 )
@@ -107,6 +108,14 @@ def test_the_report(journal: Journal, tmp_path: Path) -> None:
     assert found["Mask audit"][3] == audited
     assert f"--resume {tmp_path}" in text
     assert "mlflow server" in text
+
+
+def test_the_report_says_what_the_trainable_says_of_its_data(journal: Journal, tmp_path: Path) -> None:
+    told = {"notes": ["`<mask>` is the mask", "9 % become equal"], "warnings": ["much is unknown: more of it"]}
+    journal.append(type(session())(**{**vars(session()), "facts": told}))
+    found = sections(toy_spec(), journal, outcome(tmp_path))
+    assert "**Caution:** much is unknown: more of it" in found[""].split("\n\n")
+    assert "* data: `<mask>` is the mask\n* data: 9 % become equal\n" in found["What ran"] + "\n"
 
 
 def test_pairs_are_made_under_the_same_seed(tmp_path: Path) -> None:

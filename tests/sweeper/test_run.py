@@ -234,6 +234,27 @@ def test_a_plan_is_shown_and_nothing_started(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_plan_says_what_the_trainable_foresees_and_refuses_what_it_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    told = {"notes": ["the tokenizer has 9 entries"], "warnings": ["much is unknown: more of it"], "more": 1}
+    monkeypatch.setattr("trainables.toy.foresee", lambda config: told, raising=False)
+    command = [written(tmp_path), "--storage", str(tmp_path / "runs"), "--dry-run", "--json"]
+    assert run.main(command) == 0
+    output = capsys.readouterr()
+    said = json.loads(output.out)
+    assert (said["notes"], said["warnings"]) == (told["notes"], told["warnings"])
+    assert "  data        the tokenizer has 9 entries" in output.err.splitlines()
+    assert "  caution     much is unknown: more of it" in output.err.splitlines()
+
+    def refuse(config: Any) -> None:
+        raise ValueError("data.tokenizer has no mask token")
+
+    monkeypatch.setattr("trainables.toy.foresee", refuse, raising=False)
+    assert run.main(command) == 2
+    assert capsys.readouterr().err == f"error: {command[0]}: data.tokenizer has no mask token\n"
+
+
 def test_a_plan_names_all_that_would_be_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

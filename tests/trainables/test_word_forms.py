@@ -323,6 +323,6 @@ def test_rules_of_words_are_refused_where_words_are_unknown_and_the_others_run(
 def test_what_was_prepared_says_how_words_are_known(trained: dict[str, Path], own_cache: Path) -> None:
     del own_cache
     found = mlm.prepare(settings(trained, "byte-bpe"))
-    assert found["words"] == "byte-level"
+    assert found["word_scheme"] == "byte-level"
     assert json.loads((data.prepare(DataConfig.model_validate(settings(trained, "byte-bpe").data)).folder
                        / "prepared.json").read_text("utf-8"))["scheme"]["mark"] == "Ġ"  # fmt: skip
