@@ -277,7 +277,7 @@ class Config(Frozen):
             raise ValueError("length has no rows: a trainable that reads the corpus counts them")
         if self.data.block > self.model.max_positions:
             raise ValueError(f"data.block {self.data.block} exceeds model.max_positions {self.model.max_positions}")
-        largest = (self.steps - self.warmup_steps - (self.masking.refresh_delay or 0)) // MIN_REFRESHES
+        largest = (self.steps - self.warmup_steps) // MIN_REFRESHES
         if self.masking.update_every is not None and self.masking.update_every > largest:
             raise ValueError(
                 f"masking.update_every {self.masking.update_every} leaves fewer than {MIN_REFRESHES} refreshes after "
