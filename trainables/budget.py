@@ -97,9 +97,7 @@ class RowBudget:
         """S: what those rows can hold at this rate, a constant."""
         return len(range(*rows.indices(self.rows))) * self.largest()
 
-    def quotas(
-        self, eligible: torch.Tensor, random: float, shares: list[float], remainder: int | None
-    ) -> torch.Tensor:
+    def quotas(self, eligible: torch.Tensor, random: float, shares: list[float], remainder: int | None) -> torch.Tensor:
         """[1 + sources, B]: the total of each row, then what each source has of it.
 
         eligible: [B] eligible positions. shares: of the sources but random, in order; remainder: which of them takes

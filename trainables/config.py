@@ -129,8 +129,8 @@ class MaskingConfig(Frozen):
     rarity_power: of a token's frequency rank, for the share `rarity`.
 
     Of amlm: score: `hard` (accuracy) or `soft` (cross-entropy). draw: `exact` (K a batch) or `bernoulli` (as
-    printed). In its code but not in its paper: refresh_delay, pseudo_count (1 smooths the soft mean towards ln V), floor (0.005,
-    the least weight) and renormalise (the weights' mean over the vocabulary is `rate`).
+    printed). In its code but not in its paper: refresh_delay, pseudo_count (1 smooths the soft mean towards ln V),
+    floor (0.005, the least weight) and renormalise (the weights' mean over the vocabulary is `rate`).
     """
 
     preset: presets.Preset | None = None

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trainables.obvious import row_parts
 from trainables.audit import Audit, Draw
 from trainables.budget import Budget, RowBudget, Selection
 from trainables.noise import StepNoise
@@ -78,6 +79,23 @@ def test_row_apportionment_rounds_eligible_positions_and_leaves_one_source_the_r
     assert (total <= budget.largest()).all()
     assert budget.slots(slice(0, 8)) == 8 * 19
     assert budget.slots(slice(2, 5)) == 3 * 19
+
+
+def test_rows_have_the_published_counts_for_every_random_share() -> None:
+    """In steps of 1 %, in rows of 15 to 128 eligible positions. Of 19, trigrams that were rounded like the others would
+    be another number under 36 of the shares."""
+    eligible, other = list(range(15, 129)), 0
+    budget = RowBudget(0.15, len(eligible), 128)
+    for percent in range(101):
+        random = percent / 100
+        token = 0.75 * (1 - random)
+        shares = [token, 1 - random - token]
+        total, by_token, by_trigram = budget.quotas(torch.tensor(eligible), random, shares, 1)
+        by_random = total - by_token - by_trigram
+        expected = [row_parts(one, random, token) for one in eligible]
+        assert list(zip(by_random.tolist(), by_token.tolist(), by_trigram.tolist(), strict=True)) == expected
+        other += expected[-1][2] != round(shares[1] * 19)
+    assert other == 36
 
 
 def test_the_audit_fails_loudly_when_a_batch_is_off() -> None:
