@@ -34,7 +34,7 @@ class Amlm:
     def __init__(self, config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> None:
         size = len(vocabulary.strings)
         self.config, self.rows = config, rows
-        self.eligible_V = torch.tensor(vocabulary.eligible, device=device)
+        self.eligible_V = torch.tensor(vocabulary.eligible | config.masking.as_coded, device=device)
         self.rate = config.rate_at(0)
         self.weight = torch.full((size,), self.rate, dtype=torch.float64, device=device)
         self.window = torch.zeros(2, size, dtype=torch.float64, device=device)  # answers; right ones, or their losses
@@ -43,7 +43,7 @@ class Amlm:
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
         warm = noise.step >= self.config.warmup_steps
         self.rate = self.config.rate_at(noise.step)
-        eligible = self.eligible_V[ids_BT] | self.config.masking.as_coded
+        eligible = self.eligible_V[ids_BT]
         weight = self.weight[ids_BT].clamp(min=NEARLY_NEVER) if warm else torch.ones_like(ids_BT, dtype=torch.float64)
         weight = torch.where(eligible, weight, 0.0)
         choose = self._independent if self.config.masking.independent else self._exact

@@ -122,8 +122,9 @@ class MaskingConfig(Frozen):
 
     Of the mixture: signal: what the shares `token` and `trigram` go by: `accuracy` (top-1 error rates), `loss`
     (counts of losses from the batch's loss_quantile upwards), `frequency` (counts in the batch) or `permuted`
-    (`accuracy`, dealt to other tokens: a control without information); the last two are ours (presets.py). smoothing, min_seen, cap: of the error rate;
-    cap also of log(1 + count). band_low, band_high: scores outside count as 0. sketch: how counts are kept.
+    (`accuracy`, dealt to other tokens: a control without information); the last two are ours (presets.py). smoothing,
+    min_seen, cap: of the error rate; cap also of log(1 + count). band_low, band_high: scores outside count as 0.
+    sketch: how counts are kept.
     counted: `after_warmup` counts nothing before the mask warm-up has ended. trigram_mean: of a token's trigrams, None
     takes those with a score, each at most `cap`; `all` takes all of them, and the cap holds for the mean alone.
     rarity_power: of a token's frequency rank, for the share `rarity`.

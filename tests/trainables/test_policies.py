@@ -376,6 +376,10 @@ def test_cms_morph_counts_from_the_end_of_the_warmup_and_is_read_by_every_batch(
     assert policy.scores()["token"].any()
     play(policy, settings, range(7, 9))
     assert policy.metrics(alone)["audit/refreshes"] == 3
+    copy = made(settings)
+    copy.load({name: value.clone() for name, value in policy.state(alone).items()}, 0)
+    assert same(play(copy, settings, range(9, 15)), play(policy, settings, range(9, 15)))
+    assert all(torch.equal(copy.state(alone)[name], value) for name, value in policy.state(alone).items())
 
 
 def test_no_two_rules_select_the_same() -> None:
