@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -12,6 +13,7 @@ from sweeper.wording import key_path, nearest, shown
 
 _WHOLE = {"int_type", "int_parsing", "int_parsing_size", "int_from_float"}
 _NUMBERS = _WHOLE | {"float_type", "float_parsing", "finite_number"}
+_MANY = 10  # words are more than one reads: the nearest will do
 _KINDS = {  # pydantic's words are JSON's; a spec is YAML
     "model_type": "a mapping",
     "dict_type": "a mapping",
@@ -67,6 +69,8 @@ def _reason(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"{shown(value)} is not {'a whole number' if kind in _WHOLE else 'a number'}"
     if kind == "too_short":
         return f"{shown(value)} is too short: it needs at least {error['ctx']['min_length']}"
+    if kind == "literal_error" and len(words := re.findall("'(.*?)'", error["ctx"]["expected"])) > _MANY:
+        return f"{shown(value)} is none of the {len(words)} that there are; {nearest(str(value), words)}"
     if kind in _KINDS:
         return f"{shown(value)} should be {_KINDS[kind]}"
     return f"{shown(value)} {error['msg'].removeprefix('Input ')}"

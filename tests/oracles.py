@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from tests.trainables import obvious
-from tests.trainables.drawn import DRAWS, EXACT, Compared, Row, alone, answered, furthest
-from trainables import corpus, data, masking
+from tests.trainables.drawn import DRAWS, EXACT, Compared, Row, alone, answered, furthest, published_rounding
+from trainables import amlm, corpus, data, masking
 from trainables.config import Config, DataConfig
 from trainables.noise import StepNoise
 from trainables.policy import Answers, MaskingPolicy, Vocabulary
@@ -38,22 +38,22 @@ def prepared_slice(folder: Path) -> data.Prepared:
     return data.prepare(settings)
 
 
-def settled(prepared: data.Prepared, **settings: Any) -> Iterator[tuple[int, MaskingPolicy, Row, Answers]]:
-    """1,000 batches of real text; after each: the step, the policy, the batch, and the answers of what it selected."""
-    config = Config.model_validate(
-        {"steps": BATCHES, "batch_size": ROWS, "data": {"block": LENGTH}, "masking": settings}
-    )
+def settled(
+    prepared: data.Prepared, steps: int = BATCHES, **settings: Any
+) -> Iterator[tuple[int, MaskingPolicy, Row, Answers]]:
+    """Batches of real text; after each: the step, the policy, the batch, and the answers of what it selected."""
+    config = Config.model_validate({"steps": steps, "batch_size": ROWS, "data": {"block": LENGTH}, "masking": settings})
     strings = prepared.token_strings
     vocabulary = Vocabulary(prepared.forms, np.asarray(prepared.eligible), np.asarray(prepared.unigram))
     policy = masking.build(config, vocabulary, slice(0, ROWS), 7, "cpu")
     batches, draw = data.Batches(prepared, ROWS, 7), np.random.default_rng(7)
-    for step in range(BATCHES):
+    for step in range(steps):
         ids = torch.from_numpy(batches.tokens(step))
         selection = policy.select(ids, StepNoise(7, 0, step, (ROWS, LENGTH)))
         answers = answered(draw, ids.flatten()[selection.positions[selection.weight > 0]])
         slots = [torch.nn.functional.pad(part, (0, len(selection.weight) - len(part))) for part in answers]
         policy.observe(selection, Answers(*slots), alone)
-        if (step + 1) % config.update_every == 0:
+        if config.refreshes(step + 1):
             policy.refresh(alone)
         yield step, policy, [strings[i] for i in ids.flatten().tolist()], answers
     policy.metrics(alone)
@@ -67,7 +67,7 @@ def morph(name: str, settings: Mapping[str, Any], slow: obvious.Morph, prepared:
     for step, policy, _, answers in settled(prepared, **settings, update_every=every):
         assert isinstance(policy, masking.Mixture)
         right = (answers.predictions == answers.labels).tolist()
-        slow.observe([strings[i] for i in answers.labels.tolist()], right, answers.losses.tolist())
+        slow.observe([strings[i] for i in answers.labels.tolist()], right)
         if (step + 1) % every:
             continue
         slow.refresh()
@@ -88,6 +88,42 @@ def morph(name: str, settings: Mapping[str, Any], slow: obvious.Morph, prepared:
         differences = dict(zip(differences, map(max, differences.values(), new), strict=True))
     assert sum(slow.seen.values()) > 29 * BATCHES / 2
     return [Compared(name, what, difference, EXACT) for what, difference in differences.items()]
+
+
+def cms(
+    name: str, settings: Mapping[str, Any], prepared: data.Prepared, batches: int = 40, every: int = 1
+) -> list[Compared]:
+    """CMS-Morph's counts and scores after each of some batches from the end of its warm-up, or after every so many."""
+    strings, warmup, slow = prepared.token_strings, round(0.1 * BATCHES), obvious.Cms(settings.get("cap", 5.0))
+    worst, capped = [0.0, 0.0, 0.0], False
+    for step, policy, _, answers in settled(prepared, preset="published/cms-morph", **settings):
+        assert isinstance(policy, masking.Mixture)
+        found = policy.difficulty
+        if step < warmup:
+            assert not any(table.any() for table in (found.window, found.token_store.table, found.trigram_store.table))
+            continue
+        slow.batch([strings[i] for i in answers.labels.tolist()], answers.losses.tolist())
+        if (step + 1 - warmup) % every == 0:
+            counts = []
+            for kind, keys, store in (
+                ("token ", found.token_keys, found.token_store),
+                ("trigram ", found.trigram_keys, found.trigram_store),
+            ):
+                counts += [
+                    high - slow.counts[kind + key] for key, high in zip(keys.names, store.counts()[1], strict=True)
+                ]
+            fast = [np.exp(source.log_score.numpy()) for source in (policy.token, policy.trigram)]
+            scores = [[one(token) for token in strings] for one in (slow.token_score, slow.trigram_score)]
+            worst = list(map(max, worst, [furthest(counts, 0), *map(furthest, fast, scores)]))
+            capped |= slow.cap in scores[1]
+        if step + 1 == warmup + batches:
+            policy.metrics(alone)
+            break
+    assert sum(slow.counts.values()) > 2 * 29 * batches / 4
+    assert capped == ("cap" in settings or batches > 500)
+    when = f"after each of {batches} batches" if every == 1 else f"after every {every} of {batches} batches"
+    kinds = ("counts by token and trigram", "scores by token", "scores by trigram")
+    return [Compared(name, f"{kind} {when}", one, EXACT) for kind, one in zip(kinds, worst, strict=True)]
 
 
 def frequency(prepared: data.Prepared) -> list[Compared]:
@@ -124,7 +160,30 @@ def weights(name: str, settings: Mapping[str, Any], prepared: data.Prepared) -> 
     return [Compared(name, "weights after each of 5 updates", max(differences), EXACT)]
 
 
-PUBLISHED, CMS = "published/accuracy-morph", "published/cms-morph"
+def code(name: str, settings: Mapping[str, Any], prepared: data.Prepared, update_every: int = 200) -> list[Compared]:
+    """AMLM's code: when its weights are renewed, what they and the probabilities of the next batch's rows are."""
+    steps, preset = 5 * update_every, settings["preset"]
+    slow = obvious.AmlmCode(len(prepared.token_strings), "soft" in preset, "decay" in preset, steps, update_every)
+    index = {token: i for i, token in enumerate(prepared.token_strings)}
+    refreshed, worst, weight = 0, [0.0, 0.0, 0.0], np.array(slow.weight)
+    for step, policy, batch, answers in settled(prepared, steps, **settings, replicate=True, update_every=update_every):
+        assert isinstance(policy, amlm.Amlm)
+        rows = np.array([index[token] for token in batch]).reshape(ROWS, LENGTH)
+        due = torch.full((ROWS,), policy.rate * LENGTH, dtype=torch.float64)
+        fast = amlm.proportional(torch.from_numpy(weight)[torch.from_numpy(rows)], due)
+        slower = [slow.chances(row, step) for row in rows.tolist()]
+        right = (answers.predictions == answers.labels).tolist()
+        seen = (answers.labels.tolist(), right, answers.losses.tolist(), answers.masked.tolist())
+        refreshed += slow.batch(step, *seen)
+        weight = policy.scores()["token"]
+        new = [abs(policy.rate - slow.rate(step)), furthest(weight, slow.weight), furthest(fast, slower)]
+        worst = list(map(max, worst, new))
+    assert refreshed == 4
+    kinds = ("rate in every batch", "weights, renewed four times", "probabilities in every batch")
+    return [Compared(name, kind, one, EXACT) for kind, one in zip(kinds, worst, strict=True)]
+
+
+PUBLISHED = "published/accuracy-morph"
 MORPHS: dict[str, tuple[dict[str, Any], Callable[[], obvious.Morph]]] = {
     "accuracy-morph": ({"preset": PUBLISHED}, lambda: obvious.Morph(1.0, 1.0, 3, 0.9)),
     "accuracy-morph, count_min": (
@@ -136,19 +195,29 @@ MORPHS: dict[str, tuple[dict[str, Any], Callable[[], obvious.Morph]]] = {
         {"preset": PUBLISHED, "smoothing": 0.5, "min_seen": 0},
         lambda: obvious.Morph(1.0, 0.5, 0, 0.9),
     ),
-    "cms-morph": ({"preset": CMS}, lambda: obvious.Morph(1.0, 1.0, 0, 5.0, loss=True)),
     "difficulty band": (
         {"preset": "difficulty_band", "band_low": 0.3, "band_high": 0.8},
         lambda: obvious.Morph(1.0, 1.0, 3, 0.9),
     ),
     "random_sketch_control": ({"preset": "random_sketch_control"}, lambda: obvious.Morph(1.0, 1.0, 3, 0.9)),
 }
+CMSES: dict[str, dict[str, Any]] = {
+    "cms-morph": {},
+    "cms-morph, cap 1.5": {"cap": 1.5},
+    "cms-morph, replicate": {"replicate": True},
+    "cms-morph, count_min": {"sketch": "count_min"},
+}
+CODES: dict[str, dict[str, Any]] = {
+    "amlm's code, hard": {"preset": "published/amlm-hard-code"},
+    "amlm's code, soft": {"preset": "published/amlm-soft-code"},
+    "amlm's code, rate decay": {"preset": "published/amlm-hard-decay-code"},
+}
 AMLMS: dict[str, dict[str, Any]] = {
     "amlm hard": {"preset": "published/amlm-hard"},
     "amlm soft": {"preset": "published/amlm-soft"},
     "amlm soft, pseudo_count 1": {"preset": "published/amlm-soft", "pseudo_count": 1},
     "amlm hard, floor, renormalised": {"preset": "published/amlm-hard", "floor": 0.06, "renormalise": True},
-    "amlm hard, bernoulli": {"preset": "published/amlm-hard", "replicate": True},
+    "amlm hard, bernoulli": {"preset": "published/amlm-hard", "draw": "bernoulli"},
     "amlm hard, rate decay": {"preset": "published/amlm-hard-decay"},
 }
 
@@ -156,8 +225,12 @@ AMLMS: dict[str, dict[str, Any]] = {
 def table(prepared: data.Prepared) -> list[Compared]:
     """All comparisons."""
     rows = [row for name, (settings, slow) in MORPHS.items() for row in morph(name, settings, slow(), prepared)]
+    rows += [row for name, settings in CMSES.items() for row in cms(name, settings, prepared)]
+    rows += cms("cms-morph", {}, prepared, batches=900, every=100)
     rows += frequency(prepared)
     rows += [row for name, settings in AMLMS.items() for row in weights(name, settings, prepared)]
+    rows += [row for name, settings in CODES.items() for row in code(name, settings, prepared)]
+    rows += published_rounding(every=1)
     return rows + [row for compare in DRAWS for row in compare()]
 
 

@@ -26,12 +26,15 @@ class Amlm:
 
     score is the smoothed top-1 accuracy (hard), or 1 - the mean cross-entropy, scaled to [0, 1] over the vocabulary
     (soft); of the last window only. In a row, probabilities are proportional to the weights and `rate` on average.
+
+    `replicate` is the draw of its code: independent, over special tokens as well (the blocks hold no padding, which is
+    all that the code leaves out), and what a probability has above 1 is lost.
     """
 
     def __init__(self, config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> None:
         size = vocabulary.size
         self.config, self.rows = config, rows
-        self.eligible_V = torch.tensor(vocabulary.eligible, device=device)
+        self.eligible_V = torch.tensor(vocabulary.eligible | config.masking.as_coded, device=device)
         self.rate = config.rate_at(0)
         self.weight = torch.full((size,), self.rate, dtype=torch.float64, device=device)
         self.window = torch.zeros(2, size, dtype=torch.float64, device=device)  # answers; right ones, or their losses
@@ -49,7 +52,7 @@ class Amlm:
         return selection
 
     def _exact(self, weight: torch.Tensor, eligible: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
-        budget = Budget(self.rate, False, *weight.shape)
+        budget = Budget(self.rate, *weight.shape)
         due = weight.new_full((len(weight),), budget.total / len(weight))
         chosen = systematic(inclusion(weight, due), budget.total, noise) & eligible
         mine = chosen[self.rows]
@@ -59,14 +62,16 @@ class Amlm:
         return selection, Draw(mine.sum()[None], chosen.sum() != budget.total)
 
     def _independent(self, weight: torch.Tensor, eligible: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
-        chance = inclusion(weight, self.rate * eligible.sum(1))
+        as_coded, due = self.config.masking.as_coded, self.rate * eligible.sum(1)
+        chance = proportional(weight, due) if as_coded else inclusion(weight, due)
         chosen = noise.give("amlm", lambda noise: noise.uniform("amlm"), weight.device) < chance
         mine, chance = chosen[self.rows], chance[self.rows]
         mean = self.rate * mine.numel()
         slots = min(mine.numel(), math.ceil(mean + SPARE_SDS * math.sqrt(mean)))
         selection = Selection.of(mine, slots, chosen.sum())
         broken = selection.weight.sum() != mine.sum()
-        expected, variance = self.rate * eligible[self.rows].sum(), (chance - chance**2).sum()
+        expected = chance.sum() if as_coded else self.rate * eligible[self.rows].sum()
+        variance = (chance - chance**2).sum()
         draw = Draw(mine.sum()[None], broken, expected=expected, variance=variance)
         return selection, draw
 
@@ -139,6 +144,11 @@ def inclusion(weight_BT: torch.Tensor, due_B: torch.Tensor) -> torch.Tensor:
     fits = (scale * largest <= 1) | (rest == 0)
     first = fits.int().argmax(1, keepdim=True)
     return (weight_BT * scale.gather(1, first).nan_to_num(posinf=0.0)).clamp(max=1)
+
+
+def proportional(weight_BT: torch.Tensor, due_B: torch.Tensor) -> torch.Tensor:
+    """[B, T] probabilities, proportional to the weights and `due` in each row, but for what any has above 1."""
+    return (weight_BT * (due_B / weight_BT.sum(1))[:, None]).clamp(max=1)
 
 
 def systematic(chance_BT: torch.Tensor, total: int, noise: StepNoise) -> torch.Tensor:

@@ -41,20 +41,16 @@ class Budget:
     """Quotas which add up to the budget exactly, whatever the shares and the number of ranks.
 
     K = round(rate * B * T) positions a batch; rows, and sources within them, by systematic sampling (Madow 1949), so
-    that each row, each run of rows and each source is within one of its part and shares act smoothly. by_row: every
-    row and source rounded by itself instead, as Accuracy-Morph's code does (15 / 3 / 1 of 19 at T = 128).
+    that each row, each run of rows and each source is within one of its part and shares act smoothly.
     """
 
     rate: float
-    by_row: bool
     rows: int
     length: int
 
     @property
     def total(self) -> int:
         """K, the positions predicted in a global batch."""
-        if self.by_row:
-            return self.rows * round(self.rate * self.length)
         return round(self.rate * self.rows * self.length)
 
     def largest(self, share: float = 1.0) -> int:
@@ -68,8 +64,6 @@ class Budget:
 
     def quotas(self, shares: list[float], noise: StepNoise) -> Counts:
         """[1 + sources, B]: the total of each row, then what each share (their sum at most 1) has of it."""
-        if self.by_row:
-            return self._by_row(shares)
         starts = iter(noise.starts("quota", 1 + 2 * len(shares)))
         free = _spread(np.arange(self.rows + 1), self.total, self.rows, next(starts))
         left, quotas = self.total, [np.diff(free)]
@@ -80,13 +74,45 @@ class Budget:
             quotas.append(np.diff(taken))
         return np.stack(quotas)
 
-    def _by_row(self, shares: list[float]) -> Counts:
-        row = left = round(self.rate * self.length)
-        parts = [row]
-        for share in shares:
-            parts.append(min(left, round(share * row)))
-            left -= parts[-1]
-        return np.repeat(np.array(parts)[:, None], self.rows, axis=1)
+
+@dataclass(frozen=True)
+class RowBudget:
+    """Every row and source rounded by itself, as Accuracy-Morph's code does: 15 / 3 / 1 of 19 at T = 128.
+
+    A row predicts n = round(rate * its eligible positions), halves to even. Each source has round(share * n) of it,
+    random its own too, but the one that takes the remainder: of random, token and trigram the trigrams; in a mixture
+    with other sources, which that code has not, the trigrams where they have a share, else random. None has less
+    than 0, nor more than those before it left.
+    """
+
+    rate: float
+    rows: int
+    length: int
+
+    def largest(self, share: float = 1.0) -> int:
+        """No row is given more than this, whatever the share of the budget."""
+        return round(self.rate * self.length)
+
+    def slots(self, rows: slice) -> int:
+        """S: what those rows can hold at this rate, a constant."""
+        return len(range(*rows.indices(self.rows))) * self.largest()
+
+    def quotas(self, eligible: torch.Tensor, random: float, shares: list[float], remainder: int | None) -> torch.Tensor:
+        """[1 + sources, B]: the total of each row, then what each source has of it.
+
+        eligible: [B] eligible positions. shares: of the sources but random, in order; remainder: which of them takes
+        it, None for random. The same bits as Python's `round`, on any device, without asking the device anything.
+        """
+        total = torch.round(self.rate * eligible.double())
+        parts = [torch.round(share * total) for share in shares]
+        if remainder is not None:
+            others = [part for i, part in enumerate(parts) if i != remainder]
+            parts[remainder] = total - torch.stack([torch.round(random * total), *others]).sum(0)
+        left, quotas = total, [total]
+        for part in parts:
+            quotas.append(torch.minimum(part.clamp(min=0), left))
+            left = left - quotas[-1]
+        return torch.stack(quotas).long()
 
 
 def _spread(upto: Counts, wanted: int, among: int, start: float) -> Counts:

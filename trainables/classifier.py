@@ -2,7 +2,8 @@
 
 Facts from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025,
 evaluation_pipeline/finetune): AdamW on all parameters alike, no clipping, the mean cross-entropy of a batch, a new
-order every epoch, whose last incomplete batch is left out; every token of type 0; the longer segment is cut first.
+order every epoch, whose last incomplete batch is left out; every token of type 0; the longer segment is cut first. The
+head reads the first position; in the pipeline of 2026 the last one, of a batch padded on the left.
 """
 
 from __future__ import annotations

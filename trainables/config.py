@@ -29,6 +29,7 @@ Marks = Annotated[tuple[int, ...] | None, BeforeValidator(marks.series)]
 
 MIN_REFRESHES = 5
 ASSUMED_ENTRIES = 30_522  # of a tokenizer that is not at hand; those of bert-base-uncased
+SINCE = ("pace", "counted", "trigram_mean", "refresh_delay")  # of MaskingConfig, later than the first hashes
 SUBSTRINGS = 15  # of a token in the vocabulary, on average of 30,522 entries trained on English
 
 
@@ -114,22 +115,27 @@ class MaskingConfig(Frozen):
     preset: a rule by name (presets.py); read, and replaced by what it stands for.
     rate: the budget, a share of all positions. rate_schedule: `linear` goes from rate_start to rate over the run.
     apportion: `batch` (exactly rate * positions a batch) or `row` (the published rounding, row by row). replicate:
-    the published rounding and draw of either policy. These three leave the exact budget, and reports say so, as they do
-    of another rate than the baseline's.
+    what the published code of either policy does and an exact budget forbids: that rounding (mixture), or (amlm)
+    independent draws, special tokens too, what exceeds a probability of 1 lost, a linear rate that ends one step short.
+    These three leave the exact budget, and reports say so, as they do of another rate than the baseline's.
     policy: `mixture` divides the budget by `shares`; `amlm` draws by weights (Edman & Fraser 2025).
-    update_every: steps between refreshes; None is 2 % of the run, the published 200 of 10,000. ema_decay: what is
-    kept of the settled counts (mixture; 1 is the published cumulative memory) or of the old weight (amlm, 0.2) at a
-    refresh. mask_warmup: share of the steps in which every position is drawn at random.
+    update_every: steps between refreshes; None is the rule's own `pace`, and without one 2 % of the run, the published
+    200 of 10,000. refresh_delay: steps by which every refresh comes later (1 in AMLM's code: 201, 401, ...).
+    ema_decay: what is kept of the settled counts (mixture; 1 is the published cumulative memory) or of the old weight
+    (amlm, 0.2) at a refresh. mask_warmup: share of the steps in which every position is drawn at random.
 
     Of the mixture: signal: what the shares `token` and `trigram` go by: `accuracy` (top-1 error rates), `loss`
     (counts of losses from the batch's loss_quantile upwards), `frequency` (counts in the batch) or `permuted`
-    (`accuracy`, dealt to other tokens: a control without information). smoothing, min_seen, cap: of the error rate;
-    cap also of log(1 + count). band_low, band_high: scores outside count as 0. sketch: how counts are kept.
+    (`accuracy`, dealt to other tokens: a control without information); the last two are ours (presets.py). smoothing,
+    min_seen, cap: of the error rate; cap also of log(1 + count). band_low, band_high: scores outside count as 0.
+    sketch: how counts are kept.
+    counted: `after_warmup` counts nothing before the mask warm-up has ended. trigram_mean: of a token's trigrams, None
+    takes those with a score, each at most `cap`; `all` takes all of them, and the cap holds for the mean alone.
     rarity_power: of a token's frequency rank, for the share `rarity`.
 
     Of amlm: score: `hard` (accuracy) or `soft` (cross-entropy). draw: `exact` (K a batch) or `bernoulli` (as
-    published). In its code but not in its paper: pseudo_count (1 smooths the soft mean towards ln V), floor (0.005,
-    the least weight) and renormalise (the weights' mean over the vocabulary is `rate`).
+    printed). In its code but not in its paper: refresh_delay, pseudo_count (1 smooths the soft mean towards ln V),
+    floor (0.005, the least weight) and renormalise (the weights' mean over the vocabulary is `rate`).
     """
 
     preset: presets.Preset | None = None
@@ -140,6 +146,8 @@ class MaskingConfig(Frozen):
     apportion: Literal["batch", "row"] = "batch"
     policy: Literal["mixture", "amlm"] = "mixture"
     update_every: Positive | None = None
+    pace: Positive | None = None
+    refresh_delay: Positive | None = None
     ema_decay: Fraction = 1.0
     mask_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.30
     shares: Shares = Shares(random=0.8, token=0.15, trigram=0.05)
@@ -150,6 +158,8 @@ class MaskingConfig(Frozen):
     loss_quantile: Fraction = 0.75
     band_low: Annotated[float, Field(ge=0)] = 0.0
     band_high: Annotated[float, Field(gt=0)] | None = None
+    counted: Literal["after_warmup"] | None = None
+    trigram_mean: Literal["all"] | None = None
     sketch: Literal["exact", "count_min"] = "exact"
     sketch_width: Positive = 65_536
     sketch_depth: Annotated[int, Field(gt=0, le=8)] = 4
@@ -159,6 +169,11 @@ class MaskingConfig(Frozen):
     pseudo_count: Annotated[float, Field(ge=0)] = 0.0
     floor: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     renormalise: bool = False
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not there: hashes of older settings stay the same."""
+        return {key: value for key, value in handler(self).items() if not (key in SINCE and value is None)}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -176,6 +191,11 @@ class MaskingConfig(Frozen):
     def by_row(self) -> bool:
         """Whether every row is rounded by itself, as the mixture's published code does."""
         return self.policy == "mixture" and (self.replicate or self.apportion == "row")
+
+    @property
+    def as_coded(self) -> bool:
+        """Whether AMLM's draw is that of its code, which departs from its paper's."""
+        return self.policy == "amlm" and self.replicate
 
     @property
     def independent(self) -> bool:
@@ -280,7 +300,12 @@ class Config(Frozen):
 
     @property
     def update_every(self) -> int:
-        return self.masking.update_every or max(1, round(0.02 * self.steps))
+        return self.masking.update_every or self.masking.pace or max(1, round(0.02 * self.steps))
+
+    def refreshes(self, done: int) -> bool:
+        """Whether what selection goes by is renewed after so many steps."""
+        since = done - (self.masking.refresh_delay or 0)
+        return since > 0 and since % self.update_every == 0
 
     @property
     def reporting_every(self) -> int:
@@ -309,7 +334,8 @@ class Config(Frozen):
         masking = self.masking
         if masking.rate_schedule == "constant":
             return masking.rate
-        return masking.rate_start + (masking.rate - masking.rate_start) * step / max(1, self.steps - 1)
+        last = self.steps if masking.as_coded else max(1, self.steps - 1)
+        return masking.rate_start + (masking.rate - masking.rate_start) * step / last
 
     @property
     def flops_per_step(self) -> float:

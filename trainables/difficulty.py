@@ -32,16 +32,23 @@ class Keys:
         self.vocab_size = len(names_by_token)
         self.token: Ints = np.array([token for token, _ in pairs], dtype=np.int64)
         self.key: Ints = np.array([index[name] for _, name in pairs], dtype=np.int64)
+        self.number: Ints = np.bincount(self.token, minlength=self.vocab_size)  # keys of a token, [V]
+        self.begin: Ints = np.cumsum(self.number) - self.number  # where they lie in `token` and `key`
 
     def counts(self, by_token: Floats) -> Floats:
-        """Counts by key, [keys], from counts by vocabulary id, [V]."""
-        return np.bincount(self.key, weights=by_token[self.token], minlength=len(self.names)).astype(np.float64)
+        """Counts by key, [keys], from counts by vocabulary id, [V]. What few tokens have costs little."""
+        tokens = np.flatnonzero(by_token)
+        number = self.number[tokens]
+        before = np.cumsum(number) - number
+        places = np.arange(number.sum()) + np.repeat(self.begin[tokens] - before, number)
+        weights = np.repeat(by_token[tokens], number)
+        return np.bincount(self.key[places], weights=weights, minlength=len(self.names)).astype(np.float64)
 
-    def mean_nonzero(self, by_key: Floats) -> Floats:
-        """Per vocabulary id, [V], the mean of its keys' non-zero values; 0 where all are zero."""
+    def mean(self, by_key: Floats, zeros: bool) -> Floats:
+        """Per vocabulary id, [V], the mean of its keys' values, or of the non-zero ones; 0 where there are none."""
         values = by_key[self.key]
         total = np.bincount(self.token, weights=values, minlength=self.vocab_size)
-        number = np.bincount(self.token, weights=values > 0, minlength=self.vocab_size)
+        number = self.number if zeros else np.bincount(self.token, weights=values > 0, minlength=self.vocab_size)
         return total / np.maximum(number, 1)
 
 
@@ -142,18 +149,17 @@ def trigram_keys(forms: WordForms) -> Keys:
 
 
 def error_rate(seen: Floats, wrong: Floats, config: MaskingConfig) -> Floats:
-    """(wrong + a) / (seen + 2a), at most `cap`; 0 below `min_seen` (Accuracy-Morph's released configuration).
+    """(wrong + a) / (seen + 2a); 0 below `min_seen` (Accuracy-Morph's released configuration).
 
     The paper prints another rule, (wrong + 0.5) / (seen + 1) with 0.5 for the unseen: smoothing 0.5, min_seen 0.
     """
     a = config.smoothing
-    rate = np.minimum((wrong + a) / (seen + 2 * a), config.cap)
-    return np.where(seen < config.min_seen, 0.0, rate)
+    return np.where(seen < config.min_seen, 0.0, (wrong + a) / (seen + 2 * a))
 
 
 def log_count(seen: Floats, high: Floats, config: MaskingConfig) -> Floats:
-    """log(1 + high), at most `cap`; 0 below `min_seen` (CMS-Morph, BabyLM 2026)."""
-    return np.where(seen < config.min_seen, 0.0, np.minimum(np.log1p(high), config.cap))
+    """log(1 + high); 0 below `min_seen` (CMS-Morph, BabyLM 2026)."""
+    return np.where(seen < config.min_seen, 0.0, np.log1p(high))
 
 
 class Difficulty:
@@ -193,10 +199,13 @@ class Difficulty:
         self._score()
 
     def _score(self) -> None:
-        by_key = self.rule(*self.token_store.counts(), self.config)
+        """Accuracy-Morph caps each trigram and its mean; CMS-Morph (`trigram_mean: all`) the mean alone."""
+        every, cap = self.config.trigram_mean == "all", self.config.cap
+        by_key = np.minimum(self.rule(*self.token_store.counts(), self.config), cap)
         self.token_score: Floats = self._in_band(by_key[self.token_keys.key])
-        self.by_trigram = self.rule(*self.trigram_store.counts(), self.config)
-        by_token = np.minimum(self.trigram_keys.mean_nonzero(self.by_trigram), self.config.cap)
+        by_trigram = self.rule(*self.trigram_store.counts(), self.config)
+        self.by_trigram = by_trigram if every else np.minimum(by_trigram, cap)
+        by_token = np.minimum(self.trigram_keys.mean(self.by_trigram, zeros=every), cap)
         self.trigram_score: Floats = self._in_band(by_token)
 
     def _in_band(self, score: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Fine-tuning a bundle on (Super)GLUE as the BabyLM challenge does, and how well it then does.
+"""Fine-tuning a bundle on (Super)GLUE as the BabyLM challenge did in 2025, and how well it then does.
 
 The score is the best epoch's on the validation data, as in the challenge's evaluation pipeline of 2025
 (github.com/babylm/evaluation-pipeline-2025, evaluation_pipeline/finetune). It is chosen on the data that it is measured

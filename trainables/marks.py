@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 _UNITS = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
-# Every million up to 10, then every ten up to 100: the BabyLM challenge's 19 (strict-small).
+# Every million up to 10, then every ten up to 100: the BabyLM challenge's 19 (strict-small; strict goes on to 1,000M).
 PUBLISHED = tuple(million * 1_000_000 for million in (*range(1, 11), *range(20, 101, 10)))
 
 
@@ -38,8 +38,9 @@ def text(count: int) -> str:
 
 
 def folder_name(count: int) -> str:
-    """Of a checkpoint at so many words, as the challenge calls it: chck_100M.
+    """Of a checkpoint at so many words, as the challenge calls its revisions: chck_100M.
 
     Its scripts keep what stands before the last dot of a model's folder (`Path.stem`), so a dot would merge two runs.
+    They ask for a revision by name, which transformers ignores for a local folder: each is given by its own path.
     """
     return f"chck_{text(count)}"

@@ -14,7 +14,7 @@ import torch
 from trainables import noise as randomness
 from trainables.amlm import Amlm
 from trainables.audit import AllReduce, Audit, Draw, State
-from trainables.budget import Budget, Counts, Selection
+from trainables.budget import Budget, RowBudget, Selection
 from trainables.config import Config
 from trainables.difficulty import Difficulty, token_keys, trigram_keys
 from trainables.noise import StepNoise
@@ -57,20 +57,20 @@ class Mixture:
             rare = Scored("rarity", size, device)
             rare.set(rarity(vocabulary.unigram, masking.rarity_power))
             self.others.append((masking.shares.rarity, rare))
+        self.remainder = 1 if masking.shares.trigram or len(self.others) == 2 else None  # of a row's roundings
         self.difficulty = Difficulty(vocabulary.forms, masking, device)
         names = [self.random.name, *(source.name for _, source in self.others)]
         self.audit = Audit(names, size, masking.matched, device)
         self._renew()
 
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
-        budget = _budget(self.config, noise.step)
         warm = noise.step >= self.config.warmup_steps
-        due, *wanted = noise.give("quotas", self._quotas, ids_BT.device)
+        budget, (due, *wanted), total = self._due(ids_BT, noise, warm)
         left = due
         free = eligible = self.eligible_V[ids_BT[self.rows]]
         supplied, cut = [], left.new_zeros(())
         for (share, source), quota in zip(self.others, wanted, strict=True):
-            if warm and share:
+            if warm and (share or self.config.masking.by_row):
                 keys = source.keys(ids_BT, noise, self.rows)
                 taken, cut_here = _largest(keys, free, quota, budget.largest(share), source.grouped)
                 free, left, cut = free & ~taken, left - taken.sum(1), cut + cut_here
@@ -78,21 +78,37 @@ class Mixture:
             else:
                 supplied.append(left.new_zeros(()))
         rest, _ = _largest(self.random.keys(ids_BT, noise, self.rows), free, left, budget.largest(), False)
-        selection = Selection.of((eligible & ~free) | rest, budget.slots(self.rows), budget.total)
+        selection = Selection.of((eligible & ~free) | rest, budget.slots(self.rows), total)
         short = torch.stack(wanted).sum() - torch.stack(supplied).sum()
         broken = selection.weight.sum() != due.sum()
         draw = Draw(torch.stack([rest.sum(), *supplied]), broken, short, cut)
         self.audit.count(selection, draw, eligible.numel(), warm)
         return selection
 
-    def _quotas(self, noise: StepNoise) -> Counts:
-        """[1 + sources, b]."""
-        warm = noise.step >= self.config.warmup_steps
+    def _due(
+        self, ids_BT: torch.Tensor, noise: StepNoise, warm: bool
+    ) -> tuple[Budget | RowBudget, torch.Tensor, int | torch.Tensor]:
+        """The budget; what this rank's rows and the sources in them have of it, [1 + sources, b]; the batch's total."""
+        config = self.config
+        rate, shape = config.rate_at(noise.step), (config.batch_size, config.data.block)
         shares = [share if warm else 0.0 for share, _ in self.others]
-        return _budget(self.config, noise.step).quotas(shares, noise)[:, self.rows]
+        if config.masking.by_row:
+            by_row, random = RowBudget(rate, *shape), config.masking.shares.random if warm else 1.0
+            quotas = by_row.quotas(self.eligible_V[ids_BT].sum(1), random, shares, self.remainder)
+            return by_row, quotas[:, self.rows], quotas[0].sum()
+        budget = Budget(rate, *shape)
+        quotas = noise.give("quotas", lambda noise: budget.quotas(shares, noise)[:, self.rows], ids_BT.device)
+        return budget, quotas, budget.total
+
+    @property
+    def _counting(self) -> bool:
+        """Whether what the last selection is answered counts."""
+        return self.audit.warm or self.config.masking.counted is None
 
     def observe(self, selection: Selection, answers: Answers, all_reduce: AllReduce) -> None:
         self.audit.tally(answers.labels, selection.weight)
+        if not self._counting:
+            return
         if self.config.masking.signal == "loss":
             losses = answers.losses.double()
             hard = losses >= self._threshold(selection, losses, all_reduce)
@@ -103,19 +119,25 @@ class Mixture:
     def _threshold(self, selection: Selection, losses: torch.Tensor, all_reduce: AllReduce) -> torch.Tensor:
         """The quantile of the global batch's losses, [S] float64, linear between two of them, []."""
         config, total = self.config, selection.total
-        assert isinstance(total, int)
         every = losses.new_zeros(config.tokens_per_step + 1)
         end = config.tokens_per_step
         place = torch.where(selection.weight > 0, selection.positions + self.rows.start * config.data.block, end)
         every.index_copy_(0, place, losses + 1)  # 0 where nothing is predicted, and a loss is never below 0
         every[end] = 0
         all_reduce(every)
-        largest = every.topk(total).values - 1
-        at = (1 - config.masking.loss_quantile) * (total - 1)
-        low, part = int(at), at - int(at)
-        return torch.lerp(largest[low], largest[min(low + 1, total - 1)], part)
+        below = 1 - config.masking.loss_quantile
+        if isinstance(total, int):
+            largest, at = every.topk(total).values - 1, below * (total - 1)
+            low, part = int(at), at - int(at)
+            return torch.lerp(largest[low], largest[min(low + 1, total - 1)], part)
+        largest, at = every.sort(descending=True).values - 1, below * (total - 1).clamp(min=0).double()
+        low = at.long()
+        one, other = largest[torch.stack([low, torch.minimum(low + 1, total - 1)]).clamp(min=0)]
+        return torch.lerp(one, other, at - low)
 
     def refresh(self, all_reduce: AllReduce) -> None:
+        if not self._counting:
+            return
         self.difficulty.refresh(all_reduce)
         self.audit.refreshes += 1
         self._renew()
@@ -161,10 +183,6 @@ def _difficult(config: Config, vocabulary: Vocabulary, device: str) -> tuple[Sco
         token = BatchFrequency("token", token_keys(vocabulary.forms), device)
         return token, BatchFrequency("trigram", trigram_keys(vocabulary.forms), device)
     return Scored("token", vocabulary.size, device), Scored("trigram", vocabulary.size, device)
-
-
-def _budget(config: Config, step: int) -> Budget:
-    return Budget(config.rate_at(step), config.masking.by_row, config.batch_size, config.data.block)
 
 
 def _largest(

@@ -216,7 +216,7 @@ class _Run:
     def step(self, step: int) -> None:
         """Update, and at times renew what selection goes by."""
         self.steps(step)
-        if (step + 1) % self.config.update_every == 0:
+        if self.config.refreshes(step + 1):
             self.policy.refresh(self.context.all_reduce)
 
     def keep(self, step: int) -> None:

@@ -18,6 +18,10 @@ Preset = Literal[
     "published/amlm-soft",
     "published/amlm-hard-decay",
     "published/amlm-hard-nhot",
+    "published/amlm-hard-code",
+    "published/amlm-soft-code",
+    "published/amlm-hard-decay-code",
+    "published/amlm-hard-nhot-code",
     "random",
     "accuracy_morph",
     "token_only",
@@ -53,17 +57,30 @@ _RULE: Tree = {
     "rate_start": 0.40,
     "loss_quantile": 0.75,
     "rarity_power": 1.0,
+    "pace": None,
+    "refresh_delay": None,
+    "counted": None,
+    "trigram_mean": None,
 }
+# The rule that AMLM's paper prints, and what its code always does besides.
 _AMLM: Tree = {"policy": "amlm", "mask_warmup": 0.0, "ema_decay": 0.2}
+_AMLM_CODE: Tree = {**_AMLM, "floor": 0.005, "renormalise": True, "pseudo_count": 1.0, "refresh_delay": 1}
+# Counts are read after every batch: an `update_every` of the base settings gives way to that.
 _CMS: Tree = {
     "signal": "loss",
     "shares": {"random": 0.7, "token": 0.2, "trigram": 0.1},
     "mask_warmup": 0.10,
     "min_seen": 0.0,
     "cap": 5.0,
+    "pace": 1,
+    "update_every": None,
+    "counted": "after_warmup",
+    "trigram_mean": "all",
 }
 
-# Accuracy-Morph and the ablation rows of its study (BabyLM 2026); AMLM (Edman & Fraser, BabyLM 2025).
+# Accuracy-Morph and CMS-Morph (BabyLM 2026), AMLM (Edman & Fraser, BabyLM 2025), and rules of our own. `frequency` and
+# `random_sketch_control` have names of Accuracy-Morph's study and are ours: there, frequency has the whole budget from
+# step 1, by id and without trigrams, and the control draws uniformly through the heavy-hitter code, at 50/25/25.
 MASKING: dict[Preset, Tree] = {
     "published/random": {"shares": {"random": 1.0}},
     "published/accuracy-morph": {},
@@ -72,6 +89,10 @@ MASKING: dict[Preset, Tree] = {
     "published/amlm-soft": {**_AMLM, "score": "soft"},
     "published/amlm-hard-decay": {**_AMLM, "rate_schedule": "linear"},
     "published/amlm-hard-nhot": _AMLM,
+    "published/amlm-hard-code": _AMLM_CODE,
+    "published/amlm-soft-code": {**_AMLM_CODE, "score": "soft"},
+    "published/amlm-hard-decay-code": {**_AMLM_CODE, "rate_schedule": "linear"},
+    "published/amlm-hard-nhot-code": _AMLM_CODE,
     "random": {"shares": {"random": 1.0}},
     "accuracy_morph": {},
     "token_only": {"shares": {"random": 0.85, "token": 0.15}},
@@ -85,7 +106,8 @@ MASKING: dict[Preset, Tree] = {
     "span": {"shares": {"random": 0.0, "span": 1.0}, "mask_warmup": 0.0},
     "rarity": {"shares": {"random": 0.8, "rarity": 0.2}, "mask_warmup": 0.0},
 }
-_MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": {"embedding": "nhot"}}
+_NHOT: Tree = {"embedding": "nhot"}
+_MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": _NHOT, "published/amlm-hard-nhot-code": _NHOT}
 
 
 def expand(params: Mapping[str, Any]) -> Tree:

@@ -40,7 +40,7 @@ def made_up(config: Config) -> MadeUp:
     draws = np.random.default_rng(0)
     block, size = config.data.block, max(config.vocabulary, SPECIALS + 1)
     rows = max(ROWS_AT_ONCE, 4 * config.batch_size)
-    letters = [bytes(draws.integers(97, 123, length)).decode() for length in draws.integers(2, 10, size)]
+    letters = [bytes(draws.integers(97, 123, length, np.uint8)).decode() for length in draws.integers(2, 10, size)]
     return MadeUp(
         folder=Path(),
         fingerprint="",

@@ -71,8 +71,9 @@ class Scored:
 class BatchFrequency(Scored):
     """By how often a key occurs in the global batch: weight 0.25 from 8 times, 2 from 2 to 5 times, else 1.
 
-    A token's weight is the mean over its keys (`frequency` in the study of Accuracy-Morph, BabyLM 2026); without any
-    it is never drawn.
+    A token's weight is the mean over its keys; without any it is never drawn. The weights are those of `frequency` in
+    the study of Accuracy-Morph (BabyLM 2026), the rule is ours: there it counts ids, has no trigrams, and takes the
+    whole budget from step 1.
     """
 
     def __init__(self, name: str, keys: Keys, device: str) -> None:

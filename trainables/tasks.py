@@ -46,10 +46,10 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 class TaskScore:
     """measure: accuracy and f1 go from 0 to 1, spearman from -1 to 1; the higher the better.
 
-    score: a tie counts as half; score_first: as option 0's, as in BabyLM's pipeline; ties: how many there are; None
-    where there is nothing to tie. untrained: the score of the same config at random. ci: 95 % bootstrap interval of
-    the score over items. by: the scores of each phenomenon; or of each seed of fine-tuning,
-    of the last epoch in place of the best, and of always giving the most frequent label.
+    score: a tie counts as half; score_first: as option 0's, as in BabyLM's pipeline until April 2026, which breaks
+    ties at random since; ties: how many there are; None where there is nothing to tie. untrained: the score of the
+    same config at random. ci: 95 % bootstrap interval of the score over items. by: the scores of each phenomenon; or of
+    each seed of fine-tuning, of the last epoch in place of the best, and of always giving the most frequent label.
     """
 
     measure: str

@@ -130,7 +130,7 @@ class Adaptive(Plain):
         selected = labels != -100
         ids = labels[selected].tolist()
         right = [a == b for a, b in zip(ids, predictions[selected].tolist(), strict=True)]
-        self.morph.observe([self.strings[i] for i in ids], right, [0.0] * len(ids))
+        self.morph.observe([self.strings[i] for i in ids], right)
         if self.done == 1 or self.done % self.update_every == 0:  # once at the start, that there be scores
             self.morph.refresh()
 

@@ -97,7 +97,7 @@ def taught(policy: masking.Mixture, words: Row) -> obvious.Morph:
     policy.difficulty.observe(labels, answers.predictions != labels, torch.ones(len(labels)))
     policy.refresh(alone)
     right = (answers.predictions == labels).tolist()
-    slow.observe([words[i - len(SPECIALS)] for i in labels.tolist()], right, answers.losses.tolist())
+    slow.observe([words[i - len(SPECIALS)] for i in labels.tolist()], right)
     slow.refresh()
     return slow
 
@@ -222,14 +222,33 @@ def marginal(chosen: np.ndarray, due: np.ndarray) -> float:
 
 
 def bernoulli_draws() -> list[Compared]:
-    words, rows, steps = [f"{a}{b}" for a in "abcd" for b in "wxyz"], 20, 1_000
-    policy, ids = policy_of(0.15, words, {}, rows, preset="amlm", draw="bernoulli")
-    ids[::2, :3] = 1
+    """The paper's independent draw, and that of its code: special tokens too, and what is above 1 is lost."""
     weight = torch.linspace(0.05, 0.15, len(SPECIALS) + 16, dtype=torch.float64)
-    policy.load({**policy.state(alone), "weight": weight}, 0)
+    policy, ids = independent(weight, draw="bernoulli")
     due = np.zeros((2, 16))
     for kind, start in ((0, 3), (1, 0)):
         due[kind, start:] = obvious.inclusion(weight[ids[kind, start:]].tolist(), 0.15 * (16 - start))
+    compared = independent_draws("amlm bernoulli", policy, ids, due)
+    weight[10] *= 40
+    policy, ids = independent(weight, replicate=True)
+    slow = obvious.AmlmCode(len(weight), False, False, 1_000)
+    slow.weight = weight.tolist()
+    due = np.array([slow.chances(row, 0) for row in ids[:2].tolist()])
+    assert (due == 1).any()
+    assert (due[0, :3] > 0).all()
+    return [*compared, *independent_draws("amlm's code", policy, ids, due)]
+
+
+def independent(weight: torch.Tensor, **settings: Any) -> tuple[MaskingPolicy, torch.Tensor]:
+    """AMLM with some weights, and a batch of 20 rows of which every other has three [UNK]."""
+    policy, ids = policy_of(0.15, [f"{a}{b}" for a in "abcd" for b in "wxyz"], {}, 20, preset="amlm", **settings)
+    ids[::2, :3] = 1
+    policy.load({**policy.state(alone), "weight": weight}, 0)
+    return policy, ids
+
+
+def independent_draws(name: str, policy: MaskingPolicy, ids: torch.Tensor, due: np.ndarray) -> list[Compared]:
+    rows, steps = len(ids), 1_000
     chosen = draws(policy, ids, steps)
     counts = chosen.sum((1, 2))
     expected, variance = rows / 2 * due.sum(), rows / 2 * (due * (1 - due)).sum()
@@ -240,21 +259,34 @@ def bernoulli_draws() -> list[Compared]:
         ("mean of K", mean_off),
         ("variance of K", variance_off),
     ]
-    return [Compared("amlm bernoulli", f"{what}, sd", float(difference), SDS) for what, difference in named]
+    return [Compared(name, f"{what}, sd", float(difference), SDS) for what, difference in named]
 
 
-def published_rounding() -> list[Compared]:
-    """15 random, 3 token, 1 trigram of 19 in every row of the published shape, seen row by row."""
+def published_rounding(every: int = 9) -> list[Compared]:
+    """Counts by source for random shares in steps of 1 %, in rows of 15 to 128 eligible positions.
+
+    The rest of a share is 3 to 1 by token and trigram, as published. every: only each so many of shares and rows.
+    """
     words, worst = [f"{a}{b}{c}" for a in "abcd" for b in "efgh" for c in "ijklmnop"], 0.0
-    for row in range(4):
-        policy, ids = policy_of(0.15, words, {}, 4, preset="published/accuracy-morph", apportion="row", mask_warmup=0)
+    other = 0  # where rounding trigrams like the others would have given another number
+    for percent in range(0, 101, every):
+        random = percent / 100
+        token = 0.75 * (1 - random)
+        shares = {"random": random, "token": token, "trigram": 1 - random - token}
+        rule = {"preset": "published/accuracy-morph", "replicate": True, "mask_warmup": 0}
+        policy, ids = policy_of(0.15, words, shares, 1, **rule)
         taught(policy, words)
-        policy.rows = slice(row, row + 1)
-        for step in range(5):
+        for step, eligible in enumerate(range(15, 129, every)):
+            row = torch.where(torch.arange(128) < eligible, ids, 1)
             before = policy.audit.counts.clone()
-            policy.select(ids, StepNoise(1, 0, step, (4, 128)))
-            worst = max(worst, furthest((policy.audit.counts - before)[5:8], [15, 3, 1]))
-    return [Compared("accuracy-morph", "row apportionment, 15 / 3 / 1 in every row", worst, 0)]
+            policy.select(row, StepNoise(1, 0, step, (1, 128)))
+            _, predicted, broken, short, _, *by_source = (policy.audit.counts - before).tolist()
+            parts = obvious.row_parts(eligible, random, token)
+            worst = max(worst, furthest(by_source, parts), abs(predicted - round(0.15 * eligible)), broken, short)
+            other += parts[2] != round(shares["trigram"] * predicted)
+    assert other > 5
+    what = f"positions by source, {len(range(0, 101, every))} shares, {len(range(15, 129, every))} rows"
+    return [Compared("accuracy-morph, replicate", what, worst, 0)]
 
 
 DRAWS = (mixture_draws, span_draws, amlm_draws, published_rounding, inclusions)

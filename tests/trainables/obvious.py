@@ -42,19 +42,18 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 class Morph:
-    """Counts and scores of Accuracy-Morph and CMS-Morph."""
+    """Counts and scores of Accuracy-Morph."""
 
-    def __init__(self, decay: float, smoothing: float, min_seen: float, cap: float, loss: bool = False) -> None:
-        self.decay, self.a, self.min_seen, self.cap, self.loss = decay, smoothing, min_seen, cap, loss
+    def __init__(self, decay: float, smoothing: float, min_seen: float, cap: float) -> None:
+        self.decay, self.a, self.min_seen, self.cap = decay, smoothing, min_seen, cap
         self.seen: dict[str, float] = {}
         self.hard: dict[str, float] = {}
         self.window_seen: Counter[str] = Counter()
         self.window_hard: Counter[str] = Counter()
 
-    def observe(self, tokens: Sequence[str], right: Sequence[bool], losses: Sequence[float]) -> None:
-        limit = quantile(losses, 0.75)
-        for token, is_right, loss in zip(tokens, right, losses, strict=True):
-            hard = loss >= limit if self.loss else not is_right
+    def observe(self, tokens: Sequence[str], right: Sequence[bool]) -> None:
+        for token, is_right in zip(tokens, right, strict=True):
+            hard = not is_right
             for key in ["token " + key_of(token)] + ["trigram " + trigram for trigram in trigrams_of(token)]:
                 self.window_seen[key] += 1
                 self.window_hard[key] += hard
@@ -67,8 +66,6 @@ class Morph:
 
     def _score(self, key: str) -> float:
         seen, hard = self.seen.get(key, 0.0), self.hard.get(key, 0.0)
-        if self.loss:
-            return min(math.log1p(hard), self.cap)
         return 0.0 if seen < self.min_seen else min((hard + self.a) / (seen + 2 * self.a), self.cap)
 
     def token_score(self, token: str) -> float:
@@ -78,6 +75,41 @@ class Morph:
         scores = [self._score("trigram " + trigram) for trigram in trigrams_of(token)]
         positive = [score for score in scores if score > 0]
         return min(mean(positive), self.cap) if positive else 0.0
+
+
+class Cms:
+    """Counts and scores of CMS-Morph, made when its warm-up has ended: nothing is counted before.
+
+    A position whose loss reaches the batch's 75th percentile adds 1 for its token and 1 for each of its trigrams. The
+    next batch goes by that already.
+    """
+
+    def __init__(self, cap: float) -> None:
+        self.cap = cap
+        self.counts: Counter[str] = Counter()
+
+    def batch(self, tokens: Sequence[str], losses: Sequence[float]) -> None:
+        limit = quantile(losses, 0.75)
+        for token, loss in zip(tokens, losses, strict=True):
+            if loss >= limit:
+                self.counts["token " + key_of(token)] += 1
+                for trigram in trigrams_of(token):
+                    self.counts["trigram " + trigram] += 1
+
+    def token_score(self, token: str) -> float:
+        return min(math.log(1 + self.counts["token " + key_of(token)]), self.cap)
+
+    def trigram_score(self, token: str) -> float:
+        """Of all its trigrams, as often as they are in it, also those that have no count; the mean is capped alone."""
+        scores = [math.log(1 + self.counts["trigram " + trigram]) for trigram in trigrams_of(token)]
+        return min(mean(scores), self.cap) if scores else 0.0
+
+
+def row_parts(eligible: int, random_share: float, token_share: float) -> tuple[int, int, int]:
+    """How many of a row's positions go to random, token and trigram: trigrams have what the roundings leave."""
+    masked = round(0.15 * eligible)
+    by_token, by_random = round(token_share * masked), round(random_share * masked)
+    return by_random, by_token, masked - by_token - by_random
 
 
 def frequency_weights(batch: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
@@ -94,7 +126,7 @@ def frequency_weights(batch: Sequence[str]) -> tuple[dict[str, float], dict[str,
 
 
 class Amlm:
-    """AMLM's weights by vocabulary id."""
+    """AMLM's weights by vocabulary id, as its paper has them; its code's peculiarities one by one."""
 
     def __init__(self, size: int, rate: float, decay: float, soft: bool, **options: float) -> None:
         self.size, self.rate, self.decay, self.soft = size, rate, decay, soft
@@ -135,6 +167,52 @@ class Amlm:
             new = [weight * self.rate / average for weight in new]
         self.weight = new
         self.answers.clear()
+
+
+class AmlmCode:
+    """AMLM as its code does it: when, with which weights, with which probabilities of a row."""
+
+    FLOOR, OLD = 0.005, 0.2
+
+    def __init__(self, size: int, soft: bool, decays: bool, steps: int, every: int = 200) -> None:
+        self.size, self.soft, self.decays, self.steps, self.every = size, soft, decays, steps, every
+        self.weight = [self.rate(0)] * size
+        self.number, self.right, self.loss = [0] * size, [0] * size, [0.0] * size
+
+    def rate(self, step: int) -> float:
+        """Of the step of that number, from 0: a decay does not come to its end."""
+        return 0.40 - (0.40 - 0.15) * step / self.steps if self.decays else 0.15
+
+    def batch(
+        self, step: int, ids: Sequence[int], right: Sequence[bool], losses: Sequence[float], masked: Sequence[bool]
+    ) -> bool:
+        """Take in a step's answers; whether new weights were made of them: after steps 201, 401, ..."""
+        for token, is_right, loss, is_masked in zip(ids, right, losses, masked, strict=True):
+            if is_masked or not self.soft:
+                self.number[token] += 1
+                self.right[token] += is_right
+                self.loss[token] += loss
+        done = step + 1
+        if done < 2 or (done - 1) % self.every:
+            return False
+        prior = math.log(self.size)
+        means = [(prior + loss) / (1 + number) for loss, number in zip(self.loss, self.number, strict=True)]
+        for token in range(self.size):
+            if self.soft:
+                score = 1 - (means[token] - min(means)) / (max(means) - min(means))
+            else:
+                score = (self.right[token] + 0.5) / (self.number[token] + 1)
+            new = self.OLD * self.weight[token] + (1 - self.OLD) * self.rate(step) * (1 - score)
+            self.weight[token] = max(new, self.FLOOR)
+        scale = self.rate(step) / mean(self.weight)
+        self.weight = [weight * scale for weight in self.weight]
+        self.number, self.right, self.loss = [0] * self.size, [0] * self.size, [0.0] * self.size
+        return True
+
+    def chances(self, row: Sequence[int], step: int) -> list[float]:
+        """Of every position, special tokens too; what is above 1 is lost."""
+        average = mean([self.weight[token] for token in row])
+        return [min(1.0, self.weight[token] * self.rate(step) / average) for token in row]
 
 
 def inclusion(weights: Sequence[float], due: float) -> list[float]:

@@ -112,7 +112,7 @@ def test_ranks_select_together_what_one_selects(ranks: int) -> None:
         tokens, together = ids(step), []
         for part in parts:
             selection = part.select(tokens, noise(step))
-            assert len(selection.positions) == Budget(0.15, False, ROWS, LENGTH).slots(part.rows)
+            assert len(selection.positions) == Budget(0.15, ROWS, LENGTH).slots(part.rows)
             together.append(selection.positions[selection.weight > 0] + part.rows.start * LENGTH)
         assert torch.equal(torch.cat(together), whole.select(tokens, noise(step)).positions)
 
@@ -139,11 +139,19 @@ def test_what_a_source_cannot_supply_falls_to_random() -> None:
     assert policy.metrics(lambda _: None)["audit/fallbacks"] == rest[-1]
 
 
-def test_row_apportionment_gives_every_row_the_same() -> None:
-    policy = trained(config((0.8, 0.15, 0.05), apportion="row", rate=0.25))
-    selection = policy.select(ids(), noise())
+def test_row_apportionment_rounds_every_row_by_itself() -> None:
+    """A quarter of the eligible positions; of 8, 6.4 at random and 1.2 by token, the remainder by trigram."""
+    policy, tokens = trained(config((0.8, 0.15, 0.05), apportion="row", rate=0.25)), ids()
+    selection = policy.select(tokens, noise())
     assert torch.bincount(selection.positions // LENGTH).tolist() == [8] * ROWS
-    assert supplied(policy) == [ROWS * 7, ROWS, 0, 0]
+    assert supplied(policy) == [ROWS * 6, ROWS, ROWS, 0]
+    tokens[::2, :10] = 1  # 22 eligible: 5.5 to 6, of which 4.8 and 0.9, and none by trigram
+    policy = trained(config((0.8, 0.15, 0.05), apportion="row", rate=0.25))
+    selection = policy.select(tokens, noise())
+    chosen = selection.positions[selection.weight > 0]
+    assert torch.bincount(chosen // LENGTH).tolist() == [6, 8] * (ROWS // 2)
+    assert int(selection.total) == len(chosen)
+    assert supplied(policy) == [ROWS // 2 * (5 + 6), ROWS // 2 * (1 + 1), ROWS // 2, 0]
 
 
 def test_state_carries_everything_that_selection_needs() -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests import oracles
-from tests.oracles import AMLMS, MORPHS
+from tests.oracles import AMLMS, CMSES, CODES, MORPHS
 from tests.trainables.drawn import DRAWS, Compared
 from trainables import data
 
-OFTEN = ("accuracy-morph", "cms-morph", "amlm hard", "amlm soft")
+OFTEN = ("accuracy-morph", "amlm hard", "amlm soft")
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,11 @@ def test_counts_and_scores_after_1000_batches(name: str, prepared: data.Prepared
     check(oracles.morph(name, settings, slow(), prepared))
 
 
+@pytest.mark.parametrize("name", CMSES)
+def test_cms_morph_after_each_of_40_batches_from_the_end_of_the_warmup(name: str, prepared: data.Prepared) -> None:
+    check(oracles.cms(name, CMSES[name], prepared))
+
+
 def test_frequency_weights_of_1000_batches(prepared: data.Prepared) -> None:
     check(oracles.frequency(prepared))
 
@@ -46,6 +51,11 @@ def test_frequency_weights_of_1000_batches(prepared: data.Prepared) -> None:
 @pytest.mark.parametrize("name", names({**AMLMS}))
 def test_amlm_weights_after_each_of_5_updates(name: str, prepared: data.Prepared) -> None:
     check(oracles.weights(name, AMLMS[name], prepared))
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_amlms_code_through_four_updates(name: str, prepared: data.Prepared) -> None:
+    check(oracles.code(name, CODES[name], prepared, update_every=20))
 
 
 @pytest.mark.parametrize("compare", DRAWS, ids=lambda compare: compare.__name__)

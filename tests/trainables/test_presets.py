@@ -12,6 +12,8 @@ from trainables.presets import _RULE, MASKING, expand, expand_tree
 
 # The budget and how a rule is carried out, which no preset touches.
 KEPT = {"preset", "replicate", "rate", "apportion", "update_every", "sketch", "sketch_width", "sketch_depth", "draw"}
+# Steps between refreshes: a rule that has a pace of its own unsets what the base settings say, so that it holds.
+OWN_PACE = {"update_every"}
 # Nothing here is a default, or what any preset sets.
 FOREIGN: dict[str, Any] = {
     "shares": {"random": 0.1, "token": 0.2, "trigram": 0.3, "whole_word": 0.1, "span": 0.1, "rarity": 0.2},
@@ -28,7 +30,13 @@ FOREIGN: dict[str, Any] = {
     "floor": 0.01,
     "renormalise": True,
     "rate_start": 0.3,
+    "pace": 3,
+    "refresh_delay": 2,
+    "counted": "after_warmup",
+    "trigram_mean": "all",
 }
+# Of these there is no other value than one preset's.
+ONE_VALUE = {"counted", "trigram_mean", "renormalise"}
 
 
 def sweep(config: dict[str, Any], **arms: dict[str, Any]) -> Any:
@@ -48,7 +56,8 @@ def placed(paths: dict[str, Any]) -> dict[str, Any]:
 def test_every_setting_belongs_to_the_rule_or_is_kept() -> None:
     assert {*_RULE} | KEPT == {*MaskingConfig.model_fields}
     assert not {*_RULE} & KEPT
-    assert all({*changes} <= {*_RULE} for changes in MASKING.values())
+    assert all({*changes} <= {*_RULE} | OWN_PACE for changes in MASKING.values())
+    assert all("pace" in changes for changes in MASKING.values() if OWN_PACE & {*changes})
 
 
 @pytest.mark.parametrize("name", MASKING)
@@ -58,7 +67,7 @@ def test_by_path_and_by_tree_are_the_same(name: str) -> None:
     assert Config.model_validate(placed(expand({"masking": {"preset": name}}))) == by_tree
     assert by_tree.masking.preset is None
     assert (by_tree.masking.apportion, by_tree.masking.draw, by_tree.masking.rate) == ("batch", "exact", 0.15)
-    assert by_tree.masking.matched == (name != "published/amlm-hard-decay")
+    assert by_tree.masking.matched == ("decay" not in name)
 
 
 @pytest.mark.parametrize("name", MASKING)
@@ -72,7 +81,8 @@ def test_a_resolved_dump_is_read_as_the_same(name: str) -> None:
 def test_nothing_of_another_rule_stays(name: str) -> None:
     """Neither of made-up settings nor of any preset's, in an arm over a complete base."""
     alone = sweep({"masking": {"preset": name}}).trainable_config({})["masking"]
-    for base in ({**FOREIGN}, {"preset": "published/amlm-soft"}, {"preset": "published/cms-morph"}):
+    bases = ({**FOREIGN}, {"preset": "published/amlm-soft-code"}, {"preset": "published/cms-morph"})
+    for base in bases:
         spec = sweep({"masking": base}, other={}, this={"masking.preset": name})
         assert spec.trainable_config(spec.arms["this"])["masking"] == alone
 
@@ -82,6 +92,53 @@ def test_foreign_settings_are_all_foreign() -> None:
     rule = {**_RULE}
     assert {*FOREIGN} == {*rule} - {"policy", "signal", "score", "rate_schedule"}
     assert all(FOREIGN[key] != value for key, value in rule.items() if key in FOREIGN)
+    assert all(FOREIGN[key] != changes.get(key) for changes in MASKING.values() for key in {*FOREIGN} - ONE_VALUE)
+
+
+def test_cms_morph_is_refreshed_after_every_batch_whatever_the_base_says() -> None:
+    """As its original; what an arm says beside the preset wins all the same, and no other rule inherits it."""
+    name = {"masking.preset": "published/cms-morph"}
+    arms = {"cms": name, "beside": {**name, "masking.update_every": 4}, "other": {"masking.preset": "amlm"}}
+    spec = sweep({"masking": {"update_every": 5}}, **arms)
+    assert {arm: spec.settings(params).update_every for arm, params in spec.arms.items()} == {
+        "cms": 1,
+        "beside": 4,
+        "other": 5,
+    }
+    spec = sweep({"masking": {"preset": "published/cms-morph"}}, plain={}, other={"masking.preset": "accuracy_morph"})
+    every = {arm: spec.settings(params).update_every for arm, params in spec.arms.items()}
+    assert every == {"plain": 1, "other": round(0.02 * 100)}
+
+
+def test_refreshes_of_amlms_code_come_a_step_later() -> None:
+    """After 201, 401, ... of 10,000 steps."""
+    paper, code = (Config.model_validate({"masking": {"preset": f"published/amlm-hard{x}"}}) for x in ("", "-code"))
+    assert [done for done in range(1, 900) if paper.refreshes(done)] == [200, 400, 600, 800]
+    assert [done for done in range(1, 900) if code.refreshes(done)] == [201, 401, 601, 801]
+
+
+def test_the_rate_of_amlms_code_ends_one_step_short() -> None:
+    rule = {"preset": "published/amlm-hard-decay-code"}
+    ours = Config.model_validate({"steps": 100, "masking": rule})
+    theirs = Config.model_validate({"steps": 100, "masking": {**rule, "replicate": True}})
+    assert (ours.rate_at(0), theirs.rate_at(0)) == (0.40, 0.40)
+    assert ours.rate_at(99) == pytest.approx(0.15)
+    assert theirs.rate_at(99) == pytest.approx(0.15 + 0.25 / 100)
+
+
+def test_settings_that_came_later_are_written_where_they_say_something_only() -> None:
+    """Hashes of the settings before them stay."""
+    plain = MaskingConfig().model_dump(mode="json")
+    assert not {"pace", "refresh_delay", "counted", "trigram_mean"} & {*plain}
+    cms = Config.model_validate({"masking": {"preset": "cms_morph"}}).masking.model_dump(mode="json")
+    assert {*cms} - {*plain} == {"pace", "counted", "trigram_mean"}
+
+
+def test_an_ablation_between_two_rules_names_no_setting_that_neither_has() -> None:
+    tree = {"name": "a", "config": {"steps": 100, "batch_size": 4}, "data": {"block": 16}, "search": {"method": "arms"}}
+    pair = {"plain": {"masking.shares": {"random": 1.0}}, "full": {"masking.preset": "accuracy_morph"}}
+    spec = resolve({**tree, "arms": pair, "ablation": "leave_one_out"})
+    assert {path for arm in spec.arms.values() for path in arm} == {"masking.shares"}
 
 
 @pytest.mark.parametrize(
@@ -109,9 +166,9 @@ def test_a_single_share_over_a_preset_does_not_change_the_preset() -> None:
     )
 
 
-def test_nhot_comes_with_its_preset_and_gives_way_to_what_is_explicit() -> None:
-    name = "published/amlm-hard-nhot"
-    by_path, by_section = {"masking.preset": name}, {"masking": {"preset": name}}
+@pytest.mark.parametrize("preset", ["published/amlm-hard-nhot", "published/amlm-hard-nhot-code"])
+def test_nhot_comes_with_its_preset_and_gives_way_to_what_is_explicit(preset: str) -> None:
+    by_path, by_section = {"masking.preset": preset}, {"masking": {"preset": preset}}
     spec = sweep({}, plain={}, path=by_path, section=by_section, explicit={**by_path, "model.embedding": "plain"})
     kinds = {arm: spec.settings(params).model.embedding for arm, params in spec.arms.items()}
     assert kinds == {"plain": "plain", "path": "nhot", "section": "nhot", "explicit": "plain"}

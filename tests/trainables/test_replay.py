@@ -14,7 +14,7 @@ import torch
 
 from sweeper.trainable import TrainContext
 from tests.trainables.tape import on_tape
-from tests.trainables.test_policies import PRESETS
+from tests.trainables.test_policies import PRESETS, REPLICAS
 from tests.trainables.tiny import config
 from trainables import data, mlm, replay
 from trainables.config import Config
@@ -33,15 +33,17 @@ def made(settings: Config, capture: replay.Capture | None) -> mlm._Run:
     return run
 
 
-def settings_of(corpus: Path, preset: str) -> Config:
+def settings_of(corpus: Path, preset: str, replicate: bool = False) -> Config:
     """In bfloat16, because training in float32 on a CPU keeps its own dropout, which is no operation of torch's."""
-    rule = {"preset": preset, "update_every": 2, "mask_warmup": 0.375}
+    rule = {"preset": preset, "update_every": 2, "mask_warmup": 0.375, "replicate": replicate}
     return config(corpus, steps=STEPS, precision="bfloat16", masking=rule)
 
 
-@pytest.mark.parametrize("preset", POLICIES)
-def test_a_replay_is_the_step_that_it_stands_for(corpus: Path, preset: str) -> None:
-    settings = settings_of(corpus, preset)
+@pytest.mark.parametrize(
+    ("preset", "replicate"), [*((name, False) for name in POLICIES), *((name, True) for name in REPLICAS)]
+)
+def test_a_replay_is_the_step_that_it_stands_for(corpus: Path, preset: str, replicate: bool) -> None:
+    settings = settings_of(corpus, preset, replicate)
     launched, replayed = made(settings, None), made(settings, on_tape)
     for step in range(STEPS):
         for run in (launched, replayed):
