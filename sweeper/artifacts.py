@@ -1,4 +1,4 @@
-"""Files that go to MLflow beside the rows: into a bucket, a folder or a server, which may be away where the store is not.
+"""Files that go to MLflow beside the rows: into a bucket, a folder or a server, which may be away while rows arrive.
 
 What cannot be stored costs itself, and all of it together one line: rows and ends go on.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SMALL_S = 10.0  # what a small file may take, for rows wait so long
+THREAD = "mlflow artifact"
 SLOW_S = 2.0  # a failure that takes longer tells of a place out of reach
 
 
@@ -56,12 +57,17 @@ class Artifacts:
             self._say("MLflow's artifacts can be stored again")
         return True
 
+    @staticmethod
+    def hang() -> bool:
+        """Whether an upload still waits for an answer, for which this process would wait in its turn."""
+        return any(thread.name == THREAD for thread in threading.enumerate())
+
     def _tell(self, place: str, why: str) -> None:
         if not self._told:
             self._told = True
             self._say(
-                f"MLflow's artifacts cannot be stored in {place}: {why}; rows and ends go on, a model is not registered "
-                "without its files, and --resume stores what is left"
+                f"MLflow's artifacts cannot be stored in {place}: {why}; rows and ends go on, a model is not "
+                "registered without its files, and --resume stores what is left"
             )
 
     def _within(self, seconds: float, send: Callable[[], object]) -> None:
@@ -74,7 +80,7 @@ class Artifacts:
             except BaseException as error:
                 failed.append(error)
 
-        thread = threading.Thread(target=run, name="mlflow artifact", daemon=True)
+        thread = threading.Thread(target=run, name=THREAD, daemon=True)
         thread.start()
         thread.join(seconds)
         if thread.is_alive():
