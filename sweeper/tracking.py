@@ -137,9 +137,8 @@ class Tracker:
             for key, value in cut_tags(more or {}).items():
                 client.set_model_version_tag(model, version, key, value)
         else:
-            if not self._artifacts.put(
-                client, lambda: client.log_artifacts(run_id, str(bundle), "bundle"), self._most()
-            ):
+            send = partial(client.log_artifacts, run_id, str(bundle), "bundle")
+            if not self._artifacts.put(client, send, self._most()):
                 return None
             store.unless_there(lambda: client.create_registered_model(model, description=self._spec.question))
             tags = {

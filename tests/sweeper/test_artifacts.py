@@ -163,17 +163,17 @@ def test_one_failure_is_chance_and_a_store_that_is_away_is_not_the_places_fault(
 
 
 @pytest.fixture
-def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
     """A place that never answers while the test runs."""
     over = threading.Event()
     monkeypatch.setattr(artifacts, "SLOW_S", 0.1)
     monkeypatch.setattr(artifacts.Artifacts.put, "__defaults__", (0.2,))
-    yield lambda: over.wait(30) and None
+    yield lambda: over.wait(30)
     over.set()
 
 
 def test_a_place_that_does_not_answer_is_waited_for_once(
-    whole: dict[str, Any], follow: Callable[..., list[str]], silent: Callable[[], None]
+    whole: dict[str, Any], follow: Callable[..., list[str]], silent: Callable[[], object]
 ) -> None:
     store, tried = Store(), []
 
