@@ -97,8 +97,9 @@ def _with_later_sources(model: type[Own]) -> type[Own]:
         raise TypeError(f"catalogue.py has no entry for the share {', '.join(sorted(stray))}")
     share = (Fraction, Field(0.0, exclude_if=lambda share: not share))
     later: dict[str, Any] = {name: share for name in SOURCES if name not in model.model_fields}
-    kept: dict[str, Any] = {"__base__": model, "__doc__": model.__doc__, "__module__": model.__module__}
-    return create_model(model.__name__, **kept, **later) if later else model
+    if not later:
+        return model
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, __module__=model.__module__, **later)
 
 
 @_with_later_sources
