@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sweeper import checkpoints, folders, probe, remote, report
+from sweeper.artifacts import Artifacts
 from sweeper.journal import TrialRecord
 from sweeper.spec import SpecError, SweepSpec, load
 from sweeper.verdict import headline
@@ -56,6 +59,15 @@ def lines(
     if outcome.interrupted:
         shown.append(f"interrupted; go on with: {folders.resume(outcome.run_dir)}")
     return shown
+
+
+def leave(status: int) -> NoReturn:
+    """End the process, at once where an upload hangs: its threads would hold it up for minutes."""
+    if Artifacts.hang():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _scale(path: Path, spec: SweepSpec) -> list[str]:

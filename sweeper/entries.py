@@ -16,6 +16,7 @@ from sweeper.report import redact
 MAX_PARAM = 6000
 MAX_TAG = 5000
 MAX_METRICS = 800
+LACKS = "sweeper.lacks"  # a tag: which of the trial's artifacts could not be stored
 STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -24,7 +25,8 @@ class Child:
     """What the journal says of a trial that MLflow does not know yet.
 
     described: its parameters are there. step: so far go its metrics there. running: that is its status there.
-    refused: the store took exception to it. since: when it was heard of, on the monotonic clock.
+    refused: the store took exception to it. lacks: its artifacts could not be stored. since: when it was heard of, on
+    the monotonic clock.
     """
 
     ask: Ask
@@ -36,6 +38,7 @@ class Child:
     step: int = 0
     running: bool = True
     refused: bool = False
+    lacks: bool = False
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -62,6 +65,7 @@ class Child:
         The tag is written with an end. A row that is sent twice is stored once.
         """
         self.run_id, self.running, self.described = run_id, status == "RUNNING", described
+        self.lacks = LACKS in tags
         self.step = max(self.step, int(tags.get("sweeper.step", 0)))
         self.reports = [report for report in self.reports if report.step > self.step]
         if self.end and not self.reports and not self.running and tags.get("sweeper.state") == self.end.state:

@@ -344,7 +344,8 @@ def ui_command(uri: str, storage: Path) -> str:
     """How to open MLflow's pages on a tracking store: a lean local server, or the address of the one that runs."""
     if uri.startswith("http"):
         return redact(uri)
-    artifacts = shlex.quote(str(storage / "mlartifacts"))
+    folder = storage.resolve() / "mlartifacts"
+    artifacts = shlex.quote(folder.as_uri() if "%" in folder.as_uri() else str(folder))  # MLflow unquotes both
     return (
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 127.0.0.1 "
         f"--port {UI_PORT} --backend-store-uri {shlex.quote(redact(uri))} --artifacts-destination {artifacts}"

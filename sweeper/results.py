@@ -14,6 +14,7 @@ from sweeper import files, report, report_html, tables
 from sweeper.journal import Journal
 from sweeper.report import Outcome
 from sweeper.spec import SweepSpec, load
+from sweeper.store import store_uri
 
 
 def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]:
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _outcome(spec: SweepSpec, journal: Journal, run_dir: Path) -> Outcome:
     best = report.best(spec, journal.trials.values())
     bundle = run_dir / "bundles" / best.id if best else run_dir
-    uri = spec.tracking.uri or f"sqlite:///{run_dir.parent / 'mlflow.db'}"
-    return Outcome(run_dir=run_dir, tracking_uri=uri, bundle=bundle if best and bundle.is_dir() else None)
+    kept = bundle if best and bundle.is_dir() else None
+    return Outcome(run_dir=run_dir, tracking_uri=store_uri(spec, run_dir.parent), bundle=kept)
 
 
 def _importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:

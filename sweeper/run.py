@@ -35,7 +35,7 @@ from sweeper.journal import Journal, fingerprints_in
 from sweeper.spec import SweepSpec, load
 from sweeper.spread import Spread, spread
 from sweeper.stages import Stages, begun, prepared, refuse_unserved, refuse_used, repeated
-from sweeper.store import store_uri
+from sweeper.store import sqlite_file, store_uri
 from sweeper.summary import summary, sweep_state
 from sweeper.tracking import DRAIN_S, Tracker
 from sweeper.trainable import Trainable
@@ -224,7 +224,7 @@ def _carry_out(
         _say(f"error: {run_dir}: {error}")
         return REFUSED
     uri = store_uri(spec, run_dir.parent)
-    if remote.of(run_dir) and uri.startswith("sqlite:"):
+    if remote.of(run_dir) and sqlite_file(uri):
         _say("MLflow's store lies on this machine alone, and with it which seeds were used: set MLFLOW_TRACKING_URI")
     tags = {f"sweeper.{key}": value for key, value in fingerprints_in(facts).items()}
     stages = Stages(
@@ -301,4 +301,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.leave(main())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from sweeper.entries import cut, cut_tags, milliseconds, name
 from sweeper.report import redact
@@ -35,7 +36,22 @@ _SETTINGS = {
 
 def store_uri(spec: SweepSpec, storage: Path) -> str:
     """The tracking store: the spec's, else that of MLFLOW_TRACKING_URI, else a SQLite file in the storage folder."""
-    return spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+    return spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(storage.resolve() / "mlflow.db")
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of a SQLite file, quoted as SQLAlchemy reads it: `%2F`, `?` and `#` may be part of a name.
+
+    Where there is something to quote it names the driver, or else MLflow makes a folder of the quoted name.
+    """
+    quoted = quote(str(path))
+    return f"sqlite:///{quoted}" if quoted == str(path) else f"sqlite+pysqlite:///{quoted}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store, None for any other store."""
+    found = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
+    return Path(unquote(found[1])) if found else None
 
 
 def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
@@ -86,9 +102,8 @@ def connection(uri: str) -> MlflowClient:
 
 def _new(uri: str) -> Path | None:
     """The file of a SQLite store that is not there yet."""
-    head, scheme, rest = uri.partition("sqlite:///")
-    path = Path(rest.partition("?")[0])
-    return path if scheme and not head and not path.exists() else None
+    path = sqlite_file(uri)
+    return path if path and not path.exists() else None
 
 
 def _make(path: Path) -> None:
@@ -101,7 +116,7 @@ def _make(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as folder:
         aside = Path(folder, path.name)
-        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_uri(aside)).search_experiments(max_results=1)
         try:
             os.link(aside, path)
         except FileExistsError:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper import learned, store
-from sweeper.entries import STATUS, Child, cut_tags, milliseconds, session_tags, utc
+from sweeper.artifacts import SMALL_S, Artifacts
+from sweeper.entries import LACKS, STATUS, Child, cut_tags, milliseconds, session_tags, utc
 from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
 from sweeper.report import REPORTS, fingerprints, redact
 
@@ -83,6 +84,8 @@ class Tracker:
         self._behind: dict[str, Child] = {}  # those of which something may have to be delivered
         self._client: MlflowClient | None = None
         self._experiment_id = ""
+        self._artifacts = Artifacts(self.experiment, self._say)
+        self._spec_stored = False
         self._closing: _Close | None = None
         self._closed = False
         self._wake = threading.Event()
@@ -120,10 +123,11 @@ class Tracker:
 
     def register(
         self, bundle: Path, trial: TrialRecord, alias: str = ALIAS, more: Mapping[str, str] | None = None
-    ) -> str:
+    ) -> str | None:
         """Log the bundle with the trial's run and make it the version `alias` of the model named like the sweep.
 
-        Returns the version. A run is registered once: a second call finds the version and moves the alias to it.
+        Returns the version, None where the bundle cannot be stored. A run is registered once: a second call finds the
+        version and moves the alias to it.
         """
         client, model, run_id = self._client, self._spec.name, self.run_ids[trial.id]
         assert client is not None
@@ -133,7 +137,9 @@ class Tracker:
             for key, value in cut_tags(more or {}).items():
                 client.set_model_version_tag(model, version, key, value)
         else:
-            client.log_artifacts(run_id, str(bundle), "bundle")
+            send = partial(client.log_artifacts, run_id, str(bundle), "bundle")
+            if not self._artifacts.put(client, send, self._most()):
+                return None
             store.unless_there(lambda: client.create_registered_model(model, description=self._spec.question))
             tags = {
                 **self._identity(),
@@ -246,8 +252,29 @@ class Tracker:
         tags = {**session_tags(session), "sweeper.machine": json.dumps(session.machine, default=str)}
         tags |= {"mlflow.note.content": self._spec.question, "sweeper.profile": self._spec.profile or "none"}
         store.log(client, self.parent_run_id, tags=tags)
-        client.log_text(str(self.parent_run_id), redact(self._spec.to_yaml()), "spec.yaml")
+        self._store_spec(client)
         self._described = session
+
+    def _store_spec(self, client: MlflowClient) -> None:
+        parent, text = str(self.parent_run_id), redact(self._spec.to_yaml())
+        self._spec_stored = self._artifacts.put(client, lambda: client.log_text(parent, text, "spec.yaml"))
+
+    def _store_analysis(self, client: MlflowClient, child: Child) -> None:
+        """Have the files that a trial ended with in MLflow, or a tag there which says that they lack."""
+        run_id, end = str(child.run_id), self._journal.trials[child.ask.trial].end
+        folder = self._run_dir / (end.checkpoint or "") / "bundle" / "analysis" if end and end.checkpoint else None
+        if folder is None or not folder.is_dir():
+            return
+        stored = self._artifacts.put(client, lambda: client.log_artifacts(run_id, str(folder), "analysis"))
+        if not stored and not child.lacks:
+            store.log(client, run_id, tags={LACKS: folder.name})
+        if stored and child.lacks:
+            client.delete_tag(run_id, LACKS)
+        child.lacks = not stored
+
+    def _most(self) -> float:
+        """Seconds that a large upload may take."""
+        return max(1.0, self._closing.deadline - time.monotonic() - 1) if self._closing else SMALL_S
 
     def _unless_refused(self, what: str, call: Callable[[], object], child: Child | None = None) -> None:
         """Set aside, for this session, what the store refuses for good: the rest goes on."""
@@ -282,26 +309,40 @@ class Tracker:
             child.step = batch[-1].step if batch else child.step
             del child.reports[: len(batch)]
             if child.end and not child.reports:
-                analysis = self._run_dir / (child.end.checkpoint or "") / "bundle" / "analysis"
-                if child.end.checkpoint and analysis.is_dir():
-                    client.log_artifacts(child.run_id, str(analysis), "analysis")
+                self._store_analysis(client, child)
                 client.set_terminated(child.run_id, STATUS[child.end.state], milliseconds(child.end.time))
                 child.running, child.end = False, None
 
     def _finish(self, client: MlflowClient, closing: _Close) -> None:
-        """End what still runs as interrupted, then the sweep."""
+        """End what still runs as interrupted, then the sweep; last its files, for where they go may be out of reach."""
         for child in self._children.values():
             if child.running and not child.refused:
                 child.end = End(trial=child.ask.trial, state="interrupted", time=self._journal.events[-1].time)
                 self._unless_refused(f"the run of {child.ask.trial}", lambda child=child: self._send(child), child)
-        parent, best, bundle = str(self.parent_run_id), closing.best, closing.bundle
+        parent, best = str(self.parent_run_id), closing.best
         score = best.score(self._spec.objective) if best else None
         if best and score is not None:
             row = {(f"best/{self._spec.objective}", best.step, best.rows[-1].time): score}
             store.log(client, parent, metrics=row, tags={"sweeper.best": best.id, "sweeper.best_score": repr(score)})
-        for file in REPORTS:
-            if (self._run_dir / file).exists():
-                client.log_artifact(parent, str(self._run_dir / file))
+        store.log(client, parent, tags={"sweeper.state": closing.status, **closing.tags})
+        client.set_terminated(parent, STATUS[closing.status])
+        self._artifacts.out = False
+        self._store_rest(client, parent)
+        self._register(closing)
+
+    def _store_rest(self, client: MlflowClient, parent: str) -> None:
+        """The reports, and what could not be stored before."""
+        if not self._spec_stored:
+            self._store_spec(client)
+        for child in self._children.values():
+            if child.lacks and child.run_id and not child.refused:
+                self._store_analysis(client, child)
+        for path in (self._run_dir / file for file in REPORTS):
+            if path.exists():
+                self._artifacts.put(client, lambda path=path: client.log_artifact(parent, str(path)))
+
+    def _register(self, closing: _Close) -> None:
+        best, bundle, crowned = closing.best, closing.bundle, closing.crowned
         if best and bundle and best.id in self.run_ids:
             more = {key: text for key, text in closing.tags.items() if key == learned.TAG}
             self._unless_refused("the bundle", lambda: self.register(bundle, best, more=more))
@@ -309,5 +350,3 @@ class Tracker:
         if crowned and crowned.trial.id in self.run_ids:
             register = partial(self.register, crowned.bundle, crowned.trial, store.CHAMPION, crowned.tags)
             self._unless_refused("the champion", register)
-        store.log(client, parent, tags={"sweeper.state": closing.status, **closing.tags})
-        client.set_terminated(parent, STATUS[closing.status])

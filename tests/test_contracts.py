@@ -6,9 +6,13 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PURE = ["trainable", "space", "spec", "plan", "journal", "report", "checkpoints", "stats"]
@@ -39,6 +43,19 @@ def test_nothing_is_unpickled_and_yaml_is_safe() -> None:
     for package in ("sweeper", "trainables"):
         for path in (ROOT / package).rglob("*.py"):
             assert not unsafe.search(path.read_text("utf-8")), path
+
+
+def test_the_versions_tested_together_are_allowed_and_rays_inside_is_of_one_release() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pinned = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    extras = [line for part in project["optional-dependencies"].values() for line in part]
+    allowed = [Requirement(line) for line in (*project["dependencies"], *extras) if not line.startswith("sweeper")]
+    for one in allowed:
+        assert one.specifier.contains(pinned[canonicalize_name(one.name)]), one
+    (ray,) = (one for one in allowed if one.name == "ray")
+    release = Version(pinned[canonicalize_name(ray.name)])
+    assert not ray.specifier.contains(f"{release.major}.{release.minor + 1}.0"), "its inside is used"
 
 
 def test_files_are_utf8_in_any_locale() -> None:

@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trainables.catalogue import SOURCES
 from trainables.config import Config, MaskingConfig
 from trainables.data import Prepared
 from trainables.model import CompactBert, hub_config, to_hub
@@ -27,14 +28,6 @@ N_HOT = """
 N-hot embeddings (Edman & Fraser 2025): a linear layer of a token's substrings added to its input embedding in training.
 Here it is folded in, so the input embedding and the decoder are not tied.
 """
-DRAWN = {
-    "random": "at random",
-    "token": "by token score",
-    "trigram": "by trigram score",
-    "whole_word": "as whole words",
-    "span": "as spans",
-    "rarity": "by rarity",
-}
 SERIES = "series"
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
 
@@ -152,7 +145,7 @@ def _masking(masking: MaskingConfig) -> str:
     predicted = f"with {falling}{masking.rate:.0%} of the positions predicted: "
     if masking.policy == "amlm":
         return f"{predicted}drawn by AMLM's {masking.score} weights (Edman & Fraser 2025)"
-    parts = [f"{share:.1%} {DRAWN[source]}" for source, share in masking.shares if share]
+    parts = [f"{share:.1%} {SOURCES[source].words}" for source, share in masking.shares if share]
     scored = masking.shares.token or masking.shares.trigram
     return predicted + ", ".join(parts) + (f" (scores of {masking.signal})" if scored else "")
 

@@ -15,12 +15,14 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    create_model,
     model_serializer,
     model_validator,
 )
 
 from sweeper.trainable import Budget
 from trainables import marks, presets
+from trainables.catalogue import SOURCES
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -91,8 +93,26 @@ class OptimiserConfig(Frozen):
     lr_warmup: Fraction = 0.06
 
 
+Own = TypeVar("Own", bound=BaseModel)
+
+
+def _with_later_sources(model: type[Own]) -> type[Own]:
+    """A share for every source of the catalogue that has none; at 0 it is left out, so that older hashes stay."""
+    if stray := {*model.model_fields} - {*SOURCES}:
+        raise TypeError(f"catalogue.py has no entry for the share {', '.join(sorted(stray))}")
+    share = (Fraction, Field(0.0, exclude_if=lambda share: not share))
+    later: dict[str, Any] = {name: share for name in SOURCES if name not in model.model_fields}
+    if not later:
+        return model
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, __module__=model.__module__, **later)
+
+
+@_with_later_sources
 class Shares(Frozen):
-    """How the mask budget is divided among the sources; sums to 1."""
+    """How the mask budget is divided among the sources of catalogue.py; sums to 1.
+
+    Those below stand in the hash of every configuration.
+    """
 
     random: Fraction = 1.0
     token: Fraction = 0.0

@@ -12,24 +12,15 @@ import numpy as np
 import torch
 
 from trainables import noise as randomness
+from trainables import sources
 from trainables.amlm import Amlm
 from trainables.audit import AllReduce, Audit, Draw, State
 from trainables.budget import Budget, RowBudget, Selection
 from trainables.config import Config
-from trainables.difficulty import Difficulty, token_keys, trigram_keys
+from trainables.difficulty import Difficulty
 from trainables.noise import StepNoise
 from trainables.policy import Answers, Floats, MaskingPolicy, Vocabulary
-from trainables.sources import (
-    GROUP_GRAIN,
-    NEVER,
-    BatchFrequency,
-    Random,
-    Scored,
-    Source,
-    Span,
-    WholeWord,
-    rarity,
-)
+from trainables.sources import GROUP_GRAIN, NEVER, Scored
 
 
 class Mixture:
@@ -40,27 +31,20 @@ class Mixture:
     """
 
     def __init__(self, config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> None:
-        masking, size = config.masking, vocabulary.size
+        masking = config.masking
         self.config, self.rows, self.seed = config, rows, seed
         self.eligible_V = torch.tensor(vocabulary.eligible, device=device)
-        self.random = Random()
-        self.token, self.trigram = _difficult(config, vocabulary, device)
-        self.others: list[tuple[float, Source]] = [
-            (masking.shares.token, self.token),
-            (masking.shares.trigram, self.trigram),
-        ]
-        if masking.shares.whole_word:
-            self.others.append((masking.shares.whole_word, WholeWord(vocabulary, device)))
-        if masking.shares.span:
-            self.others.append((masking.shares.span, Span()))
-        if masking.shares.rarity:
-            rare = Scored("rarity", size, device)
-            rare.set(rarity(vocabulary.unigram, masking.rarity_power))
-            self.others.append((masking.shares.rarity, rare))
+        shares = {name: share for name, share in masking.shares if share or name in ("random", "token", "trigram")}
+        made = {name: sources.make(name, config, vocabulary, device) for name in shares}
+        self.random, token, trigram = made.pop("random"), made["token"], made["trigram"]
+        assert isinstance(token, Scored)
+        assert isinstance(trigram, Scored)
+        self.token, self.trigram = token, trigram
+        self.others = [(shares[name], source) for name, source in made.items()]
         self.remainder = 1 if masking.shares.trigram or len(self.others) == 2 else None  # of a row's roundings
         self.difficulty = Difficulty(vocabulary.forms, masking, device)
         names = [self.random.name, *(source.name for _, source in self.others)]
-        self.audit = Audit(names, size, masking.matched, device)
+        self.audit = Audit(names, vocabulary.size, masking.matched, device)
         self._renew()
 
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
@@ -175,14 +159,6 @@ def build(config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device
     """The policy that the settings describe, for this rank's rows."""
     policy = Amlm if config.masking.policy == "amlm" else Mixture
     return policy(config, vocabulary, rows, seed, device)
-
-
-def _difficult(config: Config, vocabulary: Vocabulary, device: str) -> tuple[Scored, Scored]:
-    """The sources of the shares `token` and `trigram`."""
-    if config.masking.signal == "frequency":
-        token = BatchFrequency("token", token_keys(vocabulary.forms), device)
-        return token, BatchFrequency("trigram", trigram_keys(vocabulary.forms), device)
-    return Scored("token", vocabulary.size, device), Scored("trigram", vocabulary.size, device)
 
 
 def _largest(

@@ -1,17 +1,22 @@
 """What a share of the mask budget goes by: sources give every position a key, and a row's largest keys are drawn.
 
+catalogue.py names them. A source is made by what its entry says, called with settings, vocabulary and device.
+
 Shapes: B rows of the global batch, b rows of this rank, T tokens a row, V vocabulary entries.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from importlib import import_module
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainables.difficulty import Keys
+from trainables.catalogue import SOURCES
+from trainables.config import Config
+from trainables.difficulty import Keys, token_keys, trigram_keys
 from trainables.noise import StepNoise
 from trainables.policy import Vocabulary
 
@@ -25,34 +30,52 @@ GROUP_GRAIN, PLACE_GRAIN = 2.0**-40, 2.0**-50
 SPAN_P, SPAN_LONGEST = 0.2, 10
 
 
-class Source(Protocol):
-    """Gives every position a key: the largest of a row are drawn, -inf never."""
+class Source:
+    """Gives every position a key: the largest of a row are drawn, -inf never.
+
+    name: its own in the catalogue. grouped: keys are those of groups, such as words, which should be drawn together.
+    """
 
     name: str
-    grouped: bool
+    grouped = False
+
+    def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
+        """What it knows from the start; nothing unless it says otherwise."""
 
     def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         """[b, T] float64, so that ties do not happen and every device agrees on the order."""
-        ...
+        raise NotImplementedError
 
 
-class Random:
+def make(name: str, config: Config, vocabulary: Vocabulary, device: str) -> Source:
+    """The source of that name. ValueError, in one line, where its entry in the catalogue does not lead to it."""
+    module, _, attribute = SOURCES[name].made_by.partition(":")
+    try:
+        maker: Callable[..., Source] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"catalogue.py has {SOURCES[name].made_by} for the source {name}, but {error}") from error
+    source = maker(config, vocabulary, device)
+    if source.name != name:
+        raise ValueError(
+            f"catalogue.py has {SOURCES[name].made_by} for the source {name}, which is called {source.name}"
+        )
+    return source
+
+
+class Random(Source):
     """Every position alike."""
 
     name = "random"
-    grouped = False
 
     def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         return noise.give("random", lambda noise: noise.uniform("random")[rows], ids_BT.device)
 
 
-class Scored:
+class Scored(Source):
     """Positions without replacement, with probability proportional to the score of their token.
 
     The largest of log(score) + Gumbel noise are such a draw (the Plackett-Luce law; Kool et al. 2019).
     """
-
-    grouped = False
 
     def __init__(self, name: str, vocab_size: int, device: str) -> None:
         self.name = name
@@ -94,7 +117,7 @@ class BatchFrequency(Scored):
         return super().keys(ids_BT, noise, rows)
 
 
-class WholeWord:
+class WholeWord(Source):
     """All pieces of a word of the tokenizer's own together, every word of a row alike.
 
     A word that begins in the row before counts from the row's first piece.
@@ -103,7 +126,7 @@ class WholeWord:
     name = "whole_word"
     grouped = True
 
-    def __init__(self, vocabulary: Vocabulary, device: str) -> None:
+    def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
         self.begins = torch.tensor(vocabulary.forms.begins, device=device)
         self.word_start = vocabulary.word_start
 
@@ -115,7 +138,7 @@ class WholeWord:
         return _grain(noise, self.name, rows, begins.device).gather(1, first) - (place - first) * PLACE_GRAIN
 
 
-class Span:
+class Span(Source):
     """Runs of tokens of geometric length, p = 0.2, at most 10, from uniform starts (SpanBERT, Joshi et al. 2020).
 
     Every position of a row proposes one span; they come in random order. One that reaches into an earlier one gives
@@ -134,6 +157,27 @@ class Span:
             covered = torch.where(length[:, :-reach] > reach, order[:, :-reach] - reach * PLACE_GRAIN, NEVER)
             keys = torch.cat([keys[:, :reach], torch.maximum(keys[:, reach:], covered)], dim=1)
         return keys
+
+
+def token(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
+    """By the scores of tokens, as `masking.signal` has it."""
+    if config.masking.signal == "frequency":
+        return BatchFrequency("token", token_keys(vocabulary.forms), device)
+    return Scored("token", vocabulary.size, device)
+
+
+def trigram(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
+    """By the scores of character trigrams, as `masking.signal` has it."""
+    if config.masking.signal == "frequency":
+        return BatchFrequency("trigram", trigram_keys(vocabulary.forms), device)
+    return Scored("trigram", vocabulary.size, device)
+
+
+def rare(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
+    """By `rarity` of the token."""
+    source = Scored("rarity", vocabulary.size, device)
+    source.set(rarity(vocabulary.unigram, config.masking.rarity_power))
+    return source
 
 
 def rarity(unigram_V: Floats, power: float) -> Floats:

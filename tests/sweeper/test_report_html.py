@@ -195,6 +195,29 @@ def test_all_is_made_from_the_folder_alone(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in made} == made
 
 
+@pytest.mark.parametrize(
+    ("uri", "environment", "shown"),
+    [
+        (None, None, "--backend-store-uri sqlite:///{}/mlflow.db"),
+        (None, "http://me:hunter2@environment:5000", "http://***@environment:5000"),
+        ("http://spec:5000", "http://environment:5000", "http://spec:5000"),
+    ],
+)
+def test_the_store_of_a_report_made_anew_is_the_one_that_a_run_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None, environment: str | None, shown: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if environment:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
+    folder = tmp_path / "toy-01234567"
+    samples.written(folder, samples.toy_spec()).close()
+    spec = samples.toy_spec(space={}, search={"method": "arms"}, tracking={"uri": uri})
+    (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
+    assert results.main([str(folder)]) == 0
+    for name in ("report.md", "report.html"):
+        assert shown.format(tmp_path) in (folder / name).read_text("utf-8")
+
+
 def test_importance_is_that_of_the_search(won: tuple[SweepSpec, Journal, Path], tmp_path: Path) -> None:
     spec, journal, folder = won
     results.write_all(spec, journal, Outcome(run_dir=folder, tracking_uri="sqlite:////s/mlflow.db"))

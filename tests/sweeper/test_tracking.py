@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 import socket
 import time
 from collections.abc import Callable
@@ -12,12 +13,14 @@ from typing import Any
 
 import mlflow
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from sweeper import learned, store, tracking
 from sweeper.journal import Journal
-from sweeper.report import best
+from sweeper.report import best, ui_command
 from sweeper.store import store_uri
 from sweeper.tracking import Tracker
 from tests.sweeper.samples import T0, ask, audit, end, report, session, toy_spec, written
@@ -25,13 +28,16 @@ from tests.sweeper.samples import T0, ask, audit, end, report, session, toy_spec
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
+    """Of a name that means something else where it is not quoted."""
+    folder = tmp_path_factory.mktemp("storage") / "feature%2Fx what?now#größe"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="module")
 def client(storage: Path) -> MlflowClient:
     """The one real store of this module: a new database takes seconds."""
-    return MlflowClient(tracking_uri=f"sqlite:///{storage}/mlflow.db")
+    return MlflowClient(tracking_uri=store.sqlite_uri(storage / "mlflow.db"))
 
 
 def track(journal: Journal, run_dir: Path, uri: str, **options: Any) -> tuple[Tracker, list[str]]:
@@ -79,7 +85,9 @@ def test_a_sweep_in_mlflow(
     assert {"sweeper.kind": "sweep", "sweeper.best": "t0002", "data": "d1"}.items() <= parent.data.tags.items()
     assert parent.data.metrics == {"best/val/loss": 1.25}
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"spec.yaml", "report.md"}
-    assert str(storage / "mlartifacts") in str(parent.info.artifact_uri)
+    assert str(parent.info.artifact_uri).startswith((storage / "mlartifacts").as_uri())
+    assert [path.name for path in storage.parent.iterdir()] == [storage.name]
+    assert {"mlflow.db", "mlartifacts"} <= {path.name for path in storage.iterdir()}
 
     runs = children(client, tracker.parent_run_id)
     assert {trial: run.info.run_id for trial, run in runs.items()} == tracker.run_ids
@@ -237,13 +245,54 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert store_uri(toy_spec(tracking={"uri": "http://b:2"}), tmp_path) == "http://b:2"
 
 
+ODD = [
+    "feature%2Fx",
+    "100%",
+    "what?now",
+    "x?mode=ro",
+    "a#b",
+    "a b",
+    "größe कुल",
+    "u:p@h",
+    "q'u\"o",
+    "a&b=c;d+e",
+    "~",
+    "*",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_storage_folder_of_any_name_holds_its_own_store(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / name
+    folder.mkdir()
+    uri = store_uri(toy_spec(), folder)
+    assert store.sqlite_file(uri) == folder / "mlflow.db"
+    engine = sqlalchemy.create_engine(uri)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create table here (x int)")
+    engine.dispose()
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.db")] == [Path(name, "mlflow.db")]
+    shown = shlex.split(ui_command(uri, folder))
+    assert sqlalchemy.make_url(shown[shown.index("--backend-store-uri") + 1]).database == str(folder / "mlflow.db")
+    assert local_file_uri_to_path(shown[-1]) == str(folder / "mlartifacts")
+
+
 class Refused(Exception):
     def get_http_status_code(self) -> int:
         return 400
 
 
+PLACE = "s3://me:hunter2@bucket/theirs"
+
+
 class Store:
-    """An MLflow in memory. The call number `breaks` raises ConnectionError, before or after it took effect."""
+    """An MLflow in memory. The call number `breaks` raises ConnectionError, before or after it took effect.
+
+    place: what raises when an artifact is stored, as a bucket without keys does.
+    """
 
     def __init__(self, breaks: int | None = None, took_effect: bool = False, refuse: str | None = None) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
@@ -253,6 +302,7 @@ class Store:
         self.order: list[int] = []
         self.calls, self.breaks, self.took_effect, self.refuse = 0, breaks, took_effect, refuse
         self.down = False
+        self.place: Callable[[], object] = lambda: None
 
     def call(self, effect: Callable[[], Any]) -> Any:
         self.calls += 1
@@ -265,7 +315,8 @@ class Store:
         return result
 
     def get_experiment_by_name(self, name: str) -> Any:
-        return self.call(lambda: SimpleNamespace(experiment_id="1", lifecycle_stage="active"))
+        found = SimpleNamespace(experiment_id="1", lifecycle_stage="active", artifact_location=PLACE)
+        return self.call(lambda: found)
 
     def create_run(self, experiment: str, start_time: int, tags: dict[str, str], run_name: str) -> Any:
         def effect() -> Any:
@@ -307,11 +358,20 @@ class Store:
     def set_terminated(self, run_id: str, status: str, end_time: int | None = None) -> None:
         self.call(lambda: self.runs[run_id].update(status=status))
 
+    def delete_tag(self, run_id: str, key: str) -> None:
+        self.call(lambda: self.runs[run_id]["tags"].pop(key))
+
     def log_text(self, run_id: str, text: str, path: str) -> None:
+        self.place()
         self.call(lambda: self.artifacts.update({(run_id, path): len(text)}))
 
     def log_artifacts(self, run_id: str, folder: str, path: str) -> None:
+        self.place()
         self.call(lambda: self.artifacts.update({(run_id, path): 1}))
+
+    def log_artifact(self, run_id: str, path: str) -> None:
+        self.place()
+        self.call(lambda: self.artifacts.update({(run_id, Path(path).name): 1}))
 
     def search_model_versions(self, text: str) -> Any:
         wanted = text.split("'")[1]

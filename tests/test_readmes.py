@@ -1,0 +1,297 @@
+"""The READMEs' code blocks as they stand.
+
+Run: the Python blocks, in a copy of the two packages where they say so. Read as the program does: the YAML blocks, and
+the arguments of our own commands, MLflow's server and Ray's job submission. No more than parsed by bash, with the files
+that they name looked up: installation, docker, kubectl and sbatch, which need the network or a cluster
+(tests/test_docker.py runs what docker/ holds as processes; .ci/run runs the installation).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from sweeper import precedence, run, yaml_input
+from sweeper.spec import load, resolve
+from sweeper.trainable import Trainable, TrainContext
+from tests.trainables.tiny import write_corpus
+from trainables.config import Config
+from trainables.toy import Config as ToyConfig
+
+ROOT = Path(__file__).parents[1]
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/README.md"))]
+
+
+class Block(NamedTuple):
+    """language: after the backticks. text: what lies between them."""
+
+    path: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path.parent.name if self.path.parent != ROOT else ''}README:{self.line}"
+
+
+def blocks(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+def _blocks(path: Path) -> list[Block]:
+    text = path.read_text("utf-8")
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(path, text.count("\n", 0, one.start()) + 2, one[1], one[2]) for one in found]
+
+
+BLOCKS = [block for path in READMES for block in _blocks(path)]
+LATE, ENTRY, TRAIN = blocks("python")
+
+
+def test_every_block_is_of_a_kind_that_is_tried() -> None:
+    assert {path.parent.name for path in READMES} == {ROOT.name, "search_spaces"}
+    assert {block.language for block in BLOCKS} == {"sh", "yaml", "python", ""}
+    assert sum(path.read_text("utf-8").count("```") for path in READMES) == 2 * len(BLOCKS)
+
+
+# Python
+
+
+def test_the_recipe_of_a_source_trains_and_writes_its_card(tmp_path: Path) -> None:
+    """The class into sources.py, its entry into the catalogue, and nothing else."""
+    for package in ("sweeper", "trainables"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    sources, catalogue = tmp_path / "trainables" / "sources.py", tmp_path / "trainables" / "catalogue.py"
+    sources.write_text(f"{sources.read_text('utf-8')}\n\n{LATE.text}", "utf-8")
+    before = catalogue.read_text("utf-8")
+    after = re.sub(r"(?<=\n)}\n$", f"    {ENTRY.text}}}\n", before)
+    assert after != before
+    catalogue.write_text(after, "utf-8")
+    settings = {
+        "steps": 10,
+        "batch_size": 8,
+        "data": {"corpus": f"files:{write_corpus(tmp_path)}", "tokenizer": "train:300", "block": 16, "held_out": 0.1},
+        "model": {"hidden": 16, "layers": 1, "heads": 2, "intermediate": 32, "max_positions": 16},
+        "masking": {"shares": {"random": 0.7, "late": 0.3}, "mask_warmup": 0, "update_every": 2},
+    }
+    code = """
+import json, pickle, sys
+from trainables import mlm
+from trainables.config import Config, Shares
+late = Shares(random=0.5, late=0.5)
+assert pickle.loads(pickle.dumps(late)) == late
+print(json.dumps([Config().model_dump(), late.model_dump()]))
+sys.exit(mlm.main(["--threads", "1", "--output", sys.argv[1], *sys.argv[2:]]))
+"""
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    environment = {"PYTHONPATH": str(tmp_path), "SWEEPER_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(tmp_path / "out"), *sets]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    whole, late = json.loads(done.stdout)
+    assert whole == json.loads(Config().model_dump_json()), "a source that nothing uses changes no hash"
+    assert late == {"random": 0.5, "token": 0, "trigram": 0, "whole_word": 0, "span": 0, "rarity": 0, "late": 0.5}
+    bundle = tmp_path / "out" / "checkpoint" / "bundle"
+    card = " ".join((bundle / "README.md").read_text("utf-8").split())
+    assert "predicted: 70.0% at random, 30.0% towards the end of a row" in card
+    audit = json.loads((bundle / "metadata.json").read_text("utf-8"))["mask_audit"]
+    assert audit["audit/shares/late"] == pytest.approx(0.3, abs=0.02)
+
+
+def test_the_recipe_of_a_trainable_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With settings and two functions of one's own, as a module that a spec can name."""
+    package = tmp_path / "my_package"
+    package.mkdir()
+    own = """
+import json, tempfile
+from pathlib import Path
+from sweeper.trainable import TrainContext
+from trainables.toy import Config
+
+def one_step(config, seed):
+    return config.x + seed
+
+def folder_with_history(row):
+    folder = Path(tempfile.mkdtemp(dir=%r))
+    (folder / "history.jsonl").write_text(json.dumps(row) + "\\n", "utf-8")
+    return folder
+
+"""
+    (package / "my_module.py").write_text(own % str(tmp_path) + TRAIN.text, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    trainable = Trainable.load("my_package.my_module:train")
+    rows: list[tuple[Mapping[str, float], Path | None]] = []
+    for rank in (0, 1):
+        context = TrainContext(lambda row, folder: rows.append((row, folder)), seed=2, rank=rank, world_size=2)
+        trainable.train(ToyConfig(x=0.5, steps=3), context)
+    assert [row for row, _ in rows] == [{"step": step, "val/loss": 2.5} for step in (1, 2, 3)] * 2
+    assert [bool(folder and (folder / "history.jsonl").exists()) for _, folder in rows] == [True] * 3 + [False] * 3
+    spec = {"name": "own", "space": {"x": {"uniform": [0, 1]}}, "search": {"method": "random", "trials": 2}}
+    assert resolve({**spec, "trainable": "my_package.my_module:train"}).settings({"x": 0.25}).steps
+
+
+# YAML: a whole spec, or parts to be laid over one
+
+MINIMAL: dict[str, Any] = {
+    "name": "minimal",
+    "trainable": "trainables.mlm:train",
+    "config": {"steps": 800},
+    "space": {"masking.ema_decay": {"uniform": [0, 1]}},
+    "search": {"method": "random", "trials": 2},
+}
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_yaml_is_a_spec_or_part_of_one(block: Block, tmp_path: Path) -> None:
+    for document in block.text.split("---\n"):
+        tree = yaml_input.parse(document)
+        if "name" not in tree:
+            spec = resolve(precedence.merge(MINIMAL, tree))
+        else:
+            (tmp_path / "spec.yaml").write_text(document, "utf-8")
+            spec = load(tmp_path / "spec.yaml")
+        said = spec.model_dump(mode="json")
+        assert tree.keys() - {"profiles"} <= said.keys()
+
+
+# Shell
+
+OPERATORS = {"&&", "||", ";", "|", "&"}
+ELSEWHERE = {"docker", "kubectl", "openssl", "sbatch", "export", "python3"}
+
+
+class Parsed(Exception):
+    """A program's arguments are such as it takes."""
+
+
+def commands(text: str) -> list[list[str]]:
+    """The simple commands of a script, without assignments before them."""
+    script = re.sub(r"\$\([^)]*\)", "made", text)
+    found: list[list[str]] = []
+    for line in script.splitlines():
+        words, current = shlex.shlex(line, posix=True, punctuation_chars="&|;"), list[str]()
+        words.whitespace_split, words.commenters = True, "#"
+        for word in [*words, ";"]:
+            if word in OPERATORS:
+                found.append(current)
+                current = []
+            elif current or not re.match(r"\w+=", word):
+                current.append(word)
+    return [one for one in found if one]
+
+
+def programs(words: list[str]) -> None:
+    """Have the program read its arguments. Raises what it raises for wrong ones."""
+    program, *rest = words
+    if program.endswith("python") and rest[:1] == ["-m"]:
+        return ours(rest[1], rest[2:])
+    if program.endswith("pip"):
+        return installed(rest)
+    if program.endswith("mlflow"):
+        return server(rest)
+    if program.endswith("ray"):
+        return submitted(rest)
+    assert program in ELSEWHERE, f"{program}: nothing here says how to try it"
+    if program == "sbatch":
+        at = next(i for i, word in enumerate(rest) if not word.startswith("--"))
+        ours("sweeper.run", rest[at + 1 :])
+
+
+def ours(module: str, arguments: list[str]) -> None:
+    """One of our commands: arguments, and of a sweep the spec with its profile and settings."""
+    if module == "pytest":
+        return
+    try:
+        status = import_module(module).main(arguments)
+    except Parsed as parsed:
+        (args,) = parsed.args
+        if module == "sweeper.run" and args.spec:
+            load(ROOT / args.spec, args.profile, args.set)
+    else:
+        raise ValueError(f"{module} refuses {arguments}: exit status {status}")
+
+
+def installed(arguments: list[str]) -> None:
+    assert arguments[0] == "install"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (extras,) = (re.findall(r"\w+", one) for one in arguments if one.startswith(".["))
+    assert {*extras} <= project["optional-dependencies"].keys()
+    assert (ROOT / arguments[arguments.index("-c") + 1]).is_file()
+
+
+def server(arguments: list[str]) -> None:
+    import mlflow.cli
+
+    mlflow.cli.cli.commands[arguments[0]].make_context(arguments[0], arguments[1:])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def submitted(arguments: list[str]) -> None:
+    from ray.dashboard.modules.job.cli import submit
+
+    assert arguments[:2] == ["job", "submit"]
+    given = submit.make_context("submit", arguments[2:]).params
+    json.loads(given["runtime_env_json"] or "{}")
+    assert (ROOT / given["working_dir"]).is_dir()
+    programs(list(given["entrypoint"]))
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our commands stop once they have read their arguments."""
+    whole = argparse.ArgumentParser.parse_args
+
+    def parsed(self: argparse.ArgumentParser, *given: Any) -> Any:
+        raise Parsed(whole(self, *given))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+def test_shell_is_what_its_programs_take(block: Block, reading: None) -> None:
+    subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+    found = commands(block.text)
+    assert found
+    for words in found:
+        programs(words)
+    for name in re.findall(r"(?<![\w./$-])(?:docker|search_spaces|sweeper|trainables)/[\w./-]+\w", block.text):
+        assert (ROOT / name).exists() or ":" in block.text[block.text.index(name) + len(name)][:1], name
+    for target in re.findall(r"--target (\w+)", block.text):
+        assert f" AS {target}\n" in (ROOT / "docker" / "Dockerfile").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "python -m sweeper.run search_spaces/mix_ratios.yaml --profil",
+        "python -m sweeper.run search_spaces/mix_ratios.yaml --set config.masking.shares.tokn=1",
+        "python -m trainables.evaluate runs/x --tasks zorro=x",
+        "mlflow server --backend-store sqlite:///x.db",
+        "ray job submit --adress x -- python -m sweeper.run search_spaces/mix_ratios.yaml",
+        ".venv/bin/pip install -c constraints.txt -e '.[embeded]'",
+        "rm -rf x",
+    ],
+)
+def test_a_wrong_command_would_be_noticed(wrong: str, reading: None) -> None:
+    (words,) = commands(wrong)
+    with pytest.raises((Exception, SystemExit)) as caught:
+        programs(words)
+    assert not isinstance(caught.value, Parsed)
+
+
+def test_the_usage_names_every_option(reading: None) -> None:
+    (usage,) = blocks("")
+    parser: Callable[[], argparse.ArgumentParser] = run._parser
+    known = {option for action in parser()._actions for option in action.option_strings} - {"-h", "--help", "--verbose"}
+    assert {*re.findall(r"(?<![\w-])--?[a-z][\w-]*(?=[ \]])", usage.text)} - {"-m"} == known
