@@ -6,6 +6,8 @@ import os
 import uuid
 from pathlib import Path
 
+GIVEN = "utf-8-sig"  # of what people bring: UTF-8, less the byte order mark that some editors put before it
+
 
 def cache_root() -> Path:
     """$SWEEPER_CACHE, else `sweeper` in the user's cache folder."""

@@ -66,7 +66,9 @@ class Preparation:
         self._config = config
         self._parts = parts
         if not parts.train:
-            raise ValueError("no text is left to train on: data.validation, data.test or data.held_out take all of it")
+            given = [f"data.{name}" for name in ("validation", "test") if getattr(config, name)]
+            takers = f"{' and '.join(given)} take all of it" if given else corpus.remedy(config, parts)
+            raise ValueError(f"data.corpus {config.corpus}: no text is left to train on: {takers}")
         self._vocabulary = self._obtained(words)
         self._size = len(self._vocabulary.strings)
         self._eligible = np.ones(self._size, np.bool_)
@@ -173,8 +175,7 @@ class Preparation:
             return f"data.max_held_out {limit} is less than one block of {block} tokens: set at least {block}"
         remedy = "give more text or lower data.block"
         if part != "train" and limit:
-            setting = "validation" if part == "val" else "test"
-            remedy = f"raise data.held_out ({self._config.held_out:g}), or set data.{setting} to files:GLOB"
+            remedy = corpus.remedy(self._config, self._parts)
         shared = self._parts.shared
         twice = f" ({shared} documents were left out, because another part has the same text)" if shared else ""
         of = f"data.corpus {self._config.corpus}: the {part} part"

@@ -183,7 +183,7 @@ class Folder:
         path = self.path / "vocab.txt"
         if not path.is_file():
             raise ValueError(f"{self.origin} holds neither tokenizer.json nor vocab.txt: {ALTERNATIVES}")
-        entries = path.read_text("utf-8").rstrip("\n").split("\n")
+        entries = path.read_text("utf-8-sig").rstrip("\n").split("\n")
         model = models.WordPiece({entry: index for index, entry in enumerate(entries)}, unk_token=names["unk"])
         return _bert_ends(Vocabulary.check(_bert_pipeline(Tokenizer(model), lowercase), names, self.origin))
 
