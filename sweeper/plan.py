@@ -46,7 +46,7 @@ class Plan:
     were stopped early. rungs: the steps at which trials may be stopped. detectable: the smallest difference in nats
     that `pairs` pairs of seeds show with 80 % power, at Holm's first level for `comparisons` of them; None below two
     pairs. measured: whether seconds_per_step was. assumed: what was not measured, in words. refused: why a start would
-    be refused, a line each.
+    be refused, a line each. notes, warnings: what the trainable says of what its trials share.
     """
 
     trials: int
@@ -70,6 +70,8 @@ class Plan:
     measured: bool
     assumed: list[str]
     refused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def plan(
@@ -202,6 +204,8 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     if estimate.confirming:
         rows["verdict"] = "; ".join(Rule(spec.confirm.worthwhile, spec.confirm.margin).words(others))
     lines = [f"{spec.name}: the plan", *(f"  {name:<10}  {text}" for name, text in rows.items())]
+    lines += (f"  data        {note}" for note in estimate.notes)
+    lines += (f"  caution     {warning}" for warning in estimate.warnings)
     lines += (f"  assumed     {note}" for note in estimate.assumed)
     if estimate.confirming and 0 < pairs < PAIRS:
         lines.append(f"  caution     exploration only: a verdict takes {PAIRS} pairs of seeds, there are {pairs}")

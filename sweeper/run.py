@@ -38,6 +38,7 @@ from sweeper.stages import Stages, begun, prepared, refuse_used, repeated
 from sweeper.store import store_uri
 from sweeper.summary import summary, sweep_state
 from sweeper.tracking import DRAIN_S, Tracker
+from sweeper.trainable import Trainable
 from sweeper.wording import naming
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
@@ -182,12 +183,15 @@ def _show_plan(
     args: argparse.Namespace, spec: SweepSpec, storage: Path, known: Path | None, fit: int | None, refused: list[str]
 ) -> int:
     """What it costs, and why it would not start."""
+    with naming(args.spec):
+        foreseen = Trainable.load(spec.trainable).foresee(spec.settings({}))
     estimate = probe.of(spec, fit, measure=True, sd=_spread(spec, storage))
     refused = [*refused, *plan.above_limits(spec, estimate)]
     there = None if cluster.configured() else room.free(storage)
     if there:
         refused += room.shortages(spec, fit or 1, there, folders.size(known))
-    estimate = replace(estimate, refused=refused)
+    told = {key: foreseen.get(key, []) for key in ("notes", "warnings")}
+    estimate = replace(estimate, refused=refused, **told)
     for line in [*plan.shown(spec, estimate), *(room.notes(there) if there else [])]:
         _say(line)
     if args.json:

@@ -37,6 +37,8 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
     waiting.start()
     try:
         facts = Trainable.load(spec.trainable).prepare(spec.settings({}))
+        for line in facts.get("warnings", ()):
+            say(f"caution: {line}")
         return {**facts, **tasks.checked(spec)}
     finally:
         waiting.cancel()

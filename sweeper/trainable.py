@@ -1,14 +1,16 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. Six are optional: `expand(params)` replaces settings by dotted path which stand for others,
+`train(config, context)`. Seven are optional: `expand(params)` replaces settings by dotted path which stand for others,
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
-corpus), raises ValueError for what cannot be had, and returns facts to keep in the record; `preparing(config)` says
-how many seconds that would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a
-few steps on made-up data, as the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`,
-called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored, and returns the names of the
-main metrics that they will give, such as `zorro/accuracy`, each with a fingerprint of the task's data; `at_end()` names
-losses that the last row alone has. A spec names a trainable as text (`trainables.mlm:train`); the text crosses to the
+corpus), raises ValueError for what cannot be had, and returns facts to keep in the record, among them `notes` and
+`warnings`, lists of lines for people; `foresee(config)` returns such facts for the plan, and raises as `prepare` does,
+as far as it can be told without making or fetching anything; `preparing(config)` says how many seconds `prepare` would
+take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a few steps on made-up data, as
+the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`, called after `prepare`, raises
+ValueError, in one line, for tasks that cannot be scored, and returns the names of the main metrics that they will give,
+such as `zorro/accuracy`, each with a fingerprint of the task's data; `at_end()` names losses that the last row alone
+has. A spec names a trainable as text (`trainables.mlm:train`); the text crosses to the
 workers and is imported there. The driver imports the module too, to validate settings, so the module must import
 nothing heavy: torch belongs inside the functions.
 """
@@ -71,7 +73,7 @@ def _alone(_tensor: Any) -> None:
 
 
 def _nothing(_config: Any) -> dict[str, Any]:
-    """Nothing to prepare."""
+    """Nothing to prepare, nor to foresee."""
     return {}
 
 
@@ -131,6 +133,7 @@ class Trainable:
     train: Callable[[Any, TrainContext], None]
     prepare: Callable[[Any], dict[str, Any]]
     preparing: Callable[[Any], float]
+    foresee: Callable[[Any], dict[str, Any]]
     expand: Callable[[Mapping[str, Any]], dict[str, Any]]
     probe: Callable[[Any, str, int], Pace] | None
     check_tasks: Callable[[Any, Mapping[str, str]], Mapping[str, str]] | None
@@ -150,6 +153,7 @@ class Trainable:
         if train is None or config is None:
             raise ValueError(f"{module_name!r} must have {function!r} and 'Config'")
         prepare, preparing = getattr(module, "prepare", _nothing), getattr(module, "preparing", _at_once)
+        foresee = getattr(module, "foresee", _nothing)
         expand, probe = getattr(module, "expand", dict), getattr(module, "probe", None)
         check_tasks, at_end = getattr(module, "check_tasks", None), getattr(module, "at_end", _none)
-        return Trainable(name, config, train, prepare, preparing, expand, probe, check_tasks, at_end)
+        return Trainable(name, config, train, prepare, preparing, foresee, expand, probe, check_tasks, at_end)

@@ -311,12 +311,12 @@ def remedy(config: DataConfig, parts: Parts) -> str:
 
 def few(documents: Mapping[str, int]) -> list[str]:
     """A line where a held-out part has so few documents that the spread over documents cannot be told. By part."""
-    short = [f"{documents[part]} in {part}" for part in ("val", "test") if documents[part] < FEW_DOCUMENTS]
+    short = [f"{part} has {number}" for part, number in documents.items() if number < FEW_DOCUMENTS]
     if not short:
         return []
     return [
-        f"there are only {' and '.join(short)} of {FEW_DOCUMENTS} documents that an interval over documents takes: "
-        "blank lines between documents, more text or a larger data.held_out give more"
+        f"too few documents ({' and '.join(short)}): below {FEW_DOCUMENTS} there is no interval over documents; more "
+        "text, blank lines between documents or a larger data.held_out give more"
     ]
 
 

@@ -40,7 +40,7 @@ class Prepared:
     how many words, as white space separates them, have their first piece there.
     eligible: [V] bool, not [PAD], [CLS], [SEP], [MASK] or [UNK]. token_strings: by id.
     unigram: [V] float64, token probabilities in the train part, every count plus one.
-    facts: what the parts hold, for metadata.
+    facts: what the parts hold, for metadata; `warnings`, a line each, are for people.
     """
 
     folder: Path
@@ -140,6 +140,21 @@ def is_prepared(config: DataConfig) -> bool:
     return _found(config)[0].exists()
 
 
+def foreseen(config: DataConfig) -> list[str]:
+    """Warnings that `prepare` would come with, from the text alone. ValueError for text that it would refuse.
+
+    Of a corpus on the hub only the hub could tell.
+    """
+    if config.corpus.startswith("hub:"):
+        return []
+    if is_prepared(config):
+        return prepare(config).facts["warnings"]
+    parts = corpus.divide(config, *_found(config)[1])
+    if not (parts.train and parts.val and parts.test):
+        raise ValueError(f"data.corpus {config.corpus} cannot be divided: {corpus.remedy(config, parts)}")
+    return corpus.few({"val": len(parts.val), "test": len(parts.test)})
+
+
 def _found(config: DataConfig) -> tuple[Path, tuple[corpus.Source, corpus.Files | None, corpus.Files | None], Any]:
     """The cache folder; the corpus, validation and test sources; and the tokenizer."""
     root = files.cache_root()
@@ -160,6 +175,7 @@ def _found(config: DataConfig) -> tuple[Path, tuple[corpus.Source, corpus.Files 
 def _open(folder: Path, config: DataConfig) -> Prepared:
     stored = json.loads((folder / "prepared.json").read_text("utf-8"))
     facts = {"corpus": config.corpus, "tokenizer": config.tokenizer} | stored.pop("facts")
+    facts["warnings"] = corpus.few({part: facts["parts"][part]["documents"] for part in ("val", "test")})
     arrays = {name: _load(folder, name) for name in TRAIN_ARRAYS}
     fingerprint = folder.name.removesuffix(f"-{LAYOUT}")
     return Prepared(folder=folder, fingerprint=fingerprint, facts=facts, **arrays, **stored)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainables.data import Prepared
     from trainables.noise import StepNoise
 
-__all__ = ["Config", "at_end", "check_tasks", "expand", "prepare", "preparing", "probe", "train"]
+__all__ = ["Config", "at_end", "check_tasks", "expand", "foresee", "prepare", "preparing", "probe", "train"]
 
 PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
 
@@ -60,6 +60,13 @@ def prepare(config: settings.Config) -> dict[str, Any]:
         return facts
     batches = data.Batches(prepared, config.batch_size, 0)
     return facts | {"series": [mark.name for mark in series.reached(prepared, batches, config.series, config.steps)]}
+
+
+def foresee(config: settings.Config) -> dict[str, Any]:
+    """What `prepare` would say of the text, as far as that is told without making or fetching anything."""
+    from trainables import data
+
+    return {"warnings": data.foreseen(config.data)}
 
 
 def at_end() -> tuple[str, ...]:
@@ -301,6 +308,8 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(options.threads)
+    for line in facts["warnings"]:
+        print(f"caution: {line}", file=sys.stderr)
     if "series" in facts:
         print(f"series: {', '.join(facts['series']) or 'the run is too short for any'}", file=sys.stderr)
     restore = kept if kept.exists() else None

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.trainables.texts import sentences, write_documents
-from trainables import preparation
+from trainables import data, preparation
 from trainables.config import DataConfig
 from trainables.data import Batches, Prepared, prepare
 from trainables.preparation import evaluation_set
@@ -338,6 +338,16 @@ def test_what_is_advised_for_too_few_documents_works(
     third = tmp_path / "third.txt"
     third.write_text("\n\n".join(sentences(40, seed=2)), "utf-8")
     prepare(config.model_copy(update={"validation": f"files:{other}", "test": f"files:{third}"}))
+
+
+def test_few_documents_are_warned_of_before_and_after_preparation(text: Path) -> None:
+    config = settings(text, held_out=0.02, block=8)
+    before = data.foreseen(config)
+    assert before == prepare(config).facts["warnings"] == data.foreseen(config)
+    parts = prepare(config).facts["parts"]
+    short = f"too few documents (val has {parts['val']['documents']} and test has {parts['test']['documents']}): below 20"
+    assert [line.startswith(short) for line in before] == [True]
+    assert data.foreseen(settings(text)) == prepare(settings(text)).facts["warnings"] == []
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD)
