@@ -345,7 +345,9 @@ def test_few_documents_are_warned_of_before_and_after_preparation(text: Path) ->
     before = data.foreseen(config)
     assert before == prepare(config).facts["warnings"] == data.foreseen(config)
     parts = prepare(config).facts["parts"]
-    short = f"too few documents (val has {parts['val']['documents']} and test has {parts['test']['documents']}): below 20"
+    short = (
+        f"too few documents (val has {parts['val']['documents']} and test has {parts['test']['documents']}): below 20"
+    )
     assert [line.startswith(short) for line in before] == [True]
     assert data.foreseen(settings(text)) == prepare(settings(text)).facts["warnings"] == []
 
