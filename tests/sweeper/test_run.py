@@ -288,6 +288,9 @@ def test_run_folders_are_numbered_and_the_newest_is_found(tmp_path: Path):
         "-11",
     ]
     assert folders.known(tmp_path, spec, folders.NEWEST) == made[-1]
-    (made[-1] / folders.SPEC).write_text("torn", "utf-8")
+    (made[-1] / folders.SPEC).unlink()  # by a crash before it was written: nothing had begun
     assert folders.known(tmp_path, spec, folders.NEWEST) == made[-2]
+    (made[-2] / folders.SPEC).write_text("torn", "utf-8")
+    with pytest.raises(ValueError, match=rf"{made[-2].name}/spec\.yaml: .*mend it, or move its folder away"):
+        folders.known(tmp_path, spec, folders.NEWEST)
     assert folders.known(tmp_path, other, folders.NEWEST) is None
