@@ -125,7 +125,7 @@ def test_a_part_of_the_suite(latin: dict[str, str], tmp_path: Path) -> None:
 def test_a_sweep_is_gone_on_with(latin: dict[str, str], tmp_path: Path) -> None:
     spec = {
         "name": "umlaut", "question": BEYOND, "trainable": "trainables.toy:train",
-        "space": {"x": {"uniform": [0, 1]}}, "arms": {"größe": {"x": 0.5}},
+        "space": {"x": {"uniform": [0, 1]}}, "arms": {"baseline": {"x": 0.5}},
         "search": {"method": "random", "trials": 1}, "seeds": {"search": [1]},
     }  # fmt: skip
     from sweeper import yaml_input
