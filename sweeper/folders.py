@@ -43,6 +43,10 @@ def storage(given: Path | None, resume: Path | None) -> Path:
     if cluster.submitted() and not chosen.is_absolute():
         raise ValueError(f"--storage {chosen}: a submitted job's own folder is temporary; name an absolute one")
     chosen = chosen.resolve()
+    try:
+        str(chosen).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--storage {chosen}: its name is not UTF-8, which Ray and MLflow want") from None
     existing = next(path for path in (chosen, *chosen.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"--storage {chosen}: {existing} is not a folder that can be written to")

@@ -178,6 +178,7 @@ words, on `{config.data.corpus}`, {_masking(config.masking)}. Seed {metadata["se
 | validation loss, [MASK] positions | {metrics["val/loss_mask"]:.4f} |
 | unigram cross-entropy, [MASK] positions | {metrics["val/unigram_mask"]:.4f} |
 
-Positions beyond {config.data.block} and [CLS] were never trained. Settings: `training_config.yaml`; fingerprints,
+Positions beyond {config.data.block} and [CLS] were never trained, nor pairs of sentences: of the two kinds of segment,
+which tools for pairs want, both are the one that was. Settings: `training_config.yaml`; fingerprints,
 versions and the mask audit: `metadata.json`.
 """
