@@ -26,6 +26,7 @@ from trainables import formats
 from trainables.config import DataConfig
 
 LINES_PER_DOCUMENT = 1000
+ENOUGH = 200  # words: with 15 % of the tokens predicted, some are [MASK] for certain
 KINDS = ("embedded", "files:GLOB", "hub:NAME")
 
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
@@ -291,21 +292,22 @@ def divide(config: DataConfig, source: Source, validation: Source | None, test: 
 
 
 def remedy(config: DataConfig, parts: Parts) -> str:
-    """What to do where a hash of the documents leaves a part with less than a block: what would leave none so."""
+    """What to do where a hash of the documents leaves too little in a part: what leaves enough in each."""
     settings = {part: name for part, name in (("val", "validation"), ("test", "test")) if not getattr(config, name)}
     corpus = [document for part in ("train", *settings) for document in getattr(parts, part)]
-    files = f"set {' and '.join(f'data.{name}' for name in settings.values())} to files:GLOB"
+    given = f"set {' and '.join(f'data.{name}' for name in settings.values())} to files:GLOB"
+    enough = max(config.block, ENOUGH)
     for percent in range(1, 50):
         share = config.model_copy(update={"held_out": percent / 100})
         chosen = [held_out(corpus, part, share) for part in settings]
         held = {document.digest for part in chosen for document in part}
         chosen.append([document for document in corpus if document.digest not in held])
-        if min(sum(document.words for document in part) for part in chosen) >= config.block:
-            return f"set data.held_out to {percent / 100:g}, or {files}"
+        if min(sum(document.words for document in part) for part in chosen) >= enough:
+            return f"set data.held_out to {percent / 100:g}, or {given}"
     one = len(corpus) == 1
     return (
         f"all text is {len(corpus)} document{'' if one else 's'}, and no document is split between parts: "
-        f"put blank lines between {'its' if one else 'more'} documents, or {files}"
+        f"put blank lines between {'its' if one else 'more'} documents, or {given}"
     )
 
 

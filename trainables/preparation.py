@@ -138,6 +138,10 @@ class Preparation:
         blocks, places = (flat.reshape(shape)[rows] for flat in (tokens.ids, tokens.document))
         known = seen.reshape(shape)[rows]
         chosen = evaluation_set(part, blocks, places, known, self._eligible, self._vocabulary.special["mask"])
+        if not chosen.masked.any():
+            raise ValueError(
+                self._too_little(part, f"{len(tokens.ids)} tokens, of which none is drawn for [MASK]", limit)
+            )
         for name in EVALUATION_ARRAYS:
             np.save(folder / f"{part}.{name}.npy", getattr(chosen, name), allow_pickle=False)
         return self._facts(documents, tokens, rows)
@@ -173,13 +177,15 @@ class Preparation:
         block = self._config.block
         if limit and limit < block:
             return f"data.max_held_out {limit} is less than one block of {block} tokens: set at least {block}"
+        return self._too_little(part, f"{count} {unit}, less than one block of {block}", limit)
+
+    def _too_little(self, part: str, what: str, limit: int | None) -> str:
         remedy = "give more text or lower data.block"
         if part != "train" and limit:
             remedy = corpus.remedy(self._config, self._parts)
         shared = self._parts.shared
         twice = f" ({shared} documents were left out, because another part has the same text)" if shared else ""
-        of = f"data.corpus {self._config.corpus}: the {part} part"
-        return f"{of} has {count} {unit}, less than one block of {block}{twice}: {remedy}"
+        return f"data.corpus {self._config.corpus}: the {part} part has {what}{twice}: {remedy}"
 
     def _usable(self, part: str, tokens: _Tokens) -> NDArray[np.int64]:
         """Ids of the blocks with at least half of their positions eligible."""

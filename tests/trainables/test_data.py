@@ -301,7 +301,7 @@ BAD = [
     ({"test": "files:{empty}"}, "the test part has 0 tokens, less than one block of 16"),
     ({"validation": "files:{text}/*.txt"}, "no text is left to train on"),
     ({"test": "files:{text}/b.txt", "validation": "files:{text}/b.txt"}, r"val part has 0 tokens.*another part has"),
-    ({"held_out": 0.0001}, r"the val part has 0 tokens.*: set data\.held_out to 0\.01, or set data\.validation and"),
+    ({"held_out": 0.0001}, r"the val part has 0 tokens.*: set data\.held_out to 0\.02, or set data\.validation and"),
     ({"block": 100_000}, "the train part has .* less than one block of 100000: give more text or lower data.block"),
     ({"max_held_out": 15}, r"data\.max_held_out 15 is less than one block of 16"),
     ({"tokenizer": "train:50"}, "at least 100"),
@@ -338,6 +338,16 @@ def test_what_is_advised_for_too_few_documents_works(
     third = tmp_path / "third.txt"
     third.write_text("\n\n".join(sentences(40, seed=2)), "utf-8")
     prepare(config.model_copy(update={"validation": f"files:{other}", "test": f"files:{third}"}))
+
+
+def test_a_part_in_which_nothing_is_masked_is_refused(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run would divide by their number, when it is judged by that part: at its end."""
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path))
+    monkeypatch.setattr(preparation, "MASKED", 0.0)
+    with pytest.raises(ValueError, match=r"the val part has \d+ tokens, of which none is drawn for \[MASK\]: set data"):
+        prepare(settings(text))
 
 
 def test_few_documents_are_warned_of_before_and_after_preparation(text: Path) -> None:
