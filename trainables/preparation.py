@@ -138,7 +138,7 @@ class Preparation:
         blocks, places = (flat.reshape(shape)[rows] for flat in (tokens.ids, tokens.document))
         known = seen.reshape(shape)[rows]
         chosen = evaluation_set(part, blocks, places, known, self._eligible, self._vocabulary.special["mask"])
-        if not chosen.masked.any():
+        if part == "val" and not chosen.masked.any():
             raise ValueError(
                 self._too_little(part, f"{len(tokens.ids)} tokens, of which none is drawn for [MASK]", limit)
             )

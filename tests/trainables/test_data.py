@@ -343,7 +343,7 @@ def test_what_is_advised_for_too_few_documents_works(
 def test_a_part_in_which_nothing_is_masked_is_refused(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run would divide by their number, when it is judged by that part: at its end."""
+    """A run would divide by their number. The test part may be so: few ask for its loss at [MASK]."""
     monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path))
     monkeypatch.setattr(preparation, "MASKED", 0.0)
     with pytest.raises(ValueError, match=r"the val part has \d+ tokens, of which none is drawn for \[MASK\]: set data"):
