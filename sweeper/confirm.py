@@ -21,8 +21,11 @@ from sweeper import budget, learned, stats
 from sweeper.budget import Common
 from sweeper.journal import Family, Journal, TrialRecord
 from sweeper.pairs import document_interval
+from sweeper.trainable import FEW_DOCUMENTS
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from sweeper.spec import SweepSpec
 
 STAGE = "confirm"
@@ -221,6 +224,11 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         notes.append("not fresh: runs of this data had used some of these seeds before, or the tracking store was away")
     if reason := untold(spec, journal):
         notes.append(reason)
+    documents = _documents(journal, family, run_dir, {one.arm: one.seeds for one in result.comparisons})
+    count = min((np.count_nonzero(predicted) for _, predicted in documents.values()), default=FEW_DOCUMENTS)
+    if count < FEW_DOCUMENTS:
+        notes.append(f"no interval over documents: the test part has {count}, and it takes {FEW_DOCUMENTS}")
+        documents = {}
     apart = dict.fromkeys([*strayed, *(name for name in spec.arms if name not in spec.comparable)])
     notes += [f"{label} left the budget that makes runs comparable: it is not compared" for label in apart]
     notes += [text] if (text := budget.differ(spec, journal.stage(STAGE))) else []
@@ -243,7 +251,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         "earlier": family.earlier,
         "comparisons": [asdict(one) for one in result.comparisons],
         "told": {one.arm: APART if one.arm in strayed else one.told for one in result.comparisons},
-        "documents": _documents(journal, family, run_dir, {one.arm: one.seeds for one in result.comparisons}),
+        "documents": {label: list(document_interval(*sums)) for label, sums in documents.items()},
         "champion": result.champion.arm if result.champion else None,
         "unlearned": learned.told(spec, journal.stage(STAGE)),
         "notes": notes[0 if family.earlier else 1 :],
@@ -271,8 +279,8 @@ def untold(spec: SweepSpec, journal: Journal) -> str | None:
 
 def _documents(
     journal: Journal, family: Family, run_dir: Path, seeds: Mapping[str, Sequence[int]]
-) -> dict[str, list[float]]:
-    """Label -> 95 % interval of the mean difference over other documents, where the bundles tell the losses by them."""
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Label -> by document, the mean difference over seeds in summed loss, and the predictions; where bundles tell."""
     by_run = {}
     for record in journal.stage(STAGE):
         checkpoint = record.end.checkpoint if record.end else None
@@ -280,11 +288,10 @@ def _documents(
         if record.state == "completed" and checkpoint and path.exists():
             content = json.loads(path.read_text("utf-8"))
             by_run[str(record.ask.arm), record.ask.seed] = np.array([content["loss"], content["predictions"]])
-    intervals = {}
+    sums = {}
     for label, common in seeds.items():
         pairs = [(by_run.get((label, seed)), by_run.get((family.baseline, seed))) for seed in common]
         known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
         if known:
-            difference = np.mean([ours[0] - theirs[0] for ours, theirs in known], axis=0)
-            intervals[label] = list(document_interval(difference, known[0][0][1]))
-    return intervals
+            sums[label] = np.mean([ours[0] - theirs[0] for ours, theirs in known], axis=0), known[0][0][1]
+    return sums

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import uuid
 from pathlib import Path
+
+GIVEN = "utf-8-sig"  # of what people bring: UTF-8, less the byte order mark that some editors put before it
 
 
 def cache_root() -> Path:
@@ -12,6 +16,13 @@ def cache_root() -> Path:
     if named := os.environ.get("SWEEPER_CACHE"):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "sweeper"
+
+
+def standard_streams() -> None:
+    """Have stdout and stderr print, as an escape such as \\u2026, what their encoding has no character for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def put(path: Path, content: bytes | str) -> None:

@@ -43,6 +43,10 @@ def storage(given: Path | None, resume: Path | None) -> Path:
     if cluster.submitted() and not chosen.is_absolute():
         raise ValueError(f"--storage {chosen}: a submitted job's own folder is temporary; name an absolute one")
     chosen = chosen.resolve()
+    try:
+        str(chosen).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--storage {chosen}: its name is not UTF-8, which Ray and MLflow want") from None
     existing = next(path for path in (chosen, *chosen.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"--storage {chosen}: {existing} is not a folder that can be written to")
@@ -62,10 +66,10 @@ def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
     folder = resume.resolve()
     if not (folder / SPEC).is_file():
         raise ValueError(f"--resume {folder}: there is no run, for it has no {SPEC}")
-    found = _hash(folder)
+    found = load(folder / SPEC).spec_hash
     if found != spec.spec_hash:
         raise ValueError(
-            f"--resume {folder}: it holds another run, {(found or 'unreadable')[:8]}, and this spec is "
+            f"--resume {folder}: it holds another run, {found[:8]}, and this spec is "
             f"{spec.spec_hash[:8]}; resume it with {folder / SPEC}"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -128,8 +132,16 @@ def _made(parent: Path, spec: SweepSpec) -> Path:
 
 def _newest(parent: Path, spec: SweepSpec) -> Path | None:
     found = {number: path for path in parent.glob(f"{_stem(spec)}*") if (number := _number(path, spec))}
-    runs = [found[number] for number in sorted(found, reverse=True)]
-    return next((path for path in runs if _hash(path) == spec.spec_hash), None)
+    for number in sorted(found, reverse=True):
+        path = found[number] / SPEC
+        if path.exists():  # else nothing had begun
+            try:
+                own = load(path).spec_hash
+            except ValueError as error:
+                raise ValueError(f"--resume: {error}; mend it, or move its folder away to begin a new run") from None
+            if own == spec.spec_hash:
+                return path.parent
+    return None
 
 
 def _stem(spec: SweepSpec) -> str:
@@ -140,10 +152,3 @@ def _number(path: Path, spec: SweepSpec) -> int | None:
     """1 for the first run of a spec, n for the folder that ends in -n, None for any other."""
     match = re.fullmatch(re.escape(_stem(spec)) + r"(?:-(\d+))?", path.name)
     return int(match[1] or 1) if match else None
-
-
-def _hash(folder: Path) -> str | None:
-    try:
-        return load(folder / SPEC).spec_hash
-    except ValueError:
-        return None

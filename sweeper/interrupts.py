@@ -64,7 +64,7 @@ class Interrupts:
     def _take(self, number: int, frame: object) -> None:
         if self._first is not None:
             shown = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the table hides the cursor
-            os.write(2, f"{shown}ended at once; {self.hint}\n".encode())
+            os.write(2, f"{shown}ended at once; {self.hint}\n".encode(errors="backslashreplace"))
             os._exit(STATUS)
         self._first = time.monotonic()
         # From a thread: the main one may hold the console's lock, or be in the middle of a write.

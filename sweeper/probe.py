@@ -96,7 +96,7 @@ def _measured(spec: SweepSpec, config: dict[str, Any], at_once: int) -> Pace:
             environment = {**os.environ, **_threads(held.cpus_per_worker), **_visible(number, held.gpus_per_worker)}
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
             pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            probes.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+            probes.append(subprocess.Popen(command, env=environment, encoding="utf-8", **pipes))
         lines = [probe.communicate()[0].splitlines() for probe in probes]
     finally:
         timer.cancel()

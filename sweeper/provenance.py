@@ -35,7 +35,9 @@ def commit(source: Path = Path(__file__)) -> str | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git says there; None where it has nothing to say, or is not installed."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -21,6 +21,7 @@ from sweeper import (
     cluster,
     earlier,
     ending,
+    files,
     folders,
     interrupts,
     plan,
@@ -56,6 +57,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 all trials failed, no Ray or a full disk, 2 bad input, 130 interrupted."""
+    files.standard_streams()
     cluster.isolate()
     with Interrupts(_say, "nothing had begun") as signals:
         try:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sweeper import cluster, confirm, folders, report
+from sweeper import cluster, confirm, files, folders, report
 from sweeper.journal import Journal, Session, TrialRecord
 from sweeper.spec import SweepSpec, load
 from sweeper.summary import sweep_state
@@ -36,6 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Show it on stdout; the exit status."""
+    files.standard_streams()
     parser = Parser(prog="python -m sweeper.status", description="What a sweep is doing.", epilog=__doc__)
     parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: the newest in ./runs")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a cluster: what runs on which node")

@@ -30,6 +30,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 Report = Callable[[Mapping[str, float], Path | None], None]
 
+FEW_DOCUMENTS = 20  # with fewer, what other documents would give cannot be told from their spread
+
 
 @runtime_checkable
 class Settings(Protocol):

@@ -66,6 +66,10 @@ def test_files_are_utf8_in_any_locale() -> None:
                 given = len(node.args) + sum(keyword.arg == "encoding" for keyword in node.keywords)
                 least = {"read_text": 1, "write_text": 2}.get(node.func.attr, 0)
                 assert given >= least, f"{path}:{node.lineno}: {node.func.attr} names no encoding"
+                piped = [keyword.value for keyword in node.keywords if keyword.arg == "text"]  # of a process
+                by_locale = any(isinstance(value, ast.Constant) and value.value is True for value in piped)
+                ours = path.is_relative_to(ROOT / "sweeper") or path.is_relative_to(ROOT / "trainables")
+                assert not (ours and by_locale), f"{path}:{node.lineno}: give encoding= in place of text=True"
 
 
 def test_the_readme_keeps_its_word() -> None:

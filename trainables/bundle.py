@@ -111,8 +111,10 @@ def write_model(folder: Path, model: CompactBert, prepared: Prepared, config: Co
     folder.mkdir()
     save_file(to_hub(model), folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", hub_config(config.model, prepared.vocab_size, prepared.pad_id))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(prepared.tokenizer_files() / name, folder / name)
+    words = prepared.tokenizer_files()
+    shutil.copy(words / "tokenizer.json", folder / "tokenizer.json")
+    settings = json.loads((words / "tokenizer_config.json").read_text("utf-8"))
+    _write_json(folder / "tokenizer_config.json", settings | {"model_max_length": config.model.max_positions})
     (folder / "training_config.yaml").write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8")
 
 
@@ -177,6 +179,7 @@ words, on `{config.data.corpus}`, {_masking(config.masking)}. Seed {metadata["se
 
 {_data(metadata["data"])}
 
-Positions beyond {config.data.block} and [CLS] were never trained. Settings: `training_config.yaml`; fingerprints,
+Positions beyond {config.data.block} and [CLS] were never trained, nor pairs of sentences: of the two kinds of segment,
+which tools for pairs want, both are the one that was. Settings: `training_config.yaml`; fingerprints,
 versions and the mask audit: `metadata.json`.
 """

@@ -44,7 +44,7 @@ class Frozen(BaseModel):
 class DataConfig(Frozen):
     """Which text, cut how.
 
-    corpus: `embedded`, `files:GLOB` (.txt or .jsonl, plain, .gz or .xz) or `hub:NAME`.
+    corpus: `embedded`, `files:GLOB` (see `formats`) or `hub:NAME`.
     tokenizer: `train:SIZE` (WordPiece trained on the train part, lower-cased and without accents; `,cased` and
     `,accents` behind it keep either), a local folder, or a hub name.
     validation, test: `files:GLOB` in place of the part that a hash of the document sets apart.

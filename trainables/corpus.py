@@ -1,32 +1,32 @@
 """From a corpus' name to documents, and from documents to the parts `train`, `val` and `test`.
 
-A document is a conversation (embedded corpus), a record (.jsonl, hub rows with line breaks inside) or a stretch of
-lines between blank ones, cut after 1,000 lines. Its part follows from its text alone, so that equal texts can never
-lie on both sides of a split.
+A document is a conversation (embedded corpus), a record of .jsonl, or a stretch of lines between blank ones, cut after
+1,000 lines. The rows of a table, of the hub or of files, are documents where any of them has a line break inside, else
+they are such lines. A document's part follows from its text alone, so that equal texts can never lie on both sides of
+a split.
 """
 
 from __future__ import annotations
 
 import difflib
 import glob
-import gzip
 import hashlib
 import importlib.resources
 import json
-import lzma
 import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sweeper import files
+from sweeper.trainable import FEW_DOCUMENTS
+from trainables import formats
 from trainables.config import DataConfig
 
 LINES_PER_DOCUMENT = 1000
-SUFFIXES = (".txt", ".txt.gz", ".txt.xz", ".jsonl", ".jsonl.gz", ".jsonl.xz")
+ENOUGH = 200  # words: with 15 % of the tokens predicted, some are [MASK] for certain
 KINDS = ("embedded", "files:GLOB", "hub:NAME")
 
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
@@ -94,20 +94,22 @@ def _is_link(word: str) -> bool:
 
 @dataclass(frozen=True)
 class Files:
-    """Text files, in the order of their paths. setting: what named them, for errors."""
+    """Text files in the order of their paths, then tables, which together are one. setting: what named them."""
 
     paths: tuple[Path, ...]
     setting: str
 
     @staticmethod
     def find(pattern: str, setting: str) -> Files:
-        found = glob.glob(os.path.expanduser(pattern), recursive=True) if pattern else []
-        paths = tuple(Path(name) for name in sorted(found) if os.path.isfile(name))
+        place = os.path.expanduser(pattern)
+        if os.path.isdir(place):
+            return Files(_in_folder(place, f"{setting} files:{pattern}"), setting)
+        paths = tuple(Path(name) for name in sorted(_found(place)) if os.path.isfile(name))
         if not paths:
             raise ValueError(f"{setting} files:{pattern} matches no file under {Path.cwd()}")
         for path in paths:
-            if not path.name.lower().endswith(SUFFIXES):
-                raise ValueError(f"{setting}: {path} is none of {', '.join(SUFFIXES)}: name a narrower glob")
+            if not formats.kind(path):
+                raise ValueError(f"{setting}: {path} is none of {formats.LEGAL}: rename it or name a narrower glob")
         return Files(paths, setting)
 
     def identity(self) -> str:
@@ -115,18 +117,46 @@ class Files:
         for path in self.paths:
             try:
                 with path.open("rb") as file:
-                    parts.append(f"{_kind(path)} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+                    parts.append(f"{formats.kind(path)} {hashlib.file_digest(file, 'sha256').hexdigest()}")
             except OSError as error:
                 raise ValueError(f"{path} cannot be read: {error.strerror}") from None
         return "files " + " ".join(parts)
 
     def texts(self) -> Iterator[str]:
-        for path in self.paths:
-            try:
-                lines = _read(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-                yield from _records(path, lines) if _kind(path) == "jsonl" else stretches(lines)
-            except ValueError as error:
-                raise ValueError(f"{self.setting}: {error}") from None
+        tables = [path for path in self.paths if formats.kind(path) in formats.TABLES]
+        try:
+            for path in self.paths:
+                if path not in tables:
+                    records = formats.kind(path) == "jsonl"
+                    yield from formats.records(path) if records else stretches(formats.text(path).split("\n"))
+            yield from _of_rows([row for path in tables for row in formats.rows(path)])
+        except ValueError as error:
+            raise ValueError(f"{self.setting}: {error}") from None
+
+
+def _found(pattern: str) -> list[str]:
+    """What a glob matches; as much of it as there is by that very name is no glob: `[2024]/*.txt`."""
+    if not pattern:
+        return []
+    there = next(path for path in (Path(pattern), *Path(pattern).parents) if os.path.exists(path))
+    rest = Path(pattern).relative_to(there)
+    return glob.glob(os.path.join(glob.escape(str(there)), str(rest)), recursive=True) if rest.parts else [pattern]
+
+
+def _in_folder(folder: str, given: str) -> tuple[Path, ...]:
+    """The files of a saved dataset. ValueError, in one line, for another folder, with globs of the files in it."""
+    try:
+        if paths := formats.saved(Path(folder)):
+            return tuple(paths)
+    except ValueError as error:
+        raise ValueError(f"{given}: {error}") from None
+    for depth in ("*", "*/*"):
+        names = [Path(name) for name in glob.glob(os.path.join(glob.escape(folder), depth)) if os.path.isfile(name)]
+        endings = sorted({formats.ending(path) for path in names if formats.kind(path)})
+        if endings:
+            ways = [f"{given.removesuffix('/').partition(' ')[2]}/{depth}{ending}" for ending in endings]
+            raise ValueError(f"{given} is a folder: name its files, as in {' or '.join(ways)}")
+    raise ValueError(f"{given} is a folder without any file that is {formats.LEGAL}")
 
 
 @dataclass(frozen=True)
@@ -163,8 +193,14 @@ class Hub:
             raise _unavailable(self.name, error) from error
         if "text" not in rows.column_names:
             raise ValueError(f"data.corpus hub:{self.name} has no column text, only {', '.join(rows.column_names)}")
-        lines = [row or "" for batch in rows.select_columns(["text"]).iter(10_000) for row in batch["text"]]
-        yield from lines if any("\n" in line.strip() for line in lines) else stretches(lines)
+        yield from _of_rows(
+            [row or "" for batch in rows.select_columns(["text"]).iter(10_000) for row in batch["text"]]
+        )
+
+
+def _of_rows(rows: list[str]) -> Iterable[str]:
+    """The documents of a table's rows."""
+    return rows if any("\n" in row.strip() for row in rows) else stretches(rows)
 
 
 def _hub_commit(name: str, revision: str) -> str:
@@ -203,39 +239,6 @@ def find_part(part: str, value: str | None) -> Files | None:
     if kind != "files":
         raise ValueError(f"data.{part} {value!r} must be files:GLOB")
     return Files.find(pattern, f"data.{part}")
-
-
-def _kind(path: Path) -> str:
-    return "jsonl" if ".jsonl" in "".join(path.suffixes[-2:]).lower() else "txt"
-
-
-def _read(path: Path) -> str:
-    openers = {".gz": gzip.open, ".xz": lzma.open}
-    try:
-        with openers.get(path.suffix.lower(), open)(path, "rb") as file:
-            return file.read().decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 at byte {error.start}: convert it, as with iconv -t UTF-8") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is damaged, or not what its suffix says ({error})") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _records(path: Path, lines: list[str]) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
-        text = record.get("text") if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            raise ValueError(f"{path}, line {number} has no text: each line must be an object with a string 'text'")
-        if re.search("[\ud800-\udfff]", text):
-            raise ValueError(f"{path}, line {number} holds half of a surrogate pair, which is no character")
-        yield text
 
 
 def stretches(lines: Iterable[str]) -> Iterator[str]:
@@ -286,6 +289,37 @@ def divide(config: DataConfig, source: Source, validation: Source | None, test: 
     train = [document for document in corpus if document.digest not in held]
     shared = total - len(train) - len(parts["val"]) - len(parts["test"])
     return Parts(train, parts["val"], parts["test"], shared)
+
+
+def remedy(config: DataConfig, parts: Parts) -> str:
+    """What to do where a hash of the documents leaves too little in a part: what leaves enough in each."""
+    settings = {part: name for part, name in (("val", "validation"), ("test", "test")) if not getattr(config, name)}
+    corpus = [document for part in ("train", *settings) for document in getattr(parts, part)]
+    given = f"set {' and '.join(f'data.{name}' for name in settings.values())} to files:GLOB"
+    enough = max(config.block, ENOUGH)
+    for percent in range(1, 50):
+        share = config.model_copy(update={"held_out": percent / 100})
+        chosen = [held_out(corpus, part, share) for part in settings]
+        held = {document.digest for part in chosen for document in part}
+        chosen.append([document for document in corpus if document.digest not in held])
+        if min(sum(document.words for document in part) for part in chosen) >= enough:
+            return f"set data.held_out to {percent / 100:g}, or {given}"
+    one = len(corpus) == 1
+    return (
+        f"all text is {len(corpus)} document{'' if one else 's'}, and no document is split between parts: "
+        f"put blank lines between {'its' if one else 'more'} documents, or {given}"
+    )
+
+
+def few(documents: Mapping[str, int]) -> list[str]:
+    """A line where a held-out part has so few documents that the spread over documents cannot be told. By part."""
+    short = [f"{part} has {number}" for part, number in documents.items() if number < FEW_DOCUMENTS]
+    if not short:
+        return []
+    return [
+        f"too few documents ({' and '.join(short)}): below {FEW_DOCUMENTS} there is no interval over documents; more "
+        "text, blank lines between documents or a larger data.held_out give more"
+    ]
 
 
 def held_out(corpus: list[Document], part: str, config: DataConfig) -> list[Document]:

@@ -188,7 +188,8 @@ def _found(
 def _open(folder: Path, config: DataConfig) -> Prepared:
     stored = json.loads((folder / "prepared.json").read_text("utf-8"))
     facts = {"corpus": config.corpus, "tokenizer": config.tokenizer} | stored.pop("facts")
-    facts |= {"notes": dropped.notes(facts), "warnings": dropped.warnings(facts)}
+    few = corpus.few({part: facts["parts"][part]["documents"] for part in ("val", "test")})
+    facts |= {"notes": dropped.notes(facts), "warnings": [*dropped.warnings(facts), *few]}
     arrays = {name: _load(folder, name) for name in TRAIN_ARRAYS}
     fingerprint, scheme = folder.name.removesuffix(f"-{LAYOUT}"), Scheme(**stored.pop("scheme"))
     return Prepared(folder=folder, fingerprint=fingerprint, facts=facts, scheme=scheme, **arrays, **stored)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sweeper import files
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the scores. Exit status 2 and one line for bad input."""
+    files.standard_streams()
     parser = argparse.ArgumentParser(prog="python -m trainables.evaluate", description=__doc__)
     parser.add_argument("bundle", type=Path, help="a folder that AutoModelForMaskedLM and AutoTokenizer load")
     parser.add_argument("--task", action="append", default=[], metavar="NAME=PATH", help="once for every task")

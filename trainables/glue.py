@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sweeper.files import GIVEN
 from trainables.noise import uniform
 
 Measure = Literal["accuracy", "f1"]
@@ -216,7 +217,7 @@ def _lines(name: str, path: Path) -> Place:
     def rows() -> Iterator[tuple[int, Any]]:
         number = 0
         try:
-            with path.open(encoding="utf-8") as file:
+            with path.open(encoding=GIVEN) as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         yield number, json.loads(line)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
+from sweeper import files
 from sweeper.trainable import Pace, TrainContext
 from trainables import config as settings
 from trainables.bands import NAMES
@@ -337,6 +338,7 @@ class _Run:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train alone and leave the bundle in a folder. Exit status 2 for bad input."""
+    files.standard_streams()
     parser = argparse.ArgumentParser(prog="python -m trainables.mlm", description=__doc__)
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a setting, such as steps=200")
     parser.add_argument("--seed", type=int, default=0)

@@ -24,6 +24,7 @@ from trainables.noise import normal
 
 INIT_SD = 0.02
 NORM_EPS = 1e-12
+TYPES = 2  # in the published model, which so takes pairs of sentences: both have the one that was trained
 
 
 class Layer(nn.Module):
@@ -194,7 +195,7 @@ def to_hub(model: CompactBert) -> dict[str, Tensor]:
             continue
         head, _, kind = name.rpartition(".qkv.")
         if not head:
-            state[names[name]] = value.contiguous()
+            state[names[name]] = (value.expand(TYPES, -1) if name == "kind" else value).contiguous()
             continue
         theirs = head.replace("layers", "bert.encoder.layer") + ".attention.self"
         for part, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
@@ -221,7 +222,7 @@ def hub_config(config: ModelConfig, vocab_size: int, pad_id: int) -> dict[str, o
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.dropout,
         "max_position_embeddings": config.max_positions,
-        "type_vocab_size": 1,
+        "type_vocab_size": TYPES,
         "initializer_range": INIT_SD,
         "layer_norm_eps": NORM_EPS,
         "pad_token_id": pad_id,

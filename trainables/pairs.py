@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sweeper.files import GIVEN
 from trainables.pseudo_likelihood import Progress, silent
 
 Score = Callable[[Sequence[str], Progress], NDArray[np.float64]]  # [n] pseudo-log-likelihoods of sentences, in nats
@@ -73,7 +74,7 @@ def task_files(path: Path, suffix: str) -> list[Path]:
 def lines(path: Path) -> list[str]:
     """[n] lines without surrounding white space, blank ones at the end left out. ValueError for an empty file."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text(GIVEN)
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
     if not text.strip():

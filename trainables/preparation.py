@@ -69,7 +69,9 @@ class Preparation:
         self._parts = parts
         self._words = words
         if not parts.train:
-            raise ValueError("no text is left to train on: data.validation, data.test or data.held_out take all of it")
+            given = [f"data.{name}" for name in ("validation", "test") if getattr(config, name)]
+            takers = f"{' and '.join(given)} take all of it" if given else corpus.remedy(config, parts)
+            raise ValueError(f"data.corpus {config.corpus}: no text is left to train on: {takers}")
         self._vocabulary = self._obtained(words)
         self._size = len(self._vocabulary.strings)
         self._eligible = np.ones(self._size, np.bool_)
@@ -163,6 +165,9 @@ class Preparation:
         known, begins = (flat.reshape(shape)[rows] for flat in (seen, tokens.word_start))
         mask_id = self._vocabulary.special["mask"]
         chosen = evaluation_set(part, blocks, places, known, begins, self._eligible, mask_id)
+        if part == "val" and not chosen.masked.any():
+            none = f"{len(tokens.ids)} tokens, of which none is drawn for [MASK]"
+            raise ValueError(self._too_little(part, none, limit))
         for name in EVALUATION_ARRAYS:
             np.save(folder / f"{part}.{name}.npy", getattr(chosen, name), allow_pickle=False)
         return self._facts(documents, tokens, rows)
@@ -200,14 +205,15 @@ class Preparation:
         block = self._config.block
         if limit and limit < block:
             return f"data.max_held_out {limit} is less than one block of {block} tokens: set at least {block}"
+        return self._too_little(part, f"{count} {unit}, less than one block of {block}", limit)
+
+    def _too_little(self, part: str, what: str, limit: int | None) -> str:
         remedy = "give more text or lower data.block"
         if part != "train" and limit:
-            setting = "validation" if part == "val" else "test"
-            remedy = f"raise data.held_out ({self._config.held_out:g}), or set data.{setting} to files:GLOB"
+            remedy = corpus.remedy(self._config, self._parts)
         shared = self._parts.shared
         twice = f" ({shared} documents were left out, because another part has the same text)" if shared else ""
-        of = f"data.corpus {self._config.corpus}: the {part} part"
-        return f"{of} has {count} {unit}, less than one block of {block}{twice}: {remedy}"
+        return f"data.corpus {self._config.corpus}: the {part} part has {what}{twice}: {remedy}"
 
     def _usable(self, part: str, tokens: _Tokens) -> NDArray[np.int64]:
         """Ids of the blocks with at least half of their positions eligible."""

@@ -117,7 +117,14 @@ def tokens(tokenizer: Any, sentences: Sequence[str]) -> list[tuple[tuple[int, ..
 
 
 def positions(model: Any) -> int:
-    """Tokens that a row may have."""
+    """Tokens that a row may have.
+
+    A table of positions with a row for padding, as RoBERTa and its kin have, is counted from behind that row on.
+    """
+    for name, module in model.base_model.named_modules():
+        pad = getattr(module, "padding_idx", None)
+        if name.rpartition(".")[2] == "position_embeddings" and pad is not None:
+            return len(module.weight) - pad - 1
     return model.config.max_position_embeddings
 
 

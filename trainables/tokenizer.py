@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sweeper import files
 from trainables import sentence_pieces, special_tokens
 
 if TYPE_CHECKING:
@@ -359,9 +360,10 @@ class Folder:
             how = "save it with AutoTokenizer and save_pretrained, for a tokenizer.json"
             raise ValueError(f"{self.origin}: a {known}Tokenizer does not cut words as BERT does: {how}")
         try:
-            entries = models.WordPiece.read_file(str(self.path / "vocab.txt"))
+            lines = (self.path / "vocab.txt").read_text(files.GIVEN).removesuffix("\n").split("\n")
         except Exception as error:  # the library raises bare Exceptions
             raise ValueError(f"{self.origin}: vocab.txt cannot be read ({error}): {ALTERNATIVES}") from error
+        entries = {line.rstrip(): index for index, line in enumerate(lines)}
         unknown = names.get("unk") or ("<unk>" if "<unk>" in entries and "[UNK]" not in entries else "[UNK]")
         tokenizer = _bert_pipeline(
             Tokenizer(models.WordPiece(entries, unk_token=unknown)),

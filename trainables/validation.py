@@ -27,7 +27,8 @@ class Validation:
     kept, as in training). `val/loss_mask` is the same at [MASK] positions only: it cannot be had by copying.
     `val/accuracy_mask` is the top-1 accuracy there. `val/unigram_mask` is the cross-entropy at those positions of the
     train part's unigram distribution: what a model that ignores context would score at best. `val/accuracy_unigram`
-    is the accuracy there of always guessing that distribution's most frequent token.
+    is the accuracy there of always guessing that distribution's most frequent token. A test part of so few tokens that
+    there is no [MASK] position has the first of them alone.
 
     by_document: [documents, 2] float64, sum of the losses and number of predictions, after a call. by_slice: [S]
     float64, sums of the losses by slice, after a call. in_slice: [S], predictions there.
@@ -44,10 +45,14 @@ class Validation:
         chosen = prepared.evaluation(part)
         answers = chosen.labels[chosen.masked]
         self.part = part
-        self.unigram = {
-            f"{part}/unigram_mask": -float(np.log(prepared.unigram[answers]).mean()),
-            f"{part}/accuracy_unigram": float((answers == prepared.unigram.argmax()).mean()),
-        }
+        self.unigram = (
+            {
+                f"{part}/unigram_mask": -float(np.log(prepared.unigram[answers]).mean()),
+                f"{part}/accuracy_unigram": float((answers == prepared.unigram.argmax()).mean()),
+            }
+            if len(answers)
+            else {}
+        )
         documents = int(chosen.document.max(initial=0)) + 1
         self.by_document = torch.zeros(documents, 2, dtype=torch.float64, device=device)
         members = _members(prepared, chosen)
@@ -76,12 +81,10 @@ class Validation:
         all_reduce(self.by_document)
         all_reduce(self.by_slice)
         loss, count, loss_mask, masks, right = sums.tolist()
-        return {
-            f"{self.part}/loss": loss / count,
-            f"{self.part}/loss_mask": loss_mask / masks,
-            f"{self.part}/accuracy_mask": right / masks,
-            **self.unigram,
-        }
+        at_masks = (
+            {f"{self.part}/loss_mask": loss_mask / masks, f"{self.part}/accuracy_mask": right / masks} if masks else {}
+        )
+        return {f"{self.part}/loss": loss / count, **at_masks, **self.unigram}
 
     def sliced(self) -> dict[str, float]:
         """`val/loss_freq_0` and so on: nats per prediction of the last call, in slices that have any."""

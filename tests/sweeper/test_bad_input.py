@@ -69,6 +69,20 @@ def test_a_folder_that_holds_another_run(folder: Path, capsys: pytest.CaptureFix
     assert left(folder) == before
 
 
+@pytest.mark.parametrize("content", ["question: f\xfcr\n".encode("latin-1"), b"name: [\n", b""])
+def test_a_run_whose_spec_cannot_be_read_is_not_begun_anew(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (folder / FILE).write_text(GOOD, "utf-8")
+    held = folders.new(folder / "runs", load(FILE))
+    (held / folders.SPEC).write_bytes(content)
+    before = left(folder)
+    for arguments in ([FILE, "--resume"], [FILE, "--resume", str(held)], ["--resume", str(held)]):
+        assert run.main(arguments) == 2
+        refused(capsys.readouterr().err, (str(held / folders.SPEC),))
+    assert left(folder) == before
+
+
 def test_a_journal_that_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Row("nothing", ()).write(folder)
     held = folders.new(folder / "runs", load(FILE))

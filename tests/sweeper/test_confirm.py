@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeper import cluster, confirm, ledger, report, store
+from sweeper import cluster, confirm, ledger, markdown, report, store, verdict
 from sweeper import sweep as sweep_room
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Ask, End, Family, Journal, Report, Verdict
 from sweeper.spec import SpecError, SweepSpec, resolve
 from sweeper.stages import Stages
+from sweeper.trainable import FEW_DOCUMENTS
 
 SEEDS = [11, 12, 13, 14, 15, 16, 17, 18]
 
@@ -94,6 +95,30 @@ def test_the_best_of_the_search_meet_the_baseline(tmp_path: Path) -> None:
     assert family.seeds == SEEDS
     assert confirm.schedule(family)[:4] == [("baseline", 11), ("s0003", 11), ("s0002", 11), ("baseline", 12)]
     assert len(confirm.schedule(family)) == sweep.confirm_trials == 24
+
+
+@pytest.mark.parametrize("documents", [FEW_DOCUMENTS - 1, FEW_DOCUMENTS])
+def test_too_few_documents_have_no_interval_over_them(tmp_path: Path, documents: int) -> None:
+    sweep = spec(search={"method": "arms"}, arms={"baseline": {"effect": 0.0}, "a": {"effect": 0.1}}, confirm={})
+    journal = Journal(tmp_path / "journal.jsonl")
+    for arm in sweep.arms:
+        run(journal, sweep, "search", arm, 1, dict(sweep.arms[arm]), val_loss=2.0)
+    journal.append(confirm.declared(sweep, journal, fresh=True, earlier=0))
+    confirmed(journal, sweep, {"baseline": 2.0, "a": 1.9}, SEEDS)
+    for record in journal.stage("confirm"):
+        assert record.end
+        record.end = replace(record.end, checkpoint=record.id)
+        folder = tmp_path / record.id / "bundle" / "analysis"
+        folder.mkdir(parents=True)
+        losses = [2.0 * (1 + (record.ask.arm == "a") * number / 100) for number in range(documents)]
+        content = {"loss": [*losses, 0.0], "predictions": [1.0] * documents + [0.0]}  # the last has no predictions
+        (folder / "documents.json").write_text(json.dumps(content), "utf-8")
+    said = confirm.conclude(sweep, journal, tmp_path)
+    note = f"no interval over documents: the test part has {documents}, and it takes {FEW_DOCUMENTS}"
+    assert (note in said["notes"]) == (note in verdict.section(said)) == (documents < FEW_DOCUMENTS)
+    assert list(said["documents"]) == ([] if documents < FEW_DOCUMENTS else ["a"])
+    row = next(line for line in verdict.section(said).splitlines() if line.startswith("| a "))
+    assert (row.split("|")[5].strip() == markdown.ABSENT) == (documents < FEW_DOCUMENTS)
 
 
 def test_a_trial_that_left_the_budget_is_no_contender(tmp_path: Path) -> None:

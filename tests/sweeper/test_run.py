@@ -300,6 +300,12 @@ def test_in_a_submitted_job_the_storage_must_outlive_it(tmp_path: Path, monkeypa
     assert "a submitted job's own folder is temporary" in capsys.readouterr().err
 
 
+def test_a_storage_whose_name_is_not_utf8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run.main([written(tmp_path), "--storage", str(tmp_path / "r\udcfcns")]) == 2
+    assert "r\\udcfcns: its name is not UTF-8" in capsys.readouterr().err
+    assert not (tmp_path / "r\udcfcns").exists()
+
+
 def test_run_folders_are_numbered_and_the_newest_is_found(tmp_path: Path):
     spec, other = run.load(written(tmp_path)), run.load(written(tmp_path / "other", name="toy2"))
     made = [folders.new(tmp_path, spec) for _ in range(11)]
@@ -309,6 +315,9 @@ def test_run_folders_are_numbered_and_the_newest_is_found(tmp_path: Path):
         "-11",
     ]
     assert folders.known(tmp_path, spec, folders.NEWEST) == made[-1]
-    (made[-1] / folders.SPEC).write_text("torn", "utf-8")
+    (made[-1] / folders.SPEC).unlink()  # by a crash before it was written: nothing had begun
     assert folders.known(tmp_path, spec, folders.NEWEST) == made[-2]
+    (made[-2] / folders.SPEC).write_text("torn", "utf-8")
+    with pytest.raises(ValueError, match=rf"{made[-2].name}/spec\.yaml: .*mend it, or move its folder away"):
+        folders.known(tmp_path, spec, folders.NEWEST)
     assert folders.known(tmp_path, other, folders.NEWEST) is None

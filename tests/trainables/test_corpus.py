@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import csv
 import gzip
 import importlib.resources
+import io
 import json
 import lzma
 import sys
@@ -12,8 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pyarrow
+import pyarrow.ipc
 import pytest
+from pyarrow import parquet
 
 from tests.trainables.texts import sentences, write_documents
 from trainables import corpus
@@ -91,6 +97,24 @@ def test_given_files_replace_a_part_and_their_texts_leave_the_others(tmp_path: P
     assert parts.shared == 2
 
 
+def table(column: str, values: list[Any]) -> bytes:
+    """A parquet file of one column."""
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table({column: values}), file)
+    return file.getvalue()
+
+
+def write_saved(folder: Path, shards: list[list[str]]) -> None:
+    """A folder as `save_to_disk` of `datasets` leaves it, as far as it is read."""
+    folder.mkdir()
+    names = [f"data-{index:05d}-of-{len(shards):05d}.arrow" for index in range(len(shards))]
+    for name, texts in zip(names, shards, strict=True):
+        batch = pyarrow.table({"text": texts})
+        with pyarrow.ipc.new_stream(folder / name, batch.schema) as file:
+            file.write_table(batch)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}), "utf-8")
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
 def test_txt_and_jsonl_plain_and_packed_give_the_same_documents(tmp_path: Path, suffix: str) -> None:
     given = write_documents(tmp_path / "plain.txt", 20)
@@ -101,6 +125,8 @@ def test_txt_and_jsonl_plain_and_packed_give_the_same_documents(tmp_path: Path, 
         file.write("\n".join(json.dumps({"text": text, "other": 1}) for text in given).encode() + b"\n\n")
     assert read(tmp_path / f"a.jsonl{suffix}") == given
     assert read(tmp_path / f"a.txt{suffix}") == given
+    (tmp_path / f"a.txt{suffix}").rename(tmp_path / f"babylm.train{suffix}")
+    assert read(tmp_path / f"babylm.train{suffix}") == given
 
 
 def test_lines_without_blank_ones_make_documents_of_a_thousand_file_by_file(tmp_path: Path) -> None:
@@ -229,8 +255,88 @@ BAD_FILES = [
     ("a.jsonl", b'{"text": "fine"}\n["text"]\n', r"line 2 has no text"),
     ("a.jsonl", b'{"text": "fi\n', r"line 1 is not JSON"),
     ("a.jsonl", b'{"text": "\\ud800"}\n', r"line 1 holds half of a surrogate pair"),
-    ("a.csv", b"text\n", r"a\.csv is none of \.txt"),
+    ("a.md", b"text\n", r"a\.md is none of \.txt"),
+    ("a.parquet.gz", b"text\n", r"a\.parquet\.gz is none of \.txt"),
+    ("a.csv", b"id;text\n1;fine\n", r"a\.csv has no column text, only id;text"),
+    ("a.csv", b"text,id\nfine,1\none, two,2\n", r'line 3 has 3 fields and the first line 2: .* needs "quotes"'),
+    ("a.csv", b'text\n"fine', r"line 2 is not CSV"),
+    ("a.parquet", b"no table", r"a\.parquet is damaged"),
+    ("a.parquet", table("sentence", ["fine"]), r"a\.parquet has no column text, only sentence"),
+    ("a.parquet", table("text", [1, 2]), r"a\.parquet, row 1: text is 1, not a text"),
+    ("a.arrow", b"", r"a\.arrow is damaged"),
 ]
+
+
+def test_names_of_files_are_taken_literally_where_there_is_one(tmp_path: Path) -> None:
+    for folder in ("[2024]", "2", "a*b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(f"in {folder}", "utf-8")
+    assert read(tmp_path / "[2024]" / "a.txt") == read(tmp_path / "[2024]" / "*.txt") == ["in [2024]"]
+    assert read(tmp_path / "[2-4]" / "a.txt") == ["in 2"], "a glob where there is nothing of that name"
+    assert read(tmp_path / "a*b" / "*") == ["in a*b"]
+    assert read(tmp_path / "**" / "a.txt") == ["in 2", "in [2024]", "in a*b"]
+
+
+def test_tables_have_the_documents_that_the_same_rows_have_on_the_hub(hub: SimpleNamespace, tmp_path: Path) -> None:
+    given = write_documents(tmp_path / "plain.txt", 20)
+    rows = {"records": [*given, ""], "lines": [line for text in given for line in (*text.split("\n"), "")]}
+    for name, texts in rows.items():
+        (tmp_path / f"{name}.parquet").write_bytes(table("text", [text or None for text in texts]))
+        with gzip.open(tmp_path / f"{name}.csv.gz", "wt", encoding="utf-8-sig", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows([("id", "text"), *enumerate(texts)])
+        half = len(texts) // 2
+        write_saved(tmp_path / name, [texts[:half], texts[half:]])
+        hub.rows = FakeRows(texts)
+        expected = [text for text in corpus.find("hub:owner/name", tmp_path).texts() if text]
+        assert expected == given
+        for place in (f"{name}.parquet", f"{name}.csv.gz", name, f"{name}/*.arrow"):
+            assert [text for text in read(tmp_path / place) if text] == given, place
+
+
+def test_a_csv_of_one_column_may_part_documents_by_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text\none\n"two, three"\n\nfour\n', "utf-8")
+    assert read(tmp_path / "a.csv") == ["one\ntwo, three", "four"]
+
+
+def test_what_datasets_saves_is_read_without_it(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"text": text, "id": index} for index, text in enumerate(write_documents(tmp_path / "plain.txt", 20))]
+    train, other = datasets.Dataset.from_list(rows[:15]), datasets.Dataset.from_list(rows[15:])
+    train.save_to_disk(tmp_path / "alone", num_shards=2)
+    datasets.DatasetDict({"train": train, "validation": other}).save_to_disk(tmp_path / "both")
+    datasets.DatasetDict({"validation": other}).save_to_disk(tmp_path / "no-train")
+    assert read(tmp_path / "alone") == read(tmp_path / "both") == [row["text"] for row in rows[:15]]
+    assert read(tmp_path / "both" / "validation") == [row["text"] for row in rows[15:]]
+    with pytest.raises(ValueError, match=r"no-train has no split train, only validation"):
+        read(tmp_path / "no-train")
+
+
+@pytest.mark.parametrize("name", ["../a.arrow", "/etc/passwd", "b.arrow", "a.txt"])
+def test_a_saved_dataset_names_no_files_but_its_own(tmp_path: Path, name: str) -> None:
+    write_saved(tmp_path / "saved", [["fine"]])
+    (tmp_path / "a.arrow").write_bytes(b"")
+    (tmp_path / "saved" / "a.txt").write_bytes(b"")
+    (tmp_path / "saved" / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}), "utf-8")
+    with pytest.raises(ValueError, match=r"state\.json names other files than the \.arrow files beside it"):
+        read(tmp_path / "saved")
+
+
+def test_a_folder_is_answered_with_globs_that_find_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "[in]").mkdir()
+    for name in ("b.train", "c.txt.gz"):
+        (tmp_path / "[in]" / name).write_bytes(gzip.compress(b"text") if name.endswith(".gz") else b"text")
+    (tmp_path / "README").write_text("not a corpus", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "[in]/", str(tmp_path)):
+        with pytest.raises(ValueError, match=r"is a folder: name its files, as in files:") as caught:
+            read(folder)
+        for way in str(caught.value).partition(" as in ")[2].split(" or "):
+            assert read(way.removeprefix("files:")) == ["text"], way
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"is a folder without any file that is \.txt"):
+        read("empty")
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD_FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -302,12 +303,64 @@ BAD = [
     ({"test": "files:{empty}"}, "the test part has 0 tokens, less than one block of 16"),
     ({"validation": "files:{text}/*.txt"}, "no text is left to train on"),
     ({"test": "files:{text}/b.txt", "validation": "files:{text}/b.txt"}, r"val part has 0 tokens.*another part has"),
-    ({"held_out": 0.0001}, r"the val part has 0 tokens.*raise data\.held_out \(0\.0001\), or set data\.validation"),
+    ({"held_out": 0.0001}, r"the val part has 0 tokens.*: set data\.held_out to 0\.02, or set data\.validation and"),
     ({"block": 100_000}, "the train part has .* less than one block of 100000: give more text or lower data.block"),
     ({"max_held_out": 15}, r"data\.max_held_out 15 is less than one block of 16"),
     ({"tokenizer": "train:50"}, "at least 100"),
     ({"tokenizer": "{text}"}, "neither tokenizer.json nor vocab.txt"),
 ]
+
+
+@pytest.mark.parametrize("held_out", [0.05, 0.3])
+@pytest.mark.parametrize("documents", [1, 2, 6])
+def test_what_is_advised_for_too_few_documents_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, documents: int, held_out: float
+) -> None:
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    given, path = sentences(400), tmp_path / "text.txt"
+    size = len(given) // documents
+    texts = ["\n".join(given[size * index : size * (index + 1)]) for index in range(documents)]
+    path.write_text("\n\n".join(texts), "utf-8")
+    config = DataConfig(corpus=f"files:{path}", tokenizer="train:200", block=16, held_out=held_out)
+    with pytest.raises(ValueError, match=r"or set data\.validation and data\.test to files:GLOB$") as caught:
+        prepare(config)
+    if share := re.search(r": set data\.held_out to ([0-9.]+), or", str(caught.value)):
+        assert documents > 2
+        prepare(config.model_copy(update={"held_out": float(share[1])}))
+    else:
+        assert documents < 3
+        more = "its" if documents == 1 else "more"
+        assert f"all text is {documents} document" in str(caught.value)
+        assert f"put blank lines between {more} documents, or" in str(caught.value)
+        path.write_text("\n\n".join(given), "utf-8")
+        prepare(config)
+    path.write_text("\n\n".join(texts), "utf-8")
+    other = tmp_path / "other.txt"
+    other.write_text("\n\n".join(sentences(40, seed=1)), "utf-8")
+    third = tmp_path / "third.txt"
+    third.write_text("\n\n".join(sentences(40, seed=2)), "utf-8")
+    prepare(config.model_copy(update={"validation": f"files:{other}", "test": f"files:{third}"}))
+
+
+def test_a_part_in_which_nothing_is_masked_is_refused(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run would divide by their number. The test part may be so: few ask for its loss at [MASK]."""
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path))
+    monkeypatch.setattr(preparation, "MASKED", 0.0)
+    with pytest.raises(ValueError, match=r"the val part has \d+ tokens, of which none is drawn for \[MASK\]: set data"):
+        prepare(settings(text))
+
+
+def test_few_documents_are_warned_of_before_and_after_preparation(text: Path) -> None:
+    config = settings(text, held_out=0.02, block=8)
+    before = prepare(config).facts["warnings"]
+    parts = prepare(config).facts["parts"]
+    short = (
+        f"too few documents (val has {parts['val']['documents']} and test has {parts['test']['documents']}): below 20"
+    )
+    assert [line.startswith(short) for line in before] == [True]
+    assert prepare(settings(text)).facts["warnings"] == []
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD)

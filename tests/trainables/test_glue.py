@@ -73,6 +73,14 @@ def test_file_names_that_are_taken(names: tuple[str, str], tmp_path: Path) -> No
     check("rte", write(tmp_path, [ROWS["rte"]], [ROWS["rte"]], names))
 
 
+def test_a_byte_order_mark_is_left_out(tmp_path: Path) -> None:
+    data = write(tmp_path, [ROWS["rte"]], [ROWS["rte"]])
+    plain = check("rte", data)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert check("rte", data) == plain
+
+
 def test_fast_takes_what_the_folder_has(tmp_path: Path) -> None:
     write(tmp_path / "mnli", [ROWS["mnli"]], [ROWS["mnli"]])
     assert parts("fast", str(tmp_path)) == [("mnli", str(tmp_path / "mnli"))]

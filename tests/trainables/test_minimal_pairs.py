@@ -46,6 +46,16 @@ def test_wug_has_two_sentences_and_a_ratio(tmp_path: Path) -> None:
     assert all(first.endswith("ba.") and second.endswith("ne.") for first, second in pairs.options)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_sentence(tmp_path: Path) -> None:
+    written = [(read_zorro, write_zorro(tmp_path / "zorro")), (read_blimp, write_blimp(tmp_path / "blimp"))]
+    written.append((read_wug, write_wug(tmp_path / "wug" / "wug.jsonl").parent))
+    for read, folder in written:
+        plain = read(folder)
+        for path in folder.iterdir():
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert read(folder) == plain
+
+
 def test_ties_count_half_and_for_option_0_whole_and_phenomena_weigh_the_same() -> None:
     preference = np.array([2.0, -1.0, 0.0, 0.0, 5.0])
     result = minimal_pairs.score(made("a", "a", "a", "a", "b"), preference)

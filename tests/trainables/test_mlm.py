@@ -119,10 +119,13 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 model, tokenizer = AutoModelForMaskedLM.from_pretrained({str(bundle)!r}), AutoTokenizer.from_pretrained({str(bundle)!r})
 text = tokenizer("ba [MASK] do", return_tensors="pt")
 print(tuple(model(**text).logits.shape) == (1, text.input_ids.shape[1], len(tokenizer)), tokenizer.mask_token_id)
+pair = tokenizer("ba do", "do " * 40, return_tensors="pt", truncation=True, return_token_type_ids=True)
+print(tuple(model(**pair).logits.shape)[:2] == (1, 16), pair.token_type_ids.max().item())
 """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert out.stdout.split()[0] == "True"
+    assert out.stdout.split()[::2] == ["True", "True"]
+    assert out.stdout.split()[3] == "1", "the second sentence is of the second kind"
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,18 @@ def test_logits_equal_those_of_bert() -> None:
         torch.testing.assert_close(model.logits(ids, positions), theirs, atol=2e-6, rtol=1e-5)
 
 
+def test_the_second_of_a_pair_of_sentences_is_read_as_the_first() -> None:
+    """Training knows one kind of segment; tokenizers of the hub give a pair's second sentence another."""
+    model = small()
+    twin = hub_twin(model).eval()
+    ids = torch.randint(0, 50, (2, 16))
+    kinds = (torch.arange(16) >= 9).long().expand(2, -1)
+    with torch.no_grad():
+        assert torch.equal(twin(input_ids=ids, token_type_ids=kinds).logits, twin(input_ids=ids).logits)
+    assert model.kind.shape == (1, 32)
+    assert twin.bert.embeddings.token_type_embeddings.weight.shape == (2, 32)
+
+
 def test_training_follows_the_plain_loop() -> None:
     """Same masks, dropout 0: loss of BertForMaskedLM with labels and torch's AdamW, to 1e-4 for 50 steps."""
     config = Config.model_validate(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from tests.trainables.one_by_one import one_by_one
 from tests.trainables.texts import sentences
@@ -77,6 +78,21 @@ def test_an_untrained_model_is_a_function_of_its_seed_and_leaves_the_generator_a
 def test_a_sentence_beyond_the_positions_is_refused(scored: tuple[Any, Any]) -> None:
     with pytest.raises(ValueError, match="a sentence of 42 tokens exceeds 32 positions"):
         Scorer(*scored)(["ba " * 40])
+
+
+@pytest.mark.parametrize(
+    "kind", ["bert", "distilbert", "electra", "roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"]
+)
+def test_as_many_positions_as_a_model_can_hold(kind: str) -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    alike = {"dim": 8, "n_layers": 1, "n_heads": 1, "hidden_dim": 8} if kind == "distilbert" else shape
+    config = AutoConfig.for_model(kind, vocab_size=20, max_position_embeddings=12, pad_token_id=1, **alike)
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    most = pseudo_likelihood.positions(model)
+    assert most == (12 if kind in ("bert", "distilbert", "electra") else 10)
+    model(input_ids=torch.full((1, most), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, most + 1), 5))
 
 
 def without_config(folder: Path) -> None:

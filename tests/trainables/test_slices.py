@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,19 @@ def test_slices_are_what_a_loop_over_the_predictions_finds(corpus: Path) -> None
     assert len(expected) < len(slices.NAMES), "some slice is empty, and said nothing of"
     assert sum(predictions.values()) == 3 * len(losses)
     assert sum(sums.values()) / 3 / len(losses) == pytest.approx(row["val/loss"], rel=1e-6)
+
+
+def test_a_part_without_a_mask_has_a_loss_and_none_at_masks(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(corpus, model=SMALL)
+    prepared = data.prepare(settings.data)
+    net = model.for_vocabulary(settings.model, prepared).initialise(0)
+    whole = Validation(prepared, "cpu", part="test")(net, lambda _: None)
+    chosen = prepared.evaluation("test")
+    unmasked = replace(chosen, masked=np.zeros_like(chosen.masked))
+    monkeypatch.setattr(data.Prepared, "evaluation", lambda *_: unmasked)
+    row = Validation(prepared, "cpu", part="test")(net, lambda _: None)
+    assert row == {"test/loss": whole["test/loss"]}
+    assert len(whole) == 5
 
 
 def test_seen_says_whether_the_word_stands_in_the_train_part(tmp_path: Path) -> None:

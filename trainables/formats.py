@@ -1,0 +1,159 @@
+"""What a corpus' files hold: plain text, records of .jsonl, and the column `text` of tables.
+
+Files may come from a stranger: they are read as text, JSON, parquet and arrow, and nothing in them is run. A folder
+that `datasets` saved is read as the arrow files that its state.json names.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PACKED = (".gz", ".xz")
+BINARY = {".parquet": "parquet", ".arrow": "arrow"}
+KINDS = {".txt": "txt", ".train": "txt", ".dev": "txt", ".test": "txt", ".jsonl": "jsonl", ".csv": "csv"} | BINARY
+TABLES = ("csv", *BINARY.values())
+LEGAL = ".txt, .train, .dev, .test, .jsonl, .csv (plain, .gz or .xz), .parquet or .arrow"
+COLUMN = "text"
+
+_ROWS_AT_ONCE = 10_000
+
+
+def ending(path: Path) -> str:
+    """The suffix that says what a file holds, with the one that says how it is packed: `.txt.gz`."""
+    packed = path.suffix if path.suffix.lower() in PACKED else ""
+    return Path(path.name.removesuffix(packed)).suffix + packed
+
+
+def kind(path: Path) -> str | None:
+    """`txt`, `jsonl`, `csv`, `parquet` or `arrow`, by the file's name; None for any other."""
+    whole = ending(path).lower()
+    plain = whole.removesuffix(".gz").removesuffix(".xz")
+    return KINDS.get(plain) if plain == whole or plain not in BINARY else None
+
+
+def text(path: Path) -> str:
+    """All of a file, unpacked; a line ends in a line feed. Raises ValueError, in one line, with the file's name."""
+    openers = {".gz": gzip.open, ".xz": lzma.open}
+    try:
+        with openers.get(path.suffix.lower(), open)(path, "rb") as file:
+            found = file.read().decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 at byte {error.start}: convert it, as with iconv -t UTF-8") from None
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is damaged, or not what its suffix says ({error})") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    return found.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def records(path: Path) -> Iterator[str]:
+    """The texts of a .jsonl, one a line that is not blank. Raises ValueError, in one line, with the place."""
+    for number, line in enumerate(text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+        found = record.get(COLUMN) if isinstance(record, dict) else None
+        if not isinstance(found, str):
+            raise ValueError(f"{path}, line {number} has no text: each line must be an object with a string 'text'")
+        if re.search("[\ud800-\udfff]", found):
+            raise ValueError(f"{path}, line {number} holds half of a surrogate pair, which is no character")
+        yield found
+
+
+def rows(path: Path) -> Iterator[str]:
+    """The column `text` of a table, row by row, "" where there is none. Raises ValueError, in one line."""
+    if kind(path) == "csv":
+        yield from _csv(path)
+        return
+    import pyarrow
+
+    try:
+        for number, value in enumerate(_column(path), 1):
+            if not isinstance(value, str | None):
+                raise ValueError(f"{path}, row {number}: {COLUMN} is {value!r:.40}, not a text")
+            yield value or ""
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged, or not what its suffix says ({_line(error)})") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or _line(error)}") from None
+
+
+def _csv(path: Path) -> Iterator[str]:
+    """A blank line is a row of empty fields."""
+    csv.field_size_limit(2**31 - 1)  # a field may be a book
+    reader = csv.reader(io.StringIO(text(path), newline=""), strict=True)
+    try:
+        head = next(reader, [])
+        at = _place(path, head)
+        for row in reader:
+            if row and len(row) != len(head):
+                raise ValueError(
+                    f"{path}, line {reader.line_num} has {len(row)} fields and the first line {len(head)}: "
+                    'a text with a comma in it needs "quotes"'
+                )
+            yield row[at] if row else ""
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
+
+
+def _column(path: Path) -> Iterator[Any]:
+    """Given to arrow as open files: it would take a name for UTF-8 in any locale."""
+    from pyarrow import ipc, parquet
+
+    with path.open("rb") as file:
+        if kind(path) == "parquet":
+            table = parquet.ParquetFile(file)
+            _place(path, table.schema_arrow.names)
+            batches = table.iter_batches(_ROWS_AT_ONCE, columns=[COLUMN])
+        else:
+            batches = ipc.open_stream(file)
+            _place(path, batches.schema.names)
+        for batch in batches:
+            yield from batch.column(COLUMN).to_pylist()
+
+
+def _place(path: Path, columns: list[str]) -> int:
+    """Which of the columns is `text`."""
+    if COLUMN not in columns:
+        there = ", ".join(columns)[:200] or "none"
+        raise ValueError(f"{path} has no column {COLUMN}, only {there}: rename the one that holds the text")
+    return columns.index(COLUMN)
+
+
+def saved(folder: Path) -> list[Path]:
+    """The arrow files of a dataset that `save_to_disk` of `datasets` wrote, of the split `train` where it has splits.
+
+    None for another folder. Raises ValueError, in one line, for one that is not whole.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
+        if "train" not in splits:
+            raise ValueError(f"{folder} has no split train, only {', '.join(splits) or 'none'}: name FOLDER/SPLIT")
+        folder = folder / "train"
+    state = folder / "state.json"
+    if not state.is_file():
+        return []
+    try:
+        names = [each["filename"] for each in json.loads(state.read_text("utf-8"))["_data_files"]]
+        paths = [folder / name for name in names if Path(name).name == name]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{state} does not say which files the dataset has: save it again") from None
+    if not names or len(paths) != len(names) or not all(path.is_file() and kind(path) == "arrow" for path in paths):
+        raise ValueError(f"{state} names other files than the .arrow files beside it: save the dataset again")
+    return paths
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
