@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sweeper import files
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -206,7 +208,7 @@ def find(name: str) -> TokenizerSource:
         if not re.fullmatch(r"[0-9]+", size) or int(size) < MIN_ENTRIES:
             raise ValueError(f"data.tokenizer {name}: SIZE must be a whole number of at least {MIN_ENTRIES}")
         return Trained(int(size))
-    folder = Path(name).expanduser()
+    folder = files.expanded(name, "data.tokenizer")
     if name and folder.is_dir():
         return Folder(folder, f"data.tokenizer {name}")
     match = _HUB_NAME.fullmatch(name)
