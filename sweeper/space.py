@@ -43,6 +43,11 @@ class Uniform:
     def __post_init__(self) -> None:
         _ordered(self.low, self.high)
 
+    @property
+    def size(self) -> None:
+        """How many values there are, None where they are not counted."""
+        return None
+
     def raw(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(self.low, self.high)}
 
@@ -73,6 +78,13 @@ class LogUniform:
             raise ValueError(f"loguniform needs a low bound above 0, not {self.low:g}")
         _ordered(self.low, self.high)
 
+    @property
+    def size(self) -> int | None:
+        return int(self.high) - int(self.low) + 1 if self.integer else None
+
+    def at(self, index: int) -> int:
+        return int(self.low) + index
+
     def raw(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(self.low, self.high, log=True, integer=self.integer)}
 
@@ -99,6 +111,14 @@ class RandInt:
 
     def __post_init__(self) -> None:
         _ordered(self.low, self.high)
+
+    @property
+    def size(self) -> int:
+        return self.high - self.low + 1
+
+    def at(self, index: int) -> int:
+        """The value of a place from 0, in order."""
+        return self.low + index
 
     def raw(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(self.low, self.high, integer=True)}
@@ -130,6 +150,13 @@ class Choice:
                 raise ValueError(f"choice takes texts, numbers, true, false and null, not {one!r}")
             if any(one == other for other in self.choices[:index]):
                 raise ValueError(f"choice names {one!r} twice")
+
+    @property
+    def size(self) -> int:
+        return len(self.choices)
+
+    def at(self, index: int) -> Scalar:
+        return self.choices[index]
 
     def raw(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(0, len(self.choices) - 1, choices=self.choices)}
@@ -170,6 +197,10 @@ class Simplex:
                 raise ValueError(f"simplex part {part!r} has the minimum {minimum:g}: it must lie in [0, 1)")
         if self.free <= 10**-SHARE_DECIMALS:
             raise ValueError(f"simplex minima sum to {sum(self.minima):g}: they must sum to less than 1")
+
+    @property
+    def size(self) -> None:
+        return None
 
     @property
     def free(self) -> float:
@@ -226,6 +257,23 @@ class Simplex:
 
 Domain = Uniform | LogUniform | RandInt | Choice | Simplex
 KINDS = ("uniform", "loguniform", "randint", "choice", "simplex")
+
+
+def points(space: Mapping[str, Domain]) -> int | None:
+    """How many points a space has, None where they are not counted: some domain of it is of real numbers."""
+    sizes = [domain.size for domain in space.values()]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def point(space: Mapping[str, Domain], index: int) -> dict[str, Any]:
+    """The point of a place from 0 in a space whose points are counted, by path, the last path's value the fastest."""
+    found: dict[str, Any] = {}
+    for path, domain in reversed(list(space.items())):
+        assert not isinstance(domain, Uniform | Simplex), path
+        assert domain.size, path
+        index, place = divmod(index, domain.size)
+        found[path] = domain.at(place)
+    return {path: found[path] for path in space}
 
 
 def parse(node: Any) -> Domain:

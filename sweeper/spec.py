@@ -249,10 +249,16 @@ class SweepSpec(Section):
 
     @property
     def total_trials(self) -> int:
-        """Trials of the search stage."""
+        """Trials of the search stage: no more than there are points to try."""
         if self.search.method == "arms":
             return len(self.arms) * len(self.seeds.search)
-        return self.search.trials or 0
+        trials, points = self.search.trials or 0, self.points
+        return trials if points is None else min(trials, points)
+
+    @property
+    def points(self) -> int | None:
+        """How many points a sampler finds in the space, None where they are not counted or nothing is sampled."""
+        return None if self.search.method in ("arms", "grid") else space.points(self.space)
 
     @property
     def compared(self) -> int:
