@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from sweeper import ablation, grid, precedence, stopping
 from sweeper.refusal import Refusal, refusal, setting_paths
 from sweeper.trainable import Settings, Trainable
-from sweeper.wording import key_path, nearest, shown
+from sweeper.wording import key_path, nearest, nearest_path, shown
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -27,7 +27,7 @@ def completed(spec: SweepSpec) -> SweepSpec:
     legal = set(setting_paths(config_model(spec)))
     for where, path in _paths(spec):
         if path not in legal:
-            raise Refusal((*where, path), f"the trainable has no such setting; {nearest(path, sorted(legal))}")
+            raise Refusal((*where, path), f"the trainable has no such setting; {nearest_path(path, sorted(legal))}")
     plain = settings(spec, {})
     lacking = [name for name in vars(Settings) if not name.startswith("_") and not hasattr(plain, name)]
     if lacking:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from sweeper import cluster, remote
+from sweeper import cluster, files, remote
 from sweeper.journal import Journal
 from sweeper.spec import SweepSpec, load
 
@@ -42,8 +42,9 @@ def storage(given: Path | None, resume: Path | None) -> Path:
     chosen = resume.parent if resume and resume != NEWEST else given or Path("runs")
     if cluster.submitted() and not chosen.is_absolute():
         raise ValueError(f"--storage {chosen}: a submitted job's own folder is temporary; name an absolute one")
-    chosen = chosen.resolve()
-    existing = next(path for path in (chosen, *chosen.parents) if path.exists())
+    with _reached("--storage"):
+        chosen = chosen.resolve()
+        existing = next(path for path in (chosen, *chosen.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"--storage {chosen}: {existing} is not a folder that can be written to")
     return chosen
@@ -54,13 +55,11 @@ def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
     if resume is None:
         return None
     if resume == NEWEST:
-        with _reached(parent):
-            for name in remote.names(parent):
-                if _number(Path(name), spec):
-                    remote.fetch(parent / name)
-        return _newest(parent, spec)
-    folder = resume.resolve()
-    if not (folder / SPEC).is_file():
+        return next(iter(runs(parent, spec)), None)
+    with _reached("--resume"):
+        folder = resume.resolve()
+        there = (folder / SPEC).is_file()
+    if not there:
         raise ValueError(f"--resume {folder}: there is no run, for it has no {SPEC}")
     found = _hash(folder)
     if found != spec.spec_hash:
@@ -71,6 +70,17 @@ def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"--resume {folder}: cannot be written to")
     return folder
+
+
+def runs(parent: Path, spec: SweepSpec) -> list[Path]:
+    """The runs of a spec in a storage, the newest first. Raises ValueError in one line."""
+    with _reached(parent):
+        for name in remote.names(parent):
+            if _number(Path(name), spec):
+                remote.fetch(parent / name)
+    found = {number: path for path in parent.glob(f"{_stem(spec)}*") if (number := _number(path, spec))}
+    newest = [found[number] for number in sorted(found, reverse=True)]
+    return [path for path in newest if _hash(path) == spec.spec_hash]
 
 
 def new(parent: Path, spec: SweepSpec) -> Path:
@@ -110,7 +120,7 @@ def _reached(what: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"{what}: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{what}: {files.told(error) or ' '.join(str(error).split())[:200]}") from error
 
 
 def _made(parent: Path, spec: SweepSpec) -> Path:
@@ -124,12 +134,6 @@ def _made(parent: Path, spec: SweepSpec) -> Path:
             folder.mkdir()
             return folder
     raise AssertionError
-
-
-def _newest(parent: Path, spec: SweepSpec) -> Path | None:
-    found = {number: path for path in parent.glob(f"{_stem(spec)}*") if (number := _number(path, spec))}
-    runs = [found[number] for number in sorted(found, reverse=True)]
-    return next((path for path in runs if _hash(path) == spec.spec_hash), None)
 
 
 def _stem(spec: SweepSpec) -> str:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sweeper import checkpoints
+from sweeper import checkpoints, files
 from sweeper.checkpoints import KEEP, MANIFEST
 from sweeper.journal import Journal, Report
 
@@ -120,8 +119,7 @@ def mirror(address: str) -> Path:
         raise ValueError(f"--storage {place.address}: {_line(error)}") from error
     if not there:
         raise ValueError(f"--storage {place.address}: there is no such bucket; make it first")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
-    folder = cache / "sweeper" / "runs" / hashlib.sha256(place.address.encode()).hexdigest()[:16]
+    folder = files.cache_root() / "runs" / hashlib.sha256(place.address.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ADDRESS).write_text(place.address, "utf-8")
     return folder

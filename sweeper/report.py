@@ -95,7 +95,12 @@ def describe(ask: Ask) -> str:
 
 def settings(ask: Ask) -> str:
     """What the space or the arm set, as in `80/15/5 ema_decay=0.31`: shares are percentages in the space's order."""
-    return " ".join(_setting(path, value) for path, value in ask.params.items()) or ABSENT
+    return params(ask.params)
+
+
+def params(by_path: Mapping[str, Any]) -> str:
+    """As `settings`, of settings by path."""
+    return " ".join(_setting(path, value) for path, value in by_path.items()) or ABSENT
 
 
 def redact(text: str) -> str:
@@ -140,7 +145,7 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
     sessions = [event for event in journal.events if isinstance(event, Session)]
     facts: list[tuple[str, str]] = [
         ("trainable", f"`{spec.trainable}`, objective {', '.join(spec.objectives)}"),
-        ("method", f"{spec.search.method}, {spec.total_trials} trials, scheduler {spec.scheduler}"),
+        ("method", _method(spec, journal)),
         ("profile", str(spec.profile or "none")),
         ("spec hash", f"`{spec.spec_hash}`"),
     ]
@@ -160,6 +165,16 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
     told = fingerprints_in(sessions[-1].facts if sessions else {})
     facts += [(key, f"`{value}`") for key, value in {**told, **fingerprints(outcome.bundle)}.items()]
     return "\n".join(f"* {key}: {' '.join(value.split())}" for key, value in facts)
+
+
+def _method(spec: SweepSpec, journal: Journal) -> str:
+    """How points were chosen, and where no new ones were found."""
+    told = [f"{spec.search.method}, {spec.total_trials} trials, scheduler {spec.scheduler}"]
+    if spec.points is not None:
+        told.append(f"the space has {spec.points:,} points")
+    if again := len(journal.repeats("search")):
+        told.append(f"{again} times the sampler asked for a point that had been tried, which was not trained again")
+    return "; ".join([*told, *filter(None, [journal.over("search")])])
 
 
 def fingerprints(bundle: Path | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweeper.wording import nearest
+from sweeper.wording import nearest, shown
 
 Scalar = bool | int | float | str | None
 
@@ -64,6 +64,10 @@ class Uniform:
         """As a spec writes it."""
         return {"uniform": [self.low, self.high]}
 
+    def words(self) -> str:
+        """For people."""
+        return f"{self.low:g} to {self.high:g}"
+
 
 @dataclass(frozen=True)
 class LogUniform:
@@ -101,6 +105,9 @@ class LogUniform:
     def tree(self) -> dict[str, Any]:
         return {"loguniform": [self.low, self.high], **({"integer": True} if self.integer else {})}
 
+    def words(self) -> str:
+        return f"{self.low:g} to {self.high:g}, by its logarithm"
+
 
 @dataclass(frozen=True)
 class RandInt:
@@ -134,6 +141,9 @@ class RandInt:
 
     def tree(self) -> dict[str, Any]:
         return {"randint": [self.low, self.high]}
+
+    def words(self) -> str:
+        return f"{self.low} to {self.high}, whole"
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,9 @@ class Choice:
 
     def tree(self) -> dict[str, Any]:
         return {"choice": list(self.choices)}
+
+    def words(self) -> str:
+        return f"one of {', '.join(map(shown, self.choices))}"
 
 
 @dataclass(frozen=True)
@@ -234,6 +247,10 @@ class Simplex:
 
     def tree(self) -> dict[str, Any]:
         return {"simplex": dict(zip(self.parts, self.minima, strict=True))}
+
+    def words(self) -> str:
+        parts = zip(self.parts, self.minima, strict=True)
+        return f"shares of {', '.join(f'{part} (at least {low:g})' if low else part for part, low in parts)}"
 
     def _vertex(self, index: int) -> dict[str, float]:
         raw = {f"/{i}": float(i == index) for i in range(len(self.parts) - 1)}

@@ -21,6 +21,7 @@ from sweeper.journal import Journal, Session, Verdict, fingerprints_in
 from sweeper.reproduce import Reproduction
 from sweeper.spec import SweepSpec
 from sweeper.store import store_uri
+from sweeper.summary import sweep_state
 from sweeper.tracking import Crowned
 from sweeper.trainable import Trainable
 from sweeper.wording import naming
@@ -40,6 +41,15 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
         return {**facts, **tasks.checked(spec)}
     finally:
         waiting.cancel()
+
+
+def finished(spec: SweepSpec, run_dir: Path) -> bool:
+    """Whether a run of the spec has nothing left to do, and something came of it."""
+    try:
+        journal = Journal(run_dir / "journal.jsonl", read_only=True)
+    except ValueError:
+        return False
+    return confirm.finished(spec, journal) and sweep_state(journal.trials.values(), False) == "completed"
 
 
 def begun(known: Path | None, facts: dict[str, Any]) -> Journal | None:
