@@ -69,7 +69,7 @@ def nearest(word: str, legal: Iterable[str]) -> str:
 
 
 def nearest_path(path: str, legal: Iterable[str]) -> str:
-    """As `nearest`, of dotted paths: one whose last word is the same, or another word for it, wherever it lies, first."""
+    """As `nearest`, of dotted paths: first one with the same last word, or another word for it, wherever it lies."""
     words, paths = path.rpartition(".")[2], list(legal)
     leaves = {one: one.rpartition(".")[2] for one in paths}
     parts = set(words.split("_"))
