@@ -39,14 +39,15 @@ def here(given: str | None, resume: str | Path | None) -> tuple[Path | None, Pat
 
 def storage(given: Path | None, resume: Path | None) -> Path:
     """Where run folders lie, absolute. Raises ValueError in one line where that cannot be."""
-    chosen = resume.parent if resume and resume != NEWEST else given or Path("runs")
+    named, chosen = ("--resume", resume.parent) if resume and resume != NEWEST else ("--storage", given or Path("runs"))
     if cluster.submitted() and not chosen.is_absolute():
         raise ValueError(f"--storage {chosen}: a submitted job's own folder is temporary; name an absolute one")
-    with _reached("--storage"):
+    with _reached(named):
         chosen = chosen.resolve()
         existing = next(path for path in (chosen, *chosen.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"--storage {chosen}: {existing} is not a folder that can be written to")
+        folder = existing.is_dir()
+    if not folder or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{named} {chosen}: {existing} is not a folder that can be written to")
     return chosen
 
 
