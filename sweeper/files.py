@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -18,6 +19,14 @@ def cache_root() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "sweeper"
     except RuntimeError:
         raise ValueError("there is no home folder for the cache: set SWEEPER_CACHE to a folder") from None
+
+
+def at_home() -> None:
+    """Have there be a home folder, for Ray asks for one when it is imported: where there is none, that of the cache."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = os.path.abspath(os.environ.get("SWEEPER_CACHE") or tempfile.gettempdir())
 
 
 def expanded(path: str, what: str) -> Path:

@@ -33,6 +33,7 @@ def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 2 there is no run that can be read."""
     files.standard_streams()
+    files.at_home()
     parser = Parser(prog="python -m sweeper.report", description="Write a run's reports anew.")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     try:

@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     try:
         args = _arguments(argv)
+        files.cache_root()  # refused without one: paces and prepared data go there
+        files.at_home()
         if args.reproduce:
             return _reproduce(args, signals)
         admission, refused = _asked(args)
@@ -108,7 +110,6 @@ def _asked(args: argparse.Namespace) -> tuple[Admission, list[str]]:
     if args.spec is None:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
     spec, unheard = _agreed(args, load(args.spec, args.profile, args.set))
-    files.cache_root()  # refused without one: paces and prepared data go there
     if line := other_baseline(args.spec, spec):
         _say(line)
     storage = folders.storage(args.storage, args.resume)
