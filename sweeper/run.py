@@ -41,7 +41,7 @@ from sweeper.stages import Stages, finished, repeated
 from sweeper.store import store_uri
 from sweeper.summary import summary, sweep_state
 from sweeper.tracking import DRAIN_S, Tracker
-from sweeper.wording import Parser
+from sweeper.wording import Parser, naming
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
 FULL_S = 5.0  # the tracking store may lie on the disk that is full
@@ -232,7 +232,8 @@ def _fit(spec: SweepSpec) -> tuple[int | None, list[str]]:
 def _show_plan(args: argparse.Namespace, admission: Admission, refused: list[str], done: Path | None) -> int:
     """What it costs, and why it would not start."""
     spec, storage = admission.spec, admission.storage
-    admission.estimate = probe.of(spec, admission.fit, measure=True, sd=_spread(spec, storage))
+    with naming(admission.path):
+        admission.estimate = probe.of(spec, admission.fit, measure=True, sd=_spread(spec, storage))
     refused = [*refused, *(line for lines in admission.refusals() for line in lines)]
     answered = done is not None and admission.facts is not None and admission.same_data(done)
     estimate = replace(admission.estimate, refused=[] if answered else refused)

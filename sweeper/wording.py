@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _LONGEST = 80
-_MOST_HINTS = 3
+_MOST_HINTS, _MISSPELT = 3, 0.9
 # What others call it: last words of paths that a trainable may have.
 _SYNONYMS = {
     "learning_rate": ("lr",),
@@ -76,6 +76,7 @@ def nearest_path(path: str, legal: Iterable[str]) -> str:
     for near in (
         [one for one, leaf in leaves.items() if leaf == words],
         [one for one, leaf in leaves.items() if leaf in _SYNONYMS.get(words, ())],
+        difflib.get_close_matches(path, paths, n=1, cutoff=_MISSPELT),
         [one for one, leaf in leaves.items() if words in leaf.split("_")],
         [one for one, leaf in leaves.items() if leaf in parts],
     ):

@@ -33,7 +33,7 @@ def server() -> Iterator[dict[str, str]]:
 @pytest.fixture
 def place(server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """An empty folder in the store; mirrors lie in this test's own."""
-    for name, value in {**server, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+    for name, value in {**server, "SWEEPER_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     return Remote(f"{STORE}/{tmp_path.name}")
 
@@ -183,7 +183,7 @@ def test_a_sweep_killed_and_resumed_from_the_store_alone(place: Remote, tmp_path
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    status, summary, told = ended(start("--storage", place.address, "--resume", XDG_CACHE_HOME=str(tmp_path / "other")))
+    status, summary, told = ended(start("--storage", place.address, "--resume", SWEEPER_CACHE=str(tmp_path / "other")))
     assert status == 0, told
     assert summary["state"] == "completed"
     back = tmp_path / "back"
