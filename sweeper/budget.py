@@ -87,12 +87,11 @@ def differ(spec: SweepSpec, records: Iterable[TrialRecord]) -> str:
 
 
 def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
-    """(heading, text) of lines of the plan: the budget, and which arms and points of the space leave it."""
-    own, base = next(iter(spec.arms.items()), ("", {}))
+    """(heading, text) of lines of the plan: which arms and points of the space leave the budget."""
+    base = next(iter(spec.arms.values()), {})
     budget = spec.budget_of(base)
     if budget is None:
         return
-    yield "budget", f"{_count(budget)} predicted by a run, as {f'the baseline ({own}) does' if own else 'config says'}"
     found = {name: spec.budget_of(params) for name, params in spec.arms.items()}
     off = {name: one for name, one in found.items() if one and not one.same(budget)}
     why = {name: _count(one) if one.exact else "not the same number in every batch" for name, one in off.items()}

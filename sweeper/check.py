@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from sweeper import ablation, grid, precedence, stopping
 from sweeper.refusal import Refusal, refusal, setting_paths
 from sweeper.trainable import Settings, Trainable
-from sweeper.wording import key_path, nearest, shown
+from sweeper.wording import key_path, nearest, nearest_path, shown
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -27,7 +27,7 @@ def completed(spec: SweepSpec) -> SweepSpec:
     legal = set(setting_paths(config_model(spec)))
     for where, path in _paths(spec):
         if path not in legal:
-            raise Refusal((*where, path), f"the trainable has no such setting; {nearest(path, sorted(legal))}")
+            raise Refusal((*where, path), f"the trainable has no such setting; {nearest_path(path, sorted(legal))}")
     plain = settings(spec, {})
     there = {*dir(type(plain)), *type(plain).model_fields}  # not asked for: some open files to answer
     lacking = [name for name in vars(Settings) if not name.startswith("_") and name not in there]
@@ -59,7 +59,9 @@ def completed(spec: SweepSpec) -> SweepSpec:
         rule = stopping.placed(spec.scheduler, {one.steps for one in probed}, max(one.warmup_steps for one in probed))
     except Refusal as error:
         raise Refusal(("scheduler", *error.location), error.reason) from None
-    trials = spec.search.model_copy(update={"trials": spec.total_trials or None})
+    if spec.search.method != "arms":
+        _refuse_twins(list(arms), probed)
+    trials = spec.search.model_copy(update={"trials": spec.search.trials or spec.total_trials or None})
     data = base.pop("data", {})
     return spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials, "scheduler": rule})
 
@@ -110,6 +112,14 @@ def _place(tree: dict[str, Any], keys: list[str], value: Any) -> None:
         tree[key] = below if isinstance(below, dict) else {}
         tree = tree[key]
     tree[keys[-1]] = value
+
+
+def _refuse_twins(names: list[str], settled: list[Any]) -> None:
+    """A sampler's arms are its first points, and no point is trained twice. settled: settings, those of arms first."""
+    for index, name in enumerate(names):
+        if settled[index] in settled[:index]:
+            other = names[settled.index(settled[index])]
+            raise Refusal(("arms", name), f"is the same configuration as {other}; leave one of them out")
 
 
 def _paths(spec: SweepSpec) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -93,7 +93,14 @@ def _mean(records: Sequence[TrialRecord], objective: str) -> float:
 def searched(spec: SweepSpec, journal: Journal) -> bool:
     """Whether nothing of the search is left to run."""
     records = journal.stage("search")
-    return len(records) == spec.total_trials and not any(record.open for record in records)
+    asked = len(records) >= spec.total_trials or journal.over("search") is not None
+    return asked and not any(record.open for record in records)
+
+
+def of_search(spec: SweepSpec, journal: Journal) -> int:
+    """Trials of the search, as far as they are known: it may have ended early, or been begun under another version."""
+    begun = len(journal.stage("search"))
+    return begun if journal.over("search") is not None else max(begun, spec.total_trials)
 
 
 def finished(spec: SweepSpec, journal: Journal) -> bool:
@@ -110,9 +117,9 @@ def finished(spec: SweepSpec, journal: Journal) -> bool:
 def expected(spec: SweepSpec, journal: Journal) -> int:
     """Trials of the search and of the confirmation, as far as they are known."""
     if journal.families():
-        return spec.total_trials + len(runs(spec, journal))
+        return of_search(spec, journal) + len(runs(spec, journal))
     done = searched(spec, journal) and lacking(spec, journal)
-    return spec.total_trials + (0 if done else spec.confirm_trials)
+    return of_search(spec, journal) + (0 if done else spec.confirm_trials)
 
 
 def lacking(spec: SweepSpec, journal: Journal) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from sweeper import cluster, remote
+from sweeper import cluster, files, remote
 from sweeper.journal import Journal
 from sweeper.spec import SweepSpec, load
 
@@ -39,17 +39,19 @@ def here(given: str | None, resume: str | Path | None) -> tuple[Path | None, Pat
 
 def storage(given: Path | None, resume: Path | None) -> Path:
     """Where run folders lie, absolute. Raises ValueError in one line where that cannot be."""
-    chosen = resume.parent if resume and resume != NEWEST else given or Path("runs")
+    named, chosen = ("--resume", resume.parent) if resume and resume != NEWEST else ("--storage", given or Path("runs"))
     if cluster.submitted() and not chosen.is_absolute():
         raise ValueError(f"--storage {chosen}: a submitted job's own folder is temporary; name an absolute one")
-    chosen = chosen.resolve()
-    try:
-        str(chosen).encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"--storage {chosen}: its name is not UTF-8, which Ray and MLflow want") from None
-    existing = next(path for path in (chosen, *chosen.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"--storage {chosen}: {existing} is not a folder that can be written to")
+    with _reached(named):
+        chosen = chosen.resolve()
+        try:
+            str(chosen).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{named} {chosen}: its name is not UTF-8, which Ray and MLflow want") from None
+        existing = next(path for path in (chosen, *chosen.parents) if path.exists())
+        folder = existing.is_dir()
+    if not folder or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{named} {chosen}: {existing} is not a folder that can be written to")
     return chosen
 
 
@@ -58,13 +60,11 @@ def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
     if resume is None:
         return None
     if resume == NEWEST:
-        with _reached(parent):
-            for name in remote.names(parent):
-                if _number(Path(name), spec):
-                    remote.fetch(parent / name)
-        return _newest(parent, spec)
-    folder = resume.resolve()
-    if not (folder / SPEC).is_file():
+        return next(iter(runs(parent, spec)), None)
+    with _reached("--resume"):
+        folder = resume.resolve()
+        there = (folder / SPEC).is_file()
+    if not there:
         raise ValueError(f"--resume {folder}: there is no run, for it has no {SPEC}")
     found = load(folder / SPEC).spec_hash
     if found != spec.spec_hash:
@@ -75,6 +75,17 @@ def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"--resume {folder}: cannot be written to")
     return folder
+
+
+def runs(parent: Path, spec: SweepSpec) -> list[Path]:
+    """The runs of a spec in a storage, the newest first. Raises ValueError in one line."""
+    with _reached(parent):
+        for name in remote.names(parent):
+            if _number(Path(name), spec):
+                remote.fetch(parent / name)
+    found = {number: path for path in parent.glob(f"{_stem(spec)}*") if (number := _number(path, spec))}
+    newest = [found[number] for number in sorted(found, reverse=True)]
+    return [path for path in newest if _own_hash(path) == spec.spec_hash]
 
 
 def new(parent: Path, spec: SweepSpec) -> Path:
@@ -114,7 +125,7 @@ def _reached(what: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"{what}: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{what}: {files.told(error) or ' '.join(str(error).split())[:200]}") from error
 
 
 def _made(parent: Path, spec: SweepSpec) -> Path:
@@ -130,18 +141,14 @@ def _made(parent: Path, spec: SweepSpec) -> Path:
     raise AssertionError
 
 
-def _newest(parent: Path, spec: SweepSpec) -> Path | None:
-    found = {number: path for path in parent.glob(f"{_stem(spec)}*") if (number := _number(path, spec))}
-    for number in sorted(found, reverse=True):
-        path = found[number] / SPEC
-        if path.exists():  # else nothing had begun
-            try:
-                own = load(path).spec_hash
-            except ValueError as error:
-                raise ValueError(f"--resume: {error}; mend it, or move its folder away to begin a new run") from None
-            if own == spec.spec_hash:
-                return path.parent
-    return None
+def _own_hash(folder: Path) -> str | None:
+    """Of the spec in a run's folder; None where nothing had begun. ValueError, in one line, where it cannot be read."""
+    if not (folder / SPEC).exists():
+        return None
+    try:
+        return load(folder / SPEC).spec_hash
+    except ValueError as error:
+        raise ValueError(f"{error}; mend it, or move its folder away to begin a new run") from None
 
 
 def _stem(spec: SweepSpec) -> str:

@@ -55,6 +55,29 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """The sampler asked for a point that a trial has: it is not trained again, and the sampler is told what came of it.
+
+    number: of the trial that was to be asked for, which another point then got. of: the trial that has this one.
+    """
+
+    stage: str
+    number: int
+    of: str
+    raw: dict[str, Any]
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Over:
+    """A stage ends before all its trials were asked for. reason: why, in words."""
+
+    stage: str
+    reason: str
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """A trial reported metrics at a step. checkpoint: the seal of the one that came with them. node: its address."""
 
@@ -105,8 +128,10 @@ class Verdict:
     time: float = field(default_factory=time.time)
 
 
-Event = Session | Ask | Report | End | Family | Verdict
-_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Session, Ask, Report, End, Family, Verdict)}
+Event = Session | Ask | Repeat | Over | Report | End | Family | Verdict
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__.lower(): kind for kind in (Session, Ask, Repeat, Over, Report, End, Family, Verdict)
+}
 
 
 @dataclass
@@ -151,6 +176,8 @@ class Journal:
         self.events: list[Event] = []
         self.trials: dict[str, TrialRecord] = {}
         self._stages: dict[str, list[TrialRecord]] = {}
+        self._repeats: dict[str, list[Repeat]] = {}
+        self._over: dict[str, str] = {}
         self.torn: str | None = None
         self._lock = threading.Lock()
         for event in self._read(read_only):
@@ -174,6 +201,14 @@ class Journal:
     def stage(self, name: str) -> Sequence[TrialRecord]:
         """The trials of a stage, in the order in which they were asked for; it grows with the journal."""
         return self._stages.setdefault(name, [])
+
+    def repeats(self, stage: str) -> Sequence[Repeat]:
+        """The points of a stage that the sampler asked for again, in order; it grows with the journal."""
+        return self._repeats.setdefault(stage, [])
+
+    def over(self, stage: str) -> str | None:
+        """Why a stage ended before all its trials were asked for; None where it did not."""
+        return self._over.get(stage)
 
     def families(self) -> list[Family]:
         """The looks of the confirmation that were declared."""
@@ -203,6 +238,10 @@ class Journal:
         apply(self.trials, event)
         if isinstance(event, Ask):
             self._stages.setdefault(event.stage, []).append(self.trials[event.trial])
+        elif isinstance(event, Repeat):
+            self._repeats.setdefault(event.stage, []).append(event)
+        elif isinstance(event, Over):
+            self._over[event.stage] = event.reason
         self.events.append(event)
 
     def _read(self, read_only: bool) -> list[Event]:
@@ -228,7 +267,7 @@ def apply(trials: dict[str, TrialRecord], event: Event) -> None:
             record.end = None
         case End():
             trials[event.trial].end = event
-        case Session() | Family() | Verdict():
+        case Session() | Repeat() | Over() | Family() | Verdict():
             pass
 
 

@@ -22,7 +22,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.journal import Ask, End, Family, Journal, Session, TrialRecord
+from sweeper.journal import Ask, End, Family, Journal, Over, Session, TrialRecord
 from sweeper.report import best, describe, settings
 from sweeper.verdict import declared
 
@@ -160,7 +160,9 @@ class Live:
         for event in self._journal.events[self._cursor :]:
             self._cursor += 1
             if isinstance(event, Family):  # how many there are was a guess until now: a champion joins, say
-                self._total = self._spec.total_trials + declared(self._journal)
+                self._total = len(self._journal.stage("search")) + declared(self._journal)
+            elif isinstance(event, Over):
+                self.say(f"the {event.stage} is over: {event.reason}")
             elif isinstance(event, Ask) and not self._table:
                 self.say(f"{event.trial} starts: {describe(event)}, seed {event.seed}")
             elif isinstance(event, End) and (event.state == "failed" or not self._table):

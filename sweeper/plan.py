@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeper import budget, tasks
+from sweeper import budget, report, tasks
 from sweeper.spec import SweepSpec
 from sweeper.spread import Spread
 from sweeper.trainable import Pace, Settings
@@ -34,6 +34,7 @@ WORKER_START = 3.0
 
 ASSUMED_SD = 0.02
 KEPT_CHECKPOINTS = 2
+LISTED = 8  # arms by name
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Plan:
     were stopped early. rungs: the steps at which trials may be stopped. detectable: the smallest difference in nats
     that `pairs` pairs of seeds show with 80 % power, at Holm's first level for `comparisons` of them; None below two
     pairs. measured: whether seconds_per_step was. assumed: what was not measured, in words. refused: why a start would
-    be refused, a line each. notes, warnings: what the trainable says of what its trials share.
+    be refused, a line each. notes, warnings: what the trainable says of what its trials share. points: of a space whose
+    points are counted.
     """
 
     trials: int
@@ -72,6 +74,7 @@ class Plan:
     refused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    points: int | None = None
 
 
 def plan(
@@ -121,6 +124,7 @@ def plan(
         confirming=spec.confirm_trials,
         measured=measured,
         assumed=_assumed(spec, measured, sd),
+        points=spec.points,
     )
 
 
@@ -184,7 +188,9 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     at_once, pairs, others = estimate.concurrency, estimate.pairs, estimate.comparisons
     at_most = "" if spec.scheduler == "none" else "at most "
     rows = {
+        **_asked(spec),
         "trials": f"{estimate.trials} to search, {_confirming(spec)}; {at_once} at a time",
+        "budget": _budget(spec),
         "steps": f"{estimate.steps:,} a trial of {settings.tokens_per_step:,} tokens: {_count(estimate.tokens)} in all",
         "rungs": ", ".join(f"{step:,}" for step in estimate.rungs) or "none",
         "a step": f"{_duration(estimate.seconds_per_step)} with {at_once} trials at a time, {source}",
@@ -208,6 +214,8 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     lines += (f"  data        {note}" for note in estimate.notes)
     lines += (f"  caution     {warning}" for warning in estimate.warnings)
     lines += (f"  assumed     {note}" for note in estimate.assumed)
+    if few := few_points(spec):
+        lines.append(f"  note        {few}")
     if estimate.confirming and 0 < pairs < PAIRS:
         lines.append(f"  caution     exploration only: a verdict takes {PAIRS} pairs of seeds, there are {pairs}")
     if estimate.confirming and (estimate.detectable or 0) > spec.confirm.worthwhile:
@@ -216,6 +224,41 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
             f"{spec.confirm.worthwhile:g} nats, less than what {pairs} pairs detect"
         )
     return [*lines, *(f"would be refused: {line}" for line in estimate.refused)]
+
+
+def few_points(spec: SweepSpec) -> str | None:
+    """In a line, where a search ends before its trials are used up, for it has tried all that there is."""
+    if spec.points is None or spec.points >= (spec.search.trials or 0):
+        return None
+    points = f"{spec.points} point{'s'[spec.points == 1 :]}"
+    return (
+        f"the space has {points}: the search ends when all have been tried, search.trials asks for {spec.search.trials}"
+    )
+
+
+def _asked(spec: SweepSpec) -> dict[str, str]:
+    """What is compared, and on which text."""
+    rows = {key: str(spec.data[key]) for key in ("corpus", "tokenizer") if key in spec.data}
+    if spec.arms:
+        baseline, *others = spec.arms
+        rows["baseline"] = f"{baseline} ({report.params(spec.arms[baseline])})"
+        listed = ", ".join(others[:LISTED]) + (f" and {len(others) - LISTED} more" if len(others) > LISTED else "")
+        rows["arms"] = f"{len(others)} beside it{': ' if others else ''}{listed}"
+    else:
+        rows["baseline"] = "none: no arm is named"
+    if spec.search.method != "arms":
+        points = "" if spec.points is None else f"; {spec.points:,} points"
+        rows["space"] = "; ".join(f"{path} {domain.words()}" for path, domain in spec.space.items()) + points
+    return rows
+
+
+def _budget(spec: SweepSpec) -> str:
+    """What a run of the baseline may predict, or read where the trainable does not tell."""
+    settings = spec.settings(next(iter(spec.arms.values()), {}))
+    predicted: int | None = getattr(settings, "predicted_per_step", None)
+    each, what = (settings.tokens_per_step, "tokens") if predicted is None else (predicted, "predicted positions")
+    whose = "the baseline" if spec.arms else "a trial"
+    return f"{each:,} {what} a step, {settings.steps:,} steps of {whose}: {_count(each * settings.steps)}"
 
 
 def _confirming(spec: SweepSpec) -> str:

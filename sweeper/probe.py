@@ -158,14 +158,14 @@ def _cache() -> dict[str, dict[str, float]]:
     """What is remembered; nothing where the file is not there or torn."""
     try:
         known = json.loads((files.cache_root() / FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # no home for the cache, too
         return {}
     return known if isinstance(known, dict) else {}
 
 
 def _remember(key: str, pace: dict[str, float]) -> None:
     """Add a pace to the file. One who comes at the same moment may lose theirs, and no one reads half a file."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         files.put(files.cache_root() / FILE, json.dumps({**_cache(), key: pace}, indent=1))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper.wording import key_path, nearest, shown
+from sweeper.wording import key_path, nearest, nearest_path, shown
 
 _WHOLE = {"int_type", "int_parsing", "int_parsing_size", "int_from_float"}
 _NUMBERS = _WHOLE | {"float_type", "float_parsing", "finite_number"}
@@ -82,7 +82,7 @@ def _unknown(location: tuple[Any, ...], model: type[BaseModel]) -> str:
     paths = list(setting_paths(model))
     section = key_path(location[:-1])
     siblings = [path for path in paths if path.rpartition(".")[0] == section]
-    hint = nearest(key_path(location), paths)
+    hint = nearest_path(key_path(location), paths)
     return f"unknown key; {hint if hint.startswith('did') else nearest(key_path(location), siblings)}"
 
 

@@ -101,7 +101,12 @@ def describe(ask: Ask) -> str:
 
 def settings(ask: Ask) -> str:
     """What the space or the arm set, as in `80/15/5 ema_decay=0.31`: shares are percentages in the space's order."""
-    return " ".join(_setting(path, value) for path, value in ask.params.items()) or ABSENT
+    return params(ask.params)
+
+
+def params(by_path: Mapping[str, Any]) -> str:
+    """As `settings`, of settings by path."""
+    return " ".join(_setting(path, value) for path, value in by_path.items()) or ABSENT
 
 
 def redact(text: str) -> str:
@@ -147,7 +152,7 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
     sessions = [event for event in journal.events if isinstance(event, Session)]
     facts: list[tuple[str, str]] = [
         ("trainable", f"`{spec.trainable}`, objective {', '.join(spec.objectives)}"),
-        ("method", f"{spec.search.method}, {spec.total_trials} trials, scheduler {spec.scheduler}"),
+        ("method", _method(spec, journal)),
         ("profile", str(spec.profile or "none")),
         ("spec hash", f"`{spec.spec_hash}`"),
     ]
@@ -174,6 +179,16 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
 def _facts(journal: Journal) -> Mapping[str, Any]:
     """The trainable's, of the newest session that has any."""
     return next((event.facts for event in reversed(journal.events) if isinstance(event, Session) and event.facts), {})
+
+
+def _method(spec: SweepSpec, journal: Journal) -> str:
+    """How points were chosen, and where no new ones were found."""
+    told = [f"{spec.search.method}, {spec.total_trials} trials, scheduler {spec.scheduler}"]
+    if spec.points is not None:
+        told.append(f"the space has {spec.points:,} points")
+    if again := len(journal.repeats("search")):
+        told.append(f"{again} times the sampler asked for a point that had been tried, which was not trained again")
+    return "; ".join([*told, *filter(None, [journal.over("search")])])
 
 
 def fingerprints(bundle: Path | None) -> dict[str, str]:

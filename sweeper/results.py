@@ -5,7 +5,6 @@ Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from sweeper.journal import Journal
 from sweeper.report import Outcome
 from sweeper.spec import SweepSpec, load
 from sweeper.store import store_uri
+from sweeper.wording import Parser
 
 
 def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]:
@@ -34,17 +34,19 @@ def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 2 there is no run that can be read."""
     files.standard_streams()
-    parser = argparse.ArgumentParser(prog="python -m sweeper.report", description="Write a run's reports anew.")
+    files.at_home()
+    parser = Parser(prog="python -m sweeper.report", description="Write a run's reports anew.")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    run_dir = parser.parse_args(argv).run_dir.resolve()
     try:
+        run_dir = parser.parse_args(argv).run_dir.resolve()
         if not (run_dir / "journal.jsonl").is_file():
             raise ValueError(f"{run_dir}: there is no run, for it has no journal.jsonl")
         spec, journal = load(run_dir / "spec.yaml"), Journal(run_dir / "journal.jsonl", read_only=True)
         for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):
-            print(path)
+            files.emit(str(path))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = files.told(error) if isinstance(error, OSError) else None
+        print(f"error: {told or error}", file=sys.stderr)
         return 2
     return 0
 

@@ -7,12 +7,13 @@ once the spec is accepted. Nothing in here crosses a process boundary: under `-m
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -31,16 +32,16 @@ from sweeper import (
     reproduce,
     room,
 )
+from sweeper.admission import Admission
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Journal, fingerprints_in
-from sweeper.spec import SweepSpec, load
+from sweeper.spec import SweepSpec, load, other_baseline
 from sweeper.spread import Spread, spread
-from sweeper.stages import Stages, begun, prepared, refuse_unserved, refuse_used, repeated
+from sweeper.stages import Stages, finished, repeated
 from sweeper.store import sqlite_file, store_uri
 from sweeper.summary import summary, sweep_state
 from sweeper.tracking import DRAIN_S, Tracker
-from sweeper.trainable import Trainable
-from sweeper.wording import naming
+from sweeper.wording import Parser, naming
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
 FULL_S = 5.0  # the tracking store may lie on the disk that is full
@@ -48,62 +49,43 @@ NEEDS_YES = "without a GPU it needs --yes"
 _STATUS = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 
 
-class Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 1 all trials failed, no Ray or a full disk, 2 bad input, 130 interrupted."""
+    """The exit status: 0 done, 1 all trials failed, no Ray, a full or closed disk, 2 bad input, 130 interrupted."""
     files.standard_streams()
     cluster.isolate()
     with Interrupts(_say, "nothing had begun") as signals:
         try:
             return _main(argv, signals)
         except OSError as error:
-            if not checkpoints.full(error):
+            told = files.told(error)
+            if checkpoints.full(error):
+                _say(f"error: {checkpoints.FULL} ({error.strerror}): make room; what had ended is kept; {signals.hint}")
+            elif told and error.errno in (errno.EACCES, errno.EROFS):
+                _say(f"error: {told}; what had ended is kept; {signals.hint}")
+            else:
                 raise
-            _say(f"error: {checkpoints.FULL} ({error.strerror}): make room; what had ended is kept; {signals.hint}")
             return FAILED
 
 
 def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     try:
-        args = _parser().parse_args(argv)
+        args = _arguments(argv)
+        files.cache_root()  # refused without one: paces and prepared data go there
+        files.at_home()
         if args.reproduce:
             return _reproduce(args, signals)
-        args.storage, args.resume = folders.here(args.storage, args.resume)
-        if args.spec is None and args.resume not in (None, folders.NEWEST):
-            args.spec = args.resume / folders.SPEC
-        if args.spec is None:
-            raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
-        spec, refused = _agreed(args, load(args.spec, args.profile, args.set))
-        storage = folders.storage(args.storage, args.resume)
-        known = folders.known(storage, spec, args.resume)
-        fit, lacking = _fit(spec)
+        admission, refused = _asked(args)
+        spec, done = admission.spec, _done(args, admission)
         if args.dry_run:
-            return _show_plan(args, spec, storage, known, fit, [*refused, *lacking])
-        if lacking:
-            raise ValueError(f"{args.spec}: {lacking[0]}")
-        if spec.limits.hours or spec.limits.gpu_hours:
-            plan.refuse_above_limits(spec, probe.of(spec, fit, measure=True))
-        if fit:
-            there = room.free(storage)
-            room.refuse_too_small(spec, fit, there, folders.size(known))
-            for line in room.notes(there):
-                _say(line)
-        with naming(args.spec):
-            facts = prepared(spec, _say)
-        if args.more_seeds < 0 or (args.more_seeds and not (known and spec.compared)):
-            raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
-        recorded = begun(known, facts)
-        if not args.reuse_seeds:
-            refuse_used(args.spec, spec, storage, facts, recorded, _say)
-        run_dir = known or folders.new(storage, spec)
+            return _show_plan(args, admission, refused, done)
+        run_dir = _answers(admission, done) or _begun(admission, refused)
     except ValueError as error:
         _say(f"error: {error}")
+        return REFUSED
+    except OSError as error:
+        if checkpoints.full(error) or (told := files.told(error)) is None:
+            raise
+        _say(f"error: {told}")
         return REFUSED
     except KeyboardInterrupt:
         _say("interrupted before it began")
@@ -111,13 +93,62 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     signals.hint = f"go on with: {folders.resume(run_dir)}"
     try:
         with FileLock(run_dir / folders.LOCK, timeout=0.5):  # status, too, holds it for a moment
-            return _carry_out(args, spec, run_dir, facts, signals)
+            return _carry_out(args, spec, run_dir, admission.facts or {}, signals)
     except Timeout:
         _say(f"error: another sweep works on {run_dir}")
         return REFUSED
     except KeyboardInterrupt:
         _say(f"interrupted; go on with: {folders.resume(run_dir)}")
         return INTERRUPTED
+
+
+def _asked(args: argparse.Namespace) -> tuple[Admission, list[str]]:
+    """What the arguments ask for, and why this machine could not carry it out. Raises ValueError in one line."""
+    args.storage, args.resume = folders.here(args.storage, args.resume)
+    if args.spec is None and args.resume not in (None, folders.NEWEST):
+        args.spec = args.resume / folders.SPEC
+    if args.spec is None:
+        raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
+    spec, unheard = _agreed(args, load(args.spec, args.profile, args.set))
+    if line := other_baseline(args.spec, spec):
+        _say(line)
+    storage = folders.storage(args.storage, args.resume)
+    known = folders.known(storage, spec, args.resume)
+    fit, lacking = _fit(spec)
+    seeds = {"more_seeds": args.more_seeds, "reuse_seeds": args.reuse_seeds}
+    admission = Admission(path=args.spec, spec=spec, storage=storage, known=known, fit=fit, say=_say, **seeds)
+    return admission, [*unheard, *lacking]
+
+
+def _done(args: argparse.Namespace, admission: Admission) -> Path | None:
+    """The run that a plain call is answered with: the newest of the spec that has finished."""
+    if args.again or args.resume is not None or args.more_seeds:
+        return None
+    runs = folders.runs(admission.storage, admission.spec)
+    done = next((run for run in runs if finished(admission.spec, run)), None)
+    if runs and not done:
+        _say(f"an earlier run of this spec has not completed, and this begins anew: {folders.resume(runs[0])} goes on")
+    return done
+
+
+def _answers(admission: Admission, done: Path | None) -> Path | None:
+    """A run that has finished, where the data are still what it had."""
+    if done is None or not admission.same_data(done):
+        return None
+    _say(f"{admission.spec.name} has finished already, and nothing is trained again: {done}")
+    return done
+
+
+def _begun(admission: Admission, refused: list[str]) -> Path:
+    """The folder of the run, once nothing speaks against it. Raises ValueError in one line."""
+    if refused:
+        raise ValueError(f"{admission.path}: {refused[0]}")
+    for lines in admission.refusals():
+        if lines:
+            raise ValueError("; ".join(lines))
+    for line in filter(None, [plan.few_points(admission.spec), *(admission.facts or {}).get("warnings", ())]):
+        _say(f"caution: {line}")
+    return admission.known or folders.new(admission.storage, admission.spec)
 
 
 def _parser() -> Parser:
@@ -136,17 +167,34 @@ def _parser() -> Parser:
     parser.add_argument(
         "--more-seeds", type=int, default=0, metavar="N", help="confirm on N more seeds (with --resume)"
     )
+    parser.add_argument("--again", action="store_true", help="train a spec that has finished already once more")
     parser.add_argument("--reuse-seeds", action="store_true", help="confirm on seeds that earlier runs have used")
     parser.add_argument("--reproduce", type=Path, metavar="RUN_DIR", help="train one trial of a run again and compare")
     parser.add_argument("--trial", metavar="ID", help="which one (with --reproduce; else the best)")
     parser.add_argument(
         "--wait", type=float, default=0, metavar="MINUTES", help="wait for a joined cluster to have the nodes (0)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="show what it costs and stop")
+    parser.add_argument("--dry-run", action="store_true", help="show what it costs and what would be refused")
     parser.add_argument("--json", action="store_true", help="end stdout with one line of JSON")
     parser.add_argument("--yes", action="store_true", help="ask nothing")
     parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray says")
     return parser
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Raises ValueError, in one line, for those that do not go together."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
+    beside = sorted(given - {"reproduce", "trial", "json", "verbose", "yes"})
+    if args.reproduce and beside:
+        what = "SPEC" if beside[0] == "spec" else f"--{beside[0].replace('_', '-')}"
+        raise ValueError(f"--reproduce trains a trial as the run's record has it: {what} does not go with it")
+    if args.trial and not args.reproduce:
+        raise ValueError("--trial names the trial of --reproduce RUN_DIR")
+    if args.again and args.resume is not None:
+        raise ValueError("--again begins a new run, --resume goes on with one: give one of them")
+    return args
 
 
 def _agreed(args: argparse.Namespace, spec: SweepSpec) -> tuple[SweepSpec, list[str]]:
@@ -181,24 +229,23 @@ def _fit(spec: SweepSpec) -> tuple[int | None, list[str]]:
         return None, [str(error)]
 
 
-def _show_plan(
-    args: argparse.Namespace, spec: SweepSpec, storage: Path, known: Path | None, fit: int | None, refused: list[str]
-) -> int:
+def _show_plan(args: argparse.Namespace, admission: Admission, refused: list[str], done: Path | None) -> int:
     """What it costs, and why it would not start."""
-    with naming(args.spec):
-        foreseen = Trainable.load(spec.trainable).foresee(spec.settings({}))
-        refuse_unserved(spec, foreseen)
-    estimate = probe.of(spec, fit, measure=True, sd=_spread(spec, storage))
-    refused = [*refused, *plan.above_limits(spec, estimate)]
-    there = None if cluster.configured() else room.free(storage)
-    if there:
-        refused += room.shortages(spec, fit or 1, there, folders.size(known))
-    told = {key: foreseen.get(key, []) for key in ("notes", "warnings")}
-    estimate = replace(estimate, refused=refused, **told)
-    for line in [*plan.shown(spec, estimate), *(room.notes(there) if there else [])]:
+    spec, storage = admission.spec, admission.storage
+    with naming(admission.path):
+        admission.estimate = probe.of(spec, admission.fit, measure=True, sd=_spread(spec, storage))
+    refused = [*refused, *(line for lines in admission.refusals() for line in lines)]
+    answered = done is not None and admission.facts is not None and admission.same_data(done)
+    told = {key: (admission.facts or {}).get(key, []) for key in ("notes", "warnings")}
+    estimate = replace(admission.estimate, refused=[] if answered else refused, **told)
+    for line in plan.shown(spec, estimate):
         _say(line)
+    for line in [] if cluster.configured() else room.notes(room.free(storage)):
+        _say(line)
+    if answered:
+        _say(f"a start answers with the run that has finished already, {done}; --again trains it once more")
     if args.json:
-        print(json.dumps(asdict(estimate)))
+        files.emit(json.dumps(asdict(estimate)))
     return COMPLETED
 
 
@@ -239,7 +286,7 @@ def _carry_out(
         verbose=args.verbose,
         wait=args.wait,
     )
-    done = lost = False
+    done, lost, began = False, False, not stages.over
     with Live(spec, journal, stages.trials) as live, remote.mirrored(run_dir, journal, live.say):
         tracker = Tracker(journal, spec, run_dir, uri, tags=tags, say=live.say)
         tracker.start()
@@ -276,8 +323,10 @@ def _carry_out(
     told = summary(spec, journal, outcome)
     for line in ending.lines(args.spec, spec, outcome, best, told["verdict"], told["caution"]):
         _say(line)
+    if args.resume is None and not began:
+        _say(f"to look again or go on: {folders.resume(run_dir)}; to train it once more on purpose: --again")
     if args.json:
-        print(json.dumps(told))
+        files.emit(json.dumps(told))
     return FAILED if lost else _STATUS[told["state"]]
 
 
@@ -294,7 +343,7 @@ def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
     for line in reproduce.lines(spec, found):
         _say(line)
     if args.json:
-        print(json.dumps(asdict(found)))
+        files.emit(json.dumps(asdict(found)))
     return COMPLETED if found.equal else FAILED
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import time
 from abc import ABC, abstractmethod
@@ -31,12 +32,16 @@ from ray.tune.search import Searcher
 
 from sweeper import budget, checkpoints, confirm, files, stats
 from sweeper.budget import Common
-from sweeper.journal import Ask, End, Journal, TrialRecord, apply
+from sweeper.journal import Ask, End, Journal, Over, Repeat, TrialRecord, apply
 from sweeper.objectives import maximised
-from sweeper.space import Dimension
+from sweeper.space import Dimension, point
 from sweeper.spec import SweepSpec
 
 MEMORY = 1000  # trials that the sampler sees: multivariate TPE is quadratic in them
+REPEATS = 10  # times that the sampler may ask for what there is already, before a point is found without it
+LOOKED_AT = 10_000  # points of the space, on the way to one that was not tried
+
+Key = tuple[int, int]
 
 _STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
@@ -51,6 +56,19 @@ class Point:
     seed: int
     params: dict[str, Any]
     raw: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A point that the sampler asked for, as a study shows it. record: the trial that has it.
+
+    key: the number of the trial to be asked for, and how often before the sampler had asked for what there was already.
+    raw: the parameters that it gave.
+    """
+
+    key: Key
+    record: TrialRecord
+    raw: Mapping[str, Any]
 
 
 class JournalSearch(Searcher, ABC):
@@ -71,12 +89,13 @@ class JournalSearch(Searcher, ABC):
 
     @abstractmethod
     def point(self, number: int) -> Point | None:
-        """The point of a trial by its number from 0, or None while it cannot be known yet."""
+        """The point of a trial by its number from 0, or None while it cannot be known yet, or never will be: Over."""
 
     @property
     def remaining(self) -> int:
         """Trials that this session has still to start."""
-        return len(self._waiting) + self.total - len(self._records())
+        fresh = 0 if self.journal.over(self.stage) else max(0, self.total - len(self._records()))
+        return len(self._waiting) + fresh
 
     @property
     def total(self) -> int:
@@ -92,7 +111,7 @@ class JournalSearch(Searcher, ABC):
         if self._waiting:
             return self._task(self._waiting.popleft())
         number = len(self._records())
-        if number >= self.total:
+        if number >= self.total or self.journal.over(self.stage):
             return Searcher.FINISHED
         point = self.point(number)
         return None if point is None else self._asked(number, point)
@@ -194,15 +213,20 @@ class StudySearch(JournalSearch):
     Under a rule that stops trials, which ones stop depends on the order of their reports, and so do the points. There
     trial n is asked for at once, on all that the journal holds by then: what has ended as it ended, the rest as
     running. With one trial at a time the two are the same.
+
+    No point is trained twice. What the sampler asks for again goes into the journal, is shown to it from then on as
+    the trial that has that point, and it is asked anew. Where that leads to nothing new, any point will do that has not
+    been tried; where there is none, the search is over.
     """
 
     def __init__(self, spec: SweepSpec, journal: Journal, slots: int, log: Path, lag: int) -> None:
         super().__init__(spec, journal, min(slots, lag), log)
         self.lag = lag
-        self._marks: dict[int, dict[str, Any]] = {}  # what CMA-ES keeps with a trial: its generation
+        self._marks: dict[Key, dict[str, Any]] = {}  # what CMA-ES keeps with a trial: its generation
         self._distributions = _distributions(spec)
-        self._frozen: dict[int, FrozenTrial] = {}  # of trials that have ended, by number
-        self._ended = 0  # so many trials, the first ones, have ended
+        self._frozen: dict[Key, FrozenTrial] = {}  # of trials that have ended
+        self._tried: dict[str, str] = {}  # which trial has a point, by its settings and by its configuration's hash
+        self._ended = self._noted = 0  # so many trials, the first ones, have ended, or are in `_tried`
         if spec.search.method == "cmaes":
             self._ask_again()
 
@@ -215,8 +239,7 @@ class StudySearch(JournalSearch):
             params = self.spec.arms[arms[number]]
             raw = [self.spec.space[path].invert(path, value) for path, value in params.items()]
             return Point(arms[number], seed, params, {name: part[name] for part in raw for name in part})
-        raw = self._sample(records, number)
-        return Point(None, seed, {path: domain.value(path, raw) for path, domain in self.spec.space.items()}, raw)
+        return self._fresh(records, number)
 
     @property
     def _waits(self) -> bool:
@@ -227,12 +250,60 @@ class StudySearch(JournalSearch):
         """So many trials, the first ones, are shown to the sampler of this one as the journal has them."""
         return max(0, number - self.lag + 1) if self._waits else number
 
+    def _fresh(self, records: Sequence[TrialRecord], number: int) -> Point | None:
+        """A point that no trial has, or None once the journal says that the search is over."""
+        repeats, space = self.journal.repeats(self.stage), self.spec.space
+        while not self._exhausted(count := _count(repeats, number)):
+            raw = self._sample(records, repeats, number)
+            params = {path: domain.value(path, raw) for path, domain in space.items()}
+            trial = self._trial_with(records, params)
+            if trial is None:
+                return Point(None, self.spec.seeds.search[0], params, raw)
+            self.journal.append(Repeat(stage=self.stage, number=number, of=trial, raw=raw))
+        return self._untried(records, number, count)
+
+    def _exhausted(self, repeats: int) -> bool:
+        """Whether the sampler is asked no more after so many points that there were. The second half is at random."""
+        return repeats >= (REPEATS if self.spec.points else 2 * REPEATS)
+
+    def _untried(self, records: Sequence[TrialRecord], number: int, count: int) -> Point | None:
+        """The first point without a trial from some place on; where none is found, the search is over."""
+        size, space, seed = self.spec.points or 0, self.spec.space, self.spec.seeds.search[0]
+        begin = derive(seed, number, count)
+        for offset in range(min(size, LOOKED_AT)):
+            params = point(space, (begin + offset) % size)
+            if self._trial_with(records, params) is None:
+                raw = [space[path].invert(path, value) for path, value in params.items()]
+                return Point(None, seed, params, {name: part[name] for part in raw for name in part})
+        every = f"all {size:,} points of the space have been tried"
+        reason = every if 0 < size <= LOOKED_AT else "the sampler asks for nothing but what has been tried"
+        self.journal.append(Over(stage=self.stage, reason=reason))
+        return None
+
+    def _trial_with(self, records: Sequence[TrialRecord], params: Mapping[str, Any]) -> str | None:
+        """The trial that has a point, whatever became of it; all are of one seed."""
+        for record in records[self._noted :]:
+            for key in (json.dumps(record.ask.params, sort_keys=True), record.ask.config_hash):
+                self._tried.setdefault(key, record.id)
+        self._noted = len(records)
+        if found := self._tried.get(json.dumps(params, sort_keys=True)):
+            return found
+        try:
+            return self._tried.get(self.spec.config_hash(self.spec.trainable_config(params)))
+        except ValueError:
+            return None
+
     def _ask_again(self) -> None:
         """Make the marks of earlier sessions' trials again, each on what the journal held when it was asked for."""
         past: dict[str, TrialRecord] = {}
+        repeats: list[Repeat] = []
         for event in self.journal.events:
-            if isinstance(event, Ask) and event.stage == self.stage and event.arm is None:
-                self._sample([record for record in past.values() if record.ask.stage == self.stage], event.number)
+            sampled = event if isinstance(event, Repeat) or (isinstance(event, Ask) and event.arm is None) else None
+            if sampled and sampled.stage == self.stage and not self._exhausted(_count(repeats, sampled.number)):
+                records = [record for record in past.values() if record.ask.stage == self.stage]
+                self._sample(records, repeats, sampled.number)
+            if isinstance(event, Repeat):
+                repeats.append(event)
             apply(past, event)
 
     def _all_ended(self, records: Sequence[TrialRecord], count: int) -> bool:
@@ -241,30 +312,38 @@ class StudySearch(JournalSearch):
             self._ended += 1
         return self._ended >= count
 
-    def _sample(self, records: Sequence[TrialRecord], number: int) -> dict[str, Any]:
+    def _sample(self, records: Sequence[TrialRecord], repeats: Sequence[Repeat], number: int) -> dict[str, Any]:
         """The raw parameters that the sampler gives trial `number` after these."""
-        begin, settled = max(0, number - MEMORY), self._settled(number)
+        settled, count = self._settled(number), _count(repeats, number)
         common = Common.of(self.spec, records[:settled])  # what left the budget would draw the sampler out of it
-        trials = [self._shown(record) for record in records[begin:settled] if common.kept(record)]
-        running = [record for record in records[settled:] if common.free or common.foretold(record.ask.budget)]
-        trials += [self._shown(record, running=True) for record in running]
-        sampler = _sampler(self.spec, derive(self.spec.seeds.search[0], number))
+
+        def on_budget(record: TrialRecord) -> bool:
+            if record.ask.number < settled:
+                return common.kept(record)
+            return common.free or common.foretold(record.ask.budget)
+
+        trials = [
+            self._shown(shown, running=shown.record.ask.number >= settled)
+            for shown in _latest(records, repeats, MEMORY)
+            if on_budget(shown.record)
+        ]
+        seed = derive(self.spec.seeds.search[0], number, count)
+        sampler = _sampler(self.spec, seed) if count < REPEATS else RandomSampler(seed)
         study = optuna.create_study(sampler=sampler, directions=_directions(self.spec))
         study.add_trials(trials)
         raw = study.ask(fixed_distributions=self._distributions).params
         if self.spec.search.method == "cmaes":
-            self._marks[number] = study.get_trials(deepcopy=False)[-1].system_attrs
+            self._marks[number, count] = study.get_trials(deepcopy=False)[-1].system_attrs
         return raw
 
-    def _shown(self, record: TrialRecord, running: bool = False) -> FrozenTrial:
+    def _shown(self, shown: Shown, running: bool = False) -> FrozenTrial:
         """A trial as the sampler sees it, made once where it has ended."""
-        number = record.ask.number
-        if not running and number in self._frozen:
-            return self._frozen[number]
-        trial = _frozen_trial(record, self.spec.objectives, self._distributions, running)
-        trial.system_attrs = dict(self._marks.get(number, {}))
+        if not running and shown.key in self._frozen:
+            return self._frozen[shown.key]
+        trial = _frozen_trial(shown, self.spec.objectives, self._distributions, running)
+        trial.system_attrs = dict(self._marks.get(shown.key, {}))
         if trial.state.is_finished():
-            self._frozen[number] = trial
+            self._frozen[shown.key] = trial
         return trial
 
 
@@ -274,16 +353,18 @@ def known(spec: SweepSpec, record: TrialRecord) -> list[checkpoints.Known]:
     return [({"step": row.step, **row.metrics}, row.checkpoint) for row in rows]
 
 
-def derive(seed: int, number: int) -> int:
-    """A sampler's seed for one trial."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4])
+def derive(seed: int, number: int, count: int = 0) -> int:
+    """A sampler's seed for one trial; another for each time that it is asked again."""
+    again = f" {count}" if count else ""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}{again}".encode()).digest()[:4])
 
 
 def write_study(spec: SweepSpec, journal: Journal, path: Path) -> None:
     """The journal as an Optuna journal file, for optuna-dashboard. Nothing reads it back."""
     lines = _Lines()
     study = optuna.create_study(storage=JournalStorage(lines), study_name=spec.name, directions=_directions(spec))
-    study.add_trials(_frozen_all(journal.stage(JournalSearch.stage), spec, spec.objectives))
+    records, repeats = journal.stage(JournalSearch.stage), journal.repeats(JournalSearch.stage)
+    study.add_trials(_frozen_all(_latest(records, repeats), spec, spec.objectives))
     files.put(path, "".join(lines.lines))
 
 
@@ -296,7 +377,7 @@ def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
     common = Common.of(spec, journal.stage("search"))
     records = [record for record in journal.stage("search") if record.ask.raw and common.kept(record)]
     study = optuna.create_study()
-    shown = _frozen_all(records, spec, spec.objectives[:1])
+    shown = _frozen_all(_latest(records, ()), spec, spec.objectives[:1])
     study.add_trials([trial for trial in shown if trial.state == TrialState.COMPLETE])
     if len({trial.value for trial in study.trials}) < 2:
         return {}
@@ -354,24 +435,47 @@ class _Shared(FrozenTrial):
         return copy.copy(self)
 
 
-def _frozen_all(records: Iterable[TrialRecord], spec: SweepSpec, objectives: Sequence[str]) -> list[FrozenTrial]:
-    distributions, records = _distributions(spec), list(records)
-    common = Common.of(spec, records)
-    frozen = [_frozen_trial(record, objectives, distributions) for record in records]
-    for trial, record in zip(frozen, records, strict=True):
-        if trial.state == TrialState.COMPLETE and not common.kept(record):
+def _count(repeats: Sequence[Repeat], number: int) -> int:
+    """How often the sampler asked for what there was already in place of the newest trial, which has this number."""
+    return sum(1 for _ in itertools.takewhile(lambda one: one.number >= number, reversed(repeats)))
+
+
+def _latest(records: Sequence[TrialRecord], repeats: Sequence[Repeat], most: int | None = None) -> list[Shown]:
+    """Trials, and what was asked for again as the trials that have it, in the order of asking; the latest `most`."""
+    begin = max(0, len(records) - most) if most else 0
+    again = list(itertools.takewhile(lambda one: one.number >= begin, reversed(repeats)))[::-1]
+    by_number: dict[int, list[Repeat]] = {}
+    for one in again:
+        by_number.setdefault(one.number, []).append(one)
+    trials = {record.id: record for record in records} if again else {}
+    found = []
+    for number in range(begin, len(records) + 1):
+        asked = by_number.get(number, [])
+        found += [Shown((number, count), trials[one.of], one.raw) for count, one in enumerate(asked)]
+        if number < len(records):
+            found.append(Shown((number, len(asked)), records[number], records[number].ask.raw))
+    return found[-most:] if most else found
+
+
+def _frozen_all(shown: Iterable[Shown], spec: SweepSpec, objectives: Sequence[str]) -> list[FrozenTrial]:
+    distributions, shown = _distributions(spec), list(shown)
+    common = Common.of(spec, [each.record for each in shown])
+    frozen = [_frozen_trial(each, objectives, distributions) for each in shown]
+    for trial, each in zip(frozen, shown, strict=True):
+        if trial.state == TrialState.COMPLETE and not common.kept(each.record):
             trial.state, trial.values = TrialState.FAIL, None  # never the best
             trial.user_attrs["note"] = confirm.APART
     return frozen
 
 
 def _frozen_trial(
-    record: TrialRecord, objectives: Sequence[str], distributions: Mapping[str, BaseDistribution], running: bool = False
+    shown: Shown, objectives: Sequence[str], distributions: Mapping[str, BaseDistribution], running: bool = False
 ) -> FrozenTrial:
     """A trial as Optuna keeps it. A stopped one has its curve and no value: it never ran to a comparable end.
 
     Under several objectives there are no curves, which Optuna has for one alone.
     """
+    record = shown.record
     state = TrialState.RUNNING if running or record.open else _STATES[record.state]
     values = [value for name in objectives if (value := record.score(name)) is not None]
     if state == TrialState.COMPLETE and len(values) < len(objectives):
@@ -385,8 +489,8 @@ def _frozen_trial(
         values=values if state == TrialState.COMPLETE else None,
         datetime_start=datetime.fromtimestamp(record.ask.time),
         datetime_complete=datetime.fromtimestamp(record.end.time) if state.is_finished() and record.end else None,
-        params=record.ask.raw,
-        distributions={name: distributions[name] for name in record.ask.raw},
+        params=dict(shown.raw),
+        distributions={name: distributions[name] for name in shown.raw},
         user_attrs={"id": record.id, "arm": record.ask.arm, "seed": record.ask.seed, "params": record.ask.params},
         system_attrs={},
         intermediate_values={step: value for step, value in curve if value is not None},

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweeper.wording import nearest
+from sweeper.wording import nearest, shown
 
 Scalar = bool | int | float | str | None
 
@@ -43,6 +43,11 @@ class Uniform:
     def __post_init__(self) -> None:
         _ordered(self.low, self.high)
 
+    @property
+    def size(self) -> None:
+        """How many values there are, None where they are not counted."""
+        return None
+
     def raw(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(self.low, self.high)}
 
@@ -59,6 +64,10 @@ class Uniform:
         """As a spec writes it."""
         return {"uniform": [self.low, self.high]}
 
+    def words(self) -> str:
+        """For people."""
+        return f"{self.low:g} to {self.high:g}"
+
 
 @dataclass(frozen=True)
 class LogUniform:
@@ -72,6 +81,13 @@ class LogUniform:
         if self.low <= 0:
             raise ValueError(f"loguniform needs a low bound above 0, not {self.low:g}")
         _ordered(self.low, self.high)
+
+    @property
+    def size(self) -> int | None:
+        return int(self.high) - int(self.low) + 1 if self.integer else None
+
+    def at(self, index: int) -> int:
+        return int(self.low) + index
 
     def raw(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(self.low, self.high, log=True, integer=self.integer)}
@@ -89,6 +105,9 @@ class LogUniform:
     def tree(self) -> dict[str, Any]:
         return {"loguniform": [self.low, self.high], **({"integer": True} if self.integer else {})}
 
+    def words(self) -> str:
+        return f"{self.low:g} to {self.high:g}, by its logarithm"
+
 
 @dataclass(frozen=True)
 class RandInt:
@@ -99,6 +118,14 @@ class RandInt:
 
     def __post_init__(self) -> None:
         _ordered(self.low, self.high)
+
+    @property
+    def size(self) -> int:
+        return self.high - self.low + 1
+
+    def at(self, index: int) -> int:
+        """The value of a place from 0, in order."""
+        return self.low + index
 
     def raw(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(self.low, self.high, integer=True)}
@@ -115,6 +142,9 @@ class RandInt:
     def tree(self) -> dict[str, Any]:
         return {"randint": [self.low, self.high]}
 
+    def words(self) -> str:
+        return f"{self.low} to {self.high}, whole"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -130,6 +160,13 @@ class Choice:
                 raise ValueError(f"choice takes texts, numbers, true, false and null, not {one!r}")
             if any(one == other for other in self.choices[:index]):
                 raise ValueError(f"choice names {one!r} twice")
+
+    @property
+    def size(self) -> int:
+        return len(self.choices)
+
+    def at(self, index: int) -> Scalar:
+        return self.choices[index]
 
     def raw(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(0, len(self.choices) - 1, choices=self.choices)}
@@ -148,6 +185,9 @@ class Choice:
 
     def tree(self) -> dict[str, Any]:
         return {"choice": list(self.choices)}
+
+    def words(self) -> str:
+        return f"one of {', '.join(map(shown, self.choices))}"
 
 
 @dataclass(frozen=True)
@@ -170,6 +210,10 @@ class Simplex:
                 raise ValueError(f"simplex part {part!r} has the minimum {minimum:g}: it must lie in [0, 1)")
         if self.free <= 10**-SHARE_DECIMALS:
             raise ValueError(f"simplex minima sum to {sum(self.minima):g}: they must sum to less than 1")
+
+    @property
+    def size(self) -> None:
+        return None
 
     @property
     def free(self) -> float:
@@ -204,6 +248,10 @@ class Simplex:
     def tree(self) -> dict[str, Any]:
         return {"simplex": dict(zip(self.parts, self.minima, strict=True))}
 
+    def words(self) -> str:
+        parts = zip(self.parts, self.minima, strict=True)
+        return f"shares of {', '.join(f'{part} (at least {low:g})' if low else part for part, low in parts)}"
+
     def _vertex(self, index: int) -> dict[str, float]:
         raw = {f"/{i}": float(i == index) for i in range(len(self.parts) - 1)}
         return self.value("", raw)
@@ -226,6 +274,23 @@ class Simplex:
 
 Domain = Uniform | LogUniform | RandInt | Choice | Simplex
 KINDS = ("uniform", "loguniform", "randint", "choice", "simplex")
+
+
+def points(space: Mapping[str, Domain]) -> int | None:
+    """How many points a space has, None where they are not counted: some domain of it is of real numbers."""
+    sizes = [domain.size for domain in space.values()]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def point(space: Mapping[str, Domain], index: int) -> dict[str, Any]:
+    """The point of a place from 0 in a space whose points are counted, by path, the last path's value the fastest."""
+    found: dict[str, Any] = {}
+    for path, domain in reversed(list(space.items())):
+        assert not isinstance(domain, Uniform | Simplex), path
+        assert domain.size, path
+        index, place = divmod(index, domain.size)
+        found[path] = domain.at(place)
+    return {path: found[path] for path in space}
 
 
 def parse(node: Any) -> Domain:

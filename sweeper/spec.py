@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -251,10 +252,16 @@ class SweepSpec(Section):
 
     @property
     def total_trials(self) -> int:
-        """Trials of the search stage."""
+        """Trials of the search stage: no more than there are points to try."""
         if self.search.method == "arms":
             return len(self.arms) * len(self.seeds.search)
-        return self.search.trials or 0
+        trials, points = self.search.trials or 0, self.points
+        return trials if points is None else min(trials, points)
+
+    @property
+    def points(self) -> int | None:
+        """How many points a sampler finds in the space, None where they are not counted or nothing is sampled."""
+        return None if self.search.method in ("arms", "grid") else space.points(self.space)
 
     @property
     def compared(self) -> int:
@@ -361,6 +368,19 @@ def resolve(
     raise SpecError(f"{precedence.origin(layers, found.location)}: {found}") from None
 
 
+def other_baseline(path: Path, spec: SweepSpec) -> str | None:
+    """In a line, where the first arm that a file names was deleted, so that another is the baseline."""
+    try:
+        first = next(iter(yaml_input.read(path).get("arms") or {}), None)
+    except ValueError:  # what was read once cannot be read again, as a pipe
+        return None
+    if first is None or first in spec.arms:
+        return None
+    now = next(iter(spec.arms), None)
+    becomes = f"it is {now} now" if now else "there is none now"
+    return f"the baseline changes: {first}, the first arm of {path}, is deleted; {becomes}"
+
+
 def _refuse_nested(where: tuple[str, ...], paths: Iterable[str]) -> None:
     """A path inside another would set the same value twice."""
     for inner in paths:
@@ -371,7 +391,9 @@ def _refuse_nested(where: tuple[str, ...], paths: Iterable[str]) -> None:
 
 def _neighbour(path: Path) -> str:
     """A hint at a spec of nearly that name, where there is no such file."""
-    names = [found.name for found in path.parent.glob("*.yaml")] if not path.exists() else []
+    if os.path.exists(path):  # False, too, where it cannot be seen
+        return ""
+    names = [found.name for found in path.parent.glob("*.yaml")]
     return f"; {nearest(path.name, names)}" if names else ""
 
 

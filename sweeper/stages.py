@@ -21,6 +21,7 @@ from sweeper.journal import Journal, Session, Verdict, fingerprints_in
 from sweeper.reproduce import Reproduction
 from sweeper.spec import SweepSpec
 from sweeper.store import store_uri
+from sweeper.summary import sweep_state
 from sweeper.tracking import Crowned
 from sweeper.trainable import Trainable
 from sweeper.wording import naming
@@ -38,8 +39,6 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
     try:
         facts = Trainable.load(spec.trainable).prepare(spec.settings({}))
         refuse_unserved(spec, facts)
-        for line in facts.get("warnings", ()):
-            say(f"caution: {line}")
         return {**facts, **tasks.checked(spec)}
     finally:
         waiting.cancel()
@@ -50,6 +49,15 @@ def refuse_unserved(spec: SweepSpec, facts: dict[str, Any]) -> None:
     trainable = Trainable.load(spec.trainable)
     for _, params in check.probes(spec, spec.arms):
         trainable.check(spec.settings(params), facts)
+
+
+def finished(spec: SweepSpec, run_dir: Path) -> bool:
+    """Whether a run of the spec has nothing left to do, and something came of it."""
+    try:
+        journal = Journal(run_dir / "journal.jsonl", read_only=True)
+    except ValueError:
+        return False
+    return confirm.finished(spec, journal) and sweep_state(journal.trials.values(), False) == "completed"
 
 
 def begun(known: Path | None, facts: dict[str, Any]) -> Journal | None:

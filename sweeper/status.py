@@ -7,7 +7,6 @@ Exit status for scripts: 0 completed, 1 all trials failed, 2 bad input, 3 runnin
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import json
 import sys
@@ -15,23 +14,17 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sweeper import cluster, confirm, files, folders, report
 from sweeper.journal import Journal, Session, TrialRecord
 from sweeper.spec import SweepSpec, load
 from sweeper.summary import sweep_state
+from sweeper.wording import Parser
 
 JOURNAL = "journal.jsonl"
 EXITS = {"completed": 0, "failed": 1, "running": 3, "open": 4}
 REFUSED = 2
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,14 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         if args.address:
             nodes = cluster.nodes(args.address)
-            print(json.dumps(nodes) if args.json else "\n".join(map(_node, nodes)))
+            files.emit(json.dumps(nodes) if args.json else "\n".join(map(_node, nodes)))
             return 0
         run_dir = (args.run_dir or newest(Path("runs"))).resolve()
         found = status(run_dir)
     except (ValueError, cluster.NotStarted) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
-    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+    except OSError as error:
+        if (told := files.told(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return REFUSED
+    files.emit(json.dumps(found) if args.json else "\n".join(lines(found)))
     return EXITS[found["state"]]
 
 

@@ -1,23 +1,21 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. Nine are optional: `expand(params)` replaces settings by dotted path which stand for others,
+`train(config, context)`. Eight are optional: `expand(params)` replaces settings by dotted path which stand for others,
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
 corpus), raises ValueError for what cannot be had, and returns facts to keep in the record, among them `notes` and
-`warnings`, lists of lines for people; `foresee(config)` returns such facts for the plan, and raises as `prepare` does,
-as far as it can be told without making or fetching anything; `check(config, facts)`, called after either for every arm
-and every corner of the space, raises ValueError, in one line, for settings that what is prepared does not serve;
-`preparing(config)` says how many seconds `prepare` would take here and now, about, and makes nothing; `probe(config,
-device, world_size)` trains a few steps on made-up data, as the first of that many ranks, and returns their `Pace`;
-`check_tasks(config, tasks)`, called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored,
-and returns the names of the main metrics that they will give, such as `zorro/accuracy`, each with a fingerprint of the
-task's data; `at_end()` names losses that the last row alone has; `unlearned(metrics)` says in a sentence, for people,
-why runs that end with such metrics, the means over the baseline's, have learned too little for a comparison with them
-to mean anything, and returns None where they have not, or where the metrics do not tell. `Config.budget`, a `Budget`,
-is optional, too: without it the settings tell nothing of the budget, and two metrics may (see `TrainContext`). A spec
-names a trainable as text (`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver
-imports the module too, to validate settings, so the module must import nothing heavy: torch belongs inside the
-functions.
+`warnings`, lists of lines for people; `check(config, facts)`, called after it for every arm and every corner of the
+space, raises ValueError, in one line, for settings that what is prepared does not serve; `preparing(config)` says how
+many seconds `prepare` would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a
+few steps on made-up data, as the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`,
+called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored, and returns the names of the
+main metrics that they will give, such as `zorro/accuracy`, each with a fingerprint of the task's data; `at_end()` names
+losses that the last row alone has; `unlearned(metrics)` says in a sentence, for people, why runs that end with such
+metrics, the means over the baseline's, have learned too little for a comparison with them to mean anything, and returns
+None where they have not, or where the metrics do not tell. `Config.budget`, a `Budget`, is optional, too: without it
+the settings tell nothing of the budget, and two metrics may (see `TrainContext`). A spec names a trainable as text
+(`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver imports the module too, to
+validate settings, so the module must import nothing heavy: torch belongs inside the functions.
 """
 
 from __future__ import annotations
@@ -78,7 +76,7 @@ def _alone(_tensor: Any) -> None:
 
 
 def _nothing(_config: Any) -> dict[str, Any]:
-    """Nothing to prepare, nor to foresee."""
+    """Nothing to prepare."""
     return {}
 
 
@@ -164,7 +162,6 @@ class Trainable:
     prepare: Callable[[Any], dict[str, Any]]
     check: Callable[[Any, Mapping[str, Any]], None]
     preparing: Callable[[Any], float]
-    foresee: Callable[[Any], dict[str, Any]]
     expand: Callable[[Mapping[str, Any]], dict[str, Any]]
     probe: Callable[[Any, str, int], Pace] | None
     check_tasks: Callable[[Any, Mapping[str, str]], Mapping[str, str]] | None
@@ -188,6 +185,5 @@ class Trainable:
         check = getattr(module, "check", _anything)
         expand, probe = getattr(module, "expand", dict), getattr(module, "probe", None)
         check_tasks, at_end = getattr(module, "check_tasks", None), getattr(module, "at_end", _none)
-        foresee, unlearned = getattr(module, "foresee", _nothing), getattr(module, "unlearned", _silent)
-        made = (prepare, check, preparing, foresee)
-        return Trainable(name, config, train, *made, expand, probe, check_tasks, at_end, unlearned)
+        unlearned = getattr(module, "unlearned", _silent)
+        return Trainable(name, config, train, prepare, check, preparing, expand, probe, check_tasks, at_end, unlearned)

@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _LONGEST = 80
+_MOST_HINTS, _MISSPELT = 3, 0.9
+# What others call it: last words of paths that a trainable may have.
+_SYNONYMS = {
+    "learning_rate": ("lr",),
+    "lr": ("learning_rate",),
+    "max_lr": ("lr",),
+    "epochs": ("steps",),
+    "max_steps": ("steps",),
+    "num_steps": ("steps",),
+    "batch": ("batch_size",),
+    "bs": ("batch_size",),
+    "rows": ("batch_size",),
+    "warmup": ("lr_warmup", "mask_warmup"),
+    "warmup_steps": ("lr_warmup", "mask_warmup"),
+    "warmup_ratio": ("lr_warmup",),
+    "wd": ("weight_decay",),
+    "max_grad_norm": ("clip",),
+    "grad_clip": ("clip",),
+    "mlm_probability": ("rate",),
+    "mask_prob": ("rate",),
+    "mask_rate": ("rate",),
+    "hidden_size": ("hidden",),
+    "d_model": ("hidden",),
+    "intermediate_size": ("intermediate",),
+    "seq_length": ("block",),
+    "seq_len": ("block",),
+    "max_length": ("block",),
+    "max_seq_length": ("block",),
+    "dataset": ("corpus",),
+    "vocab": ("tokenizer",),
+    "eval_every": ("report_every",),
+    "eval_steps": ("report_every",),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
 
 
 @contextmanager
@@ -25,6 +66,23 @@ def nearest(word: str, legal: Iterable[str]) -> str:
     words = list(legal)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"legal are {', '.join(words) or 'none'}"
+
+
+def nearest_path(path: str, legal: Iterable[str]) -> str:
+    """As `nearest`, of dotted paths: first one with the same last word, or another word for it, wherever it lies."""
+    words, paths = path.rpartition(".")[2], list(legal)
+    leaves = {one: one.rpartition(".")[2] for one in paths}
+    parts = set(words.split("_"))
+    for near in (
+        [one for one, leaf in leaves.items() if leaf == words],
+        [one for one, leaf in leaves.items() if leaf in _SYNONYMS.get(words, ())],
+        difflib.get_close_matches(path, paths, n=1, cutoff=_MISSPELT),
+        [one for one, leaf in leaves.items() if words in leaf.split("_")],
+        [one for one, leaf in leaves.items() if leaf in parts],
+    ):
+        if path not in near and 0 < len(near) <= _MOST_HINTS:
+            return f"did you mean {' or '.join(map(repr, near))}?"
+    return nearest(path, paths)
 
 
 def key_path(location: tuple[Any, ...]) -> str:

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,18 @@ N-hot embeddings (Edman & Fraser 2025): a linear layer of a token's substrings a
 Here it is folded in, so the input embedding and the decoder are not tied.
 """
 SERIES = "series"
+RUN = "run.json"  # in a checkpoint: which run it is of
+_NAMED = {"corpus", "tokenizer", "validation", "test"}  # text by where it lies: the same text may lie elsewhere
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
 
 
-def write_checkpoint(states: Mapping[str, Mapping[str, Tensor]], history: list[Row]) -> Path:
-    """A new temporary folder: one safetensors file a state, and every row of metrics so far."""
+def write_checkpoint(states: Mapping[str, Mapping[str, Tensor]], history: list[Row], run: Mapping[str, Any]) -> Path:
+    """A new temporary folder: one safetensors file a state, every row of metrics so far, and whose it is.
+
+    run: of `identity`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+    _write_json(folder / RUN, run)
     for name, state in states.items():
         save_file(
             {key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / f"{name}.safetensors"
@@ -48,6 +54,45 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[Ro
     states = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text("utf-8").splitlines()]
     return states, history
+
+
+def identity(config: Config, seed: int, data_fingerprint: str) -> dict[str, Any]:
+    """What makes a run the run that it is, as plain data: one that shares it has the same numbers."""
+    return {"seed": seed, "config": config.model_dump(mode="json"), "data_fingerprint": data_fingerprint}
+
+
+def departure(checkpoint: Path, run: Mapping[str, Any]) -> str | None:
+    """The first thing in which a run is not the one that a checkpoint is of, as `KEY was A, is B`; None where it is.
+
+    Raises FileNotFoundError where it does not say, and ValueError, in one line, where that cannot be read.
+    """
+    content = (checkpoint / RUN).read_text("utf-8")
+    try:
+        known = json.loads(content)
+        then, same_text = dict(_moving(known)), known["data_fingerprint"] == run["data_fingerprint"]
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ValueError(f"{checkpoint / RUN} cannot be read ({error})") from None
+    now = dict(_moving(run))
+    for key in (*then, *(key for key in now if key not in then)):
+        if then.get(key) != now.get(key) and not (same_text and key.removeprefix("data.") in _NAMED):
+            return f"{key} was {json.dumps(then.get(key))}, is {json.dumps(now.get(key))}"
+    return None
+
+
+def _moving(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What can move a number of a run, by dotted path, its text last. A length has become steps."""
+    yield "seed", run["seed"]
+    yield from _flat({key: value for key, value in run["config"].items() if key not in ("data", "length")}, "")
+    yield from _flat(run["config"]["data"], "data.")
+    yield "data_fingerprint", run["data_fingerprint"]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 class Series:

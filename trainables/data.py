@@ -146,7 +146,7 @@ def prepare(config: DataConfig) -> Prepared:
     """
     folder, sources, words = _found(config)
     root = folder.parent
-    if not folder.exists():
+    if not _is_there(folder):
         try:
             root.mkdir(parents=True, exist_ok=True)
             with FileLock(root / f".{folder.name}.lock"):
@@ -161,9 +161,17 @@ def prepare(config: DataConfig) -> Prepared:
 def is_prepared(config: DataConfig) -> bool:
     """Whether `prepare` would find its work done. Raises as it does, but fetches no tokenizer."""
     try:
-        return _found(config, ask=False)[0].exists()
+        return _is_there(_found(config, ask=False)[0])
     except tokenizer.NotHere:
         return False
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether a folder of the cache is there. Raises ValueError, in one line, where that cannot be seen."""
+    try:
+        return folder.exists()
+    except OSError as error:
+        raise ValueError(f"cannot read the cache ({files.told(error)}): set SWEEPER_CACHE to a folder") from error
 
 
 def _found(

@@ -96,7 +96,7 @@ def _formats(word: str) -> int:
 
 
 def notes(facts: Mapping[str, Any]) -> list[str]:
-    """Lines for the plan, the report and the model card. facts: a preparation's, or those foreseen."""
+    """Lines for the plan, the report and the model card."""
     lines = [entries(facts), *_equal(str(facts["tokenizer"]), facts["made_equal"])]
     if unknown := facts["special_tokens"].get("unk"):
         lines.append(f"`{unknown}` stands for {_shares(facts, 'unknown', 'tokens')}")
@@ -110,10 +110,10 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
 
 
 def entries(facts: Mapping[str, Any]) -> str:
-    """How many entries, and which are the special tokens. most: there may be fewer."""
+    """How many entries, and which are the special tokens."""
     tokens = facts["special_tokens"]
     special = ", ".join(f"`{tokens[role]}` ({role})" for role in special_tokens.ROLES if role in tokens)
-    return f"the tokenizer has {'at most ' * facts.get('most', False)}{facts['vocabulary']:,} entries, with {special}"
+    return f"the tokenizer has {facts['vocabulary']:,} entries, with {special}"
 
 
 def warnings(facts: Mapping[str, Any]) -> list[str]:

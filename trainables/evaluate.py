@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sweeper import files
+from trainables import machine
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Print the scores. Exit status 2 and one line for bad input."""
     files.standard_streams()
-    parser = argparse.ArgumentParser(prog="python -m trainables.evaluate", description=__doc__)
+    parser = machine.Parser(prog="python -m trainables.evaluate", description=__doc__)
     parser.add_argument("bundle", type=Path, help="a folder that AutoModelForMaskedLM and AutoTokenizer load")
     parser.add_argument("--task", action="append", default=[], metavar="NAME=PATH", help="once for every task")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout in place of the table")
     parser.add_argument("--seeds", type=int, default=1, help="fine-tuning runs of a glue task (default: 1)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda:0")
-    options = parser.parse_args(arguments)
+    machine.add_arguments(parser)
     try:
-        if options.seeds < 1 or options.threads < 1:
-            raise ValueError("--seeds and --threads must be at least 1")
+        options = parser.parse_args(arguments)
+        if options.seeds < 1:
+            raise ValueError("--seeds must be at least 1")
         wanted = _tasks(options.task)
         untrained_parts = _never_trained(options.bundle)
         with _bar() as progress:
             scores = _scores(options, wanted, progress)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        told = files.told(error) if isinstance(error, OSError) else None
+        print(f"error: {told or ' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(untrained_parts, file=sys.stderr, end="")
     _print(scores, options.json)
@@ -54,15 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _scores(
     options: argparse.Namespace, wanted: dict[str, str], progress: Callable[[str, int, int], None]
 ) -> dict[str, TaskScore]:
-    import torch
-
     from trainables import pseudo_likelihood, tasks
 
-    torch.set_num_threads(options.threads)
-    try:
-        torch.zeros(1, device=options.device)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"--device {options.device}: there is no such device here") from None
+    machine.use(options.device, options.threads)
     model, _ = pseudo_likelihood.load(options.bundle)
     tasks.check(wanted, options.bundle, pseudo_likelihood.positions(model))
     return tasks.evaluate(options.bundle, wanted, 0, progress, options.device, range(options.seeds))
@@ -118,7 +112,7 @@ def _print(scores: dict[str, TaskScore], as_json: bool) -> None:
     from trainables import tasks
 
     if as_json:
-        print(json.dumps(tasks.details(scores)))
+        files.emit(json.dumps(tasks.details(scores)))
     else:
         Console().print(table(scores))
 

@@ -21,6 +21,7 @@ from pydantic import model_validator
 from sweeper import files
 from sweeper.trainable import Pace, TrainContext
 from trainables import config as settings
+from trainables import machine
 from trainables.bands import NAMES
 from trainables.presets import expand
 
@@ -35,7 +36,6 @@ __all__ = [
     "check",
     "check_tasks",
     "expand",
-    "foresee",
     "prepare",
     "preparing",
     "probe",
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 LEARNED = 0.3  # nats at [MASK] below word frequencies, from which on a run has learned from context
+KEPT = "checkpoint"  # in the output folder
 PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
 
 
@@ -87,14 +88,7 @@ def check(config: settings.Config, facts: Mapping[str, Any]) -> None:
     """Refuse rules that must know of words where the tokenizer's entries do not tell. ValueError in one line."""
     from trainables import word_forms
 
-    word_forms.refuse(config, facts.get("word_scheme", ""))  # a plan may not know
-
-
-def foresee(config: settings.Config) -> dict[str, Any]:
-    """What `prepare` would say of tokenizer and text, as far as that is told without making or fetching anything."""
-    from trainables import foreseen
-
-    return foreseen.facts(config.data)
+    word_forms.refuse(config, facts["word_scheme"])
 
 
 def at_end() -> tuple[str, ...]:
@@ -202,7 +196,9 @@ class _Run:
         self.marks = series.reached(prepared, self.batches, config.series, config.steps) if config.series else []
         self.series = bundle.Series(context.restore_from) if self.marks and context.rank == 0 else None
         self.steps = self.launch if context.device == "cpu" else self.replayed(replay.cuda_graph)
+        self.identity = bundle.identity(config, context.seed, prepared.fingerprint)
         if context.restore_from:
+            refuse_other(context.restore_from, self.identity)
             states, self.history = bundle.read_checkpoint(context.restore_from)
             self.model.load_state_dict(states["model"])
             self.optimiser.load(states["optimiser"])
@@ -307,7 +303,7 @@ class _Run:
             self.context.report(row, None)
             return
         states = {"model": self.model.state_dict(), "optimiser": self.optimiser.state(), "masking": masking_state}
-        checkpoint = bundle.write_checkpoint(states, self.history)
+        checkpoint = bundle.write_checkpoint(states, self.history, self.identity)
         if last:
             words = series.seen(self.prepared, self.batches, step)
             facts = {"seed": self.context.seed, "words": words, "metrics": row}
@@ -336,41 +332,81 @@ class _Run:
         return tasks.metrics(scores), tasks.details(scores)
 
 
+def refuse_other(checkpoint: Path, run: Mapping[str, Any], unsaid: bool = True) -> None:
+    """Raises ValueError, in one line, for a checkpoint of another run than `bundle.identity` tells of.
+
+    unsaid: whether one will do that does not say, as those of earlier versions: a sweep keeps a record of its own.
+    """
+    from trainables import bundle
+
+    try:
+        departs = bundle.departure(checkpoint, run)
+    except FileNotFoundError:
+        departs = None if unsaid else f"there is no {bundle.RUN} to say which, an earlier version wrote it"
+    if departs:
+        raise ValueError(f"{checkpoint} is of another run: {departs}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train alone and leave the bundle in a folder. Exit status 2 for bad input."""
     files.standard_streams()
-    parser = argparse.ArgumentParser(prog="python -m trainables.mlm", description=__doc__)
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a setting, such as steps=200")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda:0")
-    parser.add_argument("--output", type=Path, default=Path("runs/mlm"), help="default: runs/mlm")
-    parser.add_argument("--resume", action="store_true", help="go on from the output folder's checkpoint")
-    options = parser.parse_args(arguments)
-    kept = options.output / "checkpoint"
     try:
-        config = settings.override(options.set, Config)
-        if kept.exists() and not options.resume:
-            raise ValueError(f"{options.output} holds another run: give --resume, or another --output")
-        facts = prepare(config)
-        check(config, facts)
-        options.output.mkdir(parents=True, exist_ok=True)
+        options = _options(arguments)
+        config, facts, restore = _begun(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = files.told(error) if isinstance(error, OSError) else None
+        print(f"error: {told or error}", file=sys.stderr)
         return 2
-    import torch
-
-    torch.set_num_threads(options.threads)
-    for line in facts["warnings"]:
-        print(f"caution: {line}", file=sys.stderr)
     if "series" in facts:
         print(f"series: {', '.join(facts['series']) or 'the run is too short for any'}", file=sys.stderr)
-    restore = kept if kept.exists() else None
+    kept = options.output / KEPT
     train(config, TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore))
     if (kept / "bundle" / "series").exists():
         (kept / "bundle" / "series").rename(options.output / "series")
     print(f"bundle: {kept / 'bundle'}", file=sys.stderr)
     return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    """The arguments. Raises ValueError in one line."""
+    parser = machine.Parser(prog="python -m trainables.mlm", description=__doc__)
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a setting, such as steps=200")
+    parser.add_argument("--seed", type=int, default=0)
+    machine.add_arguments(parser)
+    parser.add_argument("--output", type=Path, default=Path("runs/mlm"), help="default: runs/mlm")
+    parser.add_argument("--resume", action="store_true", help="go on from the output folder's checkpoint")
+    options = parser.parse_args(arguments)
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed {options.seed}: must be 0 to {2**32 - 1}")
+    return options
+
+
+def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | None]:
+    """The settings, the facts of what is prepared, and the checkpoint to go on from. Raises ValueError or OSError."""
+    kept = options.output / KEPT
+    config = settings.override(options.set, Config)
+    there = kept.exists()
+    if there and not options.resume:
+        raise ValueError(f"{options.output} holds another run: give --resume, or another --output")
+    machine.use(options.device, options.threads)
+    facts = prepare(config)
+    check(config, facts)
+    for line in facts["warnings"]:
+        print(f"caution: {line}", file=sys.stderr)
+    if there:
+        from trainables import bundle
+
+        identity = bundle.identity(config, options.seed, facts["data_fingerprint"])
+        try:
+            refuse_other(kept, identity, unsaid=False)
+        except ValueError as error:
+            raise ValueError(f"--resume: {error}; give what it was begun with, or another --output") from None
+    elif options.resume:
+        print(f"{options.output} holds no checkpoint: this begins anew", file=sys.stderr)
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not os.access(options.output, os.W_OK | os.X_OK):
+        raise ValueError(f"--output {options.output}: cannot be written to")
+    return config, facts, kept if there else None
 
 
 def _reporter(kept: Path) -> Any:

@@ -117,11 +117,6 @@ class Preparation:
         }
         (folder / "prepared.json").write_text(json.dumps(stored, sort_keys=True, indent=1) + "\n", "utf-8")
 
-    def looked_over(self) -> dict[str, Any]:
-        """The facts of the train part, and nothing written."""
-        tokens = self._encode("train", self._parts.train, None)
-        return self._told({"train": self._facts(self._parts.train, tokens, self._usable("train", tokens))})
-
     def _told(self, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """What the tokenizer is, and what it drops of the text; `remedy` says what to do where that is much."""
         tool = self._vocabulary.tokenizer

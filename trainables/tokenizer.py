@@ -394,7 +394,7 @@ def find(name: str, ask: bool = True) -> TokenizerSource:
     """
     if name.startswith("train:"):
         return Trained.parse(name)
-    folder = Path(name).expanduser()
+    folder = files.expanded(name, "data.tokenizer")
     if name and folder.is_dir():
         return Folder(folder, f"data.tokenizer {name}")
     match = _HUB_NAME.fullmatch(name)

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from sweeper import store
-from sweeper.journal import Journal, Session, TrialRecord
+from sweeper.journal import Journal, Repeat, Session, TrialRecord
 from sweeper.report import best
 from sweeper.search import StudySearch, write_study
 from sweeper.spec import SweepSpec
@@ -94,9 +94,9 @@ class TimedSearch(StudySearch):
 
     sampler_s = 0.0
 
-    def _sample(self, records: Sequence[TrialRecord], number: int) -> dict[str, Any]:
+    def _sample(self, records: Sequence[TrialRecord], repeats: Sequence[Repeat], number: int) -> dict[str, Any]:
         begin = time.thread_time()
-        raw = super()._sample(records, number)
+        raw = super()._sample(records, repeats, number)
         self.sampler_s += time.thread_time() - begin
         return raw
 

@@ -201,3 +201,39 @@ def test_people_read_units_sources_and_what_would_be_refused() -> None:
     assert "would be refused" not in guessed
     assert "at most" not in guessed
     assert "at most" in "\n".join(shown(mix("scheduler=halving"), plan(mix("scheduler=halving"), 2, RATE)))
+
+
+def test_people_read_what_is_compared_on_which_text_and_within_which_budget() -> None:
+    text = "\n".join(shown(mix(), plan(mix(), 2, RATE)))
+    assert "  corpus      embedded" in text
+    assert "  tokenizer   train:2048" in text
+    assert "  baseline    baseline (100/0/0 ema_decay=1 update_every=24)" in text
+    assert "  arms        1 beside it: published" in text
+    assert "masking.shares shares of random (at least 0.5), token, trigram; masking.ema_decay 0 to 1; " in text
+    settings = mix().settings({})
+    assert "154 predicted positions a step, 1,200 steps of the baseline: 184,800" in text
+    assert settings.steps == 1200
+    many = arms(arms={f"arm{number}": {"x": number / 20} for number in range(12)})
+    text = "\n".join(shown(many, plan(many, 1, RATE)))
+    assert "11 beside it: arm1, arm2, arm3, arm4, arm5, arm6, arm7, arm8 and 3 more" in text
+    assert "1 tokens a step, 20 steps of the baseline: 20" in text
+    assert "  space " not in text
+
+
+def test_a_space_of_few_points_is_counted_and_planned_as_such() -> None:
+    tree = {
+        "name": "few",
+        "trainable": "trainables.toy:train",
+        "space": {"x": {"choice": [0.1, 0.3]}, "report_every": {"randint": [4, 6]}},
+        "search": {"method": "tpe", "trials": 20},
+    }
+    spec = resolve(tree)
+    estimate = plan(spec, 2, RATE)
+    assert (estimate.points, estimate.trials) == (6, 6)
+    text = "\n".join(shown(spec, estimate))
+    assert "x one of 0.1, 0.3; report_every 4 to 6, whole; 6 points" in text
+    assert "6 to search" in text
+    assert "the space has 6 points: the search ends when all have been tried, search.trials asks for 20" in text
+    enough = resolve({**tree, "search": {"method": "tpe", "trials": 5}})
+    assert "search.trials asks for" not in "\n".join(shown(enough, plan(enough, 2, RATE)))
+    assert plan(mix(), 2, RATE).points is None

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ import yaml
 from filelock import FileLock
 
 from sweeper import cluster, folders, report, room, run
-from sweeper.journal import Ask, End, Journal
+from sweeper.journal import Ask, End, Journal, State
+from tests.sweeper import samples
+from tests.sweeper.bad_inputs import FILE, ROWS, Row
+from tests.sweeper.mutations import idle_machine
 
 TREE: dict[str, Any] = {
     "name": "toy",
@@ -141,6 +145,13 @@ def test_interrupted_then_killed_then_resumed_is_as_if_nothing_had_happened(tmp_
     assert (status, again) == (0, summary)
     assert journal.read_text("utf-8") == before, "a finished sweep was begun again"
 
+    status, again, told = ended(start(spec, "--storage", str(storage), "--json"))
+    assert (status, again) == (0, summary)
+    assert told.splitlines()[0] == f"toy has finished already, and nothing is trained again: {run_dir}"
+    assert told.splitlines()[-1].endswith(f"--resume {run_dir}; to train it once more on purpose: --again")
+    assert journal.read_text("utf-8") == before, "a finished sweep was begun again"
+    assert list(storage.glob("toy-*")) == [run_dir]
+
     status, found, told = ended(start("--reproduce", str(run_dir), "--trial", "t0003", "--json"))
     assert (status, found["trial"], found["equal"], found["rows"]) == (0, "t0003", True, 4), told
     assert found["again"] == summary["trials"][2]["score"]
@@ -174,6 +185,10 @@ def test_all_trials_failed(tmp_path: Path, start: Start):
         ({}, ["--set", "limits.hours=0.000001"], "limits.hours"),
         ({}, ["--storage", __file__], "is not a folder"),
         ({}, ["--resume", "no/such/run"], "there is no run"),
+        ({}, ["--again", "--resume"], "give one of them"),
+        ({}, ["--trial", "t0001"], "--trial names the trial of --reproduce"),
+        ({}, ["--reproduce", "."], "--reproduce trains a trial as the run's record has it: SPEC does not go with it"),
+        ({}, ["--set", "arms.published.x=0.5"], "arms.published: is the same configuration as baseline"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -234,11 +249,11 @@ def test_a_plan_is_shown_and_nothing_started(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_plan_says_what_the_trainable_foresees_and_refuses_what_it_refuses(
+def test_a_plan_says_what_the_trainable_says_of_its_data_and_what_it_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     told = {"notes": ["the tokenizer has 9 entries"], "warnings": ["much is unknown: more of it"], "more": 1}
-    monkeypatch.setattr("trainables.toy.foresee", lambda config: told, raising=False)
+    monkeypatch.setattr("trainables.toy.prepare", lambda config: told, raising=False)
     command = [written(tmp_path), "--storage", str(tmp_path / "runs"), "--dry-run", "--json"]
     assert run.main(command) == 0
     output = capsys.readouterr()
@@ -250,9 +265,9 @@ def test_a_plan_says_what_the_trainable_foresees_and_refuses_what_it_refuses(
     def refuse(config: Any) -> None:
         raise ValueError("data.tokenizer has no mask token")
 
-    monkeypatch.setattr("trainables.toy.foresee", refuse, raising=False)
-    assert run.main(command) == 2
-    assert capsys.readouterr().err == f"error: {command[0]}: data.tokenizer has no mask token\n"
+    monkeypatch.setattr("trainables.toy.prepare", refuse, raising=False)
+    assert run.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["refused"] == [f"{command[0]}: data.tokenizer has no mask token"]
 
 
 def test_a_plan_names_all_that_would_be_refused(
@@ -321,3 +336,118 @@ def test_run_folders_are_numbered_and_the_newest_is_found(tmp_path: Path):
     with pytest.raises(ValueError, match=rf"{made[-2].name}/spec\.yaml: .*mend it, or move its folder away"):
         folders.known(tmp_path, spec, folders.NEWEST)
     assert folders.known(tmp_path, other, folders.NEWEST) is None
+
+
+@pytest.mark.parametrize(
+    "beside", [["--set", "config.steps=3"], ["--profile", "x"], ["--resume"], ["--more-seeds", "2"], ["--dry-run"]]
+)
+def test_a_repetition_takes_nothing_that_would_change_it(tmp_path: Path, beside: list[str], capsys: Any):
+    assert run.main(["--reproduce", str(tmp_path), *beside]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"{beside[0]} does not go with it" in told
+
+
+def held(storage: Path, spec: str, state: State = "completed", facts: dict[str, Any] | None = None) -> Path:
+    """A run of the spec in which every trial has ended so."""
+    loaded = run.load(spec)
+    folder = folders.new(storage, loaded)
+    journal = Journal(folder / "journal.jsonl")
+    journal.append(replace(samples.session(), facts=facts or {}))
+    for number in range(loaded.total_trials):
+        journal.append(samples.ask(loaded, number, 1, x=number / 10, y=0.5))
+        if state == "completed":
+            journal.append(samples.report(number, 20, 2.0 + number, 2))
+        journal.append(samples.end(number, state, 3))
+    journal.close()
+    return folder
+
+
+@pytest.fixture
+def carried(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The run folders that the command would have worked on."""
+    found: list[Path] = []
+    monkeypatch.setattr(run, "_carry_out", lambda args, spec, run_dir, *_: found.append(run_dir) or 0)
+    return found
+
+
+def test_a_spec_that_has_finished_is_answered_with_its_newest_run(tmp_path: Path, carried: list[Path], capsys: Any):
+    spec, storage = written(tmp_path), tmp_path / "runs"
+    plain = [spec, "--storage", str(storage)]
+    first, second = (held(storage, spec) for _ in range(2))
+    assert run.main(plain) == 0
+    assert carried == [second]
+    assert f"toy has finished already, and nothing is trained again: {second}" in capsys.readouterr().err
+    assert run.main([*plain, "--again"]) == 0
+    assert carried[1] not in (first, second)
+    assert run.main([*plain, "--set", "config.steps=40"]) == 0
+    assert not carried[2].name.startswith(first.name), "another spec is another question"
+    assert run.main(plain) == 0
+    assert carried[3] == second, "one that has not finished is not the newest that has"
+    capsys.readouterr()
+    assert run.main([*plain, "--dry-run", "--json"]) == 0
+    told = capsys.readouterr()
+    assert f"a start answers with the run that has finished already, {second}; --again" in told.err
+    assert json.loads(told.out)["refused"] == []
+
+
+def test_a_run_that_did_not_complete_or_had_other_data_is_no_answer(
+    tmp_path: Path, carried: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    spec, storage = written(tmp_path), tmp_path / "runs"
+    plain = [spec, "--storage", str(storage)]
+    failed = held(storage, spec, "failed")
+    assert run.main(plain) == 0
+    assert carried[0] != failed
+    told = capsys.readouterr().err
+    assert "an earlier run of this spec has not completed, and this begins anew: python -m sweeper.run --resume" in told
+    other = held(storage, spec, facts={"data_fingerprint": "then"})
+    monkeypatch.setattr("sweeper.admission.prepared", lambda *_: {"data_fingerprint": "now"})
+    assert run.main(plain) == 0
+    assert carried[1] not in (failed, carried[0], other)
+    monkeypatch.setattr("sweeper.admission.prepared", lambda *_: {"data_fingerprint": "then"})
+    assert run.main(plain) == 0
+    assert carried[2] == other
+
+
+def test_a_baseline_that_changes_is_said(tmp_path: Path, capsys: Any):
+    spec = written(tmp_path, arms={"one": {"x": 0.5}, "two": {"x": 0.1}})
+    plan = [spec, "--storage", str(tmp_path / "runs"), "--dry-run"]
+    for arguments, told in (
+        ([], None),
+        (["--set", "arms.two=null"], None),
+        (["--set", "arms.one=null"], f"the baseline changes: one, the first arm of {spec}, is deleted; it is two now"),
+        (["--set", "arms=null"], "is deleted; there is none now"),
+    ):
+        assert run.main([*plan, *arguments]) == 0
+        lines = [line for line in capsys.readouterr().err.splitlines() if "baseline changes" in line]
+        assert lines == [] if told is None else told in lines[0]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.what for row in ROWS])
+def test_a_plan_refuses_what_a_start_would(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """With the same words: at once, or in its list of what would be refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    with idle_machine():
+        status = run.main([*row.write(tmp_path), "--dry-run"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "refused: " in line or line.startswith("error: ")]
+    assert status == 2 or lines[0].startswith("would be refused: ")
+    told = row.told if status == 2 else [word for word in row.told if word != FILE]
+    assert [word for word in told if word not in lines[0]] == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_refuses_seeds_that_were_used_as_a_start_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    def used(*_: Any) -> None:
+        raise ValueError("seeds.confirm: runs of this data in the tracking store have used 2")
+
+    monkeypatch.setattr("sweeper.admission.refuse_used", used)
+    spec = written(tmp_path, seeds={"search": [1], "confirm": [2, 3]})
+    for more, status in ((["--dry-run"], 0), ([], 2)):
+        assert run.main([spec, "--storage", str(tmp_path / "runs"), *more]) == status
+        assert "seeds.confirm: runs of this data in the tracking store have used 2" in capsys.readouterr().err
+    assert run.main([spec, "--storage", str(tmp_path / "runs"), "--dry-run", "--more-seeds", "2"]) == 0
+    assert "would be refused: --more-seeds: takes a number, with --resume" in capsys.readouterr().err

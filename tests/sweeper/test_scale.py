@@ -31,9 +31,9 @@ class Looked(TrialRecord):
 class AtRandom(StudySearch):
     """Points without a sampler, which is none of what is counted."""
 
-    def _sample(self, records: Any, number: int) -> dict[str, Any]:
-        assert len(records) == number
-        return {name: (number * (place + 7) % 97) / 97 for place, name in enumerate(self._distributions)}
+    def _sample(self, records: Any, repeats: Any, number: int) -> dict[str, Any]:
+        assert (len(records), len(repeats)) == (number, 0)
+        return {name: (number * (place + 7) % 997) / 997 for place, name in enumerate(self._distributions)}
 
 
 @pytest.mark.parametrize("rule", ["none", "halving, reduction 3"])

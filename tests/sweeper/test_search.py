@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,8 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeper import search
-from sweeper.journal import End, Journal
+from sweeper import confirm, search
+from sweeper.journal import Ask, End, Journal, Repeat
 from sweeper.scheduling import Recording, scheduler
 from sweeper.search import JournalSearch, ListSearch, StudySearch
 from sweeper.spec import SweepSpec
@@ -353,3 +354,114 @@ def test_arms_alone_are_run_seed_by_seed(tmp_path: Path):
 
 def test_seeds_of_samplers_are_spread():
     assert len({search.derive(seed, number) for seed in range(20) for number in range(50)}) == 1000
+
+
+FEW = {"x": {"choice": [0.1, 0.3, 0.5, 0.7]}}
+SOME = {"x": {"choice": [0.1, 0.3, 0.5, 0.7]}, "steps": {"loguniform": [20, 22], "integer": True}}
+WHOLE = {"steps": {"randint": [20, 24]}, "report_every": {"randint": [4, 7]}}
+
+
+def few(method: str = "tpe", trials: int = 20, **changes: Any) -> SweepSpec:
+    return sampled(method, trials, **{"space": FEW, "arms": {"baseline": {"x": 0.5}}, **changes})
+
+
+def asked(tune: Tune) -> list[tuple[Any, ...]]:
+    """All that the sampler was asked for, what was asked for again in its place."""
+    events = [event for event in tune.journal.events if isinstance(event, Ask | Repeat)]
+    return [(event.number, event.raw, event.of if isinstance(event, Repeat) else None) for event in events]
+
+
+@pytest.mark.parametrize("method", ["tpe", "random"])
+@pytest.mark.parametrize(("space", "points", "trials"), [(FEW, 4, 20), (SOME, 12, 20), (SOME, 12, 9)])
+def test_no_point_is_trained_twice_and_a_space_of_few_ends_when_all_were(
+    tmp_path: Path, method: str, space: dict[str, Any], points: int, trials: int
+):
+    spec = few(method, trials, space=space)
+    assert (spec.points, spec.total_trials) == (points, min(points, trials))
+    assert spec.search.trials == trials, "the spec, and so its hash, stay as they were written"
+    tune = Tune(spec, tmp_path, lag=3)
+    tune.run(random.Random(0))
+    params = [params for _, _, params, _ in tune.points()]
+    assert len(params) == len({str(each) for each in params}) == spec.total_trials
+    assert tune.start() == Searcher.FINISHED
+    assert tune.search.remaining == 0
+    assert confirm.searched(spec, tune.journal)
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "lag"), [("tpe", "none", 3), ("random", "none", 2), ("cmaes", "none", 3), ("tpe", "halving", 1)]
+)
+def test_what_is_asked_for_again_is_the_same_whatever_the_clock_and_however_often_cut_off(
+    tmp_path: Path, method: str, rule: str, lag: int
+):
+    space = WHOLE if rule == "none" else {"x": FEW["x"], "report_every": WHOLE["report_every"]}
+    scheduler = rule if rule == "none" else {"halving": {"first": 5, "reduction": 2}}
+    spec = few(method, 18 if rule == "none" else 14, space=space, arms={}, scheduler=scheduler)
+    found = []
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        whole = Tune(spec, tmp_path / str(number), lag)
+        whole.run(random.Random(number if lag > 1 else 1))
+        found.append(asked(whole))
+    (tmp_path / "cut").mkdir()
+    clock, tune = random.Random(3), Tune(spec, tmp_path / "cut", lag)
+    while tune.start() != Searcher.FINISHED:
+        tune = Tune(spec, tmp_path / "cut", lag)  # nothing but the journal is left of the session before
+        tune.run(clock, events=7)
+    assert found[0] == found[1] == asked(tune)
+    assert len(found[0]) > spec.total_trials, "a search that asks for nothing again tests nothing"
+
+
+def test_the_sampler_and_the_study_on_disk_see_a_repeat_as_its_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shown = watch_asks(monkeypatch)
+    tune = Tune(few("random", 4), tmp_path, lag=1)
+    tune.run(random.Random(0))
+    repeats = tune.journal.repeats("search")
+    assert repeats
+    scores = {record.ask.params["x"]: record.score("val/loss") for record in tune.journal.trials.values()}
+    seen = [(params["x"], curve[20]) for state, params, curve in shown[-1] if state == TrialState.COMPLETE]
+    assert len(seen) == len(shown[-1]) > 3
+    assert all(value == scores[x] for x, value in seen)
+    search.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
+    study = optuna.load_study(study_name="toy", storage=storage)
+    assert [(trial.params["x"], trial.value) for trial in study.trials[: len(seen)]] == seen
+    assert len(study.trials) == 4 + len(repeats)
+    of = {trial.user_attrs["id"] for trial in study.trials}
+    assert of == set(tune.journal.trials)
+
+
+@pytest.mark.parametrize(
+    ("space", "reason"),
+    [
+        ({"x": {"uniform": [0, 1]}}, "the sampler asks for nothing but what has been tried"),
+        (SOME, "all 12 points of the space have been tried"),
+    ],
+)
+def test_a_search_that_finds_nothing_new_is_over_and_stays_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: dict[str, Any], reason: str
+):
+    """As where settings are different names for one configuration."""
+    spec = few("tpe", 8, space=space)
+    config = spec.trainable_config({})
+    monkeypatch.setattr(SweepSpec, "trainable_config", lambda *_: config)
+    tune = Tune(spec, tmp_path, lag=2)
+    tune.run(random.Random(0))
+    assert [tune.start(), tune.start()] == [Searcher.FINISHED] * 2
+    assert tune.journal.over("search") == reason
+    assert list(tune.journal.trials) == ["t0001"]
+    again = Tune(spec, tmp_path, lag=2)
+    assert (again.search.remaining, again.start()) == (0, Searcher.FINISHED)
+    assert confirm.searched(spec, again.journal)
+    assert confirm.expected(spec, again.journal) == 1
+
+
+def test_a_search_that_was_begun_with_repeats_among_its_trials_is_over_when_all_points_were_tried(tmp_path: Path):
+    """As earlier versions did."""
+    tune = Tune(few("tpe", 20), tmp_path, lag=1)
+    tune.run(random.Random(0))
+    first = next(iter(tune.journal.trials.values()))
+    tune.journal.append(dataclasses.replace(first.ask, trial="t0005", number=4))
+    tune.journal.append(End(trial="t0005", state="completed"))
+    assert confirm.searched(tune.search.spec, tune.journal)
+    assert confirm.expected(tune.search.spec, tune.journal) == 5

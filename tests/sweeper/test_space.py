@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.space import Choice, Dimension, Domain, LogUniform, RandInt, Simplex, Uniform, parse
+from sweeper.space import Choice, Dimension, Domain, LogUniform, RandInt, Simplex, Uniform, parse, point, points
 
 PUBLISHED = {"random": 0.8, "token": 0.15, "trigram": 0.05}
 MASKING = Simplex(("random", "token", "trigram"), (0.5, 0.0, 0.0))
@@ -191,3 +191,14 @@ def test_a_value_outside_has_no_raw_parameters(domain: Domain, value: Any, reaso
 def test_a_bad_domain_is_refused_in_one_line(node: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=rf"^{re.escape(reason)}.*\Z"):
         parse(node)
+
+
+def test_points_are_counted_where_they_are_finite_and_each_has_a_place() -> None:
+    space = {"a": Choice(("x", None)), "b": RandInt(3, 5), "c": LogUniform(7, 8, integer=True)}
+    assert points(space) == 12
+    found = [point(space, index) for index in range(12)]
+    assert found[:3] == [{"a": "x", "b": 3, "c": 7}, {"a": "x", "b": 3, "c": 8}, {"a": "x", "b": 4, "c": 7}]
+    assert len({str(each) for each in found}) == 12
+    assert [list(each) for each in found] == [["a", "b", "c"]] * 12
+    for endless in (Uniform(0, 1), LogUniform(1, 2), MASKING):
+        assert points({**space, "d": endless}) is None

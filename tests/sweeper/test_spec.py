@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -333,3 +334,25 @@ def test_a_spec_is_refused_before_anything_heavy_loads(tmp_path: Path) -> None:
     seconds = time.monotonic() - begin
     assert done.stdout.splitlines() == ["--set config.stepz=1: config.stepz: unknown key; did you mean 'steps'?", "[]"]
     assert seconds < 10  # 0.6 s on an idle machine; 2 s is what people are promised
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("config.learning_rate", "did you mean 'optimiser.lr'?"),
+        ("config.optimiser.learning_rate", "did you mean 'optimiser.lr'?"),
+        ("config.masking.lr", "did you mean 'optimiser.lr'?"),
+        ("config.batch", "did you mean 'batch_size'?"),
+        ("config.dropout", "did you mean 'model.dropout'?"),
+        ("config.warmup", "did you mean 'optimiser.lr_warmup' or 'masking.mask_warmup'?"),
+        ("config.hidden_size", "did you mean 'model.hidden'?"),
+        ("config.num_layers", "did you mean 'model.layers'?"),
+        ("config.masking.ema_decya", "did you mean 'masking.ema_decay'?"),
+        ("space.learning_rate", "did you mean 'optimiser.lr'?"),
+        ("arms.baseline.learning_rate", "did you mean 'optimiser.lr'?"),
+    ],
+)
+def test_a_setting_under_another_name_or_in_another_section_is_found(path: str, told: str) -> None:
+    value = "{uniform: [0, 1]}" if path.startswith("space") else "0.1"
+    with pytest.raises(SpecError, match=re.escape(told)):
+        load(MIX, None, [f"{path}={value}"])

@@ -1,4 +1,4 @@
-"""What a tokenizer drops of a text: counted, foreseen, and said."""
+"""What a tokenizer drops of a text: counted and said."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.trainables.texts import sentences, write_documents
-from trainables import bundle, data, dropped, foreseen, mlm, tokenizer
-from trainables.config import Config, DataConfig
+from trainables import bundle, data, dropped, mlm, tokenizer
+from trainables.config import DataConfig
 
 UNCASED = normalizers.BertNormalizer().normalize_str
 
@@ -100,70 +100,26 @@ def test_the_notes_say_what_is_dropped_and_what_keeps_it(tmp_path: Path) -> None
     assert kept.startswith("train:200,cased,accents keeps case, accents and vowel signs; none of all ")
 
 
-def test_a_plan_foresees_what_the_preparation_finds_and_makes_nothing(tmp_path: Path) -> None:
-    config = chinese(tmp_path)
-    told = mlm.foresee(Config(data=config))
-    assert not (tmp_path / "cache").exists()
-    assert told["notes"][0].startswith("the tokenizer has at most 400 entries")
-    (warning,) = told["warnings"]
-    assert "% of the tokens of the corpus" in warning
-    prepared = data.prepare(config)
-    assert told["parts"]["the corpus"]["unknown"] == pytest.approx(
-        prepared.facts["parts"]["train"]["unknown"], abs=0.05
-    )
-    assert mlm.foresee(Config(data=config)) == prepared.facts
-
-
-def test_a_plan_opens_a_folder_and_refuses_what_a_start_refuses(
+def test_a_named_tokenizer_is_counted_before_anything_is_prepared_and_one_that_will_not_do_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer.Trained(200).obtain(sentences(300)).save(tmp_path / "mine")
-    config = Config(data=english(tmp_path, tokenizer=str(tmp_path / "mine")))
-    assert foreseen.facts(config.data)["vocabulary"] == 200
-    monkeypatch.setattr(foreseen, "CHARACTERS", 1000)
-    assert "its first 1,000 characters" in foreseen.facts(config.data)["notes"][-2]
+    config = mlm.Config(data=english(tmp_path, tokenizer=str(tmp_path / "mine")))
+    assert config.vocabulary == 200
+    assert not (tmp_path / "cache").exists()
     settings = tmp_path / "mine" / "tokenizer_config.json"
     settings.write_text(json.dumps({"mask_token": "<mask>"}), "utf-8")
-    for refuse in (mlm.foresee, mlm.prepare):
-        with pytest.raises(ValueError, match="has no <mask>, which mask_token names"):
-            refuse(config)
-    with pytest.raises(ValueError, match="matches no file"):
-        foreseen.facts(config.data.model_copy(update={"corpus": "files:/no/such"}))
+    with pytest.raises(ValueError, match="has no <mask>, which mask_token names"):
+        mlm.prepare(config)
 
-
-def test_a_plan_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, revision: str | None, ask: bool) -> Path:
-        assert not ask
+        assert not ask, "settings ask no hub"
         raise tokenizer.NotHere(name)
 
     monkeypatch.setattr(tokenizer, "_snapshot", absent)
-    config = Config(data=english(tmp_path, tokenizer="owner/name"))
-    (note,) = mlm.foresee(config)["notes"]
-    assert (
-        note
-        == "the tokenizer owner/name is not on this machine: 30,522 entries are assumed, for a plan fetches nothing"
-    )
-    assert mlm.preparing(config) > 0
-    tokenizer.Trained(200).obtain(sentences(300)).save(tmp_path / "mine")
-    hub = {"corpus": "hub:some/corpus", "tokenizer": str(tmp_path / "mine")}
-    (note,) = foreseen.facts(DataConfig.model_validate(hub))["notes"]
-    assert note.startswith("the tokenizer has 200 entries")
-    (note,) = foreseen.facts(DataConfig(corpus="hub:some/corpus"))["notes"]
-    assert note == "train:8192 lower-cases and strips accents and vowel signs"
-
-
-def test_a_plan_does_not_refuse_for_what_the_rest_of_the_text_may_hold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokenizer.Trained(200).obtain(sentences(300)).save(tmp_path / "mine")
-    monkeypatch.setattr(foreseen, "CHARACTERS", 100)
-    (tmp_path / "mixed.txt").write_text("中文 " * 60 + "\n\n" + "\n\n".join(sentences(400)), "utf-8")
-    changes = {"corpus": f"files:{tmp_path}/mixed.txt", "tokenizer": str(tmp_path / "mine")}
-    config = english(tmp_path, **changes)
-    (warning,) = foreseen.facts(config)["warnings"]
-    assert warning.startswith("the tokenizer does not know the train part: most of it is [UNK] in every block: ")
-    assert warning.endswith(", in the first 100 characters")
-    assert data.prepare(config).facts["parts"]["train"]["blocks_left_out"] > 0
+    elsewhere = mlm.Config(data=english(tmp_path, tokenizer="owner/name"))
+    assert elsewhere.vocabulary == 30_522
+    assert mlm.preparing(elsewhere) > 0
 
 
 def test_the_model_card_says_it() -> None:

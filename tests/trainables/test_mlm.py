@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +142,15 @@ print(tuple(model(**pair).logits.shape)[:2] == (1, 16), pair.token_type_ids.max(
         (["--set", "masking.update_every=900", "--set", "steps=1000"], "largest legal value is 140"),
         (["--set", "data.corpus=files:/nowhere/*.txt"], "/nowhere"),
         (["--set", "model.heads=3"], "multiple of heads"),
+        (["--set", "data.tokenizer=~nosuchuser/tok"], "data.tokenizer ~nosuchuser/tok: there is no such home folder"),
+        (["--set", f"data.tokenizer={'x' * 300}"], "File name too long"),
+        (["--threads", "0"], "--threads 0: must be 1 to 1024"),
+        (["--threads", "1000000"], "--threads 1000000: must be 1 to 1024"),
+        (["--threads", "many"], "invalid int value: 'many'"),
+        (["--device", "nonsense"], "--device nonsense: there is no such device here"),
+        (["--device", "cuda:77"], "--device cuda:77: there is no such device here"),
+        (["--device", "meta"], "--device meta: there is no such device here"),
+        (["--seed", "-1"], "--seed -1: must be 0 to"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -152,10 +163,81 @@ def test_bad_input_is_one_line_and_status_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_alone_from_the_command_line(corpus: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """A finished run of the command: its arguments, and where they had it put."""
     settings = [f"data.corpus=files:{corpus}", "data.tokenizer=train:300", "data.block=16", "data.held_out=0.1"]
     settings += ["steps=10", "batch_size=4", "model.hidden=32", "model.layers=1", "model.intermediate=32"]
+    output = tmp_path_factory.mktemp("alone") / "out"
     arguments = [part for setting in settings for part in ("--set", setting)]
-    assert mlm.main([*arguments, "--threads", "1", "--output", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "checkpoint" / "bundle" / "model.safetensors").exists()
-    assert mlm.main([*arguments, "--threads", "1", "--output", str(tmp_path / "out")]) == 2
+    arguments += ["--threads", "1", "--output", str(output)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEPER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        assert mlm.main(arguments) == 0
+    return arguments, output
+
+
+def test_alone_from_the_command_line(alone: tuple[list[str], Path]) -> None:
+    arguments, output = alone
+    assert (output / "checkpoint" / "bundle" / "model.safetensors").exists()
+    assert mlm.main(arguments) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["--seed", "9"], "seed was 0, is 9"),
+        (["--set", "steps=20"], "steps was 10, is 20"),
+        (["--set", "model.hidden=64"], "model.hidden was 32, is 64"),
+        (["--set", "masking.preset=span"], "masking.mask_warmup was 0.3, is 0.0"),
+        (["--set", "series=[100]"], "series was null, is [100]"),
+        (["--set", "data.corpus=files:OTHER"], "data.corpus was"),
+        (["--set", "data.block=8"], "data.block was 16, is 8"),
+    ],
+)
+def test_another_runs_checkpoint_is_refused(
+    alone: tuple[list[str], Path], corpus: Path, tmp_path: Path, changed: list[str], told: str, capsys: Any
+) -> None:
+    arguments, output = alone
+    other = tmp_path / "other.txt"
+    other.write_text(corpus.read_text("utf-8").upper(), "utf-8")
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    changed = [part.replace("OTHER", str(other)) for part in changed]
+    assert mlm.main([*arguments, *changed, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert f"--resume: {output / 'checkpoint'} is of another run: " in error
+    assert told in error
+    assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_its_own_checkpoint_is_gone_on_from_wherever_the_text_lies_now(
+    alone: tuple[list[str], Path], corpus: Path, tmp_path: Path, capsys: Any
+) -> None:
+    arguments, output = alone
+    moved = tmp_path / "moved.txt"
+    moved.write_bytes(corpus.read_bytes())
+    assert mlm.main([*arguments, "--set", f"data.corpus=files:{moved}", "--resume"]) == 0
+    kept = shutil.copytree(output, tmp_path / "out") / "checkpoint"
+    arguments = [*arguments, "--output", str(kept.parent), "--resume"]
+    assert mlm.main(arguments) == 0
+    capsys.readouterr()
+    for content, told in (("{", "run.json cannot be read"), (None, "no run.json to say which, an earlier version")):
+        (kept / "run.json").write_text(content, "utf-8") if content else (kept / "run.json").unlink()
+        assert mlm.main(arguments) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_trial_goes_on_from_no_other_runs_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    """Under a sweep, too, whose own record vouches for checkpoints that do not say whose they are."""
+    first = Recorder(tmp_path / "a", 5)
+    with pytest.raises(Stopped):
+        mlm.train(config(corpus), TrainContext(first))
+    for other, seed in ((config(corpus, batch_size=4), 0), (config(corpus), 1)):
+        with pytest.raises(ValueError, match=r"checkpoint is of another run: (seed|batch_size) was"):
+            mlm.train(other, TrainContext(Recorder(tmp_path / "b"), seed, restore_from=first.checkpoint))
+    (first.checkpoint / "run.json").unlink()
+    second = Recorder(tmp_path / "c", 10)
+    with pytest.raises(Stopped):
+        mlm.train(config(corpus), TrainContext(second, restore_from=first.checkpoint))
+    assert [row["step"] for row in second.rows] == [10]

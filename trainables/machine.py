@@ -1,0 +1,35 @@
+"""What a command asks of its arguments and of the machine: numbers that can be, a device that is there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import NoReturn
+
+MOST_THREADS = 1024  # no machine has more, and starting a million of them ends the process
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where to compute."""
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda:0")
+
+
+def use(device: str, threads: int) -> None:
+    """Have torch compute on so many threads. Raises ValueError, in one line, where it cannot, or not on the device."""
+    if not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"--threads {threads}: must be 1 to {MOST_THREADS}")
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"--device {device}: there is no such device here; cpu always is") from None
+    torch.set_num_threads(threads)
