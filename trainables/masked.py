@@ -92,14 +92,14 @@ def write(
 
 
 def _sorts(forms: WordForms) -> Iterator[str]:
-    """Of every entry. What is no whole character may be a letter, and counts as one."""
-    for key, whole in zip(forms.keys, forms.whole, strict=True):
-        if whole and any(map(str.isdigit, key)):
-            yield "number"
-        elif whole and not any(map(str.isalpha, key)):
-            yield "punctuation"
-        else:
+    """Of every entry. What is no whole character may be a letter, and counts as one; so does a mark of words alone."""
+    for key, begins, whole in zip(forms.keys, forms.begins, forms.whole, strict=True):
+        if not whole or (begins and not key):
             yield "letters"
+        elif any(map(str.isdigit, key)):
+            yield "number"
+        else:
+            yield "letters" if any(map(str.isalpha, key)) else "punctuation"
 
 
 def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None) -> dict[str, list[dict[str, Any]]]:

@@ -357,6 +357,8 @@ def main(arguments: list[str] | None = None) -> int:
         told = files.told(error) if isinstance(error, OSError) else None
         print(f"error: {told or error}", file=sys.stderr)
         return 2
+    for line in facts["warnings"]:
+        print(f"caution: {line}", file=sys.stderr)
     if "series" in facts:
         print(f"series: {', '.join(facts['series']) or 'the run is too short for any'}", file=sys.stderr)
     kept = options.output / KEPT
@@ -391,8 +393,6 @@ def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
     machine.use(options.device, options.threads)
     facts = prepare(config)
     check(config, facts)
-    for line in facts["warnings"]:
-        print(f"caution: {line}", file=sys.stderr)
     if there:
         from trainables import bundle
 

@@ -270,6 +270,15 @@ def test_a_plan_says_what_the_trainable_says_of_its_data_and_what_it_refuses(
     assert json.loads(capsys.readouterr().out)["refused"] == [f"{command[0]}: data.tokenizer has no mask token"]
 
 
+def test_a_start_says_what_the_trainable_warns_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("trainables.toy.prepare", lambda config: {"warnings": ["much is unknown"]}, raising=False)
+    monkeypatch.setattr(run, "_carry_out", lambda *_: 0)
+    assert run.main([written(tmp_path), "--storage", str(tmp_path / "runs")]) == 0
+    assert "caution: much is unknown" in capsys.readouterr().err.splitlines()
+
+
 def test_a_plan_names_all_that_would_be_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -156,14 +156,6 @@ def test_from_the_spec_to_the_report(here: Path, monkeypatch: pytest.MonkeyPatch
     assert_told(spec, journal, folder, f"{name}/accuracy")
 
 
-def test_warnings_of_what_is_prepared_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = {"warnings": ["much is unknown"], "notes": ["it has 9 entries"]}
-    monkeypatch.setattr("trainables.toy.prepare", lambda config: facts, raising=False)
-    said: list[str] = []
-    assert prepared(toy_spec(), said.append) == facts
-    assert said == ["caution: much is unknown"]
-
-
 def scored(name: str, **changes: Any) -> SweepSpec:
     given = {"objective": ["val/loss", f"{name}/accuracy"], "evaluate": {"tasks": {name: "pairs.txt"}}}
     return resolve(CONFIRMED | given | changes)

@@ -75,7 +75,7 @@ def test_facts_have_the_shares_of_unknown_tokens_and_dropped_blocks_and_a_remedy
     assert train["unknown"] == pytest.approx(np.mean(np.asarray(prepared.tokens) == unknown), abs=1e-6)
     assert train["unknown"] > 0.6
     assert train["left_out"] == pytest.approx(train["blocks_left_out"] / (len(prepared.tokens) / 8), abs=1e-6)
-    (warning,) = prepared.facts["warnings"]
+    warning, *_ = prepared.facts["warnings"]
     assert warning.startswith(f"`[UNK]` stands for {100 * train['unknown']:.1f} % of the tokens of train, ")
     better = warning.rpartition(": ")[2].removesuffix(" holds them")
     again = data.prepare(config.model_copy(update={"tokenizer": better}))
