@@ -160,12 +160,6 @@ def estimated(spec: SweepSpec, cpu_flops: float) -> Pace:
     return Pace(step, settings.validation_flops / rate)
 
 
-def refuse_above_limits(spec: SweepSpec, estimate: Plan) -> None:
-    """Raises ValueError, in one line, where the plan lies above the spec's limits."""
-    for line in above_limits(spec, estimate)[:1]:
-        raise ValueError(line)
-
-
 def above_limits(spec: SweepSpec, estimate: Plan) -> list[str]:
     """A line for each of the spec's limits that the plan exceeds."""
     lines = []

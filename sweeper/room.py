@@ -47,18 +47,11 @@ def free(storage: Path) -> Free:
     )
 
 
-def refuse_too_small(spec: SweepSpec, fit: int, there: Free, written: float = 0) -> None:
-    """Raises ValueError, in one line, where memory or disk do not suffice, with the setting that would fit.
+def shortages(spec: SweepSpec, fit: int, there: Free, written: float = 0) -> list[str]:
+    """A line for each of memory and disk that does not suffice, with the setting that would fit.
 
     fit: trials for which there are CPUs and GPUs. written: bytes that the run has on the disk already.
     """
-    short = shortages(spec, fit, there, written)
-    if short:
-        raise ValueError("; ".join(short))
-
-
-def shortages(spec: SweepSpec, fit: int, there: Free, written: float = 0) -> list[str]:
-    """A line for each of memory and disk that does not suffice. Arguments as for `refuse_too_small`."""
     closed = f"{SHARED} is not to be written by this user, and Ray does not start without: mount it with mode 1777"
     lines = (_memory(spec, fit, there.memory), _disk(spec, there.disk + written), closed if there.closed else None)
     return [line for line in lines if line]
