@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FRONT, JUDGED, APART = "Pareto front", "Judged by tasks", "Budget not matched"
 REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
 UI_PORT = 5050
+SHORT, NAMED = 0.005, 5  # of the predictions, drawn otherwise than asked; trials that a sentence names
 _RANKS = ("completed", "stopped", "interrupted", "failed")
 
 
@@ -77,7 +78,8 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
     records, said = list(journal.trials.values()), journal.verdict()
     answer, found = verdict.headline(said) if said else verdict.unsaid(journal), best(spec, records)
     caution = f"**{text}**" if (text := learned.caution(spec, journal)) else ""
-    cautions = [f"**Caution:** {line}" for line in _facts(journal).get("warnings", ())]
+    lacking = [text] if (text := shortfall(records)) else []
+    cautions = [f"**Caution:** {line}" for line in [*_facts(journal).get("warnings", ()), *lacking]]
     first = (spec.question, answer, caution, _headline(spec, records, outcome), budget.differ(spec, records), *cautions)
     front, judged = pareto.section(spec, journal, describe), tasks.section(spec, journal, describe)
     return {
@@ -273,6 +275,19 @@ def _audits(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, str]:
     if apart:  # they stand in no other table
         parts[APART] = f"{_apart(spec, common)}\n\n{_audit_table(spec, apart, ending=True)}"
     return parts
+
+
+def shortfall(records: Iterable[TrialRecord]) -> str | None:
+    """Which trials did not divide their masks as asked, in a sentence: their sources had too little to draw from."""
+    short = {one.id: one.rows[-1].metrics.get("audit/short", 0.0) for one in records if one.rows}
+    worst = sorted((id for id in short if short[id] > SHORT), key=lambda id: -short[id])
+    if not worst:
+        return None
+    named = ", ".join(f"{id} {short[id]:.1%}" for id in worst[:NAMED]) + ", ..." * (len(worst) > NAMED)
+    return (
+        f"{len(worst)} of {len(short)} trials did not mask by the shares asked for: too few tokens have a score, so part "
+        f"of what should have gone by one was drawn at random ({named} of the predictions after the mask warm-up)"
+    )
 
 
 def _breakdowns(records: Sequence[TrialRecord]) -> dict[str, str]:

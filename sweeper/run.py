@@ -321,7 +321,8 @@ def _carry_out(
         signals.say = _say
     outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
     told = summary(spec, journal, outcome)
-    for line in ending.lines(args.spec, spec, outcome, best, told["verdict"], told["caution"]):
+    cautions = filter(None, [told["caution"], report.shortfall(journal.trials.values())])
+    for line in ending.lines(args.spec, spec, outcome, best, told["verdict"], " ".join(cautions)):
         _say(line)
     if args.resume is None and not began:
         _say(f"to look again or go on: {folders.resume(run_dir)}; to train it once more on purpose: --again")

@@ -108,6 +108,7 @@ class Audit:
             "audit/rate": predicted / positions,
             **{f"audit/shares/{name}": share for name, share in zip(self.sources, shares, strict=True)},
             "audit/fallbacks": float(short),
+            "audit/short": short / drawn if drawn else 0.0,
             "audit/cut": float(cut),
             **({"audit/whole_words": whole / touched} if touched else {}),
             "audit/refreshes": float(self.refreshes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sweeper.report import (
     redact,
     sections,
     settings,
+    shortfall,
     ui_command,
 )
 from tests.sweeper.samples import ask, audit, end, report, session, toy_spec, written
@@ -29,6 +31,18 @@ def journal(tmp_path: Path) -> Journal:
 
 def outcome(folder: Path, **changes: object) -> Outcome:
     return Outcome(**{"run_dir": folder, "tracking_uri": "sqlite:////s/mlflow.db", **changes})  # pyright: ignore[reportArgumentType]
+
+
+def test_masks_that_were_not_divided_as_asked_are_said(tmp_path: Path) -> None:
+    journal = written(tmp_path / "run", toy_spec())
+    assert shortfall(journal.trials.values()) is None
+    last = journal.trials["t0002"].rows[-1]
+    journal.trials["t0002"].rows[-1] = replace(last, metrics={**last.metrics, "audit/short": 0.023})
+    said = shortfall(journal.trials.values())
+    assert said
+    assert "1 of " in said
+    assert "(t0002 2.3%)" in said
+    assert f"**Caution:** {said}" in markdown(toy_spec(), journal, outcome(tmp_path))
 
 
 def test_the_best_completed_and_of_equals_the_first(journal: Journal) -> None:

@@ -136,7 +136,9 @@ def test_what_a_source_cannot_supply_falls_to_random() -> None:
     total, *rest = supplied(policy)
     assert total == selection.total
     assert rest == pytest.approx([0, 0, 0.5 * total], abs=1)
-    assert policy.metrics(lambda _: None)["audit/fallbacks"] == rest[-1]
+    metrics = policy.metrics(lambda _: None)
+    assert metrics["audit/fallbacks"] == rest[-1]
+    assert metrics["audit/short"] == rest[-1] / total
 
 
 def test_row_apportionment_rounds_every_row_by_itself() -> None:
