@@ -285,8 +285,8 @@ def shortfall(records: Iterable[TrialRecord]) -> str | None:
         return None
     named = ", ".join(f"{id} {short[id]:.1%}" for id in worst[:NAMED]) + ", ..." * (len(worst) > NAMED)
     return (
-        f"{len(worst)} of {len(short)} trials did not mask by the shares asked for: too few tokens have a score, so part "
-        f"of what should have gone by one was drawn at random ({named} of the predictions after the mask warm-up)"
+        f"{len(worst)} of {len(short)} trials did not mask by the shares asked for: too few tokens have a score, "
+        f"and part was drawn at random ({named} of the predictions after the mask warm-up)"
     )
 
 
