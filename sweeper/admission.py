@@ -49,8 +49,9 @@ class Admission:
         if self.facts is None:
             self._prepare()
         try:
-            begun(run, self.facts or {})
-        except ValueError:
+            begun(self.spec, run, self.facts or {})
+        except ValueError as error:
+            self.say(f"a finished run does not answer, and this begins anew: {error}")
             return False
         return True
 
@@ -70,8 +71,9 @@ class Admission:
         return short
 
     def _prepare(self) -> None:
-        with naming(self.path):
-            self.facts = prepared(self.spec, self.say)
+        if self.facts is None:
+            with naming(self.path):
+                self.facts = prepared(self.spec, self.say)
 
     def _more_seeds(self) -> None:
         if self.more_seeds < 0 or (self.more_seeds and not (self.known and self.spec.compared)):
@@ -79,7 +81,7 @@ class Admission:
 
     def _same_data_and_fresh_seeds(self) -> None:
         facts = self.facts or {}
-        recorded: Journal | None = begun(self.known, facts)
+        recorded: Journal | None = begun(self.spec, self.known, facts)
         if not self.reuse_seeds:
             refuse_used(self.path, self.spec, self.storage, facts, recorded, self.say)
 

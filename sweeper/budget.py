@@ -26,23 +26,27 @@ NAMED = 6  # arms in a line
 class Common:
     """The budget that the runs of a sweep are to have in common: the baseline's.
 
-    predicted: positions; None while nothing tells. exact: whether every batch predicts the same number. free: whether
-    the spec compares runs all the same.
+    predicted: positions; None while nothing tells. exact: whether every batch predicts the same number, else way says
+    how the number comes about, and counted what the baseline's run predicted in fact. free: whether the spec compares
+    runs all the same.
     """
 
     predicted: float | None
     exact: bool
     free: bool = False
+    way: str = ""
+    counted: float | None = None
 
     @staticmethod
     def of(spec: SweepSpec, records: Iterable[TrialRecord] = ()) -> Common:
         """By the baseline's settings; where those tell nothing, by the first of these trials that is the baseline's."""
         own, params = next(iter(spec.arms.items()), (None, {}))
         told, free = spec.budget_of(params), spec.budget == "free"
-        if told:
-            return Common(told.predicted, told.exact, free)
         reported = [record for record in records if record.rows and record.ask.arm == own]
         first = next((record for record in reported if record.state == "completed"), next(iter(reported), None))
+        if told:
+            counted = _counted(first) if first and own and not told.exact else None
+            return Common(told.predicted, told.exact, free, told.way, counted)
         if first is None:
             return Common(None, True, free)
         return Common(_counted(first) if own else None, _exact(first) is not False, free)
@@ -55,19 +59,29 @@ class Common:
         """Whether the trial has the baseline's budget, as far as is known by now."""
         if not self.foretold(record.ask.budget):
             return False
-        counted = _counted(record) if self.exact else None  # else chance or the text has a part in it
-        return _exact(record) in (None, self.exact) and (counted is None or self.predicted in (None, counted))
+        counted = _counted(record)
+        if _exact(record) not in (None, self.exact):
+            return False
+        if self.exact:
+            return counted is None or self.predicted in (None, counted)
+        if counted is None or self.counted is None:
+            return True
+        # Chance, or the text, has a part in it: 4 sd of independent draws, or as much as two seeds' batches differ.
+        return abs(counted - self.counted) <= max(0.01 * self.counted, 4 * (2 * self.counted) ** 0.5)
 
     def foretold(self, budget: Mapping[str, Any] | None) -> bool:
         """The same by a trial's settings alone, as its Ask has them: known before it runs, whatever the clock does."""
         if budget is None or self.predicted is None:
             return True
-        return (budget["predicted"], budget["exact"]) == (self.predicted, self.exact)
+        known = (budget["predicted"], budget["exact"], budget.get("way", ""))
+        return known == (self.predicted, self.exact, self.way)
 
 
 def told(budget: Budget | None) -> dict[str, Any] | None:
     """A budget as the journal keeps it."""
-    return None if budget is None else {"predicted": budget.predicted, "exact": budget.exact}
+    if budget is None:
+        return None
+    return {"predicted": budget.predicted, "exact": budget.exact, **({"way": budget.way} if budget.way else {})}
 
 
 def stray(spec: SweepSpec, params: Mapping[str, Any]) -> bool:

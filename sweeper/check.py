@@ -63,7 +63,11 @@ def completed(spec: SweepSpec) -> SweepSpec:
         _refuse_twins(list(arms), probed)
     trials = spec.search.model_copy(update={"trials": spec.search.trials or spec.total_trials or None})
     data = base.pop("data", {})
-    return spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials, "scheduler": rule})
+    done = spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials, "scheduler": rule})
+    if done.arms and not (done.total_trials or done.confirm_trials):
+        reason = "nothing would run, for no arm but the baseline keeps to its budget; budget: free compares them all"
+        raise Refusal(("arms",), reason)
+    return done
 
 
 def config_model(spec: SweepSpec) -> type[BaseModel]:

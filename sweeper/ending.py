@@ -49,7 +49,7 @@ def lines(
         what = report.describe(best.ask)
         shown.append(f"best trial     {best.id} ({what}): {spec.objective} {score:.4f} at step {best.step:,}")
     elif spec.total_trials:
-        shown.append("best trial     none completed within the budget")
+        shown.append("best trial     none: no trial completed, or none that did kept to the baseline's budget")
     shown.append(f"run folder     {outcome.run_dir} (report.md lists the trials)")
     if outcome.bundle:
         shown.append(f"bundle         {outcome.bundle}")

@@ -317,7 +317,7 @@ def _apart(spec: SweepSpec, common: Common) -> str:
 
 def _audit_table(spec: SweepSpec, records: Sequence[TrialRecord], ending: bool = False) -> str:
     """ending: with stage, seed, and how it ended."""
-    keys = ("refreshes", "fallbacks", "cut", "capped")
+    keys = ("refreshes", "fallbacks", "cut", "whole_words", "capped")
     rows = []
     for record in records:
         metrics = record.rows[-1].metrics if record.rows else {}

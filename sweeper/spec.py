@@ -308,7 +308,7 @@ class SweepSpec(Section):
         spent: dict[str, Any] = {"steps": plain.steps, "tokens": plain.tokens_per_step, "data": self.data}
         own = self.budget_of(next(iter(self.arms.values()), {}))
         if own and not own.usual:
-            spent["predicted"] = [own.predicted, own.exact]
+            spent["predicted"] = [own.predicted, own.exact, *filter(None, [own.way])]
         if self.budget == "free":
             spent["budget"] = self.budget
         return _digest({"trainable": self.trainable, "objective": self.objective, "resources": held, **spent})

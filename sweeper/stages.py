@@ -60,8 +60,8 @@ def finished(spec: SweepSpec, run_dir: Path) -> bool:
     return confirm.finished(spec, journal) and sweep_state(journal.trials.values(), False) == "completed"
 
 
-def begun(known: Path | None, facts: dict[str, Any]) -> Journal | None:
-    """What is on record of the run to go on with. Raises ValueError where it was begun on other data."""
+def begun(spec: SweepSpec, known: Path | None, facts: dict[str, Any]) -> Journal | None:
+    """What is on record of the run to go on with. Raises ValueError where it had other data, or rules by its names."""
     if known is None:
         return None
     with naming(known):
@@ -75,6 +75,12 @@ def begun(known: Path | None, facts: dict[str, Any]) -> Journal | None:
                 raise ValueError(
                     f"its trials would not be comparable, for the data, or what prepares it, is not as it was ({key} "
                     f"{then} then, {now[key]} now): put it back, or start a new run; versions then: {first.versions}"
+                )
+        for one in {record.ask.config_hash: record for record in journal.trials.values()}.values():
+            if one.ask.config_hash and one.ask.config_hash != spec.config_hash(spec.trainable_config(one.ask.params)):
+                raise ValueError(
+                    f"its trials would not be comparable, for {one.ask.arm or one.id} stands for other settings now: "
+                    f"start a new run, or go on with the version that began it; versions then: {first.versions}"
                 )
     return journal
 

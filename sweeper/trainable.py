@@ -110,15 +110,17 @@ class Budget(NamedTuple):
 
     predicted: positions; on average, where chance or the text has a part in it. exact: whether every batch predicts the
     same number, whatever the text. usual: whether that is what the trainable's defaults predict of as many tokens: then
-    a sweep's budget_hash is the one that it had before there were budgets.
+    a sweep's budget_hash is the one that it had before there were budgets. way: how it comes about where it is not
+    exact; two ways are two budgets, even at one number.
     """
 
     predicted: int
     exact: bool = True
     usual: bool = False
+    way: str = ""
 
     def same(self, other: Budget) -> bool:
-        return (self.predicted, self.exact) == (other.predicted, other.exact)
+        return (self.predicted, self.exact, self.way) == (other.predicted, other.exact, other.way)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class TrainContext:
 
 @dataclass(frozen=True)
 class Trainable:
-    """A trainable by name: its settings' type and its functions, two of them where it has them. Made by `load`."""
+    """A trainable by name: its settings' type and its functions. Made by `load`."""
 
     name: str
     config: Any

@@ -302,8 +302,14 @@ class Config(Frozen):
             raise ValueError("length has no rows: a trainable that reads the corpus counts them")
         if self.data.block > self.model.max_positions:
             raise ValueError(f"data.block {self.data.block} exceeds model.max_positions {self.model.max_positions}")
-        largest = (self.steps - self.warmup_steps) // MIN_REFRESHES
-        if self.masking.update_every is not None and self.masking.update_every > largest:
+        if self.masking.by_row and not round(self.masking.rate * self.data.block):
+            raise ValueError(f"masking.rate {self.masking.rate:g} of a row of {self.data.block} rounds to no position")
+        delay = self.masking.refresh_delay or 0
+        largest = (self.steps - self.warmup_steps - delay) // MIN_REFRESHES
+        given = self.masking.update_every is not None or delay
+        if given and self.update_every > largest:
+            if largest < 1 or self.masking.update_every is None:
+                raise ValueError(f"masking.refresh_delay {delay} leaves fewer than {MIN_REFRESHES} refreshes: lower it")
             raise ValueError(
                 f"masking.update_every {self.masking.update_every} leaves fewer than {MIN_REFRESHES} refreshes after "
                 f"the mask warm-up of {self.warmup_steps} of {self.steps} steps: the largest legal value is {largest}"
@@ -337,17 +343,21 @@ class Config(Frozen):
 
     @property
     def predicted_per_step(self) -> int:
-        """K, the positions predicted in one batch; under a rate schedule, on average."""
+        """K, the positions predicted in one batch; on average under a rate schedule, at most where rows are rounded."""
         masking = self.masking
         rate = masking.rate if masking.rate_schedule == "constant" else (masking.rate_start + masking.rate) / 2
+        if masking.by_row:  # where all of a row may be predicted
+            return self.batch_size * round(rate * self.data.block)
         return round(rate * self.tokens_per_step)
 
     @property
     def budget(self) -> Budget:
         """By which runs are comparable: positions predicted a step times steps, and whether so in every batch."""
+        masking, each = self.masking, self.predicted_per_step
+        ways = {"rows": masking.by_row, "draws": masking.independent, "schedule": masking.rate_schedule == "linear"}
+        way = "+".join(name for name, so in ways.items() if so)
         usual = round(MaskingConfig.model_fields["rate"].default * self.tokens_per_step)
-        exact, each = self.masking.matched, self.predicted_per_step
-        return Budget(each * self.steps, exact, usual=exact and each == usual)
+        return Budget(each * self.steps, masking.matched, masking.matched and each == usual, way)
 
     def rate_at(self, step: int) -> float:
         """The share of positions that a 0-based step predicts."""

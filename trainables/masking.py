@@ -15,7 +15,7 @@ from trainables import noise as randomness
 from trainables import sources
 from trainables.amlm import Amlm
 from trainables.audit import AllReduce, Audit, Draw, State
-from trainables.budget import Budget, RowBudget, Selection
+from trainables.budget import Budget, Counts, RowBudget, Selection
 from trainables.config import Config
 from trainables.difficulty import Difficulty
 from trainables.noise import StepNoise
@@ -80,9 +80,12 @@ class Mixture:
             by_row, random = RowBudget(rate, *shape), config.masking.shares.random if warm else 1.0
             quotas = by_row.quotas(self.eligible_V[ids_BT].sum(1), random, shares, self.remainder)
             return by_row, quotas[:, self.rows], quotas[0].sum()
+
+        def drawn(noise: StepNoise) -> Counts:  # of that noise's step: the rate may change
+            return Budget(config.rate_at(noise.step), *shape).quotas(shares, noise)[:, self.rows]
+
         budget = Budget(rate, *shape)
-        quotas = noise.give("quotas", lambda noise: budget.quotas(shares, noise)[:, self.rows], ids_BT.device)
-        return budget, quotas, budget.total
+        return budget, noise.give("quotas", drawn, ids_BT.device), budget.total
 
     @property
     def _counting(self) -> bool:

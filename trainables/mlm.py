@@ -26,6 +26,8 @@ from trainables.bands import NAMES
 from trainables.presets import expand
 
 if TYPE_CHECKING:
+    import torch
+
     from trainables import replay
     from trainables.data import Prepared
     from trainables.noise import StepNoise
@@ -202,8 +204,18 @@ class _Run:
             states, self.history = bundle.read_checkpoint(context.restore_from)
             self.model.load_state_dict(states["model"])
             self.optimiser.load(states["optimiser"])
-            self.policy.load(states["masking"], context.rank)
+            self.policy.load(self.completed(states["masking"]), context.rank)
             self.scores = self.policy.scores()["token"]
+
+    def completed(self, masking: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A policy's state, with what earlier versions did not count: to them, words began by their entries.
+
+        Words of several pieces are counted from there on.
+        """
+        import torch
+
+        initial = masking["by_id"] * torch.from_numpy(self.prepared.forms.begins)
+        return {"initial": initial, "words": torch.zeros(2, dtype=torch.int64), **masking}
 
     @property
     def done(self) -> int:

@@ -285,7 +285,19 @@ class Folder:
         if not any((self.path / name).is_file() for name in _FILES[:2]):
             others = (*sentence_pieces.FILES, "added_tokens.json", "config.json")  # transformers reads the last, too
             files += [path for name in others if (path := self.path / name).is_file()]
-        return "folder " + " ".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
+        told = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        return " ".join(["folder", *told, *["read anew"] * self._read_anew()])
+
+    def _read_anew(self) -> bool:
+        """Whether earlier versions made other arrays of the same files, so that the two must not share a name.
+
+        They took no notice of two settings beside a vocab.txt, and of where words begin outside WordPiece.
+        """
+        if not (self.path / "tokenizer.json").is_file():
+            settings = self._settings(_SETTINGS[0])
+            return settings.get("strip_accents") is not None or not settings.get("tokenize_chinese_chars", True)
+        described = json.loads((self.path / "tokenizer.json").read_text("utf-8"))
+        return isinstance(described, dict) and (described.get("model") or {}).get("type") != "WordPiece"
 
     def obtain(self, lines: Iterable[str]) -> Vocabulary:
         settings = [self._settings(name) for name in _SETTINGS]

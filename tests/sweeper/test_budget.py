@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from sweeper import budget, confirm, ledger, pareto, plan, report, scheduling, tables, tasks
 from sweeper.budget import Common
 from sweeper.curves import curves_of
-from sweeper.journal import Ask, End, Family, Journal, Report, Verdict
+from sweeper.journal import Ask, End, Family, Journal, Report, TrialRecord, Verdict
 from sweeper.report_html import page
 from sweeper.search import StudySearch, importance, write_study
 from sweeper.spec import SpecError, SweepSpec, resolve
@@ -132,11 +132,10 @@ def test_an_arm_of_another_rate_that_ran_in_a_confirmation_confirms_nothing(tmp_
 
 
 def test_arms_that_leave_the_budget_are_nothing_to_confirm(tmp_path: Path) -> None:
-    two = spec(arms={"baseline": {}, "big": {"masking.rate": 0.4}}, seeds={"search": [], "confirm": SEEDS})
+    two = spec(arms={"baseline": {}, "big": {"masking.rate": 0.4}})
     journal = Journal(tmp_path / "j")
     assert two.compared == 0
     assert "no arm but the baseline kept to the budget" in (confirm.lacking(two, journal) or "")
-    assert confirm.finished(two, journal)
     sweep, journal = spec(), Journal(tmp_path / "k")
     run(journal, sweep, "search", "big", {"masking.rate": 0.4}, 4.0)
     assert report.best(sweep, journal.trials.values()) is None
@@ -270,6 +269,30 @@ def test_the_hashes_that_a_spec_always_had_stay() -> None:
     assert mlm.Config().budget.usual
     with pytest.raises(SpecError, match="budget"):
         spec(budget="loose")
+
+
+def test_inexact_budgets_are_the_same_where_they_come_about_alike_and_are_counted_alike() -> None:
+    rows: dict[str, Any] = {"masking.replicate": True}
+    short, draws = {**rows, "data.block": 16, "batch_size": 64}, {**rows, "masking.policy": "amlm"}
+    arms = {"baseline": rows, "short": short, "draws": draws}
+    sweep = spec(arms=arms)
+    common = budget.Common.of(sweep)
+    assert [common.foretold(budget.told(sweep.budget_of(arms[name]))) for name in arms] == [True, False, False]
+    counted = replace(common, counted=19_000.0)
+
+    def run(predicted: float) -> TrialRecord:
+        record = TrialRecord(ask(sweep, 1, 1, "baseline"))
+        metrics = {"val/loss": 1.0, "audit/matched": 0.0, "train/predicted": predicted}
+        record.rows.append(Report(trial=record.id, step=STEPS, metrics=metrics))
+        record.end = End(trial=record.id, state="completed")
+        return record
+
+    assert [counted.kept(run(predicted)) for predicted in (19_100.0, 18_900.0, 16_000.0)] == [True, True, False]
+
+
+def test_a_spec_of_which_nothing_would_run_is_refused() -> None:
+    with pytest.raises(SpecError, match="no arm but the baseline keeps to its budget; budget: free"):
+        spec(arms={"baseline": {}, "big": {"masking.rate": 0.4}}, seeds={"search": [], "confirm": [1, 2, 3, 4, 5, 6]})
 
 
 def test_the_plan_says_what_leaves_the_budget() -> None:

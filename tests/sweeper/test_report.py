@@ -41,7 +41,7 @@ def test_masks_that_were_not_divided_as_asked_are_said(tmp_path: Path) -> None:
     said = shortfall(journal.trials.values())
     assert said
     assert "1 of " in said
-    assert "(t0002 2.3%)" in said
+    assert "(t0002 2.3% of" in said
     assert f"**Caution:** {said}" in markdown(toy_spec(), journal, outcome(tmp_path))
 
 
@@ -118,7 +118,7 @@ def test_the_report(journal: Journal, tmp_path: Path) -> None:
     }
     assert rows[5][-1] == "RuntimeError: it broke / here and there"
     assert [row[0] + row[-1] for row in found["Against the baseline"][2:]] == ["t0002-0.2500", "t0001+0.1000"]
-    audited = ["t0001", "published", "-", "15.000", "random 85, token 15", "5", "3", "-", "0.25", "1.6000", "10"]
+    audited = ["t0001", "published", "-", "15.000", "random 85, token 15", "5", "3", "-", "-", "0.25", "1.6000", "10"]
     assert found["Mask audit"][3] == audited
     assert f"--resume {tmp_path}" in text
     assert "mlflow server" in text

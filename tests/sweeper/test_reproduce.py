@@ -59,20 +59,32 @@ def told(folder: Path, **facts: str) -> Journal:
     return journal
 
 
+def test_a_run_does_not_go_on_where_a_name_stands_for_other_settings_by_now(tmp_path: Path) -> None:
+    """A spec keeps an arm's preset by its name, so that its hash stays where the preset's rule changes."""
+    journal = told(tmp_path)
+    journal.append(ask(SPEC, 1, 1, next(iter(SPEC.arms))))
+    assert begun(SPEC, tmp_path, {})
+    then = ask(SPEC, 2, 2, next(iter(SPEC.arms)))
+    journal.append(type(then)(**{**vars(then), "config_hash": "0" * 64}))
+    journal.close()
+    with pytest.raises(ValueError, match=r"stands for other settings now: start a new run"):
+        begun(SPEC, tmp_path, {})
+
+
 def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
     told(tmp_path, data_fingerprint="a", zorro_fingerprint="b", words="100").close()
     for same in ({"data_fingerprint": "a", "zorro_fingerprint": "b", "words": "101"}, {"data_fingerprint": "a"}, {}):
-        found = begun(tmp_path, same)
+        found = begun(SPEC, tmp_path, same)
         assert found
         assert len(found.events) == 1
     for other, key in (({"data_fingerprint": "x"}, "data"), ({"zorro_fingerprint": "x"}, "zorro")):
         with pytest.raises(ValueError, match=rf"not be comparable.*\({key}_fingerprint . then, x now\): put it back"):
-            begun(tmp_path, other)
-    assert begun(None, {}) is None
+            begun(SPEC, tmp_path, other)
+    assert begun(SPEC, None, {}) is None
     empty = tmp_path / "empty"
     told(empty).close()
     (empty / "journal.jsonl").write_text("", "utf-8")
-    assert begun(empty, {"data_fingerprint": "x"})
+    assert begun(SPEC, empty, {"data_fingerprint": "x"})
     spec, journal = SPEC, Journal(tmp_path / "none.jsonl")
     (tmp_path / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     assert not journal.events

@@ -16,7 +16,7 @@ import torch
 from sweeper.trainable import TrainContext
 from tests.trainables.test_policies import PRESETS
 from tests.trainables.tiny import Recorder, Stopped, config, run, run_rank
-from trainables import mlm
+from trainables import data, mlm
 from trainables.config import Config
 
 # One name a rule, and the n-hot embeddings, which are trained beside the rest.
@@ -25,6 +25,19 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "losses.txt"
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def test_a_state_of_an_earlier_version_is_completed(corpus: Path) -> None:
+    """It lacks where words began, which the entries of WordPiece tell of every prediction."""
+    settings = config(corpus)
+    whole = mlm._Run(settings, TrainContext(lambda *_: None), data.prepare(settings.data))
+    for step in range(settings.steps):
+        whole.step(step)
+    state = whole.policy.state(lambda _: None)
+    old = {name: value for name, value in state.items() if name not in ("initial", "words")}
+    assert torch.equal(whole.completed(old)["initial"], state["initial"])
+    assert whole.completed(state)["words"].tolist() == state["words"].tolist()
+    whole.policy.load(whole.completed(old), 0)
 
 
 def test_it_learns(corpus: Path, tmp_path: Path) -> None:
@@ -140,6 +153,22 @@ print(tuple(model(**pair).logits.shape)[:2] == (1, 16), pair.token_type_ids.max(
         (["--set", "steps=9", "--set", "steps.x=2"], "--set steps.x=2: steps is a value already"),
         (["--set", "model=3"], "model"),
         (["--set", "masking.update_every=900", "--set", "steps=1000"], "largest legal value is 140"),
+        (
+            [
+                "--set",
+                "steps=100",
+                "--set",
+                "masking.preset=published/amlm-hard-code",
+                "--set",
+                "masking.update_every=20",
+            ],
+            "largest legal value is 19",
+        ),
+        (["--set", "masking.refresh_delay=100000"], "masking.refresh_delay 100000 leaves fewer than 5 refreshes"),
+        (
+            ["--set", "masking.apportion=row", "--set", "data.block=8", "--set", "masking.rate=0.06"],
+            "masking.rate 0.06 of a row of 8 rounds to no position",
+        ),
         (["--set", "data.corpus=files:/nowhere/*.txt"], "/nowhere"),
         (["--set", "model.heads=3"], "multiple of heads"),
         (["--set", "data.tokenizer=~nosuchuser/tok"], "data.tokenizer ~nosuchuser/tok: there is no such home folder"),

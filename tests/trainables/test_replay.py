@@ -20,7 +20,7 @@ from trainables import data, mlm, replay
 from trainables.config import Config
 from trainables.noise import StepNoise
 
-STEPS = 16
+STEPS = 17
 POLICIES = [*PRESETS, "published/amlm-hard-nhot"]
 
 
@@ -31,6 +31,21 @@ def made(settings: Config, capture: replay.Capture | None) -> mlm._Run:
     run = mlm._Run(settings, TrainContext(lambda *_: None, seed=5), data.prepare(settings.data))
     run.steps = run.replayed(capture) if capture else run.launch
     return run
+
+
+@pytest.mark.parametrize("begin", [0.05, 0.4])
+def test_what_is_drawn_ahead_follows_a_rate_that_changes(corpus: Path, begin: float) -> None:
+    """A GPU gives every step of a kind by what the first of them asked for; no graph then, as the budget varies."""
+    rule = {"update_every": 2, "mask_warmup": 0.375, "rate_schedule": "linear", "rate_start": begin}
+    settings = config(corpus, steps=STEPS, precision="bfloat16", masking=rule)
+    launched, replayed = made(settings, None), made(settings, on_tape)
+    for step in range(STEPS):
+        for run in (launched, replayed):
+            run.step(step)
+    alone = launched.context.all_reduce
+    assert launched.policy.metrics(alone) == replayed.policy.metrics(alone)
+    for name, value in launched.policy.state(alone).items():
+        assert torch.equal(value, replayed.policy.state(alone)[name]), name
 
 
 def settings_of(corpus: Path, preset: str, replicate: bool = False) -> Config:

@@ -140,6 +140,18 @@ def scripts() -> list[str]:
     return [*SPECIALS.values(), *sorted(form for form in forms | words if form.strip() and form != "##")]
 
 
+def test_what_earlier_versions_read_otherwise_has_another_identity(trained: Vocabulary, tmp_path: Path) -> None:
+    """Else runs on other tokens would count as runs of the same data."""
+    (tmp_path / "vocab.txt").write_text("\n".join(trained.strings) + "\n", "utf-8")
+    found = []
+    for settings in ({}, {"do_lower_case": True}, {"strip_accents": False}, {"tokenize_chinese_chars": False}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+        found.append(tokenizer.find(str(tmp_path)).identity().endswith("read anew"))
+    assert found == [False, False, True, True]
+    trained.save(tmp_path / "saved")
+    assert not tokenizer.find(str(tmp_path / "saved")).identity().endswith("read anew")
+
+
 @pytest.mark.parametrize("lower", CASES)
 @pytest.mark.parametrize("strip", CASES)
 @pytest.mark.parametrize("chinese", CASES)
