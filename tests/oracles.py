@@ -162,7 +162,7 @@ def weights(name: str, settings: Mapping[str, Any], prepared: data.Prepared) -> 
 
 def code(name: str, settings: Mapping[str, Any], prepared: data.Prepared, update_every: int = 200) -> list[Compared]:
     """AMLM's code: when its weights are renewed, what they and the probabilities of the next batch's rows are."""
-    steps, preset = 5 * update_every, settings["preset"]
+    steps, preset = 5 * update_every + 1, settings["preset"]
     slow = obvious.AmlmCode(len(prepared.token_strings), "soft" in preset, "decay" in preset, steps, update_every)
     index = {token: i for i, token in enumerate(prepared.token_strings)}
     refreshed, worst, weight = 0, [0.0, 0.0, 0.0], np.array(slow.weight)
@@ -178,8 +178,8 @@ def code(name: str, settings: Mapping[str, Any], prepared: data.Prepared, update
         weight = policy.scores()["token"]
         new = [abs(policy.rate - slow.rate(step)), furthest(weight, slow.weight), furthest(fast, slower)]
         worst = list(map(max, worst, new))
-    assert refreshed == 4
-    kinds = ("rate in every batch", "weights, renewed four times", "probabilities in every batch")
+    assert refreshed == 5
+    kinds = ("rate in every batch", "weights, renewed five times", "probabilities in every batch")
     return [Compared(name, kind, one, EXACT) for kind, one in zip(kinds, worst, strict=True)]
 
 

@@ -54,7 +54,7 @@ def test_amlm_weights_after_each_of_5_updates(name: str, prepared: data.Prepared
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_amlms_code_through_four_updates(name: str, prepared: data.Prepared) -> None:
+def test_amlms_code_through_five_updates(name: str, prepared: data.Prepared) -> None:
     check(oracles.code(name, CODES[name], prepared, update_every=20))
 
 
