@@ -64,7 +64,9 @@ class ModelConfig(Frozen):
     """The compact BERT of the published runs (methods.md 1): 11.2 M parameters with 30,522 tokens.
 
     embedding: `nhot` adds to the input embedding a trained vector for every substring of the token that is itself in
-    the vocabulary (Edman & Fraser 2025); the bundle is an ordinary BERT all the same.
+    the vocabulary (Edman & Fraser 2025); the bundle is an ordinary BERT all the same. start: `published` is BERT's own,
+    N(0, 0.02); `neighbours` has the first layer begin at the tokens beside each (start.py), for small models and short
+    runs, which else stay at word frequencies.
     """
 
     hidden: Positive = 256
@@ -74,6 +76,12 @@ class ModelConfig(Frozen):
     max_positions: Positive = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     embedding: Literal["plain", "nhot"] = "plain"
+    start: Literal["published", "neighbours"] = "published"
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a start that is the published one: hashes of older settings stay the same."""
+        return {key: value for key, value in handler(self).items() if (key, value) != ("start", "published")}
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -182,8 +182,7 @@ class _Run:
         self.config, self.context, self.prepared = config, context, prepared
         self.rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
         self.batches = data.Batches(self.prepared, config.batch_size, context.seed)
-        self.model = model.for_vocabulary(config.model, self.prepared)
-        self.model.initialise(context.seed).to(context.device).train()
+        self.model = model.begun(config.model, self.prepared, context.seed).to(context.device).train()
         self.optimiser = optimiser.Optimiser(self.model, config)
         known = (prepared.forms, prepared.eligible, prepared.unigram, prepared.initial)
         vocabulary = policy.Vocabulary(*known, self.batches.word_start)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables import dropout, fused
+from trainables import dropout, fused, start
 from trainables.config import ModelConfig
 from trainables.data import Prepared
 from trainables.nhot import NHot, substrings
@@ -149,6 +149,14 @@ class CompactBert(nn.Module):
 def _inside(positions: Tensor, ids_bT: Tensor) -> Tensor:
     """Padding reads the last position."""
     return positions.clamp(max=ids_bT.numel() - 1)
+
+
+def begun(config: ModelConfig, prepared: Prepared, seed: int) -> CompactBert:
+    """A model for the vocabulary of a corpus, as `config.start` has it begin."""
+    model = for_vocabulary(config, prepared).initialise(seed)
+    if config.start == "neighbours":
+        start.neighbours(model, INIT_SD, torch.from_numpy(np.array(prepared.unigram)))
+    return model
 
 
 def for_vocabulary(config: ModelConfig, prepared: Prepared) -> CompactBert:
