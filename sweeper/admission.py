@@ -46,8 +46,7 @@ class Admission:
 
     def same_data(self, run: Path) -> bool:
         """Whether a run had the data that are prepared now. Raises ValueError, in one line, where none can be had."""
-        if self.facts is None:
-            self._prepare()
+        self._prepare()
         try:
             begun(self.spec, run, self.facts or {})
         except ValueError as error:

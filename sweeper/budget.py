@@ -42,11 +42,12 @@ class Common:
         """By the baseline's settings; where those tell nothing, by the first of these trials that is the baseline's."""
         own, params = next(iter(spec.arms.items()), (None, {}))
         told, free = spec.budget_of(params), spec.budget == "free"
+        if told and told.exact:  # no need to look at the runs, of which the sampler has thousands
+            return Common(told.predicted, True, free)
         reported = [record for record in records if record.rows and record.ask.arm == own]
         first = next((record for record in reported if record.state == "completed"), next(iter(reported), None))
         if told:
-            counted = _counted(first) if first and own and not told.exact else None
-            return Common(told.predicted, told.exact, free, told.way, counted)
+            return Common(told.predicted, False, free, told.way, _counted(first) if first and own else None)
         if first is None:
             return Common(None, True, free)
         return Common(_counted(first) if own else None, _exact(first) is not False, free)

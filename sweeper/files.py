@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
 import tempfile
 import uuid
 from pathlib import Path
+from typing import NoReturn
 
 GIVEN = "utf-8-sig"  # of what people bring: UTF-8, less the byte order mark that some editors put before it
 _LONGEST = 100  # characters of a path in an error
@@ -46,6 +48,13 @@ def told(error: OSError) -> str | None:
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
     shown = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
     return f"{' '.join(shown.split())}: {error.strerror}"
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
 
 
 def standard_streams() -> None:

@@ -14,7 +14,6 @@ from sweeper.journal import Journal
 from sweeper.report import Outcome
 from sweeper.spec import SweepSpec, load
 from sweeper.store import store_uri
-from sweeper.wording import Parser
 
 
 def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]:
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 2 there is no run that can be read."""
     files.standard_streams()
     files.at_home()
-    parser = Parser(prog="python -m sweeper.report", description="Write a run's reports anew.")
+    parser = files.Parser(prog="python -m sweeper.report", description="Write a run's reports anew.")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     try:
         run_dir = parser.parse_args(argv).run_dir.resolve()

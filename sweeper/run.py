@@ -41,7 +41,7 @@ from sweeper.stages import Stages, finished, repeated
 from sweeper.store import sqlite_file, store_uri
 from sweeper.summary import summary, sweep_state
 from sweeper.tracking import DRAIN_S, Tracker
-from sweeper.wording import Parser, naming
+from sweeper.wording import naming
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
 FULL_S = 5.0  # the tracking store may lie on the disk that is full
@@ -151,8 +151,8 @@ def _begun(admission: Admission, refused: list[str]) -> Path:
     return admission.known or folders.new(admission.storage, admission.spec)
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="python -m sweeper.run", description="Run the sweep that a spec describes.")
+def _parser() -> files.Parser:
+    parser = files.Parser(prog="python -m sweeper.run", description="Run the sweep that a spec describes.")
     parser.add_argument("spec", type=Path, nargs="?", help="YAML file, such as search_spaces/mix_ratios.yaml")
     parser.add_argument("--profile", help="one of the spec's profiles; the spec names the default")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one key of the spec")

@@ -20,7 +20,6 @@ from sweeper import cluster, confirm, files, folders, report
 from sweeper.journal import Journal, Session, TrialRecord
 from sweeper.spec import SweepSpec, load
 from sweeper.summary import sweep_state
-from sweeper.wording import Parser
 
 JOURNAL = "journal.jsonl"
 EXITS = {"completed": 0, "failed": 1, "running": 3, "open": 4}
@@ -30,7 +29,7 @@ REFUSED = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Show it on stdout; the exit status."""
     files.standard_streams()
-    parser = Parser(prog="python -m sweeper.status", description="What a sweep is doing.", epilog=__doc__)
+    parser = files.Parser(prog="python -m sweeper.status", description="What a sweep is doing.", epilog=__doc__)
     parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: the newest in ./runs")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a cluster: what runs on which node")
     parser.add_argument("--json", action="store_true", help="one line of JSON")

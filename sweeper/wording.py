@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 _LONGEST = 80
 _MOST_HINTS, _MISSPELT = 3, 0.9
@@ -43,13 +42,6 @@ _SYNONYMS = {
     "eval_every": ("report_every",),
     "eval_steps": ("report_every",),
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
 
 
 @contextmanager

@@ -130,7 +130,8 @@ class Audit:
     def load(self, state: State, rank: int) -> None:
         """Go on from `state()`. Rank 0 takes the counts of all, so that their sum is what it was."""
         own = {"audit": self.counts, "moments": self.moments, "by_id": self.by_id}
-        for name, counts in (own | {"initial": self.initial, "words": self.words}).items():
+        own |= {"initial": self.initial, "words": self.words}
+        for name, counts in own.items():
             counts.copy_(state[name] if rank == 0 else torch.zeros_like(state[name]))
         self.refreshes = int(state["refreshes"])
 

@@ -13,10 +13,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     create_model,
-    model_serializer,
     model_validator,
 )
 
@@ -31,8 +29,12 @@ Marks = Annotated[tuple[int, ...] | None, BeforeValidator(marks.series)]
 
 MIN_REFRESHES = 5
 ASSUMED_ENTRIES = 30_522  # of a tokenizer that is not at hand; those of bert-base-uncased
-SINCE = ("pace", "counted", "trigram_mean", "refresh_delay")  # of MaskingConfig, later than the first hashes
 SUBSTRINGS = 15  # of a token in the vocabulary, on average of 30,522 entries trained on English
+
+
+def _absent(value: Any) -> bool:
+    """Of what came later: left out where it is not there, so that hashes of older settings stay the same."""
+    return value is None
 
 
 class Frozen(BaseModel):
@@ -76,12 +78,9 @@ class ModelConfig(Frozen):
     max_positions: Positive = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     embedding: Literal["plain", "nhot"] = "plain"
-    start: Literal["published", "neighbours"] = "published"
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a start that is the published one: hashes of older settings stay the same."""
-        return {key: value for key, value in handler(self).items() if (key, value) != ("start", "published")}
+    start: Literal["published", "neighbours"] = Field(
+        default="published", exclude_if=lambda start: start == "published"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -174,8 +173,8 @@ class MaskingConfig(Frozen):
     apportion: Literal["batch", "row"] = "batch"
     policy: Literal["mixture", "amlm"] = "mixture"
     update_every: Positive | None = None
-    pace: Positive | None = None
-    refresh_delay: Positive | None = None
+    pace: Positive | None = Field(default=None, exclude_if=_absent)
+    refresh_delay: Positive | None = Field(default=None, exclude_if=_absent)
     ema_decay: Fraction = 1.0
     mask_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.30
     shares: Shares = Shares(random=0.8, token=0.15, trigram=0.05)
@@ -186,8 +185,8 @@ class MaskingConfig(Frozen):
     loss_quantile: Fraction = 0.75
     band_low: Annotated[float, Field(ge=0)] = 0.0
     band_high: Annotated[float, Field(gt=0)] | None = None
-    counted: Literal["after_warmup"] | None = None
-    trigram_mean: Literal["all"] | None = None
+    counted: Literal["after_warmup"] | None = Field(default=None, exclude_if=_absent)
+    trigram_mean: Literal["all"] | None = Field(default=None, exclude_if=_absent)
     sketch: Literal["exact", "count_min"] = "exact"
     sketch_width: Positive = 65_536
     sketch_depth: Annotated[int, Field(gt=0, le=8)] = 4
@@ -197,11 +196,6 @@ class MaskingConfig(Frozen):
     pseudo_count: Annotated[float, Field(ge=0)] = 0.0
     floor: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     renormalise: bool = False
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not there: hashes of older settings stay the same."""
-        return {key: value for key, value in handler(self).items() if not (key in SINCE and value is None)}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -268,8 +262,8 @@ class Config(Frozen):
     report_every: Positive | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     noise_salt: Annotated[int, Field(ge=0)] = 0
-    length: Length | None = None
-    series: Marks = None
+    length: Length | None = Field(default=None, exclude_if=_absent)
+    series: Marks = Field(default=None, exclude_if=_absent)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -298,12 +292,6 @@ class Config(Frozen):
         steps = -(-rows // batch)
         return {**tree, "steps": steps, "length": {**known, "steps": steps}}
 
-    @model_serializer(mode="wrap")
-    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not there: hashes of older settings stay the same."""
-        left_out = {name for name in ("length", "series") if getattr(self, name) is None}
-        return {key: value for key, value in handler(self).items() if key not in left_out}
-
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.length and self.length.rows is None:
@@ -316,7 +304,7 @@ class Config(Frozen):
         largest = (self.steps - self.warmup_steps - delay) // MIN_REFRESHES
         given = self.masking.update_every is not None or delay
         if given and self.update_every > largest:
-            if largest < 1 or self.masking.update_every is None:
+            if delay and (largest < 1 or self.masking.update_every is None):
                 raise ValueError(f"masking.refresh_delay {delay} leaves fewer than {MIN_REFRESHES} refreshes: lower it")
             raise ValueError(
                 f"masking.update_every {self.masking.update_every} leaves fewer than {MIN_REFRESHES} refreshes after "

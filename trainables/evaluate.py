@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Print the scores. Exit status 2 and one line for bad input."""
     files.standard_streams()
-    parser = machine.Parser(prog="python -m trainables.evaluate", description=__doc__)
+    parser = files.Parser(prog="python -m trainables.evaluate", description=__doc__)
     parser.add_argument("bundle", type=Path, help="a folder that AutoModelForMaskedLM and AutoTokenizer load")
     parser.add_argument("--task", action="append", default=[], metavar="NAME=PATH", help="once for every task")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout in place of the table")

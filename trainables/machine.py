@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import NoReturn
 
 MOST_THREADS = 1024  # no machine has more, and starting a million of them ends the process
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

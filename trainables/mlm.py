@@ -382,7 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     """The arguments. Raises ValueError in one line."""
-    parser = machine.Parser(prog="python -m trainables.mlm", description=__doc__)
+    parser = files.Parser(prog="python -m trainables.mlm", description=__doc__)
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a setting, such as steps=200")
     parser.add_argument("--seed", type=int, default=0)
     machine.add_arguments(parser)

@@ -67,7 +67,7 @@ def _told(described: Mapping[str, Any]) -> dict[str, str]:
     if model["type"] == "Unigram" and model.get("unk_id") is not None:
         unknown = model["vocab"][model["unk_id"]][0]
     found = {"unk": unknown, "pad": (described.get("padding") or {}).get("pad_token")}
-    for step in _steps(described.get("post_processor"), "processors"):
+    for step in steps(described.get("post_processor"), "processors"):
         if step["type"] in ("BertProcessing", "RobertaProcessing"):
             found |= {"cls": step["cls"][0], "sep": step["sep"][0]}
         if step["type"] == "TemplateProcessing":
@@ -91,13 +91,14 @@ def _kinds(described: Mapping[str, Any]) -> set[str]:
     """Of the steps before the model."""
     found = set()
     for part, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
-        found |= {step["type"] for step in _steps(described.get(part), inner)}
+        found |= {step["type"] for step in steps(described.get(part), inner)}
     return found
 
 
-def _steps(part: Mapping[str, Any] | None, inner: str) -> Iterator[Mapping[str, Any]]:
+def steps(part: Mapping[str, Any] | None, inner: str) -> Iterator[Mapping[str, Any]]:
+    """The steps of a part of tokenizer.json, sequences opened. inner: what such a sequence calls its own."""
     if part and part["type"] == "Sequence":
         for each in part[inner]:
-            yield from _steps(each, inner)
+            yield from steps(each, inner)
     elif part:
         yield part

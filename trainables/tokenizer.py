@@ -296,8 +296,10 @@ class Folder:
         if not (self.path / "tokenizer.json").is_file():
             settings = self._settings(_SETTINGS[0])
             return settings.get("strip_accents") is not None or not settings.get("tokenize_chinese_chars", True)
-        described = json.loads((self.path / "tokenizer.json").read_text("utf-8"))
-        return isinstance(described, dict) and (described.get("model") or {}).get("type") != "WordPiece"
+        try:
+            return json.loads((self.path / "tokenizer.json").read_text("utf-8"))["model"]["type"] != "WordPiece"
+        except (ValueError, LookupError, TypeError):
+            return False  # refused where it is opened, by its name
 
     def obtain(self, lines: Iterable[str]) -> Vocabulary:
         settings = [self._settings(name) for name in _SETTINGS]

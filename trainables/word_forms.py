@@ -11,13 +11,15 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trainables import special_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -104,14 +106,15 @@ def scheme_of(tokenizer: Tokenizer) -> Scheme:
     """How a tokenizer writes its entries, by its own description and by what it makes of two words."""
     described = json.loads(tokenizer.to_str())
     model = described["model"]
-    decoders, before = list(_parts(described["decoder"])), list(_parts(described["pre_tokenizer"]))
+    decoders = special_tokens.steps(described["decoder"], "decoders")
+    parts = [*decoders, *special_tokens.steps(described["pre_tokenizer"], "pretokenizers")]
     pieces = _pieces(tokenizer, "aa bb")
     prefix = model.get("continuing_subword_prefix")
     if prefix and "bb" in pieces:
         return Scheme("wordpiece", prefix)
-    if any(part["type"] == "ByteLevel" for part in (*decoders, *before)):
+    if any(part["type"] == "ByteLevel" for part in parts):
         return Scheme("byte-level", "Ġ") if "Ġbb" in "".join(pieces) else UNKNOWN
-    for mark in filter(None, map(_metaspace_of, (*decoders, *before))):
+    for mark in filter(None, map(_metaspace_of, parts)):
         if f"{mark}bb" in "".join(pieces):
             return Scheme("metaspace", mark, bool(model.get("byte_fallback")))
     return UNKNOWN
@@ -130,19 +133,7 @@ def refuse(config: Config, kind: str) -> None:
         )
 
 
-def _parts(described: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """The parts of a decoder or pre-tokenizer, sequences opened."""
-    if described is None:
-        return
-    inner = described.get("decoders") or described.get("pretokenizers")
-    if described["type"] == "Sequence" and inner is not None:
-        for part in inner:
-            yield from _parts(part)
-    else:
-        yield described
-
-
-def _metaspace_of(part: dict[str, Any]) -> str | None:
+def _metaspace_of(part: Mapping[str, Any]) -> str | None:
     """The character that stands for a space: of a Metaspace, or of a decoder that puts spaces in its place."""
     if part["type"] == "Metaspace":
         return part["replacement"]

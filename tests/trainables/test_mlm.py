@@ -164,6 +164,7 @@ print(tuple(model(**pair).logits.shape)[:2] == (1, 16), pair.token_type_ids.max(
             ],
             "largest legal value is 19",
         ),
+        (["--set", "masking.update_every=2", "--set", "steps=5"], "the largest legal value is 0"),
         (["--set", "masking.refresh_delay=100000"], "masking.refresh_delay 100000 leaves fewer than 5 refreshes"),
         (
             ["--set", "masking.apportion=row", "--set", "data.block=8", "--set", "masking.rate=0.06"],
