@@ -15,6 +15,7 @@ from trainables.budget import Budget, Counts, Selection
 from trainables.config import Config, MaskingConfig
 from trainables.noise import StepNoise
 from trainables.policy import Answers, Floats, Vocabulary
+from trainables.sources import Random, largest
 
 NEARLY_NEVER = 1e-9  # in place of a weight of 0, so that a row of such tokens can still fill its part
 LOSS_GRAIN = 2.0**-32  # sums of its multiples are exact in any order: on any device, over any ranks
@@ -27,6 +28,9 @@ class Amlm:
     score is the smoothed top-1 accuracy (hard), or 1 - the mean cross-entropy, scaled to [0, 1] over the vocabulary
     (soft); of the last window only. In a row, probabilities are proportional to the weights and `rate` on average.
 
+    In a mask warm-up, which AMLM as published has not, positions are drawn as a mixture draws them in its own: up to
+    its end a run is that of any mixture on the seed, bit for bit. Answers count from the first step on.
+
     `replicate` is the draw of its code: independent, over special tokens as well (the blocks hold no padding, which is
     all that the code leaves out), and what a probability has above 1 is lost.
     """
@@ -36,6 +40,7 @@ class Amlm:
         self.config, self.rows = config, rows
         self.eligible_V = torch.tensor(vocabulary.eligible | config.masking.as_coded, device=device)
         self.rate = config.rate_at(0)
+        self.random = Random(config, vocabulary, device)
         self.weight = torch.full((size,), self.rate, dtype=torch.float64, device=device)
         self.window = torch.zeros(2, size, dtype=torch.float64, device=device)  # answers; right ones, or their losses
         self.audit = Audit(["amlm"], size, config.masking.matched, device)
@@ -44,12 +49,29 @@ class Amlm:
         warm = noise.step >= self.config.warmup_steps
         self.rate = self.config.rate_at(noise.step)
         eligible = self.eligible_V[ids_BT]
-        weight = self.weight[ids_BT].clamp(min=NEARLY_NEVER) if warm else torch.ones_like(ids_BT, dtype=torch.float64)
-        weight = torch.where(eligible, weight, 0.0)
-        choose = self._independent if self.config.masking.independent else self._exact
-        selection, draw = choose(weight, eligible, noise)
+        independent = self.config.masking.independent
+        if not warm and not independent:
+            selection, draw = self._random(ids_BT, eligible[self.rows], noise)
+        else:
+            weight = (
+                self.weight[ids_BT].clamp(min=NEARLY_NEVER) if warm else torch.ones_like(eligible, dtype=torch.float64)
+            )
+            weight = torch.where(eligible, weight, 0.0)
+            selection, draw = (self._independent if independent else self._exact)(weight, eligible, noise)
         self.audit.count(selection, draw, ids_BT[self.rows].numel(), warm)
         return selection
+
+    def _random(self, ids_BT: torch.Tensor, free: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
+        """As a mixture draws before the end of its mask warm-up."""
+        config, shape = self.config, ids_BT.shape
+
+        def drawn(noise: StepNoise) -> Counts:  # of that noise's step: the rate may change
+            return Budget(config.rate_at(noise.step), *shape).quotas([], noise)[0, self.rows]
+
+        budget, due = Budget(self.rate, *shape), noise.give("row totals", drawn, ids_BT.device)
+        taken, _ = largest(self.random.keys(ids_BT, noise, self.rows), free, due, budget.largest(), False)
+        selection = Selection.of(taken, budget.slots(self.rows), budget.total)
+        return selection, Draw(taken.sum()[None], selection.weight.sum() != due.sum())
 
     def _exact(self, weight: torch.Tensor, eligible: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
         budget = Budget(self.rate, *weight.shape)

@@ -51,6 +51,8 @@ class DataConfig(Frozen):
     `,accents` behind it keep either), a local folder, or a hub name.
     validation, test: `files:GLOB` in place of the part that a hash of the document sets apart.
     block: tokens a row. held_out: share of the documents in each of `val` and `test`, up to max_held_out tokens.
+    max_test: the same for `test` alone, which is read once a run, and so may be larger than what every report reads;
+    None is max_held_out.
     """
 
     corpus: str = "embedded"
@@ -60,6 +62,11 @@ class DataConfig(Frozen):
     block: Annotated[int, Field(ge=8)] = 128
     held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     max_held_out: Positive = 250_000
+    max_test: Positive | None = Field(default=None, exclude_if=_absent)
+
+    def most(self, part: str) -> int:
+        """Tokens that a held-out part may have."""
+        return self.max_test if part == "test" and self.max_test else self.max_held_out
 
 
 class ModelConfig(Frozen):

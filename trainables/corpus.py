@@ -325,9 +325,10 @@ def few(documents: Mapping[str, int]) -> list[str]:
 def held_out(corpus: list[Document], part: str, config: DataConfig) -> list[Document]:
     """Documents whose digest lies in the part's range: `val` from the low end, `test` from the high end inwards.
 
-    The range ends early once it holds `max_held_out` words; what lies beyond goes back to train, where it is worth
-    more than dropped. Words, not tokens, decide: a tokenizer trained on the train part must not move its border, and
-    there are hardly ever fewer tokens than words. The border is a digest, so all copies of a text lie on one side.
+    The range ends early once it holds as many words as the part may have tokens; what lies beyond goes back to train,
+    where it is worth more than dropped. Words, not tokens, decide: a tokenizer trained on the train part must not move
+    its border, and there are hardly ever fewer tokens than words. The border is a digest, so all copies of a text lie
+    on one side.
     """
     top = 2**64
     limit = round(config.held_out * top)
@@ -336,7 +337,7 @@ def held_out(corpus: list[Document], part: str, config: DataConfig) -> list[Docu
         position = int.from_bytes(document.digest[:8], "big")
         if (top - 1 - position if part == "test" else position) >= limit:
             break
-        if words >= config.max_held_out and document.digest != chosen[-1].digest:
+        if words >= config.most(part) and document.digest != chosen[-1].digest:
             break
         chosen.append(document)
         words += document.words

@@ -187,7 +187,7 @@ def _found(
         "tokenizers": tokenizer.library_version(),
         "sources": [each.identity() if each else None for each in (source, validation, test)],
         "tokenizer": words.identity(),
-        "cut": [config.block, config.held_out, config.max_held_out],
+        "cut": [config.block, config.held_out, config.max_held_out, *([config.max_test] if config.max_test else [])],
     }
     fingerprint = hashlib.sha256(json.dumps(wants, sort_keys=True).encode()).hexdigest()[:32]
     return root / f"{fingerprint}-{LAYOUT}", (source, validation, test), words

@@ -20,7 +20,7 @@ from trainables.config import Config
 from trainables.difficulty import Difficulty
 from trainables.noise import StepNoise
 from trainables.policy import Answers, Floats, MaskingPolicy, Vocabulary
-from trainables.sources import GROUP_GRAIN, NEVER, Scored
+from trainables.sources import Scored, largest
 
 
 class Mixture:
@@ -56,12 +56,12 @@ class Mixture:
         for (share, source), quota in zip(self.others, wanted, strict=True):
             if warm and (share or self.config.masking.by_row):
                 keys = source.keys(ids_BT, noise, self.rows)
-                taken, cut_here = _largest(keys, free, quota, budget.largest(share), source.grouped)
+                taken, cut_here = largest(keys, free, quota, budget.largest(share), source.grouped)
                 free, left, cut = free & ~taken, left - taken.sum(1), cut + cut_here
                 supplied.append(taken.sum())
             else:
                 supplied.append(left.new_zeros(()))
-        rest, _ = _largest(self.random.keys(ids_BT, noise, self.rows), free, left, budget.largest(), False)
+        rest, _ = largest(self.random.keys(ids_BT, noise, self.rows), free, left, budget.largest(), False)
         selection = Selection.of((eligible & ~free) | rest, budget.slots(self.rows), total)
         short = torch.stack(wanted).sum() - torch.stack(supplied).sum()
         broken = selection.weight.sum() != due.sum()
@@ -162,20 +162,6 @@ def build(config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device
     """The policy that the settings describe, for this rank's rows."""
     policy = Amlm if config.masking.policy == "amlm" else Mixture
     return policy(config, vocabulary, rows, seed, device)
-
-
-def _largest(
-    keys: torch.Tensor, free: torch.Tensor, quota: torch.Tensor, most: int, grouped: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """[b, T] bool: each row's `quota` largest keys among its free positions; and how many groups that cuts, []."""
-    length = keys.shape[1]
-    values, index = keys.masked_fill(~free, NEVER).topk(min(length, most + grouped), dim=1)
-    rank = torch.arange(values.shape[1], device=values.device)
-    taken = torch.zeros_like(free).scatter_(1, index, (rank < quota[:, None]) & (values > NEVER))
-    if not grouped:
-        return taken, quota.new_zeros(())
-    same = values[:, :-1] - values[:, 1:] < GROUP_GRAIN / 2  # NaN where both are -inf: not the same
-    return taken, (same & (rank[1:] == quota[:, None])).sum()
 
 
 @dataclass(frozen=True)

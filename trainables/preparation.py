@@ -94,11 +94,14 @@ class Preparation:
 
     def write(self, folder: Path) -> None:
         """Fill a folder with all that `_open` reads."""
-        limit = self._config.max_held_out
         parts = {
             "train": self._write_train(folder),
-            "val": self._write_held_out(folder, "val", self._parts.val, None if self._config.validation else limit),
-            "test": self._write_held_out(folder, "test", self._parts.test, None if self._config.test else limit),
+            "val": self._write_held_out(
+                folder, "val", self._parts.val, None if self._config.validation else self._config.most("val")
+            ),
+            "test": self._write_held_out(
+                folder, "test", self._parts.test, None if self._config.test else self._config.most("test")
+            ),
         }
         self._vocabulary.save(folder / "tokenizer")
         special = self._vocabulary.special
@@ -199,7 +202,8 @@ class Preparation:
     def _too_short(self, part: str, count: int, limit: int | None, unit: str = "tokens") -> str:
         block = self._config.block
         if limit and limit < block:
-            return f"data.max_held_out {limit} is less than one block of {block} tokens: set at least {block}"
+            name = "max_test" if part == "test" and self._config.max_test else "max_held_out"
+            return f"data.{name} {limit} is less than one block of {block} tokens: set at least {block}"
         return self._too_little(part, f"{count} {unit}, less than one block of {block}", limit)
 
     def _too_little(self, part: str, what: str, limit: int | None) -> str:

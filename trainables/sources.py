@@ -62,6 +62,20 @@ def make(name: str, config: Config, vocabulary: Vocabulary, device: str) -> Sour
     return source
 
 
+def largest(
+    keys: torch.Tensor, free: torch.Tensor, quota: torch.Tensor, most: int, grouped: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[b, T] bool: each row's `quota` largest keys among its free positions; and how many groups that cuts, []."""
+    length = keys.shape[1]
+    values, index = keys.masked_fill(~free, NEVER).topk(min(length, most + grouped), dim=1)
+    rank = torch.arange(values.shape[1], device=values.device)
+    taken = torch.zeros_like(free).scatter_(1, index, (rank < quota[:, None]) & (values > NEVER))
+    if not grouped:
+        return taken, quota.new_zeros(())
+    same = values[:, :-1] - values[:, 1:] < GROUP_GRAIN / 2  # NaN where both are -inf: not the same
+    return taken, (same & (rank[1:] == quota[:, None])).sum()
+
+
 class Random(Source):
     """Every position alike."""
 

@@ -70,6 +70,11 @@ def settings(start: str, changes: Mapping[str, Any]) -> mlm.Config:
     return mlm.Config.model_validate(tree)
 
 
+def leaves(gains: Mapping[int, float]) -> int | None:
+    """The first step at which a run has left word frequencies, by its gains; None for never."""
+    return next((step for step, gain in gains.items() if gain > mlm.LEARNED), None)
+
+
 def course(config: mlm.Config, seed: int) -> Course:
     """One run."""
     gains: dict[int, float] = {}
@@ -81,8 +86,7 @@ def course(config: mlm.Config, seed: int) -> Course:
 
     begin = time.process_time()
     mlm.train(config, TrainContext(keep, seed))
-    left = next((step for step, gain in gains.items() if gain > mlm.LEARNED), None)
-    return Course(left, gains[config.steps], time.process_time() - begin)
+    return Course(leaves(gains), gains[config.steps], time.process_time() - begin)
 
 
 def main() -> int:

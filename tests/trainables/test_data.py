@@ -218,6 +218,8 @@ def test_held_out_parts_end_at_their_cap_and_given_files_do_not(text: Path, tmp_
     assert parts["test"]["documents"] == 60
     assert parts["test"]["tokens"] > 10 * BLOCK
     free = prepare(settings(text)).facts["parts"]
+    more = prepare(settings(text, max_held_out=10 * BLOCK + 5, max_test=20 * BLOCK)).facts["parts"]
+    assert (more["val"], more["test"]["tokens"]) == (parts["val"] | {"unknown": more["val"]["unknown"]}, 20 * BLOCK)
     assert parts["train"]["documents"] > free["train"]["documents"] + free["test"]["documents"]
 
 

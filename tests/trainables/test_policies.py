@@ -233,23 +233,15 @@ def test_nothing_is_learned_before_a_refresh_nor_used_in_the_mask_warmup(preset:
 
 
 @every_preset
-def test_the_mask_warmup_is_uniform(preset: str) -> None:
-    """Of a mixture bitwise the random policy; of AMLM equal weights."""
+def test_the_mask_warmup_is_that_of_random_masking_bitwise(preset: str) -> None:
     settings = config(preset, mask_warmup=0.5)
-    steps = range(1, 50, 6)
-    chosen = play(made(settings), settings, steps)
-    if settings.masking.policy == "mixture":
-        plain = config("random")
-        assert same(chosen, play(made(plain), plain, steps))
-        return
-    policy = made(settings)
-    counts = np.zeros(LENGTH)
-    row = torch.arange(5, 5 + LENGTH).repeat(ROWS, 1)
-    for step in range(50):
-        policy.load({**policy.state(alone), "weight": torch.linspace(0.01, 1, SIZE, dtype=torch.float64)}, 0)
-        counts += np.bincount(policy.select(row, noise(step)).positions % LENGTH, minlength=LENGTH + 1)[:LENGTH]
-    mean = counts.sum() / LENGTH
-    assert np.abs(counts - mean).max() < 5 * mean**0.5
+    plain, steps = config("random", rate_schedule=settings.masking.rate_schedule), range(1, 50, 6)
+    assert same(play(made(settings), settings, steps), play(made(plain), plain, steps))
+    together = []
+    for rows in (slice(0, 5), slice(5, ROWS)):
+        selection = made(settings, rows).select(ids(7), noise(7))
+        together.append(selection.positions[selection.weight > 0] + rows.start * LENGTH)
+    assert torch.equal(torch.cat(together), made(plain).select(ids(7), noise(7)).positions)
 
 
 @every_preset
