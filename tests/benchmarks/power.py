@@ -51,7 +51,7 @@ ARMS: dict[str, dict[str, Any]] = {
 def trained(profile: str, arm: str, seed: int) -> dict[str, Any]:
     """One run's record."""
     question = spec.load(Path("search_spaces/mix_ratios.yaml"), profile)
-    config = question.settings(ARMS[arm])
+    config = mlm.Config.model_validate(question.trainable_config(ARMS[arm]))
     rows: list[Mapping[str, float]] = []
     documents: dict[str, Any] = {}
 
