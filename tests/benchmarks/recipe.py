@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from sweeper import spec
 from sweeper.trainable import TrainContext
 from trainables import mlm
 
@@ -32,6 +33,7 @@ BASE: dict[str, Any] = {
     "optimiser": {"lr": 2e-3},
     "masking": {"preset": "random"},
 }
+LONGER: dict[str, Any] = {"steps": 1500, "batch_size": 64, "model": {"hidden": 128, "intermediate": 512}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "hidden 64, 2 layers, 2 heads, block 32, 2,048 pieces, no dropout, lr 2e-3": {},
     "the same, 1,200 steps": {"steps": 1200},
@@ -49,7 +51,33 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "512 pieces": {"data": {"tokenizer": "train:512"}},
     "8,192 pieces": {"data": {"tokenizer": "train:8192"}},
     "lr 1e-3": {"optimiser": {"lr": 1e-3}},
+    "lr 3e-3": {"optimiser": {"lr": 3e-3}},
     "lr 4e-3": {"optimiser": {"lr": 4e-3}},
+    "lr 6e-3": {"optimiser": {"lr": 6e-3}},
+    "lr 3e-3, 1,200 steps": {"steps": 1200, "optimiser": {"lr": 3e-3}},
+    "lr 4e-3, 1,200 steps": {"steps": 1200, "optimiser": {"lr": 4e-3}},
+    "lr 4e-3, 1,200 steps, 1,024 pieces": {
+        "steps": 1200,
+        "optimiser": {"lr": 4e-3},
+        "data": {"tokenizer": "train:1024"},
+    },
+    "lr 4e-3, 1,200 steps, 1 layer": {"steps": 1200, "optimiser": {"lr": 4e-3}, "model": {"layers": 1}},
+    "hidden 128, lr 1.5e-3, 1,500 steps of 64 rows": {**LONGER, "optimiser": {"lr": 1.5e-3}},
+    "hidden 128, lr 2e-3, 1,500 steps of 64 rows": LONGER,
+    "hidden 128, lr 3e-3, 1,500 steps of 64 rows": {**LONGER, "optimiser": {"lr": 3e-3}},
+    "hidden 128, lr 4e-3, 1,500 steps of 64 rows": {**LONGER, "optimiser": {"lr": 4e-3}},
+    "hidden 128, lr 3e-3, 3,000 steps of 32 rows": {
+        **LONGER,
+        "steps": 3000,
+        "batch_size": 32,
+        "optimiser": {"lr": 3e-3},
+    },
+    "published shape, 8,192 pieces, 16 rows of 128, lr 5e-4": {
+        "batch_size": 16,
+        "data": {"tokenizer": "train:8192", "block": 128},
+        "model": {"hidden": 256, "layers": 4, "heads": 4, "intermediate": 1024, "dropout": 0.1},
+        "optimiser": {"lr": 5e-4},
+    },
 }
 
 
@@ -63,11 +91,18 @@ class Course:
 
 
 def settings(start: str, changes: Mapping[str, Any]) -> mlm.Config:
-    """The base with a variant's changes, section by section."""
+    """The base with a variant's changes, section by section, or with its name that of a profile."""
     tree = {key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in BASE.items()}
     tree |= {key: value for key, value in changes.items() if not isinstance(value, dict)}
     tree["model"] = {**tree["model"], "start": start}
     return mlm.Config.model_validate(tree)
+
+
+def profiled(name: str) -> mlm.Config:
+    """What the baseline of a shipped profile trains, reported as often as the variants."""
+    question = spec.load(Path("search_spaces/mix_ratios.yaml"), name)
+    params = {**question.arms["baseline"], "report_every": EVERY}
+    return mlm.Config.model_validate(question.trainable_config(params))
 
 
 def leaves(gains: Mapping[int, float]) -> int | None:
@@ -93,22 +128,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.recipe", description=__doc__)
     parser.add_argument("--starts", nargs="+", default=["neighbours"], choices=["published", "neighbours"])
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help="as in the table; all")
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), metavar="NAME", help="as in the table; all")
+    parser.add_argument("--profiles", nargs="*", default=["laptop", "small"], choices=["laptop", "small"])
     parser.add_argument("--json", action="store_true", help="one line a variant")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    asked = [(start, name, settings(start, VARIANTS[name])) for start in options.starts for name in options.variants]
+    asked += [("neighbours", f"profile {name}", profiled(name)) for name in options.profiles]
     if not options.json:
-        print("| start | variant | leaves at step | gain, nats | processor s |\n|---|---|--:|--:|--:|", flush=True)
-    for start in options.starts:
-        for name in options.variants:
-            found = [course(settings(start, VARIANTS[name]), seed) for seed in range(options.seeds)]
-            if options.json:
-                print(json.dumps({"start": start, "variant": name, "runs": [vars(one) for one in found]}), flush=True)
-                continue
-            left = ", ".join(str(one.left or "never") for one in found)
-            gains = [one.gain for one in found]
-            seconds = statistics.mean(one.seconds for one in found)
-            print(f"| {start} | {name} | {left} | {min(gains):.2f} to {max(gains):.2f} | {seconds:.0f} |", flush=True)
+        print("| start | variant | leaves at step | its sd | gain, nats | processor s |\n|---|---|--:|--:|--:|--:|")
+    for start, name, config in asked:
+        found = [course(config, seed) for seed in range(options.seeds)]
+        if options.json:
+            print(json.dumps({"start": start, "variant": name, "runs": [vars(one) for one in found]}), flush=True)
+            continue
+        left, known = ", ".join(str(one.left or "never") for one in found), [one.left for one in found if one.left]
+        sd = f"{statistics.stdev(known):.0f}" if len(known) == len(found) > 1 else "-"
+        gains, seconds = [one.gain for one in found], statistics.mean(one.seconds for one in found)
+        span = f"{min(gains):.2f} to {max(gains):.2f}"
+        print(f"| {start} | {name} | {left} | {sd} | {span} | {seconds:.0f} |", flush=True)
     return 0
 
 
