@@ -34,6 +34,7 @@ from sweeper.scatter import Spread, mcnemar, spread
 
 GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
 RACING_PAIRS = 4
+FACTOR = 2.8  # standard errors that a mean must have to be shown at 5 % with 80 % power
 
 Outcome = Literal["confirmed", "worse", "no worthwhile difference", "inconclusive", "dropped"]
 Losses = Mapping[str, Mapping[int, float | None]]
@@ -392,6 +393,11 @@ class _Family:
                 yield f"{name} failed on {_listed(seeds)}: what is left flatters it"
         if found.missing:
             yield f"not run by both, so left out: {_listed(found.missing)}"
+        if found.needed and found.documents and FACTOR * found.documents.error > delta - self.rule.margin:
+            yield (
+                f"no number of seeds shows {delta:g} nats on these documents: their own error is "
+                f"{found.documents.error:.4f}; it takes more test text"
+            )
         if found.why == DOCUMENTS and found.documents:
             low, high = found.documents.combined
             yield (
