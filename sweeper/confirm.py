@@ -323,15 +323,14 @@ def _challenge(
     beaten = [one.arm for one in met.confirmed if one.arm in challengers]
     against = [one for one in met.comparisons if one.arm in challengers]
     listed = "; ".join(f"{one.arm}: {one.told}, {number(one.mean, '+')}, {between(one.interval)}" for one in against)
+    said = "stays: no arm is confirmed against it"
     if beaten:
-        said = f"{beaten[0]} takes the place of the standing champion, {standing}: it is confirmed against it, too"
-    else:
-        said = f"the standing champion, {standing}, stays: no arm is confirmed against it"
+        said = f"makes way for {beaten[0]}, which is confirmed against it, too"
     return {
         "champion": standing,
         "comparisons": [asdict(one) for one in against],
         "crowned": beaten[0] if beaten else None,
-        "said": f"{said} ({listed})",
+        "said": f"the standing champion, {standing}, {said} ({listed})",
     }
 
 

@@ -29,6 +29,8 @@ def headline(said: Mapping[str, Any]) -> str:
     text = (
         f"**Confirmed: `{champion}`** {against}: {found['mean']:+.4f} nats, {_level(said)} {low:+.4f} to {high:+.4f}."
     )
+    if challenge := said.get("challenge"):
+        text += f" {challenge['said'][:1].upper()}{challenge['said'][1:]}."
     others = [f"`{arm}`: {verdict}" for arm, verdict in told.items() if arm != champion]
     return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + fresh
 
@@ -51,11 +53,12 @@ def section(said: Mapping[str, Any]) -> str:
         for one in said["comparisons"]
         if one["needed"]
     ]
+    joint = any(one.get("documents") for one in said["comparisons"])
     text = (
         f"Paired differences in {said['metric']} to `{said['baseline']}` under the same seeds ("
         f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {level} "
-        "answers what other seeds would give, unadjusted; the interval over documents what other documents would; the "
-        "one over both what other seeds and documents like these would.\n\n"
+        "answers what other seeds would give, unadjusted; the interval over documents what other documents would"
+        f"{'; the one over both what other seeds with other documents would' * joint}.\n\n"
     )
     caution = [f"**{said['unlearned']}**"] if said.get("unlearned") else []
     lines = [*caution, *said["rule"], ASSUMED, *said.get("judged", ()), *said["notes"], *notes, *needed]

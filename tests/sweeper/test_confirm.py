@@ -476,12 +476,13 @@ def test_a_challenger_must_be_confirmed_against_the_champion_itself(
             assert crowned is not None
             assert crowned.trial is first
             assert verdicts["challenge"]["crowned"] == "s0003"
-            assert "s0003 takes the place of the standing champion, champion: it is confirmed against it, too" in text
+            line = "he standing champion, champion, makes way for s0003, which is confirmed against it, too (s0003: confirmed"
         else:
             assert crowned is None
-            line = "the standing champion, champion, stays: no arm is confirmed against it (s0003: "
-            assert said[0].startswith(line)
-            assert line in text
+            line = "he standing champion, champion, stays: no arm is confirmed against it (s0003: "
+            assert said[0].startswith("t" + line)
+        assert "T" + line in text.split("\n## ")[0]
+        assert "* t" + line in text.split("## Verdicts")[1]
 
 
 def test_racing_does_not_drop_the_champion_that_is_to_be_met(tmp_path: Path) -> None:
