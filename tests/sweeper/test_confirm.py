@@ -476,7 +476,7 @@ def test_a_challenger_must_be_confirmed_against_the_champion_itself(
             assert crowned is not None
             assert crowned.trial is first
             assert verdicts["challenge"]["crowned"] == "s0003"
-            line = "he standing champion, champion, makes way for s0003, which is confirmed against it, too (s0003: confirmed"
+            line = "he standing champion, champion, makes way for s0003, which is confirmed against it, too (s0003: "
         else:
             assert crowned is None
             line = "he standing champion, champion, stays: no arm is confirmed against it (s0003: "
