@@ -19,13 +19,12 @@ import numpy as np
 
 from sweeper import budget, learned, stats
 from sweeper.budget import Common
+from sweeper.documents import Sums
 from sweeper.journal import Family, Journal, TrialRecord
-from sweeper.pairs import document_interval
+from sweeper.markdown import between, number
 from sweeper.trainable import FEW_DOCUMENTS
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from sweeper.spec import SweepSpec
 
 STAGE = "confirm"
@@ -194,7 +193,8 @@ def dropped(spec: SweepSpec, journal: Journal, family: Family) -> list[str]:
         label: {seed: loss for seed, loss in by.items() if seed in first}
         for label, by in losses(spec, journal, family).items()
     }
-    return stats.futile(early, family.baseline, rule(spec))
+    # The standing champion stays to be challenged.
+    return [label for label in stats.futile(early, family.baseline, rule(spec)) if label != family.champion]
 
 
 def raced(journal: Journal) -> bool:
@@ -225,23 +225,25 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     found, gone = losses(spec, journal, family), dropped(spec, journal, family)
     strayed = _strayed(spec, journal, family)
     found |= {label: {} for label in strayed}  # they stay among the declared comparisons, and are not compared
-    result = stats.verdicts(found, family.baseline, rule(spec), look=look, dropped=gone)
+    documents, few = _documents(journal, run_dir)
+    told: dict[str, Any] = {"look": look, "dropped": gone, "documents": documents}
+    told["stuck"] = learned.by_arm(spec, journal.stage(STAGE))
+    result = stats.verdicts(found, family.baseline, rule(spec), **told)
     notes = [f"{family.earlier} earlier confirmations against this baseline are in the tracking store"]
     if not all(one.fresh for one in families):
         notes.append("not fresh: runs of this data had used some of these seeds before, or the tracking store was away")
     if reason := untold(spec, journal):
         notes.append(reason)
-    documents = _documents(journal, family, run_dir, {one.arm: one.seeds for one in result.comparisons})
-    count = min((np.count_nonzero(predicted) for _, predicted in documents.values()), default=FEW_DOCUMENTS)
-    if count < FEW_DOCUMENTS:
-        notes.append(f"no interval over documents: the test part has {count}, and it takes {FEW_DOCUMENTS}")
-        documents = {}
+    if few is not None:
+        notes.append(f"no interval over documents: the test part has {few}, and it takes {FEW_DOCUMENTS}")
     apart = dict.fromkeys([*strayed, *(name for name in spec.arms if name not in spec.comparable)])
     notes += [f"{label} left the budget that makes runs comparable: it is not compared" for label in apart]
     notes += [text] if (text := budget.differ(spec, journal.stage(STAGE))) else []
     others = len(result.confirmed)
     if others > 1:
         notes.append(f"the champion is chosen among {others} confirmed, its estimate is optimistic")
+    challenge = _challenge(family, found, result, told) if family.champion else None
+    notes += [challenge["said"]] if challenge else []
     sections = sorted({path.partition(".")[0] for path in spec.space})
     if len(sections) > 1:
         notes.append(f"the space spans {' and '.join(sections)}: the baseline was tried at one point of it, not tuned")
@@ -250,7 +252,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         "metric": metric(spec),
         "baseline": family.baseline,
         "alpha": result.alpha,
-        "rule": result.rule.words(len(result.comparisons), look),
+        "rule": [*result.rule.words(len(result.comparisons), look), *_beside(result)],
         "worthwhile": result.rule.worthwhile,
         "margin": result.rule.margin,
         "seeds": [seed for one in families for seed in one.seeds],
@@ -258,8 +260,10 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         "earlier": family.earlier,
         "comparisons": [asdict(one) for one in result.comparisons],
         "told": {one.arm: APART if one.arm in strayed else one.told for one in result.comparisons},
-        "documents": {label: list(document_interval(*sums)) for label, sums in documents.items()},
+        "documents": {one.arm: list(one.documents.interval) for one in result.comparisons if one.documents},
         "champion": result.champion.arm if result.champion else None,
+        "challenge": challenge,
+        "judged": list(journal.facts().get("judged", ())),
         "unlearned": learned.told(spec, journal.stage(STAGE)),
         "notes": notes[0 if family.earlier else 1 :],
     }
@@ -284,21 +288,62 @@ def untold(spec: SweepSpec, journal: Journal) -> str | None:
     )
 
 
-def _documents(
-    journal: Journal, family: Family, run_dir: Path, seeds: Mapping[str, Sequence[int]]
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Label -> by document, the mean difference over seeds in summed loss, and the predictions; where bundles tell."""
-    by_run = {}
+def _beside(result: stats.Verdicts) -> list[str]:
+    """What of the rule is not of the tests over seeds."""
+    told = [
+        "no worthwhile difference is said of each arm by itself: where there are many, one may be called so by luck"
+    ]
+    if any(one.documents for one in result.comparisons):
+        told.append(
+            "over seeds and documents together the same must show, by t after Holm or by the interval, else it is "
+            "inconclusive"
+        )
+    if any(one.stuck is not None for one in result.comparisons):
+        told.append(
+            "a comparison with a stuck run is inconclusive, whatever the tests say: no mean may hide such a run"
+        )
+    return told
+
+
+def _challenge(
+    family: Family, found: stats.Losses, result: stats.Verdicts, told: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Whether an arm that is confirmed is so against the standing champion, too: by the same rule, on the same pairs.
+
+    None where no arm but it is confirmed, and where it is the baseline itself. crowned: the arm that takes its place.
+    """
+    standing = str(family.champion)
+    challengers = [one.arm for one in result.confirmed if one.arm != standing]
+    if not challengers or standing == family.baseline:
+        return None
+    # All declared arms stay among the comparisons, so that the best of them is not favoured.
+    met = stats.verdicts(
+        {arm: by for arm, by in found.items() if arm != family.baseline}, standing, result.rule, **told
+    )
+    beaten = [one.arm for one in met.confirmed if one.arm in challengers]
+    against = [one for one in met.comparisons if one.arm in challengers]
+    listed = "; ".join(f"{one.arm}: {one.told}, {number(one.mean, '+')}, {between(one.interval)}" for one in against)
+    said = "stays: no arm is confirmed against it"
+    if beaten:
+        said = f"makes way for {beaten[0]}, which is confirmed against it, too"
+    return {
+        "champion": standing,
+        "comparisons": [asdict(one) for one in against],
+        "crowned": beaten[0] if beaten else None,
+        "said": f"the standing champion, {standing}, {said} ({listed})",
+    }
+
+
+def _documents(journal: Journal, run_dir: Path) -> tuple[Sums, int | None]:
+    """The losses of every run by document, where bundles tell; and how many documents, where those are too few."""
+    sums: dict[str, dict[int, Any]] = {}
     for record in journal.stage(STAGE):
         checkpoint = record.end.checkpoint if record.end else None
         path = run_dir / (checkpoint or "") / "bundle" / "analysis" / "documents.json"
         if record.state == "completed" and checkpoint and path.exists():
             content = json.loads(path.read_text("utf-8"))
-            by_run[str(record.ask.arm), record.ask.seed] = np.array([content["loss"], content["predictions"]])
-    sums = {}
-    for label, common in seeds.items():
-        pairs = [(by_run.get((label, seed)), by_run.get((family.baseline, seed))) for seed in common]
-        known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
-        if known:
-            sums[label] = np.mean([ours[0] - theirs[0] for ours, theirs in known], axis=0), known[0][0][1]
-    return sums
+            by_seed = sums.setdefault(str(record.ask.arm), {})
+            by_seed[record.ask.seed] = np.array([content["loss"], content["predictions"]])
+    counts = [np.count_nonzero(each[1]) for by_seed in sums.values() for each in by_seed.values()]
+    few = min(counts, default=FEW_DOCUMENTS)
+    return ({}, int(few)) if few < FEW_DOCUMENTS else (sums, None)

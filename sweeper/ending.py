@@ -80,9 +80,8 @@ def _scale(path: Path, spec: SweepSpec) -> list[str]:
         return []
     seen, published = (one.settings({}).steps * one.settings({}).tokens_per_step for one in (spec, full))
     cost = probe.of(full, 1, measure=False)
-    caution = "this shows the machinery, not the effect; " if spec.profile == "laptop" else ""
     return [
-        f"profile {spec.profile}: {caution}a trial saw {seen / 1e6:.1f} M tokens, {seen / published:.1%} of the "
+        f"profile {spec.profile}: a trial saw {seen / 1e6:.1f} M tokens, {seen / published:.1%} of the "
         f"{published / 1e6:.1f} M of published",
         f"published: {cost.trials} trials, about {cost.gpu_hours:,.0f} GPU-hours, if {'; '.join(cost.assumed[:1])}",
     ]

@@ -214,6 +214,11 @@ class Journal:
         """The looks of the confirmation that were declared."""
         return [event for event in self.events if isinstance(event, Family)]
 
+    def facts(self) -> Mapping[str, Any]:
+        """The trainable's, of the newest session that has any."""
+        sessions = (event for event in reversed(self.events) if isinstance(event, Session))
+        return next((event.facts for event in sessions if event.facts), {})
+
     def verdict(self) -> dict[str, Any] | None:
         """The latest look's."""
         return next((event.data for event in reversed(self.events) if isinstance(event, Verdict)), None)

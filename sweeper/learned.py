@@ -1,4 +1,4 @@
-"""Whether the baseline of a comparison learned enough for it to mean anything: the trainable says so (`unlearned`)."""
+"""Whether runs learned enough for a comparison to mean anything: the trainable says so (`stuck`, `unlearned`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,24 @@ from sweeper.trainable import Trainable
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
 
-TAG = "sweeper.caution"
+TAG, STUCK = "sweeper.caution", "sweeper.stuck"
+
+
+def stuck(spec: SweepSpec, record: TrialRecord) -> str | None:
+    """What the trainable says of a run of the full length that did not begin to learn; None of all others."""
+    of = Trainable.load(spec.trainable).stuck
+    return of(record.rows[-1].metrics) if of and record.state == "completed" and record.rows else None
+
+
+def by_arm(spec: SweepSpec, records: Iterable[TrialRecord]) -> dict[str, dict[int, str]] | None:
+    """Arm -> seed -> what is said of a stuck run; None where the trainable does not tell of any."""
+    if Trainable.load(spec.trainable).stuck is None:
+        return None
+    found: dict[str, dict[int, str]] = {}
+    for record in records:
+        if words := stuck(spec, record):
+            found.setdefault(str(record.ask.arm), {})[record.ask.seed] = words
+    return found
 
 
 def told(spec: SweepSpec, records: Iterable[TrialRecord]) -> str | None:

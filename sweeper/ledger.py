@@ -103,8 +103,8 @@ def crowned(
     """The run to be registered as champion: of what the last look confirmed, on its first declared seed.
 
     None, and nothing moves, where nothing is confirmed, where the runs learned too little for that to mean anything,
-    where the standing champion is the best of them, and where that one cannot be compared or was not: another sweep may
-    have made it since.
+    where the standing champion is the best of them or none is confirmed against it, and where that one cannot be
+    compared or was not: another sweep may have made it since.
     """
     said, families = journal.verdict(), journal.families()
     label: str | None = said["champion"] if said else None
@@ -116,6 +116,11 @@ def crowned(
     if learned.caution(spec, journal):
         say(f"{label} is confirmed, but among runs that learned too little to say anything: no champion is registered")
         return None
+    if challenge := said.get("challenge"):
+        if challenge["crowned"] is None:
+            say(challenge["said"])
+            return None
+        label = str(challenge["crowned"])
     if label == families[-1].champion:
         say(f"the standing champion of {spec.name} is the best again and stays")
         return None

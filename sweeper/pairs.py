@@ -136,24 +136,6 @@ def sd_interval(sd: float, pairs: int, alpha: float = 0.05) -> tuple[float, floa
     return low, high
 
 
-def document_interval(
-    differences: Array, tokens: Array, *, alpha: float = ALPHA, draws: int = 2000
-) -> tuple[float, float]:
-    """Percentile bootstrap over documents of a difference in loss per token; says what other documents would show.
-
-    differences: (documents,) candidate - baseline in nats, summed over a document's predicted tokens and averaged over
-    the seeds. tokens: (documents,) predicted ones. It knows nothing of other seeds.
-    """
-    random, documents = np.random.default_rng(0), len(tokens)
-    assert documents == len(differences) > 0
-    means = np.empty(draws)
-    for i in range(draws):
-        drawn = random.integers(documents, size=documents)
-        means[i] = differences[drawn].sum() / max(tokens[drawn].sum(), 1)
-    low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
-    return float(low), float(high)
-
-
 def outlier(differences: Array) -> int | None:
     """Index of the difference that stands out by the test of Grubbs (1969) at 1 %, or None."""
     n = len(differences)

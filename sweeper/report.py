@@ -79,7 +79,7 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
     answer, found = verdict.headline(said) if said else verdict.unsaid(journal), best(spec, records)
     caution = f"**{text}**" if (text := learned.caution(spec, journal)) else ""
     lacking = [text] if (text := shortfall(records)) else []
-    cautions = [f"**Caution:** {line}" for line in [*_facts(journal).get("warnings", ()), *lacking]]
+    cautions = [f"**Caution:** {line}" for line in [*journal.facts().get("warnings", ()), *lacking]]
     first = (spec.question, answer, caution, _headline(spec, records, outcome), budget.differ(spec, records), *cautions)
     front, judged = pareto.section(spec, journal, describe), tasks.section(spec, journal, describe)
     return {
@@ -171,16 +171,11 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
             ("machine", ", ".join(f"{key} {value}" for key, value in last.machine.items())),
             ("versions", ", ".join(f"{name} {version}" for name, version in sorted(last.versions.items()))),
         ]
-    known = _facts(journal)
+    known = journal.facts()
     facts += [("data", note) for note in known.get("notes", ())]
     told = fingerprints_in(known)
     facts += [(key, f"`{value}`") for key, value in {**told, **fingerprints(outcome.bundle)}.items()]
     return "\n".join(f"* {key}: {' '.join(value.split())}" for key, value in facts)
-
-
-def _facts(journal: Journal) -> Mapping[str, Any]:
-    """The trainable's, of the newest session that has any."""
-    return next((event.facts for event in reversed(journal.events) if isinstance(event, Session) and event.facts), {})
 
 
 def _method(spec: SweepSpec, journal: Journal) -> str:
@@ -219,7 +214,8 @@ def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
         row = [record.id, record.ask.stage, record.ask.arm or ABSENT, str(record.ask.seed)]
         row += [_value(record.ask.params[path]) if path in record.ask.params else ABSENT for path in paths]
         row += [number(values.get(key)) for key in metrics]
-        row += [f"{record.step:,}", _masked(record), state(record), (record.end and record.end.reason) or ABSENT]
+        why = (record.end and record.end.reason) or learned.stuck(spec, record) or ABSENT
+        row += [f"{record.step:,}", _masked(record), state(record), why]
         rows.append(row)
     heads = ["trial", "stage", "arm", "seed", *(_head(path, records) for path in paths), *metrics]
     text = f"Sorted by {spec.objective} at the last step; a trial stopped early ranks below every completed one."

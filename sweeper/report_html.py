@@ -137,7 +137,7 @@ def _forest(
     if verdict:
         caption = (
             "Each dot is one seed: candidate minus baseline. The mark is their mean, the thick line its interval over "
-            "seeds, the dotted line one over documents. The grey band is what would not be worthwhile."
+            "seeds, the dotted line one over documents alone. The grey band is what would not be worthwhile."
         )
         if verdict["comparisons"]:
             figure = _figure("forest", figures.forest(verdict["comparisons"], verdict), caption)

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from sweeper.documents import Documents, Seen, Sums, judged
 from sweeper.pairs import (
     ALPHA,
     PAIRS,
@@ -29,12 +30,18 @@ from sweeper.pairs import (
     sign_flip,
     t_tests,
 )
+from sweeper.scatter import Spread, mcnemar, spread
 
 GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
 RACING_PAIRS = 4
+FACTOR = 2.8  # standard errors that a mean must have to be shown at 5 % with 80 % power
 
 Outcome = Literal["confirmed", "worse", "no worthwhile difference", "inconclusive", "dropped"]
 Losses = Mapping[str, Mapping[int, float | None]]
+Stuck = Mapping[str, Mapping[int, str]]
+"""Arm -> seed of a run that was stuck -> how, in words that follow "2 runs", such as "stayed at word frequencies"."""
+
+DOCUMENTS = "other documents could turn it"
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,11 @@ class Comparison:
     this sd show with 80 % power at Holm's first level. needed: pairs in all to detect the worthwhile difference at
     this sd at the next look; needed_range: over the sd's own 95 % interval; both of the inconclusive only. unpaired_sd:
     of a difference between runs on different seeds. outlier: a seed whose difference stands out. missing: seeds on
-    which one of the two has not run. failed, baseline_failed: seeds on which it did not come to a loss. notes: what a
-    reader must know besides, a sentence each.
+    which one of the two has not run. failed, baseline_failed: seeds on which it did not come to a loss. stuck,
+    baseline_stuck: those of the seeds on which its run was stuck, None where that is not known; stuck_p: exact, that
+    both arms are stuck alike. spread: how the two arms' runs scatter. documents: what other documents would give, where
+    that is known. why: what made the verdict inconclusive whatever the tests over seeds say. notes: what a reader must
+    know besides, a sentence each.
     """
 
     arm: str
@@ -112,12 +122,20 @@ class Comparison:
     missing: tuple[int, ...]
     failed: tuple[int, ...]
     baseline_failed: tuple[int, ...]
+    stuck: tuple[int, ...] | None
+    baseline_stuck: tuple[int, ...] | None
+    stuck_p: float | None
+    spread: Spread | None
+    documents: Documents | None
+    why: str | None
     notes: tuple[str, ...]
 
     @property
     def told(self) -> str:
         """The verdict as it is shown."""
-        return f"dropped after {self.n} pairs" if self.verdict == "dropped" else self.verdict
+        if self.verdict == "dropped":
+            return f"dropped after {self.n} pairs"
+        return f"{self.verdict}: {self.why}" if self.why else self.verdict
 
     @property
     def saved(self) -> float | None:
@@ -147,7 +165,14 @@ class Verdicts:
 
 
 def verdicts(
-    losses: Losses, baseline: str, rule: Rule | None = None, *, look: int = 1, dropped: Collection[str] = ()
+    losses: Losses,
+    baseline: str,
+    rule: Rule | None = None,
+    *,
+    look: int = 1,
+    dropped: Collection[str] = (),
+    stuck: Stuck | None = None,
+    documents: Sums | None = None,
 ) -> Verdicts:
     """Every other arm against the baseline.
 
@@ -155,14 +180,18 @@ def verdicts(
     empty mapping: they count as comparisons. A seed that is absent has not run (or its machine broke), and is left out;
     None is a run that failed by its own doing (diverged): then what is left flatters the arm, and no verdict in the
     failed one's favour is given. look: 1, and 1 more for every `--more-seeds`. dropped: arms that racing gave up.
-    Raises ValueError in one line on a loss that is not finite, and on an unknown arm.
+    stuck: runs that came to a loss but did not learn, which no mean may hide: a comparison with one on a seed of its
+    pairs is inconclusive; None where the trainable does not tell. documents: what the losses are made of, as far as it
+    is known: then the verdict must stand over seeds and documents together, too. Raises ValueError in one line on a
+    loss that is not finite, and on an unknown arm.
     """
     rule = rule or Rule()
     _checked(losses, [baseline, *dropped])
+    documents = documents or {}
     arms = [arm for arm in losses if arm != baseline]
     if not arms:
         raise ValueError(f"nothing to compare with {baseline!r}: give a second arm")
-    family = _Family(losses, baseline, rule, look)
+    family = _Family(losses, baseline, rule, look, stuck)
     pairs = {arm: paired(losses[arm], losses[baseline]) for arm in arms}
     gone = np.array([arm in dropped for arm in arms])
     values = [np.array([*pairs[arm].values()], float) for arm in arms]
@@ -170,10 +199,16 @@ def verdicts(
     p = adjusted(tests, gone)
     flip = np.array([sign_flip(*each, rule.margin) for each in zip(values, tests.mean, strict=True)])
     outcomes = decide(tests, p, flip, gone, rule, family.alpha).tolist()
-    comparisons = [
-        family.comparison(arm, pairs[arm], _Decided(outcomes[i], tests.at(i), float(p[i]), float(flip[i])))
-        for i, arm in enumerate(arms)
+    over = judged(
+        {arm: _seen(tests.at(i), dropped=bool(gone[i])) for i, arm in enumerate(arms)},
+        {arm: _both(documents.get(arm, {}), documents.get(baseline, {}), pairs[arm]) for arm in arms},
+        rule.margin,
+        family.alpha,
+    )
+    decided = [
+        _Decided(outcomes[i], tests.at(i), float(p[i]), float(flip[i]), over.get(arm)) for i, arm in enumerate(arms)
     ]
+    comparisons = [family.comparison(arm, pairs[arm], one) for arm, one in zip(arms, decided, strict=True)]
     return Verdicts(baseline=baseline, rule=rule, look=look, alpha=family.alpha, comparisons=tuple(comparisons))
 
 
@@ -245,6 +280,7 @@ class _Decided:
     test: Paired
     adjusted: float
     flip: float
+    documents: Documents | None
 
 
 @dataclass(frozen=True)
@@ -255,6 +291,7 @@ class _Family:
     baseline: str
     rule: Rule
     look: int
+    stuck: Stuck | None
 
     @property
     def alpha(self) -> float:
@@ -269,12 +306,16 @@ class _Family:
         seeds, values, n = tuple(pairs), np.array([*pairs.values()], float), len(pairs)
         failed, baseline_failed = (tuple(sorted(s for s in by if by[s] is None)) for by in (ours, theirs))
         sd = float(test.sd) if n > 1 else None
-        unpaired, correlation = _unpaired([(ours[seed] or 0.0, theirs[seed] or 0.0) for seed in seeds])
+        runs = [(ours[seed] or 0.0, theirs[seed] or 0.0) for seed in seeds]
+        unpaired, correlation = _unpaired(runs)
         marked = outlier(values)
+        outcome = _unflattered(decided.outcome, {*failed}, {*baseline_failed})
+        stuck, baseline_stuck = self._stuck(arm, seeds), self._stuck(self.baseline, seeds)
+        why = None if outcome == "dropped" else self._why(arm, outcome, stuck, baseline_stuck, decided.documents)
         found = Comparison(
             arm=arm,
             baseline=self.baseline,
-            verdict=_unflattered(decided.outcome, {*failed}, {*baseline_failed}),
+            verdict="inconclusive" if why else outcome,
             n=n,
             seeds=seeds,
             differences=tuple(values.tolist()),
@@ -293,12 +334,41 @@ class _Family:
             missing=tuple(sorted(ours.keys() ^ theirs.keys())),
             failed=failed,
             baseline_failed=baseline_failed,
+            stuck=stuck,
+            baseline_stuck=baseline_stuck,
+            stuck_p=None if stuck is None or baseline_stuck is None else mcnemar(stuck, baseline_stuck),
+            spread=spread(*np.array(runs).T) if n else None,
+            documents=decided.documents,
+            why=why,
             notes=(),
         )
-        if found.verdict == "inconclusive" and sd is not None and self.rule.worthwhile > self.rule.margin:
+        if found.verdict == "inconclusive" and not why and sd is not None and self.rule.worthwhile > self.rule.margin:
             low, high = sd_interval(sd, n)
             found = replace(found, needed=self._needed(sd), needed_range=(self._needed(low), self._needed(high)))
         return replace(found, notes=tuple(self._notes(found)))
+
+    def _stuck(self, arm: str, seeds: Collection[int]) -> tuple[int, ...] | None:
+        return None if self.stuck is None else tuple(seed for seed in seeds if seed in self.stuck.get(arm, {}))
+
+    def _why(
+        self,
+        arm: str,
+        outcome: Outcome,
+        stuck: Collection[int] | None,
+        baseline_stuck: Collection[int] | None,
+        documents: Documents | None,
+    ) -> str | None:
+        """What stands in the way of a verdict besides the tests over seeds."""
+        sides = [(name, found) for name, found in ((arm, stuck), (self.baseline, baseline_stuck)) if found]
+        if sides and self.stuck:
+            name, found = sides[0]
+            runs = " and ".join(f"{len(found)} run{'s'[len(found) == 1 :]} of {name}" for name, found in sides)
+            return f"{runs} {self.stuck[name][min(found)]}"
+        if documents is None:
+            return None
+        unsure = outcome in ("confirmed", "worse") and documents.adjusted >= self.alpha
+        wide = outcome == "no worthwhile difference" and max(map(abs, documents.combined)) >= self.rule.worthwhile
+        return DOCUMENTS if unsure or wide else None
 
     def _needed(self, sd: float) -> int:
         effect = (self.rule.worthwhile - self.rule.margin) / sd if sd else math.inf
@@ -323,6 +393,27 @@ class _Family:
                 yield f"{name} failed on {_listed(seeds)}: what is left flatters it"
         if found.missing:
             yield f"not run by both, so left out: {_listed(found.missing)}"
+        if found.needed and found.documents and FACTOR * found.documents.error > delta - self.rule.margin:
+            yield (
+                f"no number of seeds shows {delta:g} nats on these documents: their own error is "
+                f"{found.documents.error:.4f}; it takes more test text"
+            )
+        if found.why == DOCUMENTS and found.documents:
+            low, high = found.documents.combined
+            yield (
+                f"{DOCUMENTS}: over seeds and documents together the interval is {low:+.4f} to {high:+.4f} and p "
+                f"{found.documents.adjusted:.2g} after Holm; more test text would help where more seeds do not"
+            )
+
+
+def _seen(test: Paired, *, dropped: bool) -> Seen:
+    p_better, p_worse = (1.0, 1.0) if dropped else (float(test.p_better), float(test.p_worse))
+    return Seen(float(test.mean), float(test.sd), int(test.n), p_better, p_worse)
+
+
+def _both(ours: Mapping[int, Array], theirs: Mapping[int, Array], seeds: Iterable[int]) -> list[tuple[Array, Array]]:
+    """The sums of both arms on those of the seeds on which both are known."""
+    return [(ours[seed], theirs[seed]) for seed in seeds if seed in ours and seed in theirs]
 
 
 def _unflattered(outcome: Outcome, failed: set[int], baseline_failed: set[int]) -> Outcome:

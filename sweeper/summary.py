@@ -19,7 +19,8 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
     found = best(spec, records)
 
     def trial(record: TrialRecord) -> dict[str, Any]:
-        return trial_json(record, spec.objective, outcome.run_ids.get(record.id))
+        told = trial_json(record, spec.objective, outcome.run_ids.get(record.id))
+        return told | {"stuck": learned.stuck(spec, record) is not None}
 
     return {
         "state": sweep_state(records, outcome.interrupted),

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper import tasks
+from sweeper import learned, tasks
 from sweeper.budget import Common
 from sweeper.journal import Ask, End, Journal, Report, Session, TrialRecord
 from sweeper.report import AUDIT
@@ -30,7 +30,10 @@ _ESCAPES = {
 
 
 def results_csv(spec: SweepSpec, journal: Journal) -> str:
-    """One row a configuration and seed; losses and scores are of the last step, a share has a column of its own."""
+    """One row a configuration and seed; losses and scores are of the last step, a share has a column of its own.
+
+    stuck: 1 of a run that did not begin to learn, where the trainable tells.
+    """
     records = list(journal.trials.values())
     common = Common.of(spec, records)
     test = "test/" + spec.objective.partition("/")[2]
@@ -40,14 +43,15 @@ def results_csv(spec: SweepSpec, journal: Journal) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = ["stage", "trial", "arm", "seed", "state", "steps", spec.objective, test]
-    writer.writerow([*heads, *columns, *judged, "masked_share", "matched", "config_hash"])
+    writer.writerow([*heads, *columns, *judged, "masked_share", "matched", "stuck", "config_hash"])
     for record, each in zip(records, settings, strict=True):
         last = record.rows[-1].metrics if record.rows else {}
         ask = record.ask
         row = [ask.stage, ask.trial, ask.arm, ask.seed, record.state, record.step]
         row += [last.get(spec.objective), last.get(test), *(each.get(column) for column in columns)]
         row += [last.get(key) for key in judged]
-        writer.writerow([*row, last.get(f"{AUDIT}rate"), int(common.same(record)), ask.config_hash])
+        row += [last.get(f"{AUDIT}rate"), int(common.same(record)), int(learned.stuck(spec, record) is not None)]
+        writer.writerow([*row, ask.config_hash])
     return text.getvalue()
 
 

@@ -302,6 +302,8 @@ class Tracker:
             return  # its parameters travel with its first report, if that is near: a call less a trial
         while child.left:
             batch, tags = child.batch()
+            if tags and (words := learned.stuck(self._spec, self._journal.trials[child.ask.trial])):
+                tags |= {learned.STUCK: words}
             rows = {(key, report.step, report.time): value for report in batch for key, value in report.metrics.items()}
             params = {} if child.described else child.params()
             store.log(client, child.run_id, metrics=rows, params=params, tags=tags)

@@ -1,7 +1,7 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. Eight are optional: `expand(params)` replaces settings by dotted path which stand for others,
+`train(config, context)`. Nine are optional: `expand(params)` replaces settings by dotted path which stand for others,
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
 corpus), raises ValueError for what cannot be had, and returns facts to keep in the record, among them `notes` and
 `warnings`, lists of lines for people; `check(config, facts)`, called after it for every arm and every corner of the
@@ -10,12 +10,16 @@ many seconds `prepare` would take here and now, about, and makes nothing; `probe
 few steps on made-up data, as the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`,
 called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored, and returns the names of the
 main metrics that they will give, such as `zorro/accuracy`, each with a fingerprint of the task's data; `at_end()` names
-losses that the last row alone has; `unlearned(metrics)` says in a sentence, for people, why runs that end with such
-metrics, the means over the baseline's, have learned too little for a comparison with them to mean anything, and returns
-None where they have not, or where the metrics do not tell. `Config.budget`, a `Budget`, is optional, too: without it
-the settings tell nothing of the budget, and two metrics may (see `TrainContext`). A spec names a trainable as text
-(`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver imports the module too, to
-validate settings, so the module must import nothing heavy: torch belongs inside the functions.
+losses that the last row alone has; `stuck(metrics)` says of one run, by its last row, that it did not begin to learn,
+in words that follow "2 runs", such as "stayed at word frequencies", and returns None where it did: no mean hides such a
+run, for a comparison with one is inconclusive; `unlearned(metrics)` says in a sentence, for people, why runs that end
+with such metrics, the means over the baseline's, have learned too little for a comparison with them to mean anything,
+and returns None where they have not, or where the metrics do not tell. Among the facts of `prepare` may be `judged`,
+lines for people to stand beside every verdict: what the losses that it goes by were measured on. `Config.budget`, a
+`Budget`, is optional, too: without it the settings tell nothing of the budget, and two metrics may (see
+`TrainContext`). A spec names a trainable as text (`trainables.mlm:train`); the text crosses to the workers and is
+imported there. The driver imports the module too, to validate settings, so the module must import nothing heavy: torch
+belongs inside the functions.
 """
 
 from __future__ import annotations
@@ -169,6 +173,7 @@ class Trainable:
     check_tasks: Callable[[Any, Mapping[str, str]], Mapping[str, str]] | None
     at_end: Callable[[], Sequence[str]]
     unlearned: Callable[[Mapping[str, float]], str | None]
+    stuck: Callable[[Mapping[str, float]], str | None] | None
 
     @staticmethod
     def load(name: str) -> Trainable:
@@ -187,5 +192,6 @@ class Trainable:
         check = getattr(module, "check", _anything)
         expand, probe = getattr(module, "expand", dict), getattr(module, "probe", None)
         check_tasks, at_end = getattr(module, "check_tasks", None), getattr(module, "at_end", _none)
-        unlearned = getattr(module, "unlearned", _silent)
-        return Trainable(name, config, train, prepare, check, preparing, expand, probe, check_tasks, at_end, unlearned)
+        unlearned, stuck = getattr(module, "unlearned", _silent), getattr(module, "stuck", None)
+        found = (prepare, check, preparing, expand, probe, check_tasks, at_end, unlearned, stuck)
+        return Trainable(name, config, train, *found)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.journal import Journal
 from sweeper.markdown import ABSENT, between, number, table
+
+ASSUMED = (
+    "assumed: seeds are independent, and differences scatter evenly to both sides of their mean, as they do where the "
+    "runs of both arms scatter alike; the intervals are of these seeds and these documents, and speak for others like "
+    "them, not for another corpus, model or length"
+)
 
 
 def headline(said: Mapping[str, Any]) -> str:
@@ -23,20 +29,23 @@ def headline(said: Mapping[str, Any]) -> str:
     text = (
         f"**Confirmed: `{champion}`** {against}: {found['mean']:+.4f} nats, {_level(said)} {low:+.4f} to {high:+.4f}."
     )
+    if challenge := said.get("challenge"):
+        text += f" {challenge['said'][:1].upper()}{challenge['said'][1:]}."
     others = [f"`{arm}`: {verdict}" for arm, verdict in told.items() if arm != champion]
     return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + fresh
 
 
 def section(said: Mapping[str, Any]) -> str:
-    """Every comparison in a table, then the rule and what qualifies it."""
-    rows = []
+    """Every comparison in a table, the arms' runs in another, then the rule and what qualifies it."""
+    rows, level = [], _level(said)
     for one in said["comparisons"]:
         interval, documents = one["interval"], said["documents"].get(one["arm"])
-        row = [one["arm"], str(one["n"]), number(one["mean"], "+"), between(interval), between(documents)]
-        row += [number(one["sd"]), f"{one['adjusted']:.3g}", ABSENT if one["flip"] is None else f"{one['flip']:.3g}"]
+        both = (one.get("documents") or {}).get("combined")
+        row = [one["arm"], str(one["n"]), number(one["mean"], "+"), between(interval), between(both)]
+        row += [between(documents), number(one["sd"]), _p(one["adjusted"]), _p(one["flip"])]
         rows.append([*row, number(one["detectable"]), said["told"][one["arm"]]])
-    heads = ["arm", "pairs", "difference", _level(said), "over documents", "sd", "p (Holm)", "p (sign flip)"]
-    compared = table([*heads, "detectable", "verdict"], rows, left=("arm", "verdict"))
+    heads = ["arm", "pairs", "difference", level, "over seeds and documents", "over documents", "sd", "p (Holm)"]
+    compared = table([*heads, "p (sign flip)", "detectable", "verdict"], rows, left=("arm", "verdict"))
     notes = [f"{one['arm']}: {note}" for one in said["comparisons"] for note in one["notes"]]
     needed = [
         f"{one['arm']}: {one['needed']} pairs would show {said['worthwhile']:g} nats ({one['needed_range'][0]} to "
@@ -44,14 +53,53 @@ def section(said: Mapping[str, Any]) -> str:
         for one in said["comparisons"]
         if one["needed"]
     ]
+    joint = any(one.get("documents") for one in said["comparisons"])
     text = (
         f"Paired differences in {said['metric']} to `{said['baseline']}` under the same seeds ("
-        f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {_level(said)} "
-        "answers what other seeds would give, unadjusted; the interval over documents what other documents would.\n\n"
+        f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {level} "
+        "answers what other seeds would give, unadjusted; the interval over documents what other documents would"
+        f"{'; the one over both what other seeds with other documents would' * joint}.\n\n"
     )
     caution = [f"**{said['unlearned']}**"] if said.get("unlearned") else []
-    told = "\n".join(f"* {line}" for line in [*caution, *said["rule"], *said["notes"], *notes, *needed])
-    return f"{text}{compared}\n\n{told}"
+    lines = [*caution, *said["rule"], ASSUMED, *said.get("judged", ()), *said["notes"], *notes, *needed]
+    told = "\n".join(f"* {line}" for line in lines)
+    return "\n\n".join(part for part in (f"{text}{compared}", _runs(said), told) if part)
+
+
+def _runs(said: Mapping[str, Any]) -> str:
+    """Stuck runs and spread of every arm beside the baseline's; nothing where the record is of an earlier version."""
+    rows = []
+    for one in said["comparisons"]:
+        if "spread" not in one:
+            continue
+        spread = one["spread"] or {}
+        row = [one["arm"], *(_share(one[key], one["n"]) for key in ("stuck", "baseline_stuck")), _p(one["stuck_p"])]
+        row += [number(spread.get("sd")), number(spread.get("baseline")), _ratio(spread), _p(spread.get("p"))]
+        rows.append(row)
+    if not rows:
+        return ""
+    text = (
+        "How the runs of each arm came out over the seeds that it shares with the baseline. Stuck: runs that did not "
+        "begin to learn, with the p of McNemar's exact test that both arms are as likely to; sd: over seeds, with the "
+        "p of Pitman and Morgan that the two are equal. Neither p is adjusted."
+    )
+    heads = ["arm", "stuck", "baseline stuck", "p (stuck)", "sd of runs", "baseline's", "ratio (95 %)", "p (spread)"]
+    return f"{text}\n\n{table(heads, rows, left=('arm',))}"
+
+
+def _share(stuck: Sequence[int] | None, pairs: int) -> str:
+    return ABSENT if stuck is None else f"{len(stuck)} of {pairs}"
+
+
+def _ratio(spread: Mapping[str, Any]) -> str:
+    if spread.get("ratio") is None:
+        return ABSENT
+    low, high = spread["interval"]
+    return f"{spread['ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _p(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3g}"
 
 
 def unsaid(journal: Journal) -> str:

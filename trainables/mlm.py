@@ -41,12 +41,17 @@ __all__ = [
     "prepare",
     "preparing",
     "probe",
+    "stuck",
     "train",
     "unlearned",
 ]
 
 LEARNED = 0.3  # nats at [MASK] below word frequencies, from which on a run has learned from context
 KEPT = "checkpoint"  # in the output folder
+JUDGED = (
+    "the masks of val and test are drawn uniformly at random: an arm that masks at random is trained on just that, and "
+    "the other arms are not, so this loss favours it, if any"
+)
 PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
 
 
@@ -79,7 +84,7 @@ def prepare(config: settings.Config) -> dict[str, Any]:
     from trainables import data, series
 
     prepared = data.prepare(config.data)
-    facts = {"data_fingerprint": prepared.fingerprint, **prepared.facts}
+    facts = {"data_fingerprint": prepared.fingerprint, "judged": [JUDGED], **prepared.facts}
     if config.series is None:
         return facts
     batches = data.Batches(prepared, config.batch_size, 0)
@@ -98,6 +103,19 @@ def at_end() -> tuple[str, ...]:
     return tuple(f"val/loss_{name}" for name in NAMES)
 
 
+def stuck(metrics: Mapping[str, float]) -> str | None:
+    """Whether a run that ends so did not get beyond word frequencies: then small models wait for chance to leave them.
+
+    `val/loss_mask` is not LEARNED below `val/unigram_mask`; None, too, where the two are not there.
+    """
+    loss, unigram = metrics.get("val/loss_mask"), metrics.get("val/unigram_mask")
+    return "stayed at word frequencies" if loss is not None and unigram is not None and _near(loss, unigram) else None
+
+
+def _near(loss: float, unigram: float) -> bool:
+    return loss > unigram - LEARNED
+
+
 def unlearned(metrics: Mapping[str, float]) -> str | None:
     """Why runs that end so say nothing about masking: they know little more than how frequent tokens are.
 
@@ -107,7 +125,7 @@ def unlearned(metrics: Mapping[str, float]) -> str | None:
     loss, unigram = metrics.get("val/loss_mask"), metrics.get("val/unigram_mask")
     right, commonest = metrics.get("val/accuracy_mask"), metrics.get("val/accuracy_unigram")
     why = []
-    if loss is not None and unigram is not None and loss > unigram - LEARNED:
+    if loss is not None and unigram is not None and _near(loss, unigram):
         why.append(f"loss at [MASK] is {loss:.2f} nats, not {LEARNED:g} below the {unigram:.2f} of frequencies alone")
     if right is not None and commonest is not None and right <= commonest:
         why.append(f"accuracy at [MASK] is {right:.1%}, not above the {commonest:.1%} of guessing the commonest token")

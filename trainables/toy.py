@@ -26,7 +26,7 @@ class Config(Frozen):
     """x, y in [0, 1] and `shares.token` are what to search: the best are 0.3, 0.7 and 0.2, at loss 1.
 
     seed_sd: noise common to all trials of a seed. run_sd: noise of one configuration and seed. fail: what goes
-    wrong at half of the length, on purpose. pause: seconds a step.
+    wrong at half of the length, on purpose. pause: seconds a step. stays: seeds on which nothing is learned.
     """
 
     steps: Annotated[int, Field(gt=0)] = 20
@@ -40,6 +40,7 @@ class Config(Frozen):
     run_sd: Annotated[float, Field(ge=0)] = 0.0
     pause: Annotated[float, Field(ge=0)] = 0.0
     fail: Literal["never", "raise", "nan"] = "never"
+    stays: tuple[int, ...] = Field(default=(), exclude_if=lambda seeds: not seeds)
 
     @property
     def warmup_steps(self) -> int:
@@ -92,10 +93,11 @@ def train(config: Config, context: TrainContext) -> None:
             raise RuntimeError("the toy fails on purpose")
         if step % config.report_every and step != config.steps:
             continue
-        loss = 1 + config.optimum_distance + config.effect + noise + math.exp(-5 * step / config.steps)
+        begun = 0 if context.seed in config.stays else step / config.steps
+        loss = 1 + config.optimum_distance + config.effect + noise + math.exp(-5 * begun)
         if config.fail == "nan" and step > config.steps // 2:
             loss = math.nan
-        row = {"step": step, "val/loss": loss}
+        row = {"step": step, "val/loss": loss} | ({"val/begun": begun} if config.stays else {})
         if context.test and step == config.steps:
             row["test/loss"] = loss
         if context.evaluate and step == config.steps:
@@ -103,6 +105,11 @@ def train(config: Config, context: TrainContext) -> None:
                 row |= {f"{name}/accuracy": config.accuracy - noise, f"{name}/untrained": 0.5, f"{name}/ties": 0.0}
         history.append(row)
         context.report(row, _checkpoint(history, step == config.steps) if context.rank == 0 else None)
+
+
+def stuck(metrics: Mapping[str, float]) -> str | None:
+    """By `val/begun`, which only runs of configurations with `stays` have."""
+    return "stayed at the start" if metrics.get("val/begun", 1.0) == 0 else None
 
 
 def check_tasks(_config: Config, tasks: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import yaml
 from sweeper import cluster, confirm, ledger, markdown, report, store, verdict
 from sweeper import sweep as sweep_room
 from sweeper.interrupts import Interrupts
-from sweeper.journal import Ask, End, Family, Journal, Report, Verdict
+from sweeper.journal import Ask, End, Family, Journal, Report, Session, Verdict
 from sweeper.spec import SpecError, SweepSpec, resolve
 from sweeper.stages import Stages
 from sweeper.trainable import FEW_DOCUMENTS
@@ -448,6 +448,67 @@ def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatc
     assert all("which it has not met, stays" in line for line in said)
     assert crowned({ledger.PARAMS: '{"effect": -0.5}'}) is None
     assert "of other data or budget" in said[-1]
+
+
+def test_a_challenger_must_be_confirmed_against_the_champion_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the last beat the baseline by a nat; what differs is how they fare against the champion."""
+    cases = {"equal": (1.0, 1.0), "better": (0.9, 1.0), "worse": (1.1, 1.0), "where the champion fails": (1.0, 2.0)}
+    for case, (loss, standing) in cases.items():
+        sweep, said = spec(confirm={"best": 1}), list[str]()
+        folder = tmp_path / case
+        folder.mkdir()
+        journal = searched(folder, sweep)
+        journal.append(confirm.declared(sweep, journal, fresh=True, earlier=0, champion={"effect": -0.5}))
+        confirmed(journal, sweep, {"baseline": 2.0, "s0003": loss, "champion": standing}, SEEDS)
+        journal.append(Verdict(data=confirm.conclude(sweep, journal, folder)))
+        verdicts: Any = journal.verdict()
+        assert verdicts["told"]["s0003"] == "confirmed"
+        first = next(record for record in journal.stage("confirm") if record.ask.arm == "s0003")
+        (folder / "c" / "bundle").mkdir(parents=True)
+        journal.append(End(trial=first.id, state="completed", checkpoint="c"))
+        tags = {ledger.BUDGET: sweep.budget_hash, "sweeper.data_fingerprint": "d", ledger.PARAMS: '{"effect": -0.5}'}
+        monkeypatch.setattr(store, "champion", lambda *_, tags=tags: tags)
+        crowned = ledger.crowned(sweep, journal, "x", FACTS, folder, said.append)
+        text = report.markdown(sweep, journal, report.Outcome(run_dir=folder, tracking_uri="x"))
+        if case in ("better", "where the champion fails"):
+            assert crowned is not None
+            assert crowned.trial is first
+            assert verdicts["challenge"]["crowned"] == "s0003"
+            line = "he standing champion, champion, makes way for s0003, which is confirmed against it, too (s0003: "
+        else:
+            assert crowned is None
+            line = "he standing champion, champion, stays: no arm is confirmed against it (s0003: "
+            assert said[0].startswith("t" + line)
+        assert "T" + line in text.split("\n## ")[0]
+        assert "* t" + line in text.split("## Verdicts")[1]
+
+
+def test_racing_does_not_drop_the_champion_that_is_to_be_met(tmp_path: Path) -> None:
+    sweep = spec(confirm={"best": 1, "racing": True})
+    journal = searched(tmp_path, sweep)
+    journal.append(confirm.declared(sweep, journal, fresh=True, earlier=0, champion={"effect": -0.5}))
+    confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.4, "champion": 2.5}, SEEDS[:4])
+    assert confirm.dropped(sweep, journal, journal.families()[0]) == ["s0003"]
+
+
+def test_what_the_loss_was_measured_on_stands_beside_the_verdict(tmp_path: Path) -> None:
+    sweep = spec(confirm={"best": 1})
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(
+        Session(command="x", versions={}, git_commit=None, machine={}, facts={"judged": ["on masks of such a kind"]})
+    )
+    run(journal, sweep, "search", "baseline", 1, {"effect": 0.0}, val_loss=2.0)
+    run(journal, sweep, "search", None, 1, {"effect": 0.1}, val_loss=1.5)
+    journal.append(confirm.declared(sweep, journal, fresh=True, earlier=0))
+    confirmed(journal, sweep, {"baseline": 2.0, "s0002": 2.0}, SEEDS)
+    said = confirm.conclude(sweep, journal, tmp_path)
+    lines = verdict.section(said).splitlines()
+    assert "* on masks of such a kind" in lines
+    assert [line for line in lines if line.startswith("* no worthwhile difference is said of each arm by itself")]
+    assert [line for line in lines if line.startswith("* assumed: ")]
+    assert not [line for line in lines if "documents together the same must show" in line], "none are known here"
 
 
 def driven(

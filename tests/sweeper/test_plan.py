@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from sweeper import ending
 from sweeper import plan as planning
 from sweeper.plan import Plan, above_limits, estimated, shown
+from sweeper.report import Outcome
 from sweeper.spec import SweepSpec, load, resolve
 from sweeper.spread import Spread
 from sweeper.trainable import Pace
@@ -237,3 +239,12 @@ def test_a_space_of_few_points_is_counted_and_planned_as_such() -> None:
     enough = resolve({**tree, "search": {"method": "tpe", "trials": 5}})
     assert "search.trials asks for" not in "\n".join(shown(enough, plan(enough, 2, RATE)))
     assert plan(mix(), 2, RATE).points is None
+
+
+@pytest.mark.parametrize("profile", ["laptop", "small"])
+def test_the_end_says_what_share_of_the_published_tokens_a_trial_saw(profile: str) -> None:
+    spec, full = load(MIX, profile), load(MIX, "published")
+    told = ending.lines(MIX, spec, Outcome(run_dir=MIX.parent, tracking_uri="x"), None, None)
+    seen, published = (one.settings({}).steps * one.settings({}).tokens_per_step for one in (spec, full))
+    line = f"profile {profile}: a trial saw {seen / 1e6:.1f} M tokens, {seen / published:.1%} of the "
+    assert f"{line}{published / 1e6:.1f} M of published" in told

@@ -39,7 +39,7 @@ KEYS = [
 ]
 TRIAL_KEYS = [
     *("id", "stage", "arm", "seed", "state", "step", "score"),
-    *("params", "metrics", "audit", "run_id", "reason"),
+    *("params", "metrics", "audit", "run_id", "reason", "stuck"),
 ]
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -28,6 +28,7 @@ KEYS = [
     "caution",
 ]
 TRIAL_KEYS = ["id", "stage", "arm", "seed", "state", "step", "score", "params", "metrics", "audit", "run_id", "reason"]
+TRIAL_KEYS += ["stuck"]
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from sweeper.report import best, ui_command
 from sweeper.store import store_uri
 from sweeper.tracking import Tracker
 from tests.sweeper.samples import T0, ask, audit, end, report, session, toy_spec, written
+from trainables import toy
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def test_a_sweep_in_mlflow(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(toy, "stuck", lambda metrics: "stayed there" if metrics["val/loss"] in (1.6, 1.1) else None)
     spec, run_dir = toy_spec("whole"), storage / "whole-01234567"
     run_dir.mkdir()
     journal = Journal(run_dir / "journal.jsonl")
@@ -120,6 +122,8 @@ def test_a_sweep_in_mlflow(
     assert curve == [(10, 1.2, int(T0 + 8) * 1000), (20, 1.25, int(T0 + 9) * 1000)]
     assert run.info.end_time == int(T0 + 9) * 1000
     assert "it broke" in runs["t0004"].data.tags["sweeper.reason"]
+    stuck = {trial: run.data.tags[learned.STUCK] for trial, run in runs.items() if learned.STUCK in run.data.tags}
+    assert stuck == {"t0001": "stayed there"}, "one that was stopped early is not told of"
 
     version = client.get_model_version_by_alias("whole", "candidate")
     assert (version.run_id, version.source) == (run.info.run_id, f"runs:/{run.info.run_id}/bundle")

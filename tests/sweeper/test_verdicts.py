@@ -136,3 +136,13 @@ def test_a_later_look_adds_seeds_and_says_which_look_it_is(sweep: Sweep) -> None
     assert (some["verdict"]["look"], more["verdict"]["look"]) == (1, 2)
     assert [each["n"] for each in more["verdict"]["comparisons"]] == [12]
     assert len(more["trials"]) == len(some["trials"]) + 8
+
+
+def test_a_stuck_run_leaves_the_comparison_open_and_no_champion_is_named(sweep: Sweep) -> None:
+    told = sweep("stuck", arms={"baseline": {}, "better": {"effect": -2.0, "stays": SEEDS[:2]}})
+    words = "inconclusive: 2 runs of better stayed at the start"
+    assert told["verdict"]["told"] == {"better": words}
+    assert registered(told, "champion") is None
+    assert words in Path(told["report"]).read_text("utf-8")
+    stuck = {(trial["arm"], trial["seed"]) for trial in told["trials"] if trial["stuck"]}
+    assert stuck == {("better", seed) for seed in SEEDS[:2]}
