@@ -42,12 +42,14 @@ class Rule:
     """What a spec declares before the first run of a confirmation; worthwhile and margin in nats.
 
     worthwhile: the difference that would matter. margin: a candidate must beat the baseline by more than that.
-    Raises ValueError in one line.
+    levels: of the declared looks, which together take alpha (looks.py); a single one takes all of it. Raises ValueError
+    in one line.
     """
 
     worthwhile: float = 0.01
     margin: float = 0.0
     alpha: float = ALPHA
+    levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.worthwhile < math.inf:
@@ -58,12 +60,14 @@ class Rule:
             raise ValueError(f"alpha: {self.alpha:g} must lie between 0 and 1")
 
     def level(self, look: int) -> float:
-        """The level of a family's look, from 1 on: halved each time, so that all looks together stay below 2 alpha.
+        """The level of a family's look, from 1 on: after the declared ones, which share alpha, it is halved each time.
 
-        Half of that lies on the side of `confirmed`: the chance of any false one stays below alpha.
+        So all looks together stay below 2 alpha. Half of that lies on the side of `confirmed`: the chance of any false
+        one stays below alpha.
         """
         assert look >= 1, look
-        return self.alpha / 2 ** (look - 1)
+        declared = len(self.levels)
+        return self.levels[look - 1] if look <= declared else self.alpha / 2 ** (look - max(1, declared))
 
     def words(self, comparisons: int, look: int = 1) -> list[str]:
         """The rule for people, in the order in which it is applied."""
