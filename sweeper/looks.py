@@ -1,8 +1,8 @@
 """How the level of a test is divided among looks that were declared: spending functions and their boundaries.
 
-Lan & DeMets (1983): of a level, so much is spent by a share of the pairs, and a look's boundary is what makes the chance
-of a first crossing there equal to what is newly spent. The boundaries are exact for normal statistics; they are used on
-the scale of p, which tests/calibration_looks.py holds to its level for Student's t. Both sides count, half each.
+Lan & DeMets (1983): of a level, so much is spent by a share of the pairs, and a look's boundary is what makes the
+chance of a first crossing there equal to what is newly spent. The boundaries are exact for normal statistics; they are
+used on the scale of p; tests/calibration_looks.py shows what Student's t makes of them. Both sides count, half each.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def levels(looks: tuple[int, ...], spending: Spending, level: float, comparisons
     assert list(looks) == sorted({*looks}), looks
     shares = [pairs / looks[-1] for pairs in looks]
     spent = [_SPENT[spending](level / comparisons, share) for share in shares]
-    return tuple(comparisons * nominal for nominal in _nominal(shares, np.diff([0.0, *spent])))
+    return tuple(comparisons * nominal for nominal in _nominal(shares, np.diff([0.0, *spent]).tolist()))
 
 
 def crossing(looks: Sequence[int], nominal: Sequence[float]) -> float:

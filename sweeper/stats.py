@@ -29,6 +29,7 @@ from sweeper.pairs import (
     sign_flip,
     t_tests,
 )
+from sweeper.wording import confidence
 
 GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
 RACING_PAIRS = 4
@@ -76,7 +77,7 @@ class Rule:
             f"confirmed: lower than the baseline{beyond}, two-sided paired t below {alpha:g} after Holm over "
             f"{comparisons} comparison{'s'[comparisons == 1 :]}, sign-flip test below {GUARD:g}",
             f"worse: the same, but higher{beyond}",
-            f"no worthwhile difference: the {100 * (1 - alpha):.4g} % interval lies inside ±{delta:g} nats",
+            f"no worthwhile difference: the {confidence(alpha)} % interval lies inside ±{delta:g} nats",
             f"inconclusive: all else, where the two tests disagree, and below {PAIRS} pairs",
         ]
 
