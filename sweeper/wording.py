@@ -96,4 +96,4 @@ def shown(value: Any) -> str:
 
 def confidence(alpha: float) -> str:
     """What an interval at 1 - alpha covers, in per cent, with as many digits as tell it from 100: 95, 99.98."""
-    return f"{100 * (1 - alpha):.{max(4, 3 - math.floor(math.log10(alpha)))}g}"
+    return f"{100 * (1 - alpha):.{max(4, 2 - math.floor(math.log10(alpha)))}g}"
