@@ -74,7 +74,7 @@ class Rule:
         """The rule for people, in the order in which it is applied."""
         alpha, delta, beyond = self.level(look), self.worthwhile, f" by more than {self.margin:g}" * (self.margin > 0)
         return [
-            f"confirmed: lower than the baseline{beyond}, two-sided paired t below {alpha:g} after Holm over "
+            f"confirmed: lower than the baseline{beyond}, two-sided paired t below {alpha:.4g} after Holm over "
             f"{comparisons} comparison{'s'[comparisons == 1 :]}, sign-flip test below {GUARD:g}",
             f"worse: the same, but higher{beyond}",
             f"no worthwhile difference: the {confidence(alpha)} % interval lies inside ±{delta:g} nats",
