@@ -38,17 +38,21 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
     waiting.start()
     try:
         facts = Trainable.load(spec.trainable).prepare(spec.settings({}))
-        refuse_unserved(spec, facts)
+        if cautions := unserved(spec, facts):
+            facts = {**facts, "warnings": [*facts.get("warnings", ()), *cautions]}
         return {**facts, **tasks.checked(spec)}
     finally:
         waiting.cancel()
 
 
-def refuse_unserved(spec: SweepSpec, facts: dict[str, Any]) -> None:
-    """Raises ValueError, in one line, for an arm or a corner of the space that what is prepared does not serve."""
+def unserved(spec: SweepSpec, facts: dict[str, Any]) -> list[str]:
+    """Raises ValueError, in one line, for an arm or a corner of the space that what is prepared does not serve.
+
+    Returns what there is to be said of those that it does.
+    """
     trainable = Trainable.load(spec.trainable)
-    for _, params in check.probes(spec, spec.arms):
-        trainable.check(spec.settings(params), facts)
+    told = [trainable.check(spec.settings(params), facts) or () for _, params in check.probes(spec, spec.arms)]
+    return [*dict.fromkeys(line for lines in told for line in lines)]
 
 
 def finished(spec: SweepSpec, run_dir: Path) -> bool:

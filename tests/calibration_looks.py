@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ def main() -> int:
     options = parser.parse_args()
     begin, cells = time.perf_counter(), list[Cell]()
     print("| kind | what | law | k | looks | rate % | gate % | mean pairs |\n|---|---|---|--:|---|--:|--:|--:|")
-    for cell, mean in (*((cell, None) for cell in nulls()), *powers()):
+    for cell, mean in chain(((cell, None) for cell in nulls()), powers()):
         cells.append(cell)
         bound = "-" if cell.gate is None else f"{'≤' if cell.kind == 'false' else '≥'} {100 * cell.gate:.1f}"
         bound += "" if cell.held else " **not held**"
