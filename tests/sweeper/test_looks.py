@@ -19,6 +19,7 @@ from sweeper.looks import Spending
 from sweeper.spec import SpecError, SweepSpec, resolve
 from sweeper.stages import Stages
 from sweeper.stats import Rule
+from tests import calibration, calibration_looks
 from tests.sweeper.test_confirm import run, searched, spec
 
 SEEDS = list(range(11, 23))
@@ -267,3 +268,22 @@ def test_an_arm_that_racing_dropped_stays_so_and_holds_nobody_up(
     assert said["told"] == {"s0003": "confirmed", "s0002": "dropped after 4 pairs"}
     assert len(journal.stage("confirm")) == 6 + 6 + 4
     assert confirm.finished(drive.sweep, journal)
+
+
+@pytest.mark.parametrize("spending", ["obrien_fleming", "pocock"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_simulated_looks_keep_the_false_rate_and_their_power(
+    monkeypatch: pytest.MonkeyPatch, spending: Spending, k: int
+) -> None:
+    """The whole table is `python -m tests.calibration_looks`; this one notices a level that is spent twice."""
+    monkeypatch.setattr(calibration, "FAMILIES", 4000)
+    design = (8, 10, 12)
+    rule = calibration_looks.rules(design, k)[spending]
+    null = calibration.family(calibration.LAWS["normal"], k, design[-1], (90, k))
+    false, ended = calibration_looks.until_decided(null, design, rule)
+    assert 0.012 < false.any(-1).mean() < calibration.FALSE_RATE
+    assert ended.mean() > 11.5
+    real = null - 2 * calibration_looks.PAIR_SD
+    found, ended = calibration_looks.until_decided(real, design, rule)
+    assert found.mean() > 0.97
+    assert ended.mean() < 10.5
