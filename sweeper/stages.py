@@ -199,8 +199,8 @@ class Stages:
         """What the confirmation moves in the registry, and what the parent run's tags say of it."""
         spec, said = self.spec, self.journal.verdict()
         caution = {learned.TAG: learned.caution(spec, self.journal) or ""}
-        if said is None:
-            return None, caution
+        if said is None or (spec.confirm.until and not confirm.finished(spec, self.journal)):
+            return None, caution  # of several that are confirmed by the end, another may be the best
         baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
         tags = {"sweeper.verdict": json.dumps(said["told"]), "sweeper.baseline": baseline, **caution}
         try:

@@ -19,12 +19,22 @@ def headline(said: Mapping[str, Any]) -> str:
     against = f"against `{said['baseline']}` over {seeds} seeds by {test}"
     if found is None:
         verdicts = "; ".join(f"`{arm}`: {text}" for arm, text in told.items())
-        return f"**Nothing is confirmed** {against}. {verdicts}.{fresh}"
+        return f"**Nothing is confirmed** {against}. {verdicts}.{_going_on(said)}{fresh}"
     low, high = found["interval"]
     interval = f"{_level(said, champion)} {low:+.4f} to {high:+.4f}"
     text = f"**Confirmed: `{champion}`** {against}: {found['mean']:+.4f} nats, {interval}."
     others = [f"`{arm}`: {verdict}" for arm, verdict in told.items() if arm != champion]
-    return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + fresh
+    return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(said) + fresh
+
+
+def _going_on(said: Mapping[str, Any]) -> str:
+    """Which arms a further declared look asks again."""
+    declared = sum(look["declared"] for look in said.get("looks", ()))
+    arms = [one["arm"] for one in said["comparisons"] if one["verdict"] == "inconclusive"]
+    going = [f"`{arm}`" for arm in arms if arm not in said.get("settled", ())]
+    if said["look"] >= declared or not going:
+        return ""
+    return f" This was look {said['look']} of at most {declared}: {', '.join(going)} run{'s'[len(going) > 1 :]} on."
 
 
 def section(said: Mapping[str, Any]) -> str:

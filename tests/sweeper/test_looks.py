@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from scipy import special
 
-from sweeper import cluster, confirm, looks, report, tables
+from sweeper import cluster, confirm, ledger, looks, report, tables, verdict
 from sweeper import sweep as sweep_room
+from sweeper.admission import Admission
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Family, Journal, Verdict
 from sweeper.looks import Spending
@@ -183,6 +184,9 @@ def test_arms_run_until_a_look_settles_them_and_keep_its_verdict(
     assert first["told"] == {"s0003": "confirmed", "s0002": "inconclusive", "s0004": "inconclusive"}
     assert second["told"] == {"s0003": "confirmed", "s0002": "confirmed", "s0004": "inconclusive"}
     assert third["told"] == second["told"]
+    assert verdict.headline(first).endswith("This was look 1 of at most 3: `s0002`, `s0004` run on.")
+    assert "of at most 3: `s0004` runs on." in verdict.headline(second)
+    assert "at most" not in verdict.headline(third)
     assert (first["settled"], third["settled"]) == ({"s0003": 1}, {"s0003": 1, "s0002": 2})
     assert [one["n"] for one in third["comparisons"]] == [6, 9, 12]
     assert json.dumps(third["comparisons"][0]) == json.dumps(first["comparisons"][0])
@@ -230,6 +234,19 @@ def test_a_crash_between_two_looks_leads_to_the_same_end(
         assert kept(drive()) == whole
 
 
+def test_no_champion_is_crowned_before_the_last_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drive = driver(monkeypatch, tmp_path / "run")
+    asked = list[int]()
+    monkeypatch.setattr(ledger, "crowned", lambda spec, journal, *_: asked.append(journal.verdict()["look"]))
+    for crash in (30, None):
+        drive.crash = crash
+        journal = drive()
+        stages = Stages(spec=drive.sweep, run_dir=drive.folder, journal=journal, uri="sqlite:////no/x", facts={})
+        _, tags = stages.crowned(drive.said.append)
+        assert ("sweeper.verdict" in tags) == (crash is None)
+    assert asked == [3]
+
+
 def test_it_ends_with_the_look_that_settles_the_last_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drive = driver(monkeypatch, tmp_path / "run")
     drive.losses = LOSSES | {
@@ -243,6 +260,18 @@ def test_it_ends_with_the_look_that_settles_the_last_arm(monkeypatch: pytest.Mon
     assert confirm.finished(drive.sweep, journal)
     assert confirm.unsettled(drive.sweep, journal) == []
     assert len(drive(more_seeds=4).families()) == 1
+    door = Admission(
+        path=tmp_path,
+        spec=drive.sweep,
+        storage=tmp_path,
+        known=drive.folder,
+        fit=1,
+        say=drive.said.append,
+        more_seeds=4,
+    )
+    assert [line for lines in door.refusals() for line in lines] == [
+        "--more-seeds: every comparison of this run is settled or dropped: none would run"
+    ]
 
 
 def test_more_seeds_after_the_declared_looks_are_for_the_unsettled_alone(
