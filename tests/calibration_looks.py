@@ -40,14 +40,15 @@ EFFECTS_OF_TRIALS = {
 }
 # The noise of a search score in the same unit; one run against another of its seed has 0.7.
 RANKING = {"good": 0.35, "one run": 1 / PAIR_SD, "poor": 2.0}
-# Best of the search, pairs at each look.
+# Best of the search, pairs at each look, and after how many, if after any, only the leader goes on.
 SPENT = {
-    "3 x 8": (3, (8,)),
-    "2 x 11": (2, (11,)),
-    "1 x 16": (1, (16,)),
-    "2 x 8/11": (2, (8, 11)),
-    "2 x 8/12/16": (2, (8, 12, 16)),
-    "1 x 8/12/16/20/24": (1, (8, 12, 16, 20, 24)),
+    "3 x 8": (3, (8,), None),
+    "2 x 11": (2, (11,), None),
+    "1 x 16": (1, (16,), None),
+    "3 x 4, one to 12": (3, (12,), 4),
+    "2 x 8/11": (2, (8, 11), None),
+    "2 x 8/12/16": (2, (8, 12, 16), None),
+    "1 x 8/12/16/20/24": (1, (8, 12, 16, 20, 24), None),
 }
 
 
@@ -80,6 +81,14 @@ def until_decided(differences: Array, design: Sequence[int], rule: stats.Rule) -
         ended[going] = np.where(new, n, ended[going])
         settled[going] |= new
     return found, ended
+
+
+def leader(differences: Array, first: int) -> tuple[Array, Array]:
+    """As `until_decided`, where the arm that is ahead after the first pairs alone goes on, and all count for Holm."""
+    ahead = differences[..., :first].mean(-1).argmin(-1)
+    out = np.arange(differences.shape[-2]) != ahead[:, None]
+    found = outcomes(differences, out, stats.Rule(), 1) == "confirmed"
+    return found, np.where(out, first, differences.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -126,15 +135,15 @@ def spendings() -> Iterator[Spent]:
     """The best so many of ten trials, ranked by their search scores, confirmed on fresh seeds; normal noise."""
     for i, (trials, effects_of) in enumerate(EFFECTS_OF_TRIALS.items()):
         for j, (ranking, noise) in enumerate(RANKING.items()):
-            for way, (best, design) in SPENT.items():
-                differences = family(LAWS["normal"], best, design[-1], (70, i, j, best, len(design)))
+            for way, (best, design, first) in SPENT.items():
+                differences = family(LAWS["normal"], best, design[-1], (70, i, j, best, *design))
                 draw = np.random.default_rng((80, i, j))
                 effects = effects_of(draw, (len(differences), TRIALS))
                 ranked = np.argsort(effects + noise * draw.standard_normal(effects.shape), -1)[:, :best]
                 true = np.take_along_axis(effects, ranked, -1)
-                rule = rules(design, best)["obrien_fleming"]
                 differences += true[..., None] * PAIR_SD
-                found, ended = until_decided(differences, design, rule)
+                rule = rules(design, best)["obrien_fleming"]
+                found, ended = leader(differences, first) if first else until_decided(differences, design, rule)
                 means = np.where(found, differences.mean(-1), np.inf)
                 chosen = np.take_along_axis(true, means.argmin(-1)[:, None], -1)[:, 0]
                 gain = np.where(found.any(-1), -chosen, 0.0)
