@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, folders, plan, probe, room
+from sweeper import cluster, confirm, folders, plan, probe, room
 from sweeper.journal import Journal
 from sweeper.spec import SweepSpec
 from sweeper.stages import begun, prepared, refuse_used
@@ -77,6 +77,10 @@ class Admission:
     def _more_seeds(self) -> None:
         if self.more_seeds < 0 or (self.more_seeds and not (self.known and self.spec.compared)):
             raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
+        if self.more_seeds and self.known:
+            journal = Journal(self.known / "journal.jsonl", read_only=True)
+            if journal.families() and not confirm.unsettled(self.spec, journal):
+                raise ValueError("--more-seeds: every comparison of this run is settled or dropped: none would run")
 
     def _same_data_and_fresh_seeds(self) -> None:
         facts = self.facts or {}

@@ -1,7 +1,8 @@
 """The confirmation: which arms meet on which fresh seeds, and what came of it. Made from the journal alone.
 
 A look declares its arms and seeds before its first run; every arm runs on every seed at full length, judged on the
-part that no search has seen. Arms that racing gives up for futility run no further.
+part that no search has seen. Arms that racing gives up for futility run no further, and where the spec confirms until
+all is decided, nor do those that a look has settled: they keep its verdict.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeper import budget, learned, stats
+from sweeper import budget, learned, looks, stats
 from sweeper.budget import Common
 from sweeper.documents import Sums
-from sweeper.journal import Family, Journal, TrialRecord
+from sweeper.journal import Family, Journal, TrialRecord, Verdict
 from sweeper.markdown import between, number
+from sweeper.pairs import ALPHA
 from sweeper.trainable import FEW_DOCUMENTS
 
 if TYPE_CHECKING:
@@ -41,8 +43,11 @@ def metric(spec: SweepSpec) -> str:
     return "test/" + spec.objective.partition("/")[2]
 
 
-def rule(spec: SweepSpec) -> stats.Rule:
-    return stats.Rule(spec.confirm.worthwhile, spec.confirm.margin)
+def rule(spec: SweepSpec, comparisons: int = 1) -> stats.Rule:
+    """What the spec declares; the levels of several looks depend on how many comparisons Holm has to adjust for."""
+    declared = spec.confirm
+    levels = looks.levels(spec.looks, declared.spending, ALPHA, comparisons) if len(spec.looks) > 1 else ()
+    return stats.Rule(declared.worthwhile, declared.margin, levels=levels)
 
 
 def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
@@ -110,7 +115,8 @@ def finished(spec: SweepSpec, journal: Journal) -> bool:
     if not families:
         return lacking(spec, journal) is not None
     said = journal.verdict()
-    return complete(spec, journal) and said is not None and said["look"] == len(families)
+    judged = complete(spec, journal) and said is not None and said["look"] == len(families)
+    return judged and following(spec, journal) is None
 
 
 def expected(spec: SweepSpec, journal: Journal) -> int:
@@ -146,12 +152,46 @@ def declared(spec: SweepSpec, journal: Journal, *, fresh: bool, earlier: int, ch
         look=1,
         baseline=next(iter(arms)),
         arms=arms,
-        seeds=list(spec.seeds.confirm),
+        seeds=list(spec.seeds.confirm[: spec.looks[0]]),
         racing=spec.confirm.racing,
         fresh=fresh,
         earlier=earlier,
         champion=label,
     )
+
+
+def following(spec: SweepSpec, journal: Journal) -> Family | None:
+    """The next declared look, after the verdict of the last one; None where all looks were taken or all is settled."""
+    last, said = journal.families()[-1], journal.verdict()
+    if said is None or said["look"] < last.look:
+        return None  # the last one is not over
+    if last.look >= len(spec.looks) or not unsettled(spec, journal):
+        return None
+    seeds = spec.seeds.confirm[spec.looks[last.look - 1] : spec.looks[last.look]]
+    return replace(last, look=last.look + 1, seeds=list(seeds), time=time.time())
+
+
+def unsettled(spec: SweepSpec, journal: Journal) -> list[str]:
+    """The arms that a further look would run, beside the baseline."""
+    family = journal.families()[-1]
+    gone = {*settled(spec, journal, family.look + 1), *dropped(spec, journal, family)}
+    return [label for label in family.arms if label not in gone and label != family.baseline]
+
+
+def settled(spec: SweepSpec, journal: Journal, look: int) -> dict[str, dict[str, Any]]:
+    """Label -> its comparison as the journal has it, of the arms that looks before this one settled.
+
+    None of them where the spec has a single look: then a further one asks all arms again.
+    """
+    if spec.confirm.until is None:
+        return {}
+    said = next((one for one in verdicts(journal) if one["look"] == look - 1), {"comparisons": ()})
+    return {one["arm"]: one for one in said["comparisons"] if one["arm"] in said["settled"]}
+
+
+def verdicts(journal: Journal) -> list[dict[str, Any]]:
+    """What the looks said so far, in order."""
+    return [event.data for event in journal.events if isinstance(event, Verdict)]
 
 
 def further(spec: SweepSpec, journal: Journal, number: int, used: set[int]) -> Family:
@@ -212,10 +252,14 @@ def complete(spec: SweepSpec, journal: Journal) -> bool:
 
 
 def runs(spec: SweepSpec, journal: Journal) -> list[tuple[str, int]]:
-    """(label, seed) of every run of the looks declared so far, in order; without what racing is known to drop."""
+    """(label, seed) of every run of the looks declared so far, in order; not of arms known to be dropped or settled."""
     known = raced(journal)
     families = journal.families()
-    return [run for one in families for run in schedule(one, dropped(spec, journal, one) if known else ())]
+    found = list[tuple[str, int]]()
+    for one in families:
+        gone = [*settled(spec, journal, one.look), *(dropped(spec, journal, one) if known else ())]
+        found += schedule(one, gone)
+    return found
 
 
 def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]:
@@ -226,9 +270,11 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     strayed = _strayed(spec, journal, family)
     found |= {label: {} for label in strayed}  # they stay among the declared comparisons, and are not compared
     documents, few = _documents(journal, run_dir)
-    told: dict[str, Any] = {"look": look, "dropped": gone, "documents": documents}
-    told["stuck"] = learned.by_arm(spec, journal.stage(STAGE))
-    result = stats.verdicts(found, family.baseline, rule(spec), **told)
+    kept = settled(spec, journal, look)
+    declared = rule(spec, len(family.arms) - 1)
+    asked: dict[str, Any] = {"look": look, "documents": documents}
+    asked["stuck"] = learned.by_arm(spec, journal.stage(STAGE))
+    result = stats.verdicts(found, family.baseline, declared, **asked, dropped=[*gone, *kept])
     notes = [f"{family.earlier} earlier confirmations against this baseline are in the tracking store"]
     if not all(one.fresh for one in families):
         notes.append("not fresh: runs of this data had used some of these seeds before, or the tracking store was away")
@@ -239,10 +285,16 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     apart = dict.fromkeys([*strayed, *(name for name in spec.arms if name not in spec.comparable)])
     notes += [f"{label} left the budget that makes runs comparable: it is not compared" for label in apart]
     notes += [text] if (text := budget.differ(spec, journal.stage(STAGE))) else []
-    others = len(result.confirmed)
+    comparisons = [kept.get(one.arm) or asdict(one) for one in result.comparisons]
+    told = {one.arm: APART if one.arm in strayed else one.told for one in result.comparisons}
+    earlier = verdicts(journal)[look - 2]["told"] if kept else {}
+    told |= {label: APART if label in strayed else earlier[label] for label in kept}
+    confirmed = sorted((one for one in comparisons if one["verdict"] == "confirmed"), key=lambda one: one["mean"])
+    others = len(confirmed)
     if others > 1:
         notes.append(f"the champion is chosen among {others} confirmed, its estimate is optimistic")
-    challenge = _challenge(family, found, result, told) if family.champion else None
+    met = {**asked, "dropped": gone}
+    challenge = _challenge(family, found, declared, [one["arm"] for one in confirmed], met) if family.champion else None
     notes += [challenge["said"]] if challenge else []
     sections = sorted({path.partition(".")[0] for path in spec.space})
     if len(sections) > 1:
@@ -258,14 +310,41 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         "seeds": [seed for one in families for seed in one.seeds],
         "fresh": all(one.fresh for one in families),
         "earlier": family.earlier,
-        "comparisons": [asdict(one) for one in result.comparisons],
-        "told": {one.arm: APART if one.arm in strayed else one.told for one in result.comparisons},
-        "documents": {one.arm: list(one.documents.interval) for one in result.comparisons if one.documents},
-        "champion": result.champion.arm if result.champion else None,
+        "comparisons": comparisons,
+        "told": told,
+        **_looked(spec, journal, declared, comparisons, strayed),
+        "documents": {one["arm"]: list(one["documents"]["interval"]) for one in comparisons if one.get("documents")},
+        "champion": confirmed[0]["arm"] if confirmed else None,
         "challenge": challenge,
         "judged": list(journal.facts().get("judged", ())),
         "unlearned": learned.told(spec, journal.stage(STAGE)),
         "notes": notes[0 if family.earlier else 1 :],
+    }
+
+
+def _looked(
+    spec: SweepSpec, journal: Journal, declared: stats.Rule, comparisons: Sequence[Mapping[str, Any]], apart: list[str]
+) -> dict[str, Any]:
+    """The looks, those to come among them, each with its pairs and its level, and which of them settled which arms.
+
+    What is settled is so for good only where the spec confirms until all is decided; nothing is told where it does not.
+    """
+    if spec.confirm.until is None:
+        return {}
+    families = journal.families()
+    pairs = [*spec.looks, *(0 for _ in families[len(spec.looks) :])]
+    for index, family in enumerate(families[len(spec.looks) :], len(spec.looks)):
+        pairs[index] = pairs[index - 1] + len(family.seeds)
+    before = {label: look for one in verdicts(journal) for label, look in one["settled"].items()}
+    # No further seed decides what a stuck run has left open.
+    hopeless = [one["arm"] for one in comparisons if one.get("stuck") or one.get("baseline_stuck")]
+    ended = [one["arm"] for one in comparisons if one["verdict"] not in ("inconclusive", "dropped")] + hopeless
+    return {
+        "looks": [
+            {"pairs": n, "alpha": declared.level(look), "declared": look <= len(spec.looks)}
+            for look, n in enumerate(pairs, 1)
+        ],
+        "settled": dict.fromkeys([*ended, *apart], len(families)) | before,
     }
 
 
@@ -306,20 +385,18 @@ def _beside(result: stats.Verdicts) -> list[str]:
 
 
 def _challenge(
-    family: Family, found: stats.Losses, result: stats.Verdicts, told: Mapping[str, Any]
+    family: Family, found: stats.Losses, declared: stats.Rule, confirmed: Sequence[str], asked: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Whether an arm that is confirmed is so against the standing champion, too: by the same rule, on the same pairs.
 
     None where no arm but it is confirmed, and where it is the baseline itself. crowned: the arm that takes its place.
     """
     standing = str(family.champion)
-    challengers = [one.arm for one in result.confirmed if one.arm != standing]
+    challengers = [arm for arm in confirmed if arm != standing]
     if not challengers or standing == family.baseline:
         return None
     # All declared arms stay among the comparisons, so that the best of them is not favoured.
-    met = stats.verdicts(
-        {arm: by for arm, by in found.items() if arm != family.baseline}, standing, result.rule, **told
-    )
+    met = stats.verdicts({arm: by for arm, by in found.items() if arm != family.baseline}, standing, declared, **asked)
     beaten = [one.arm for one in met.confirmed if one.arm in challengers]
     against = [one for one in met.comparisons if one.arm in challengers]
     listed = "; ".join(f"{one.arm}: {one.told}, {number(one.mean, '+')}, {between(one.interval)}" for one in against)

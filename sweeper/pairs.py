@@ -61,7 +61,7 @@ def t_tests(differences: Array, margin: float, alpha: float) -> Paired:
         return Paired(count, mean, nothing, nothing, nothing, certain, certain)
     mean, sd = differences.mean(-1), differences.std(-1, ddof=1)
     error = sd / math.sqrt(n)
-    half = special.stdtrit(n - 1, 1 - alpha / 2) * error
+    half = -special.stdtrit(n - 1, alpha / 2) * error
     p_better, p_worse = (_two_sided(mean + shift, error, n - 1) for shift in (margin, -margin))
     return Paired(count, mean, sd, mean - half, mean + half, p_better, p_worse)
 
@@ -96,7 +96,7 @@ def sign_flip(differences: Array, mean: Array | float, margin: float = 0.0) -> A
 
 def power(pairs: int, effect: float, comparisons: int, alpha: float = ALPHA) -> float:
     """Chance that a two-sided paired t at alpha / comparisons shows a mean of `effect` sd, by the noncentral t."""
-    critical = special.stdtrit(pairs - 1, 1 - alpha / comparisons / 2)
+    critical = -special.stdtrit(pairs - 1, alpha / comparisons / 2)
     return 1 - float(special.nctdtr(pairs - 1, effect * math.sqrt(pairs), critical))
 
 
@@ -122,7 +122,7 @@ def pairs_needed(effect: float, comparisons: int, alpha: float = ALPHA) -> int:
     """Pairs that show a mean of `effect` sd with 80 % power at alpha / comparisons; at least 6."""
     assert effect > 0, effect
     # The normal approximation lies below by 1 to 3 pairs, more at strict levels.
-    normal = special.ndtri(1 - alpha / comparisons / 2) + special.ndtri(POWER)
+    normal = special.ndtri(POWER) - special.ndtri(alpha / comparisons / 2)
     pairs = max(PAIRS, math.floor((normal / effect) ** 2))
     while power(pairs, effect, comparisons, alpha) < POWER:
         pairs += 1

@@ -38,17 +38,27 @@ LISTED = 8  # arms by name
 
 
 @dataclass(frozen=True)
+class Look:
+    """A declared look: pairs and runs by then, its level, and the smallest difference in nats that it would show."""
+
+    pairs: int
+    runs: int
+    alpha: float
+    detectable: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """Figures of one sweep: its search stage, and the confirmation that its spec declares.
 
-    trials: of the search. confirming: runs of the confirmation; all other figures are of both.
+    trials: of the search. confirming: runs of the confirmation, at most; all other figures are of both.
     steps: of one trial of the full length. tokens: over all trials. seconds_per_step: of one trial while `concurrency`
     of them run. hours: wall clock from the command to the end, startup_s seconds of start-up included, as if no trial
     were stopped early. rungs: the steps at which trials may be stopped. detectable: the smallest difference in nats
-    that `pairs` pairs of seeds show with 80 % power, at Holm's first level for `comparisons` of them; None below two
-    pairs. measured: whether seconds_per_step was. assumed: what was not measured, in words. refused: why a start would
-    be refused, a line each. notes, warnings: what the trainable says of what its trials share. points: of a space whose
-    points are counted.
+    that `pairs` pairs of seeds show with 80 % power, at Holm's first level for `comparisons` of them, at the last look
+    where there are several; None below two pairs. measured: whether seconds_per_step was. assumed: what was not
+    measured, in words. refused: why a start would be refused, a line each. notes, warnings: what the trainable says of
+    what its trials share. points: of a space whose points are counted. looks: of a confirmation until all is decided.
     """
 
     trials: int
@@ -75,6 +85,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     points: int | None = None
+    looks: list[Look] = field(default_factory=list)
 
 
 def plan(
@@ -93,15 +104,19 @@ def plan(
     """
     if room < 1 or not 0 <= pace.step < math.inf or not 0 <= pace.reports < math.inf:
         raise ValueError(f"nothing can be planned with room for {room} trials at {pace.step:g} s a step")
-    from sweeper.pairs import detectable  # scipy takes a moment, which a refusal need not
+    from sweeper.confirm import rule  # scipy takes a moment, which a refusal need not
+    from sweeper.pairs import detectable
 
     held, settings, trials = spec.resources, dearest(spec), spec.total_trials + spec.confirm_trials
     at_once = concurrency(spec, room)
     seconds = settings.steps * pace.step + pace.reports + _trial_start(held.workers)
     startup = SWEEP_START + preparing
-    pairs = len(spec.seeds.confirm)
+    pairs, arms = spec.looks[-1], spec.compared + 1
     comparisons = max(1, spec.compared)
-    rounds = math.ceil(spec.total_trials / at_once) + math.ceil(spec.confirm_trials / at_once)
+    steps = zip((0, *spec.looks), spec.looks, strict=False)
+    batches = [spec.total_trials, *(arms * (n - before) for before, n in steps if spec.compared)]
+    rounds = sum(math.ceil(trials / at_once) for trials in batches)
+    declared = rule(spec, comparisons)
     noise = sd or Spread(ASSUMED_SD, "assumed")
     return Plan(
         trials=spec.total_trials,
@@ -112,7 +127,9 @@ def plan(
         gpu_hours=trials * seconds * held.processes * held.gpus_per_worker / 3600,
         rungs=spec.rungs,
         disk_gb=disk_bytes(spec) / 1e9,
-        detectable=noise.sd * detectable(pairs, comparisons) if pairs > 1 else None,
+        detectable=noise.sd * detectable(pairs, comparisons, alpha=declared.level(len(spec.looks)))
+        if pairs > 1
+        else None,
         sd=noise.sd,
         sd_source=noise.source,
         concurrency=at_once,
@@ -125,6 +142,11 @@ def plan(
         measured=measured,
         assumed=_assumed(spec, measured, sd),
         points=spec.points,
+        looks=[
+            Look(n, arms * n, level, noise.sd * detectable(n, comparisons, alpha=level))
+            for n, level in zip(spec.looks, declared.levels, strict=False)
+            if spec.compared
+        ],
     )
 
 
@@ -175,12 +197,12 @@ def above_limits(spec: SweepSpec, estimate: Plan) -> list[str]:
 
 def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     """The plan for people: aligned, with units, and what of it is assumed."""
+    from sweeper.confirm import rule
     from sweeper.pairs import PAIRS
-    from sweeper.stats import Rule
 
     settings, source = dearest(spec), "measured" if estimate.measured else "assumed"
     at_once, pairs, others = estimate.concurrency, estimate.pairs, estimate.comparisons
-    at_most = "" if spec.scheduler == "none" else "at most "
+    at_most = "" if spec.scheduler == "none" and not estimate.looks else "at most "
     rows = {
         **_asked(spec),
         "trials": f"{estimate.trials} to search, {_confirming(spec)}; {at_once} at a time",
@@ -201,8 +223,14 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
             f"{estimate.detectable:.2g} nats, by {pairs} pairs of seeds in {others} comparison{'s'[others == 1 :]}, "
             f"at an sd of {estimate.sd:.3g} nats ({estimate.sd_source})"
         )
+    for number, look in enumerate(estimate.looks, 1):
+        rows[f"look {number}"] = (
+            f"{look.pairs} pairs, at most {look.runs} runs so far, at a level of {look.alpha:.2g}: shows "
+            f"{look.detectable:.2g} nats"
+        )
     if estimate.confirming:
-        rows["verdict"] = "; ".join(Rule(spec.confirm.worthwhile, spec.confirm.margin).words(others))
+        at_last = "at the last look, " * bool(estimate.looks)
+        rows["verdict"] = at_last + "; ".join(rule(spec, others).words(others, len(spec.looks)))
     lines = [f"{spec.name}: the plan", *(f"  {name:<10}  {text}" for name, text in rows.items())]
     lines += (f"  {name:<10}  {text}" for name, text in budget.planned(spec))
     lines += (f"  data        {note}" for note in estimate.notes)
@@ -259,7 +287,12 @@ def _confirming(spec: SweepSpec) -> str:
     if not spec.confirm_trials:
         return "none to confirm"
     best = f"the best {spec.compared}" if spec.search.method != "arms" else f"{spec.compared} arms"
-    return f"{spec.confirm_trials} to confirm ({best} and the baseline on {len(spec.seeds.confirm)} fresh seeds)"
+    first, last = spec.looks[0], spec.looks[-1]
+    if first == last:
+        return f"{spec.confirm_trials} to confirm ({best} and the baseline on {last} fresh seeds)"
+    fewest = (spec.compared + 1) * first
+    seeds = f"{first} to {last} fresh seeds, until all is decided"
+    return f"{fewest} to {spec.confirm_trials} to confirm ({best} and the baseline on {seeds})"
 
 
 def _count(number: float) -> str:

@@ -31,6 +31,7 @@ from sweeper.trainable import Budget, Settings
 from sweeper.wording import nearest
 
 MAX_LINE = 400
+FIRST_LOOK, NEXT_LOOK = 8, 4  # pairs, where confirm.looks names none
 
 # What Optuna imports late, for these samplers alone. greenlet makes gp three times as fast.
 _NEEDED = {"gp": ("scipy", "torch", "greenlet"), "cmaes": ("cmaes",)}
@@ -124,12 +125,32 @@ class Confirm(Section):
 
     best: configurations of the search beside the baseline; null is 3, and under arms all. worthwhile: a difference that
     would matter. margin: what a candidate must be better by. racing: drop candidates for futility after four pairs.
+    until: null runs all seeds and looks once; `decided` looks as declared, and a comparison that a look settles ends
+    there. looks: pairs at each; null is 8, then every further 4. spending: how the looks share the level (looks.py). At
+    their defaults these three are no part of the hash.
     """
 
     best: Annotated[int, Field(gt=0)] | None = None
     worthwhile: Annotated[float, Field(gt=0)] = 0.01
     margin: Annotated[float, Field(ge=0)] = 0.0
     racing: bool = False
+    until: Literal["decided"] | None = Field(default=None, exclude_if=lambda until: until is None)
+    looks: Annotated[tuple[Annotated[int, Field(ge=6)], ...], Field(min_length=1, max_length=20)] | None = Field(
+        default=None, exclude_if=lambda looks: looks is None
+    )
+    spending: Literal["obrien_fleming", "pocock"] = Field(
+        default="obrien_fleming", exclude_if=lambda spending: spending == "obrien_fleming"
+    )
+
+    @model_validator(mode="after")
+    def _looks_decide(self) -> Self:
+        if self.until is None:
+            for name, given in (("looks", self.looks is not None), ("spending", self.spending != "obrien_fleming")):
+                if given:
+                    raise Refusal((name,), "is for confirm.until: decided; without it there is one look, on all seeds")
+        if self.looks and list(self.looks) != sorted({*self.looks}):
+            raise Refusal(("looks",), f"{[*self.looks]} must ascend: numbers of pairs so far, such as [8, 16, 24]")
+        return self
 
     @model_validator(mode="after")
     def _margin_within(self) -> Self:
@@ -202,6 +223,10 @@ class SweepSpec(Section):
             raise Refusal(("scheduler",), reason)
         if self.ablation and (self.search.method != "arms" or len(self.arms) < 2):
             raise Refusal(("ablation",), "needs search: {method: arms} and two arms: the baseline and the full method")
+        seeds = len(self.seeds.confirm)
+        if self.confirm.looks and self.confirm.looks[-1] > seeds:
+            reason = f"the last is at {self.confirm.looks[-1]} pairs, seeds.confirm has {seeds}: declare as many seeds"
+            raise Refusal(("confirm", "looks"), reason)
         if self.search.method == "arms":
             self._check_arms()
         elif self.search.method == "grid":
@@ -281,9 +306,17 @@ class SweepSpec(Section):
         return [name for name, budget in told.items() if budget is None or budget.same(own)]
 
     @property
+    def looks(self) -> tuple[int, ...]:
+        """Pairs at each declared look of the confirmation, ascending: one look at all seeds unless it is `decided`."""
+        seeds = len(self.seeds.confirm)
+        if self.confirm.until is None:
+            return (seeds,)
+        return self.confirm.looks or (*range(FIRST_LOOK, seeds, NEXT_LOOK), seeds)
+
+    @property
     def confirm_trials(self) -> int:
-        """Runs of the confirmation: the candidates and the baseline on each of its seeds."""
-        return (self.compared + 1) * len(self.seeds.confirm) if self.compared else 0
+        """Runs of the confirmation, at most: the candidates and the baseline on each of its seeds."""
+        return (self.compared + 1) * self.looks[-1] if self.compared else 0
 
     @property
     def steps(self) -> int:

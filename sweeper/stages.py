@@ -38,17 +38,21 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
     waiting.start()
     try:
         facts = Trainable.load(spec.trainable).prepare(spec.settings({}))
-        refuse_unserved(spec, facts)
+        if cautions := unserved(spec, facts):
+            facts = {**facts, "warnings": [*facts.get("warnings", ()), *cautions]}
         return {**facts, **tasks.checked(spec)}
     finally:
         waiting.cancel()
 
 
-def refuse_unserved(spec: SweepSpec, facts: dict[str, Any]) -> None:
-    """Raises ValueError, in one line, for an arm or a corner of the space that what is prepared does not serve."""
+def unserved(spec: SweepSpec, facts: dict[str, Any]) -> list[str]:
+    """Raises ValueError, in one line, for an arm or a corner of the space that what is prepared does not serve.
+
+    Returns what there is to be said of those that it does.
+    """
     trainable = Trainable.load(spec.trainable)
-    for _, params in check.probes(spec, spec.arms):
-        trainable.check(spec.settings(params), facts)
+    told = [trainable.check(spec.settings(params), facts) or () for _, params in check.probes(spec, spec.arms)]
+    return [*dict.fromkeys(line for lines in told for line in lines)]
 
 
 def finished(spec: SweepSpec, run_dir: Path) -> bool:
@@ -130,7 +134,7 @@ class Stages:
         """Of all stages, as far as they are known, with those that `more_seeds` adds."""
         families = self.journal.families()
         further = bool(families) and confirm.finished(self.spec, self.journal)
-        more = self.more_seeds * len(families[-1].arms) if further else 0
+        more = self.more_seeds * (1 + len(confirm.unsettled(self.spec, self.journal))) if further else 0
         return confirm.expected(self.spec, self.journal) + more
 
     def run(self, signals: Interrupts) -> bool:
@@ -147,7 +151,7 @@ class Stages:
                 signals.install()  # Tune's handler is still there, and would take a signal to no effect
                 if signals.happened:
                     return confirm.finished(self.spec, self.journal)
-            return self._confirm(slots, None if begun else self.facts, signals.say)
+            return self._confirm(slots, None if begun else self.facts, signals)
 
     def _slots(self, nodes: list[cluster.Node], say: Say) -> int:
         """Trials that there is room for, once all nodes have been seen to reach the run."""
@@ -157,11 +161,9 @@ class Stages:
             return cluster.room(self.spec.resources, nodes)
         return cluster.awaited(self.spec.resources, self.spec.resources.concurrency or 1, self.wait, say)
 
-    def _confirm(self, slots: int, facts: dict[str, Any] | None, say: Say) -> bool:
+    def _confirm(self, slots: int, facts: dict[str, Any] | None, signals: Interrupts) -> bool:
         """facts: for the journal, where no session of it has begun yet."""
-        from sweeper import sweep
-
-        spec, journal = self.spec, self.journal
+        spec, journal, say = self.spec, self.journal, signals.say
         if self.more_seeds and not confirm.finished(spec, journal):
             say("--more-seeds: the look before is not finished; this goes on with it, ask again for more")
         if not journal.families():
@@ -169,22 +171,36 @@ class Stages:
                 say(reason)
                 return True
             journal.append(ledger.declare(spec, journal, self.uri, self.facts, self.run_dir, say))
-        elif self.more_seeds and confirm.finished(spec, journal):
+        elif self.more_seeds and confirm.finished(spec, journal) and confirm.unsettled(spec, journal):
             journal.append(ledger.further(spec, journal, self.more_seeds, self.uri, self.facts, self.run_dir, say))
-        ran = confirm.complete(spec, journal) or sweep.confirm(spec, self.run_dir, journal, slots, facts=facts, say=say)
-        if not ran:
-            return False
+        while not confirm.finished(spec, journal):
+            if family := confirm.following(spec, journal):
+                journal.append(family)
+            if not self._look(slots, facts, signals):
+                return False
+            facts = None  # a further look is of the same session
+        return True
+
+    def _look(self, slots: int, facts: dict[str, Any] | None, signals: Interrupts) -> bool:
+        """Run what the last look lacks, and say what came of it; whether it has ended, and no signal came."""
+        from sweeper import sweep
+
+        spec, journal, say = self.spec, self.journal, signals.say
+        if not confirm.complete(spec, journal):
+            if not sweep.confirm(spec, self.run_dir, journal, slots, facts=facts, say=say):
+                return False
+            signals.install()  # Tune's handler is still there
         if reason := confirm.untold(spec, journal):
             say(reason)
         journal.append(Verdict(data=confirm.conclude(spec, journal, self.run_dir)))
-        return True
+        return confirm.finished(spec, journal) or not signals.happened
 
     def crowned(self, say: Say) -> tuple[Crowned | None, dict[str, str]]:
         """What the confirmation moves in the registry, and what the parent run's tags say of it."""
         spec, said = self.spec, self.journal.verdict()
         caution = {learned.TAG: learned.caution(spec, self.journal) or ""}
-        if said is None:
-            return None, caution
+        if said is None or (spec.confirm.until and not confirm.finished(spec, self.journal)):
+            return None, caution  # of several that are confirmed by the end, another may be the best
         baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
         tags = {"sweeper.verdict": json.dumps(said["told"]), "sweeper.baseline": baseline, **caution}
         try:

@@ -31,6 +31,7 @@ from sweeper.pairs import (
     t_tests,
 )
 from sweeper.scatter import Spread, mcnemar, spread
+from sweeper.wording import confidence
 
 GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
 RACING_PAIRS = 4
@@ -49,12 +50,14 @@ class Rule:
     """What a spec declares before the first run of a confirmation; worthwhile and margin in nats.
 
     worthwhile: the difference that would matter. margin: a candidate must beat the baseline by more than that.
-    Raises ValueError in one line.
+    levels: of the declared looks, which together take alpha (looks.py); a single one takes all of it. Raises ValueError
+    in one line.
     """
 
     worthwhile: float = 0.01
     margin: float = 0.0
     alpha: float = ALPHA
+    levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.worthwhile < math.inf:
@@ -65,21 +68,23 @@ class Rule:
             raise ValueError(f"alpha: {self.alpha:g} must lie between 0 and 1")
 
     def level(self, look: int) -> float:
-        """The level of a family's look, from 1 on: halved each time, so that all looks together stay below 2 alpha.
+        """The level of a family's look, from 1 on: after the declared ones, which share alpha, it is halved each time.
 
-        Half of that lies on the side of `confirmed`: the chance of any false one stays below alpha.
+        So all looks together stay below 2 alpha. Half of that lies on the side of `confirmed`: the chance of any false
+        one stays below alpha.
         """
         assert look >= 1, look
-        return self.alpha / 2 ** (look - 1)
+        declared = len(self.levels)
+        return self.levels[look - 1] if look <= declared else self.alpha / 2 ** (look - max(1, declared))
 
     def words(self, comparisons: int, look: int = 1) -> list[str]:
         """The rule for people, in the order in which it is applied."""
         alpha, delta, beyond = self.level(look), self.worthwhile, f" by more than {self.margin:g}" * (self.margin > 0)
         return [
-            f"confirmed: lower than the baseline{beyond}, two-sided paired t below {alpha:g} after Holm over "
+            f"confirmed: lower than the baseline{beyond}, two-sided paired t below {alpha:.4g} after Holm over "
             f"{comparisons} comparison{'s'[comparisons == 1 :]}, sign-flip test below {GUARD:g}",
             f"worse: the same, but higher{beyond}",
-            f"no worthwhile difference: the {100 * (1 - alpha):.4g} % interval lies inside ±{delta:g} nats",
+            f"no worthwhile difference: the {confidence(alpha)} % interval lies inside ±{delta:g} nats",
             f"inconclusive: all else, where the two tests disagree, and below {PAIRS} pairs",
         ]
 

@@ -12,6 +12,7 @@ from sweeper import learned, tasks
 from sweeper.budget import Common
 from sweeper.journal import Ask, End, Journal, Report, Session, TrialRecord
 from sweeper.report import AUDIT
+from sweeper.wording import confidence
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -59,10 +60,11 @@ def verdict_tex(verdict: Verdict | None) -> str:
     """The verdicts as a LaTeX table; needs the package booktabs."""
     if verdict is None:
         return "% No confirmation has come to a verdict.\n"
-    level = f"{100 * (1 - verdict['alpha']):.4g}"
+    level = confidence(verdict["alpha"])
+    whose = ", of an arm that an earlier look settled at that look's level" if "looks" in verdict else ""
     caption = (
         f"Differences in {verdict['metric']} (nats) to {verdict['baseline']}, paired over seeds; negative is better. "
-        f"Intervals ({level} %) are unadjusted, p is adjusted by Holm's method."
+        f"Intervals ({level} %{whose}) are unadjusted, p is adjusted by Holm's method."
     )
     lines = [
         "% needs \\usepackage{booktabs}",

@@ -5,7 +5,8 @@ A trainable is a module with two names: `Config`, a pydantic model that satisfie
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
 corpus), raises ValueError for what cannot be had, and returns facts to keep in the record, among them `notes` and
 `warnings`, lists of lines for people; `check(config, facts)`, called after it for every arm and every corner of the
-space, raises ValueError, in one line, for settings that what is prepared does not serve; `preparing(config)` says how
+space, raises ValueError, in one line, for settings that what is prepared does not serve, and may return lines that join
+the `warnings`; `preparing(config)` says how
 many seconds `prepare` would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a
 few steps on made-up data, as the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`,
 called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored, and returns the names of the
@@ -85,7 +86,7 @@ def _nothing(_config: Any) -> dict[str, Any]:
 
 
 def _anything(_config: Any, _facts: Any) -> None:
-    """Every setting is served."""
+    """Every setting is served, and nothing is to be said of it."""
 
 
 def _none() -> tuple[str, ...]:
@@ -166,7 +167,7 @@ class Trainable:
     config: Any
     train: Callable[[Any, TrainContext], None]
     prepare: Callable[[Any], dict[str, Any]]
-    check: Callable[[Any, Mapping[str, Any]], None]
+    check: Callable[[Any, Mapping[str, Any]], Sequence[str] | None]
     preparing: Callable[[Any], float]
     expand: Callable[[Mapping[str, Any]], dict[str, Any]]
     probe: Callable[[Any, str, int], Pace] | None

@@ -7,6 +7,7 @@ from typing import Any
 
 from sweeper.journal import Journal
 from sweeper.markdown import ABSENT, between, number, table
+from sweeper.wording import confidence
 
 ASSUMED = (
     "assumed: seeds are independent, and differences scatter evenly to both sides of their mean, as they do where the "
@@ -17,22 +18,31 @@ ASSUMED = (
 
 def headline(said: Mapping[str, Any]) -> str:
     """The verdict in a sentence or two, as plain where nothing is confirmed as where something is."""
-    told, seeds, test = said["told"], len(said["seeds"]), said["metric"]
+    told, test, champion = said["told"], said["metric"], said["champion"]
+    found = next((one for one in said["comparisons"] if one["arm"] == champion), None)
+    seeds = found["n"] if found else f"{'up to ' * ('looks' in said)}{len(said['seeds'])}"
     fresh = "" if said["fresh"] else " Not all of those seeds were fresh."
     against = f"against `{said['baseline']}` over {seeds} seeds by {test}"
-    champion = said["champion"]
-    if champion is None:
+    if found is None:
         verdicts = "; ".join(f"`{arm}`: {text}" for arm, text in told.items())
-        return f"**Nothing is confirmed** {against}. {verdicts}.{fresh}"
-    found = next(one for one in said["comparisons"] if one["arm"] == champion)
+        return f"**Nothing is confirmed** {against}. {verdicts}.{_going_on(said)}{fresh}"
     low, high = found["interval"]
-    text = (
-        f"**Confirmed: `{champion}`** {against}: {found['mean']:+.4f} nats, {_level(said)} {low:+.4f} to {high:+.4f}."
-    )
+    interval = f"{_level(said, champion)} {low:+.4f} to {high:+.4f}"
+    text = f"**Confirmed: `{champion}`** {against}: {found['mean']:+.4f} nats, {interval}."
     if challenge := said.get("challenge"):
         text += f" {challenge['said'][:1].upper()}{challenge['said'][1:]}."
     others = [f"`{arm}`: {verdict}" for arm, verdict in told.items() if arm != champion]
-    return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + fresh
+    return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(said) + fresh
+
+
+def _going_on(said: Mapping[str, Any]) -> str:
+    """Which arms a further declared look asks again."""
+    declared = sum(look["declared"] for look in said.get("looks", ()))
+    arms = [one["arm"] for one in said["comparisons"] if one["verdict"] == "inconclusive"]
+    going = [f"`{arm}`" for arm in arms if arm not in said.get("settled", ())]
+    if said["look"] >= declared or not going:
+        return ""
+    return f" This was look {said['look']} of at most {declared}: {', '.join(going)} run{'s'[len(going) > 1 :]} on."
 
 
 def section(said: Mapping[str, Any]) -> str:
@@ -47,6 +57,15 @@ def section(said: Mapping[str, Any]) -> str:
     heads = ["arm", "pairs", "difference", level, "over seeds and documents", "over documents", "sd", "p (Holm)"]
     compared = table([*heads, "p (sign flip)", "detectable", "verdict"], rows, left=("arm", "verdict"))
     notes = [f"{one['arm']}: {note}" for one in said["comparisons"] for note in one["notes"]]
+    for arm, look in said.get("settled", {}).items():
+        n = next(one["n"] for one in said["comparisons"] if one["arm"] == arm)
+        own = "" if look == said["look"] else f", runs no further and keeps its verdict and its {_level(said, arm)}"
+        notes.append(f"{arm}: settled at look {look}, after {n} pairs{own}")
+    notes += [
+        f"look {number}, {'declared' if look['declared'] else 'asked for later'}: "
+        f"{look['pairs']} pairs at a level of {look['alpha']:.2g}"
+        for number, look in enumerate(said.get("looks", ()), 1)
+    ]
     needed = [
         f"{one['arm']}: {one['needed']} pairs would show {said['worthwhile']:g} nats ({one['needed_range'][0]} to "
         f"{one['needed_range'][1]}, for the sd itself is uncertain)"
@@ -116,5 +135,7 @@ def declared(journal: Journal) -> int:
     return sum(len(family.arms) * len(family.seeds) for family in journal.families())
 
 
-def _level(said: Mapping[str, Any]) -> str:
-    return f"{100 * (1 - said['alpha']):.4g} % interval"
+def _level(said: Mapping[str, Any], arm: str | None = None) -> str:
+    """Of the intervals, or of one arm's, which may have been settled at an earlier look."""
+    look = said.get("settled", {}).get(arm)
+    return f"{confidence(said['looks'][look - 1]['alpha'] if look else said['alpha'])} % interval"

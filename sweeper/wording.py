@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,3 +92,8 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def confidence(alpha: float) -> str:
+    """What an interval at 1 - alpha covers, in per cent, with as many digits as tell it from 100: 95, 99.98."""
+    return f"{100 * (1 - alpha):.{max(4, 2 - math.floor(math.log10(alpha)))}g}"

@@ -91,11 +91,15 @@ def prepare(config: settings.Config) -> dict[str, Any]:
     return facts | {"series": [mark.name for mark in series.reached(prepared, batches, config.series, config.steps)]}
 
 
-def check(config: settings.Config, facts: Mapping[str, Any]) -> None:
-    """Refuse rules that must know of words where the tokenizer's entries do not tell. ValueError in one line."""
-    from trainables import word_forms
+def check(config: settings.Config, facts: Mapping[str, Any]) -> list[str]:
+    """Refuse rules that must know of words where the tokenizer's entries do not tell. ValueError in one line.
+
+    Returns cautions for people: of a start that is not known to get beyond word frequencies.
+    """
+    from trainables import tried, word_forms
 
     word_forms.refuse(config, facts["word_scheme"])
+    return tried.cautions(config, facts["vocabulary"])
 
 
 def at_end() -> tuple[str, ...]:
@@ -421,7 +425,7 @@ def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
         raise ValueError(f"{options.output} holds another run: give --resume, or another --output")
     machine.use(options.device, options.threads)
     facts = prepare(config)
-    check(config, facts)
+    facts["warnings"] = [*facts["warnings"], *check(config, facts)]
     if there:
         from trainables import bundle
 

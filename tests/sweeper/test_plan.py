@@ -132,6 +132,23 @@ def test_the_confirmation_is_planned_from_its_seeds() -> None:
     assert plan(arms(seeds={"search": [1], "confirm": [2, 3]}), 1, RATE).comparisons == 2
 
 
+def test_the_looks_are_planned_from_the_first_to_the_last() -> None:
+    spec = mix("seeds.confirm=[11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]", "confirm={until: decided, best: 3}")
+    estimate = plan(spec, 2, RATE)
+    first, last = estimate.looks
+    assert (first.pairs, first.runs, last.pairs, last.runs) == (8, 32, 12, 48)
+    assert first.alpha < last.alpha < 0.05
+    assert first.detectable > last.detectable == estimate.detectable
+    assert (estimate.confirming, estimate.pairs) == (48, 12)
+    lines = shown(spec, estimate)
+    text = "\n".join(lines)
+    assert "32 to 48 to confirm (the best 3 and the baseline on 8 to 12 fresh seeds, until all is decided)" in text
+    assert f"look 1      8 pairs, at most 32 runs so far, at a level of {first.alpha:.2g}: shows" in text
+    assert any(line.startswith("  in all      at most ") for line in lines)
+    assert "at the last look, confirmed: lower than the baseline" in text
+    assert plan(mix("seeds.confirm=[11, 12, 13, 14]"), 2, RATE).looks == []
+
+
 def test_the_confirmation_costs_its_runs_and_says_its_rule() -> None:
     plain, spec = plan(mix(), 2, RATE), mix("seeds.confirm=[11, 12, 13, 14]")
     estimate = plan(spec, 2, RATE)

@@ -187,7 +187,7 @@ def test_unknown_arms_are_refused() -> None:
         ({"alpha": 1.0}, "alpha"),
     ],
 )
-def test_settings_of_a_rule_are_checked(settings: dict[str, float], name: str) -> None:
+def test_settings_of_a_rule_are_checked(settings: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}: [^\n]+$"):
         Rule(**settings)
 
