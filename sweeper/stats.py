@@ -21,13 +21,14 @@ from sweeper.pairs import (
     ROUNDING,
     Array,
     Paired,
-    detectable,
+    t_detectable as detectable,
     holm,
     outlier,
     pairs_needed,
     sd_interval,
     sign_flip,
     t_tests,
+    wary,
 )
 
 GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
@@ -169,9 +170,11 @@ def verdicts(
     tests = Paired.stacked(t_tests(differences, rule.margin, family.alpha) for differences in values)
     p = adjusted(tests, gone)
     flip = np.array([sign_flip(*each, rule.margin) for each in zip(values, tests.mean, strict=True)])
-    outcomes = decide(tests, p, flip, gone, rule, family.alpha).tolist()
+    second, skew = guarded(tests, gone)
+    outcomes = decide(tests, p, second, flip, gone, rule, family.alpha).tolist()
+    figures = np.stack([p, flip, second, skew], -1).tolist()
     comparisons = [
-        family.comparison(arm, pairs[arm], _Decided(outcomes[i], tests.at(i), float(p[i]), float(flip[i])))
+        family.comparison(arm, pairs[arm], _Decided(outcomes[i], tests.at(i), *figures[i]))
         for i, arm in enumerate(arms)
     ]
     return Verdicts(baseline=baseline, rule=rule, look=look, alpha=family.alpha, comparisons=tuple(comparisons))
@@ -200,20 +203,30 @@ def paired(candidate: Mapping[int, float | None], baseline: Mapping[int, float |
 
 def adjusted(tests: Paired, dropped: Array | bool = False) -> Array:
     """Holm's p (..., k) on the side of each mean. A dropped arm stays among the k, with p 1."""
-    better, worse = (holm(np.where(dropped, 1.0, p)) for p in (tests.p_better, tests.p_worse))
-    return np.where(tests.mean < 0, better, worse)
+    return tests.on_its_side(*(holm(np.where(dropped, 1.0, p)) for p in (tests.p_better, tests.p_worse)))
 
 
-def decide(tests: Paired, p: Array, flip: Array, dropped: Array | bool, rule: Rule, alpha: float) -> Array:
-    """The outcomes (..., k) by the rule at a level; p: adjusted; flip: counts only where p is below the level."""
-    ahead, behind = tests.mean < -rule.margin, tests.mean > rule.margin
-    differs = (p < alpha) & (ahead | behind)
+def guarded(tests: Paired, dropped: Array | bool = False) -> tuple[Array, Array]:
+    """As `adjusted`, by the test that is wary of skew; and the skew that it goes by."""
+    found = wary(tests, dropped)
+    better, worse = (holm(np.where(dropped, 1.0, p)) for p in (found.p_better, found.p_worse))
+    return tests.on_its_side(better, worse), found.skew
+
+
+def decide(
+    tests: Paired, p: Array, second: Array, flip: Array, dropped: Array | bool, rule: Rule, alpha: float
+) -> Array:
+    """The outcomes (..., k) by the rule at a level.
+
+    p: adjusted; second: `guarded`, at the same level; flip: counts only where p is below the level.
+    """
+    differs, doubted = p < alpha, (flip >= GUARD) | (second >= alpha)
     within = (tests.low > -rule.worthwhile) & (tests.high < rule.worthwhile)
     ruled: list[tuple[Array, Outcome]] = [
         (np.broadcast_to(dropped, p.shape), "dropped"),
-        ((tests.n < PAIRS) | (differs & (flip >= GUARD)), "inconclusive"),
-        (differs & ahead, "confirmed"),
-        (differs & behind, "worse"),
+        ((tests.n < PAIRS) | (differs & doubted), "inconclusive"),
+        (differs & (tests.mean < 0), "confirmed"),
+        (differs & (tests.mean > 0), "worse"),
         (within, "no worthwhile difference"),
     ]
     return np.select([where for where, _ in ruled], [outcome for _, outcome in ruled], "inconclusive")
@@ -245,6 +258,8 @@ class _Decided:
     test: Paired
     adjusted: float
     flip: float
+    second: float
+    skew: float
 
 
 @dataclass(frozen=True)
