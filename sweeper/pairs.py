@@ -22,8 +22,10 @@ PAIRS = 6  # with fewer, the sign-flip test cannot fall below 0.05: two-sided, 2
 EXACT_PAIRS, FLIPS = 15, 20_000
 ROUNDING = 1e-12  # of a loss: a smaller difference is two ways to add up one number
 OUTLIER = 0.01
-# Of the correction for skew, see `wary`: per pair above the fourth, at most, and at least where arms share it.
-WARINESS, MOST_WARY, SHARED_WARY = 0.05, 0.8, 0.4
+GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
+SIMULATED, SIMULATED_ARMS, MOST_SIMULATED, SIGNS_MATTER = 3000, 4, 40, 9  # of `detectable`
+# Of the correction for skew, see `wary`: how it grows with the pairs, at most, and at least where arms share it.
+WARINESS, WARY_FROM, MOST_WARY, SHARED_WARY = 0.08, 5.5, 0.75, 0.5
 WIDEST = 5.0  # times an arm's own sd, which the arms beside it count for at most
 
 Array = np.ndarray[Any, Any]
@@ -76,21 +78,17 @@ def t_tests(differences: Array, margin: float, alpha: float) -> Paired:
     if n < 2:
         mean = differences.mean(-1) if n else nothing
         return Paired(count, mean, nothing, nothing, nothing, none, none, none)
-    # In units of the largest, so that nothing that is a number overflows; and alike is alike, not 1e-16 apart.
-    unit = np.maximum(np.abs(differences).max(-1), np.finfo(float).tiny)
-    scaled = differences / unit[..., None]
-    alike = np.ptp(scaled, -1) == 0
-    mean = np.where(alike, scaled[..., 0], scaled.mean(-1))
-    away = np.where(alike[..., None], 0.0, scaled - mean[..., None])
+    alike = np.ptp(differences, -1) == 0  # to the bit: their computed mean may be another number
+    mean = np.where(alike, differences[..., 0], differences.mean(-1))
+    away = np.where(alike[..., None], 0.0, differences - mean[..., None])
     sd = np.sqrt((away**2).sum(-1) / (n - 1))
     error = sd / math.sqrt(n)
     half = special.stdtrit(n - 1, 1 - alpha / 2) * error
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        t_better, t_worse = (np.nan_to_num((mean + shift / unit) / error, posinf=math.inf, neginf=-math.inf)
-                             for shift in (margin, -margin))  # fmt: skip
+    with np.errstate(divide="ignore", invalid="ignore"):
         skew = np.nan_to_num((away**3).mean(-1) / (away**2).mean(-1) ** 1.5)
-        ends = ((mean - half) * unit, (mean + half) * unit)
-        return Paired(count, mean * unit, sd * unit, *ends, skew, t_better, t_worse)
+        t_better, t_worse = ((mean + shift) / error for shift in (margin, -margin))
+    t_better, t_worse = (np.where(np.isnan(t), 0.0, t) for t in (t_better, t_worse))  # 0 / 0: nothing differs
+    return Paired(count, mean, sd, mean - half, mean + half, skew, t_better, t_worse)
 
 
 def two_sided(t: Array, n: Array) -> Array:
@@ -102,10 +100,12 @@ def two_sided(t: Array, n: Array) -> Array:
 class Wary:
     """Student's t with a correction for skew, which Student's own test does not know; arrays of one shape.
 
-    skew: of the differences of all arms that stay, about their own means. p_better, p_worse: as in `Paired`.
+    skew: of the differences of all arms that stay, about their own means. size: what t is divided by where the tail
+    lies on the losing side. p_better, p_worse: as in `Paired`.
     """
 
     skew: Array
+    size: Array
     p_better: Array
     p_worse: Array
 
@@ -116,8 +116,8 @@ def wary(tests: Paired, left_out: Array | bool = False) -> Wary:
     Few differences with a long tail mostly miss it: their mean lies on its other side, their sd is too small, and t
     confirms what has no effect. The tail that one arm misses shows in those beside it, so the skew is that of all arms
     that stay, each about its own mean and with its own spread, but none with more than 5 times the arm's; r is the
-    pooled sd over the arm's. w grows by 0.05 a pair from the fourth on to 0.8 (with more pairs a skew is less often
-    chance), and is 0.4 at least where arms share it.
+    pooled sd over the arm's. w grows by 0.08 a pair from 5.5 pairs on to 0.75 (with more pairs a skew is less often
+    chance), and is 0.5 at least where arms share it.
 
     Form and constants are chosen by simulation (`python -m tests.calibration`), as what lowers false verdicts most at
     the power that it may cost; README of search_spaces says what they are. Tried and left: Johnson's (1978) and Hall's
@@ -134,10 +134,10 @@ def wary(tests: Paired, left_out: Array | bool = False) -> Wary:
     beside, number = np.where(share, beside, 0.0), share.sum(-1)
     square = (beside**2).sum(-1) / number
     skew = np.where(wide, (beside**3 * tests.skew[..., None, :]).sum(-1) / number / square**1.5, 0.0)
-    weight = np.clip(WARINESS * (tests.n - 4), np.where(number > 1, SHARED_WARY, 0.0), MOST_WARY)
+    weight = np.clip(WARINESS * (tests.n - WARY_FROM), np.where(number > 1, SHARED_WARY, 0.0), MOST_WARY)
     size = 1 + weight * skew**2 * np.sqrt(square)
     better, worse = (np.where(losing, t / size, t) for losing, t in ((skew > 0, tests.t_better), (skew < 0, tests.t_worse)))
-    return Wary(skew, two_sided(better, tests.n), two_sided(worse, tests.n))
+    return Wary(skew, size, two_sided(better, tests.n), two_sided(worse, tests.n))
 
 
 def holm(p: Array) -> Array:
@@ -178,9 +178,7 @@ def power(pairs: int, effect: float, comparisons: int, alpha: float = ALPHA) -> 
 def t_detectable(pairs: int, comparisons: int, wanted: float = POWER, alpha: float = ALPHA) -> float:
     """Smallest mean of paired differences, in their sd, that a two-sided t test at alpha / comparisons shows.
 
-    By the noncentral t distribution: 1.16, 1.45, 1.74, 1.93 for 8 pairs and 1, 3, 8, 15 comparisons. The sign-flip
-    test beside it costs power where it is the stricter of the two: of the 80 %, 76 are left for 8 pairs and 61 for 6
-    in a single comparison, 77 for 6 in three, 79 and more from 10 pairs on (simulated, normal).
+    By the noncentral t distribution: 1.16, 1.45, 1.74, 1.93 for 8 pairs and 1, 3, 8, 15 comparisons.
     """
     assert pairs > 1, pairs
     assert comparisons > 0, comparisons
@@ -193,12 +191,56 @@ def t_detectable(pairs: int, comparisons: int, wanted: float = POWER, alpha: flo
     return high
 
 
+def detectable(pairs: int, comparisons: int, wanted: float = POWER, alpha: float = ALPHA) -> float:
+    """As `t_detectable`, with the sign-flip test and the test that is wary of skew beside t: what a verdict takes.
+
+    Simulated with normal noise and a fixed seed, to 1 or 2 %. Above 40 pairs t alone, which is 1 to 2 % less.
+    """
+    if pairs > MOST_SIMULATED:
+        return t_detectable(pairs, comparisons, wanted, alpha)
+    assert pairs > 1, pairs
+    assert comparisons > 0, comparisons
+    mean, error, signs = _simulated(pairs, min(comparisons, SIMULATED_ARMS))
+    critical = special.stdtrit(pairs - 1, 1 - alpha / comparisons / 2)
+    return float(np.quantile(np.maximum(mean + critical * error, signs), wanted))
+
+
+@lru_cache(maxsize=256)
+def _simulated(pairs: int, arms: int) -> tuple[Array, Array, Array]:
+    """An arm's means, errors as the wary t sees them, and what the signs ask to be taken; (draws,), 10 to 50 ms to make.
+
+    A draw shows whatever is taken from it from mean + critical t times the error on, if it is enough for the signs:
+    they matter up to 9 pairs, and below 6 there is no verdict that they could forbid.
+    """
+    runs = np.random.default_rng(0).standard_normal((SIMULATED, arms + 1, pairs))
+    differences = (runs[:, 1:] - runs[:, :1]) / math.sqrt(2)
+    tests = t_tests(differences, 0.0, ALPHA)
+    found, one = wary(tests), tests.at(0)
+    size = np.where(found.skew[:, 0] > 0, found.size[:, 0], 1.0)
+    asked = _signs_ask(differences[:, 0]) if PAIRS <= pairs <= SIGNS_MATTER else np.full(SIMULATED, -np.inf)
+    return one.mean, size * one.sd / math.sqrt(pairs), asked
+
+
+def _signs_ask(differences: Array) -> Array:
+    """The mean to take from each of (rows, n) differences before the sign-flip test falls below its level.
+
+    Turning some signs makes the sum no smaller just where the mean of those turned is at or beyond what was taken.
+    """
+    n = differences.shape[-1]
+    subsets = np.array([*itertools.product((0.0, 1.0), repeat=n)][1:])
+    means = differences @ (subsets / subsets.sum(-1, keepdims=True)).T
+    allowed = math.ceil(GUARD * 2 ** (n - 1)) - 1
+    return -np.partition(-means, allowed - 1, -1)[:, allowed - 1]
+
+
 def pairs_needed(effect: float, comparisons: int, alpha: float = ALPHA) -> int:
-    """Pairs that show a mean of `effect` sd with 80 % power at alpha / comparisons; at least 6."""
+    """Pairs for which a mean of `effect` sd is `detectable` at alpha / comparisons; at least 6."""
     assert effect > 0, effect
     # The normal approximation lies below by 1 to 3 pairs, more at strict levels.
     normal = special.ndtri(1 - alpha / comparisons / 2) + special.ndtri(POWER)
     pairs = max(PAIRS, math.floor((normal / effect) ** 2))
+    while pairs <= MOST_SIMULATED and detectable(pairs, comparisons, POWER, alpha) > effect:
+        pairs += 1
     while power(pairs, effect, comparisons, alpha) < POWER:
         pairs += 1
     return pairs
