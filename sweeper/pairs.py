@@ -33,10 +33,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Paired:
-    """What Student's t says of differences, arrays of one shape; NaN where there are too few, t then 0.
+    """What Student's t says of differences, arrays of one shape; NaN where there are too few, t then 0 and p 1.
 
     low, high: the interval of the mean. skew: mean third power over the 3/2nd of the mean square, 0 without spread.
-    t_better: of differences + margin against 0. t_worse: of differences - margin.
+    t_better, p_better: of differences + margin against 0, two-sided. t_worse, p_worse: of differences - margin.
     """
 
     n: Array
@@ -47,6 +47,8 @@ class Paired:
     skew: Array
     t_better: Array
     t_worse: Array
+    p_better: Array
+    p_worse: Array
 
     @classmethod
     def stacked(cls, parts: Iterable[Paired]) -> Paired:
@@ -55,14 +57,6 @@ class Paired:
 
     def at(self, index: int) -> Paired:
         return Paired(*(field[..., index] for field in vars(self).values()))
-
-    @property
-    def p_better(self) -> Array:
-        return two_sided(self.t_better, self.n)
-
-    @property
-    def p_worse(self) -> Array:
-        return two_sided(self.t_worse, self.n)
 
     def on_its_side(self, better: Array, worse: Array) -> Array:
         """The one that belongs to the side of the mean; 1 for a mean that is not beyond the margin."""
@@ -74,21 +68,24 @@ def t_tests(differences: Array, margin: float, alpha: float) -> Paired:
     """Of (..., n) differences, with intervals at 1 - alpha. Without any spread t is infinite, or 0 for a mean of 0."""
     n = differences.shape[-1]
     count = np.full(differences.shape[:-1], n)
-    nothing, none = np.full(count.shape, np.nan), np.zeros(count.shape)
+    nothing, none, certain = (np.full(count.shape, value) for value in (np.nan, 0.0, 1.0))
     if n < 2:
         mean = differences.mean(-1) if n else nothing
-        return Paired(count, mean, nothing, nothing, nothing, none, none, none)
+        return Paired(count, mean, nothing, nothing, nothing, none, none, none, certain, certain)
     alike = np.ptp(differences, -1) == 0  # to the bit: their computed mean may be another number
     mean = np.where(alike, differences[..., 0], differences.mean(-1))
     away = np.where(alike[..., None], 0.0, differences - mean[..., None])
-    sd = np.sqrt((away**2).sum(-1) / (n - 1))
+    square = away * away
+    sd = np.sqrt(square.sum(-1) / (n - 1))
     error = sd / math.sqrt(n)
     half = special.stdtrit(n - 1, 1 - alpha / 2) * error
     with np.errstate(divide="ignore", invalid="ignore"):
-        skew = np.nan_to_num((away**3).mean(-1) / (away**2).mean(-1) ** 1.5)
+        skew = np.nan_to_num((square * away).mean(-1) / square.mean(-1) ** 1.5)
         t_better, t_worse = ((mean + shift) / error for shift in (margin, -margin))
     t_better, t_worse = (np.where(np.isnan(t), 0.0, t) for t in (t_better, t_worse))  # 0 / 0: nothing differs
-    return Paired(count, mean, sd, mean - half, mean + half, skew, t_better, t_worse)
+    p_better = two_sided(t_better, count)
+    p_worse = two_sided(t_worse, count) if margin else p_better
+    return Paired(count, mean, sd, mean - half, mean + half, skew, t_better, t_worse, p_better, p_worse)
 
 
 def two_sided(t: Array, n: Array) -> Array:
@@ -136,8 +133,8 @@ def wary(tests: Paired, left_out: Array | bool = False) -> Wary:
     skew = np.where(wide, (beside**3 * tests.skew[..., None, :]).sum(-1) / number / square**1.5, 0.0)
     weight = np.clip(WARINESS * (tests.n - WARY_FROM), np.where(number > 1, SHARED_WARY, 0.0), MOST_WARY)
     size = 1 + weight * skew**2 * np.sqrt(square)
-    better, worse = (np.where(losing, t / size, t) for losing, t in ((skew > 0, tests.t_better), (skew < 0, tests.t_worse)))
-    return Wary(skew, size, two_sided(better, tests.n), two_sided(worse, tests.n))
+    p = two_sided(np.where(skew > 0, tests.t_better, tests.t_worse) / size, tests.n)
+    return Wary(skew, size, np.where(skew > 0, p, tests.p_better), np.where(skew < 0, p, tests.p_worse))
 
 
 def holm(p: Array) -> Array:
@@ -152,7 +149,8 @@ def holm(p: Array) -> Array:
 def sign_flip(differences: Array, mean: Array | float, margin: float = 0.0) -> Array:
     """Two-sided p of (..., n) differences whose sign is as good as its opposite, about the margin on the mean's side.
 
-    1 for a mean that is not beyond the margin. All 2^n signs up to 15 pairs, else 20,000 random ones with a fixed seed, with the differences' own among them.
+    1 for a mean that is not beyond the margin. All 2^n signs up to 15 pairs, else 20,000 random ones with a fixed seed,
+    with the differences' own among them.
     """
     n = differences.shape[-1]
     if n == 0:
@@ -207,7 +205,7 @@ def detectable(pairs: int, comparisons: int, wanted: float = POWER, alpha: float
 
 @lru_cache(maxsize=256)
 def _simulated(pairs: int, arms: int) -> tuple[Array, Array, Array]:
-    """An arm's means, errors as the wary t sees them, and what the signs ask to be taken; (draws,), 10 to 50 ms to make.
+    """An arm's means, errors as the wary t sees them, and what the signs ask to be taken; (draws,).
 
     A draw shows whatever is taken from it from mean + critical t times the error on, if it is enough for the signs:
     they matter up to 9 pairs, and below 6 there is no verdict that they could forbid.

@@ -87,14 +87,13 @@ class Comparison:
 
     Safe to write as JSON by `dataclasses.asdict`. differences: by seed, as in `seeds`. interval: of the mean, at the
     level 1 - alpha of the look, unadjusted. p: two-sided t of the mean against the margin on its own side; adjusted: by
-    Holm, what decides; flip: of the sign-flip test, unadjusted. second: as adjusted, of the t that is wary of skew; skew:
-    what it goes by. detectable: the smallest mean that so many pairs at this sd show with 80 % power at Holm's first
-    level. needed: pairs in all to detect the worthwhile difference at
-    this sd at the next look; needed_range: over the sd's own 95 % interval; both of the inconclusive only, and not
-    where one seed makes the sd. unpaired_sd:
-    of a difference between runs on different seeds. outlier: a seed whose difference stands out. missing: seeds on
-    which one of the two has not run. failed, baseline_failed: seeds on which it did not come to a loss. notes: what a
-    reader must know besides, a sentence each.
+    Holm, what decides; flip: of the sign-flip test, unadjusted. second: as adjusted, of the t that is wary of skew;
+    skew: what it goes by. detectable: the smallest mean that so many pairs at this sd show with 80 % power at Holm's
+    first level. needed: pairs in all to detect the worthwhile difference at this sd at the next look; needed_range:
+    over the sd's own 95 % interval; both of the inconclusive only, and not where one seed makes the sd. unpaired_sd: of
+    a difference between runs on different seeds. outlier: a seed whose difference stands out. missing: seeds on which
+    one of the two has not run. failed, baseline_failed: seeds on which it did not come to a loss. notes: what a reader
+    must know besides, a sentence each.
     """
 
     arm: str
@@ -352,8 +351,8 @@ class _Family:
             yield f"the tests disagree: t {found.adjusted:.2g} after Holm, sign-flip {found.flip:.2g}"
         elif found.adjusted < self.alpha <= found.second:
             yield (
-                f"the tests disagree: t {found.adjusted:.2g} after Holm, with a correction for skew {found.second:.2g}: "
-                f"the arms' differences lean {'up' if found.skew > 0 else 'down'} (skewness {found.skew:+.2g}), and a "
+                f"the tests disagree: t {found.adjusted:.2g} after Holm, with a correction for skew "
+                f"{found.second:.2g}: the arms' differences lean {'up' if found.skew > 0 else 'down'} (skewness {found.skew:+.2g}), and a "
                 "tail that these seeds miss would undo the mean"
             )
         if found.sd == 0:
@@ -362,9 +361,10 @@ class _Family:
         if found.verdict in ("confirmed", "worse") and found.interval and max(map(abs, found.interval)) < delta:
             yield f"sure, and yet within what is not worthwhile, ±{delta:g} nats"
         if found.outlier is not None:
+            needed = ", and an sd that it makes does not tell how many pairs are needed"
             yield (
                 f"seed {found.outlier} stands out (Grubbs at 1 %): the tests assume symmetric differences"
-                f"{', and the pairs needed cannot be told from an sd that it makes' * (found.verdict == 'inconclusive')}"
+                f"{needed * (found.verdict == 'inconclusive')}"
             )
         for name, seeds in ((found.arm, found.failed), (found.baseline, found.baseline_failed)):
             if seeds:

@@ -100,6 +100,7 @@ def test_a_mean_within_the_margin_is_nothing_on_its_side() -> None:
     beyond = t_tests(differences - 0.2, 0.1, 0.05)
     assert beyond.on_its_side(beyond.p_better, beyond.p_worse) == beyond.p_better
 
+
 def test_arms_of_different_numbers_of_pairs_form_a_family() -> None:
     parts = [t_tests(np.random.default_rng(n).normal(size=n), 0.0, 0.05) for n in (1, 6, 9)]
     family = Paired.stacked(parts)
@@ -132,6 +133,9 @@ def test_sign_flips_are_scipys(seed: int) -> None:
         differences = np.round(differences)  # ties, and zeros
     mean = differences.mean()
     shifted = differences + (margin if mean < 0 else -margin)
+    if abs(mean) <= margin:
+        assert sign_flip(differences, mean, margin) == 1
+        return
     if abs(mean) <= margin:
         assert sign_flip(differences, mean, margin) == 1
         return
@@ -239,4 +243,5 @@ def test_one_normal_sample_in_a_hundred_has_an_outlier() -> None:
     assert outlier(np.array([0.0, 0.1, -0.1, 0.05, -0.05, 3.0, 0.0, 0.1])) == 5
     assert outlier(np.zeros(8)) is None
     assert outlier(np.array([0.0, 9.0])) is None
+    assert outlier(np.array([0.1] * 6)) is None  # whose computed sd is 1.5e-17
     assert outlier(np.array([0.1] * 6)) is None  # whose computed sd is 1.5e-17
