@@ -350,10 +350,11 @@ class _Family:
         elif found.adjusted < self.alpha and (found.flip or 0) >= GUARD:
             yield f"the tests disagree: t {found.adjusted:.2g} after Holm, sign-flip {found.flip:.2g}"
         elif found.adjusted < self.alpha <= found.second:
+            tail = "higher" if found.skew > 0 else "lower"
             yield (
-                f"the tests disagree: t {found.adjusted:.2g} after Holm, with a correction for skew "
-                f"{found.second:.2g}: the arms' differences lean {'up' if found.skew > 0 else 'down'} (skewness {found.skew:+.2g}), and a "
-                "tail that these seeds miss would undo the mean"
+                f"the tests disagree: t {found.adjusted:.2g} after Holm, {found.second:.2g} corrected for skew: the "
+                f"arms' differences have a tail towards {tail} losses (skewness {found.skew:+.2g}), and a part of it "
+                "that these seeds miss would undo the mean"
             )
         if found.sd == 0:
             yield "equal on every seed: a setting without effect?" if not found.mean else "the same on every seed"
