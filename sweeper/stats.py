@@ -2,7 +2,7 @@
 
 Baseline and candidate share seeds, and with them initial weights, data order and noise; the unit is the difference of
 their losses on a seed, candidate - baseline, in nats: negative is better. A test by Student's t decides, adjusted for
-the declared comparisons by Holm (1979); an exact sign-flip test guards it.
+the declared comparisons by Holm (1979); an exact sign-flip test and a t that is wary of skew guard it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from sweeper.documents import Documents, Seen, Sums, judged
 from sweeper.pairs import (
     ALPHA,
+    GUARD,
     PAIRS,
     ROUNDING,
     Array,
@@ -29,13 +30,15 @@ from sweeper.pairs import (
     sd_interval,
     sign_flip,
     t_tests,
+    wary,
 )
 from sweeper.scatter import Spread, mcnemar, spread
 from sweeper.wording import confidence
 
-GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
 RACING_PAIRS = 4
 FACTOR = 2.8  # standard errors that a mean must have to be shown at 5 % with 80 % power
+LARGEST = 1e100  # nats: what is beyond has run away, and its square is to be a number still
+MOST_NEEDED = 1_000_000  # pairs: beyond, nothing here settles it
 
 Outcome = Literal["confirmed", "worse", "no worthwhile difference", "inconclusive", "dropped"]
 Losses = Mapping[str, Mapping[int, float | None]]
@@ -82,10 +85,11 @@ class Rule:
         alpha, delta, beyond = self.level(look), self.worthwhile, f" by more than {self.margin:g}" * (self.margin > 0)
         return [
             f"confirmed: lower than the baseline{beyond}, two-sided paired t below {alpha:.4g} after Holm over "
-            f"{comparisons} comparison{'s'[comparisons == 1 :]}, sign-flip test below {GUARD:g}",
+            f"{comparisons} comparison{'s'[comparisons == 1 :]}, the same t corrected for skew of the differences "
+            f"below {alpha:.4g}, and sign-flip test below {GUARD:g}",
             f"worse: the same, but higher{beyond}",
             f"no worthwhile difference: the {confidence(alpha)} % interval lies inside ±{delta:g} nats",
-            f"inconclusive: all else, where the two tests disagree, and below {PAIRS} pairs",
+            f"inconclusive: all else, where the tests disagree, and below {PAIRS} pairs",
         ]
 
 
@@ -95,11 +99,12 @@ class Comparison:
 
     Safe to write as JSON by `dataclasses.asdict`. differences: by seed, as in `seeds`. interval: of the mean, at the
     level 1 - alpha of the look, unadjusted. p: two-sided t of the mean against the margin on its own side; adjusted: by
-    Holm, what decides; flip: of the sign-flip test, unadjusted. detectable: the smallest mean that so many pairs at
-    this sd show with 80 % power at Holm's first level. needed: pairs in all to detect the worthwhile difference at
-    this sd at the next look; needed_range: over the sd's own 95 % interval; both of the inconclusive only. unpaired_sd:
-    of a difference between runs on different seeds. outlier: a seed whose difference stands out. missing: seeds on
-    which one of the two has not run. failed, baseline_failed: seeds on which it did not come to a loss. stuck,
+    Holm, what decides; flip: of the sign-flip test, unadjusted. second: as adjusted, of the t that is wary of skew;
+    skew: what it goes by. detectable: the smallest mean that so many pairs at this sd show with 80 % power at Holm's
+    first level. needed: pairs in all to detect the worthwhile difference at this sd at the next look; needed_range:
+    over the sd's own 95 % interval; both of the inconclusive only, and not where one seed makes the sd. unpaired_sd: of
+    a difference between runs on different seeds. outlier: a seed whose difference stands out. missing: seeds on which
+    one of the two has not run. failed, baseline_failed: seeds on which it did not come to a loss. stuck,
     baseline_stuck: those of the seeds on which its run was stuck, None where that is not known; stuck_p: exact, that
     both arms are stuck alike. spread: how the two arms' runs scatter. documents: what other documents would give, where
     that is known. why: what made the verdict inconclusive whatever the tests over seeds say. notes: what a reader must
@@ -118,6 +123,8 @@ class Comparison:
     p: float | None
     adjusted: float
     flip: float | None
+    second: float
+    skew: float
     detectable: float | None
     needed: int | None
     needed_range: tuple[int, int] | None
@@ -193,6 +200,7 @@ def verdicts(
     rule = rule or Rule()
     _checked(losses, [baseline, *dropped])
     documents = documents or {}
+    losses = _bounded(losses)
     arms = [arm for arm in losses if arm != baseline]
     if not arms:
         raise ValueError(f"nothing to compare with {baseline!r}: give a second arm")
@@ -203,16 +211,16 @@ def verdicts(
     tests = Paired.stacked(t_tests(differences, rule.margin, family.alpha) for differences in values)
     p = adjusted(tests, gone)
     flip = np.array([sign_flip(*each, rule.margin) for each in zip(values, tests.mean, strict=True)])
-    outcomes = decide(tests, p, flip, gone, rule, family.alpha).tolist()
+    second, skew = guarded(tests, gone)
+    outcomes = decide(tests, p, second, flip, gone, rule, family.alpha).tolist()
     over = judged(
         {arm: _seen(tests.at(i), dropped=bool(gone[i])) for i, arm in enumerate(arms)},
         {arm: _both(documents.get(arm, {}), documents.get(baseline, {}), pairs[arm]) for arm in arms},
         rule.margin,
         family.alpha,
     )
-    decided = [
-        _Decided(outcomes[i], tests.at(i), float(p[i]), float(flip[i]), over.get(arm)) for i, arm in enumerate(arms)
-    ]
+    figures = np.stack([p, flip, second, skew], -1).tolist()
+    decided = [_Decided(outcomes[i], tests.at(i), *figures[i], documents=over.get(arm)) for i, arm in enumerate(arms)]
     comparisons = [family.comparison(arm, pairs[arm], one) for arm, one in zip(arms, decided, strict=True)]
     return Verdicts(baseline=baseline, rule=rule, look=look, alpha=family.alpha, comparisons=tuple(comparisons))
 
@@ -229,31 +237,46 @@ def futile(losses: Losses, baseline: str, rule: Rule | None = None) -> list[str]
 
 
 def paired(candidate: Mapping[int, float | None], baseline: Mapping[int, float | None]) -> dict[int, float]:
-    """Seed -> difference in nats, by ascending seed; a difference within rounding is 0."""
+    """Seed -> difference in nats, by ascending seed. What differs by rounding is alike: 0, or one difference."""
     found: dict[int, float] = {}
+    rounding = 0.0
     for seed in sorted(candidate.keys() & baseline.keys()):
         ours, theirs = candidate[seed], baseline[seed]
         if ours is not None and theirs is not None:
-            found[seed] = 0.0 if abs(ours - theirs) <= ROUNDING * max(abs(ours), abs(theirs)) else ours - theirs
+            here = ROUNDING * max(abs(ours), abs(theirs))
+            found[seed] = 0.0 if abs(ours - theirs) <= here else ours - theirs
+            rounding = max(rounding, here)
+    if found and max(found.values()) - min(found.values()) <= rounding:
+        return dict.fromkeys(found, next(iter(found.values())))
     return found
 
 
 def adjusted(tests: Paired, dropped: Array | bool = False) -> Array:
     """Holm's p (..., k) on the side of each mean. A dropped arm stays among the k, with p 1."""
-    better, worse = (holm(np.where(dropped, 1.0, p)) for p in (tests.p_better, tests.p_worse))
-    return np.where(tests.mean < 0, better, worse)
+    return tests.on_its_side(*(holm(np.where(dropped, 1.0, p)) for p in (tests.p_better, tests.p_worse)))
 
 
-def decide(tests: Paired, p: Array, flip: Array, dropped: Array | bool, rule: Rule, alpha: float) -> Array:
-    """The outcomes (..., k) by the rule at a level; p: adjusted; flip: counts only where p is below the level."""
-    ahead, behind = tests.mean < -rule.margin, tests.mean > rule.margin
-    differs = (p < alpha) & (ahead | behind)
+def guarded(tests: Paired, dropped: Array | bool = False) -> tuple[Array, Array]:
+    """As `adjusted`, by the test that is wary of skew; and the skew that it goes by."""
+    found = wary(tests, dropped)
+    better, worse = (holm(np.where(dropped, 1.0, p)) for p in (found.p_better, found.p_worse))
+    return tests.on_its_side(better, worse), found.skew
+
+
+def decide(
+    tests: Paired, p: Array, second: Array, flip: Array, dropped: Array | bool, rule: Rule, alpha: float
+) -> Array:
+    """The outcomes (..., k) by the rule at a level.
+
+    p: adjusted; second: `guarded`, at the same level; flip: counts only where p is below the level.
+    """
+    differs, doubted = p < alpha, (flip >= GUARD) | (second >= alpha)
     within = (tests.low > -rule.worthwhile) & (tests.high < rule.worthwhile)
     ruled: list[tuple[Array, Outcome]] = [
         (np.broadcast_to(dropped, p.shape), "dropped"),
-        ((tests.n < PAIRS) | (differs & (flip >= GUARD)), "inconclusive"),
-        (differs & ahead, "confirmed"),
-        (differs & behind, "worse"),
+        ((tests.n < PAIRS) | (differs & doubted), "inconclusive"),
+        (differs & (tests.mean < 0), "confirmed"),
+        (differs & (tests.mean > 0), "worse"),
         (within, "no worthwhile difference"),
     ]
     return np.select([where for where, _ in ruled], [outcome for _, outcome in ruled], "inconclusive")
@@ -277,6 +300,13 @@ def _checked(losses: Losses, named: Iterable[str]) -> None:
                 raise ValueError(f"arm {arm!r}, seed {seed}: the loss is {loss}; give None for a run that diverged")
 
 
+def _bounded(losses: Losses) -> Losses:
+    def within(loss: float | None) -> float | None:
+        return None if loss is None else max(-LARGEST, min(LARGEST, loss))
+
+    return {arm: {seed: within(loss) for seed, loss in by.items()} for arm, by in losses.items()}
+
+
 @dataclass(frozen=True)
 class _Decided:
     """What the family says of one arm."""
@@ -285,6 +315,8 @@ class _Decided:
     test: Paired
     adjusted: float
     flip: float
+    second: float
+    skew: float
     documents: Documents | None
 
 
@@ -327,9 +359,11 @@ class _Family:
             mean=float(test.mean) if n else None,
             interval=(float(test.low), float(test.high)) if n > 1 else None,
             sd=sd,
-            p=float(test.p_better if test.mean < 0 else test.p_worse) if n > 1 else None,
+            p=float(test.on_its_side(test.p_better, test.p_worse)) if n > 1 else None,
             adjusted=decided.adjusted,
             flip=decided.flip if n else None,
+            second=decided.second,
+            skew=decided.skew,
             detectable=None if sd is None else self.rule.margin + sd * detectable(n, self.size, alpha=self.alpha),
             needed=None,
             needed_range=None,
@@ -347,7 +381,8 @@ class _Family:
             why=why,
             notes=(),
         )
-        if found.verdict == "inconclusive" and not why and sd is not None and self.rule.worthwhile > self.rule.margin:
+        open_still = found.verdict == "inconclusive" and not why and marked is None
+        if open_still and sd is not None and self._needed(sd) < MOST_NEEDED:
             low, high = sd_interval(sd, n)
             found = replace(found, needed=self._needed(sd), needed_range=(self._needed(low), self._needed(high)))
         return replace(found, notes=tuple(self._notes(found)))
@@ -377,22 +412,35 @@ class _Family:
 
     def _needed(self, sd: float) -> int:
         effect = (self.rule.worthwhile - self.rule.margin) / sd if sd else math.inf
-        return pairs_needed(effect, self.size, self.rule.level(self.look + 1))
+        if effect < 1 / math.sqrt(MOST_NEEDED):  # it takes more than (1 / effect)² pairs
+            return MOST_NEEDED
+        return min(MOST_NEEDED, pairs_needed(effect, self.size, self.rule.level(self.look + 1)))
 
     def _notes(self, found: Comparison) -> Iterator[str]:
         if found.verdict == "dropped":
             return
         if found.n < PAIRS:
             yield f"exploration only: a verdict takes {PAIRS} pairs, there are {found.n}"
-        elif found.adjusted < self.alpha and (found.flip or 0) >= GUARD and abs(found.mean or 0) > self.rule.margin:
+        elif found.adjusted < self.alpha and (found.flip or 0) >= GUARD:
             yield f"the tests disagree: t {found.adjusted:.2g} after Holm, sign-flip {found.flip:.2g}"
+        elif found.adjusted < self.alpha <= found.second:
+            tail = "higher" if found.skew > 0 else "lower"
+            yield (
+                f"the tests disagree: t {found.adjusted:.2g} after Holm, {found.second:.2g} corrected for skew: the "
+                f"arms' differences have a tail towards {tail} losses (skewness {found.skew:+.2g}), and a part of it "
+                "that these seeds miss would undo the mean"
+            )
         if found.sd == 0:
             yield "equal on every seed: a setting without effect?" if not found.mean else "the same on every seed"
         delta = self.rule.worthwhile
         if found.verdict in ("confirmed", "worse") and found.interval and max(map(abs, found.interval)) < delta:
             yield f"sure, and yet within what is not worthwhile, ±{delta:g} nats"
         if found.outlier is not None:
-            yield f"seed {found.outlier} stands out (Grubbs at 1 %): the tests assume symmetric differences"
+            needed = ", and an sd that it makes does not tell how many pairs are needed"
+            yield (
+                f"seed {found.outlier} stands out (Grubbs at 1 %): the tests assume symmetric differences"
+                f"{needed * (found.verdict == 'inconclusive')}"
+            )
         for name, seeds in ((found.arm, found.failed), (found.baseline, found.baseline_failed)):
             if seeds:
                 yield f"{name} failed on {_listed(seeds)}: what is left flatters it"

@@ -65,7 +65,8 @@ def outcomes(differences: Array, out: Array, rule: stats.Rule, look: int) -> Arr
     p = stats.adjusted(tests, out)
     flip, asked = np.ones_like(p), p < alpha
     flip[asked] = pairs.sign_flip(differences[asked], tests.mean[asked], rule.margin)
-    return stats.decide(tests, p, flip, out, rule, alpha)
+    second, _ = stats.guarded(tests, out)
+    return stats.decide(tests, p, second, flip, out, rule, alpha)
 
 
 def until_decided(differences: Array, design: Sequence[int], rule: stats.Rule) -> tuple[Array, Array]:
