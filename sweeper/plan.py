@@ -117,7 +117,8 @@ def plan(
     batches = [spec.total_trials, *(arms * (n - before) for before, n in steps if spec.compared)]
     rounds = sum(math.ceil(trials / at_once) for trials in batches)
     declared = rule(spec, comparisons)
-    noise = sd or Spread(ASSUMED_SD, "assumed")
+    declared_sd = Spread(spec.confirm.sd, "as the spec has it") if spec.confirm.sd else None
+    noise = sd or declared_sd or Spread(ASSUMED_SD, "assumed")
     return Plan(
         trials=spec.total_trials,
         steps=settings.steps,
@@ -336,6 +337,6 @@ def _assumed(spec: SweepSpec, measured: bool, sd: Spread | None) -> list[str]:
         notes.append(f"a GPU reaches {rate:.2f} TFLOP/s, as the published runs did on an RTX A6000")
     elif not measured:
         notes.append(f"training reaches {ACHIEVED:.0%} of this machine's rate of matrix products")
-    if sd is None:
+    if sd is None and spec.confirm.sd is None:
         notes.append(f"paired differences between seeds have an sd of {ASSUMED_SD} nats")
     return notes

@@ -126,8 +126,9 @@ class Confirm(Section):
     best: configurations of the search beside the baseline; null is 3, and under arms all. worthwhile: a difference that
     would matter. margin: what a candidate must be better by. racing: drop candidates for futility after four pairs.
     until: null runs all seeds and looks once; `decided` looks as declared, and a comparison that a look settles ends
-    there. looks: pairs at each; null is 8, then every further 4. spending: how the looks share the level (looks.py). At
-    their defaults these three are no part of the hash.
+    there. looks: pairs at each; null is 8, then every further 4. spending: how the looks share the level (looks.py).
+    sd: of paired differences, in nats, for the plan to go by where earlier runs do not tell it; no verdict goes by it.
+    At their defaults these four are no part of the hash.
     """
 
     best: Annotated[int, Field(gt=0)] | None = None
@@ -141,6 +142,7 @@ class Confirm(Section):
     spending: Literal["obrien_fleming", "pocock"] = Field(
         default="obrien_fleming", exclude_if=lambda spending: spending == "obrien_fleming"
     )
+    sd: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda sd: sd is None)
 
     @model_validator(mode="after")
     def _looks_decide(self) -> Self:

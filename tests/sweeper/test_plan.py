@@ -121,12 +121,20 @@ def test_disk_is_two_checkpoints_and_a_bundle_a_trial() -> None:
 
 
 def test_the_confirmation_is_planned_from_its_seeds() -> None:
-    eight = mix("seeds.confirm=[1001, 2, 3, 4, 5, 6, 7, 8]", "confirm.best=1")
+    eight = mix("seeds.confirm=[1001, 2, 3, 4, 5, 6, 7, 8]", "confirm.best=1", "confirm.sd=null")
     estimate = plan(eight, 1, RATE)
     assert (estimate.pairs, estimate.comparisons, estimate.sd, estimate.sd_source) == (8, 1, 0.02, "assumed")
     assert estimate.detectable == pytest.approx(0.02 * 1.24, rel=0.02)
     known = plan(eight, 1, RATE, sd=Spread(0.01, "earlier runs"))
     assert (known.detectable, known.sd_source) == (pytest.approx(0.01 * 1.24, rel=0.02), "earlier runs")
+    said = eight.model_copy(update={"confirm": eight.confirm.model_copy(update={"sd": 0.03})})
+    assert [
+        (one.sd, one.sd_source) for one in (plan(said, 1, RATE), plan(said, 1, RATE, sd=Spread(0.01, "earlier")))
+    ] == [
+        (0.03, "as the spec has it"),
+        (0.01, "earlier"),
+    ]
+    assert said.spec_hash != eight.spec_hash
     assert not any("sd" in note for note in known.assumed)
     assert plan(mix("seeds.confirm=[7]"), 1, RATE).detectable is None
     assert plan(arms(seeds={"search": [1], "confirm": [2, 3]}), 1, RATE).comparisons == 2
