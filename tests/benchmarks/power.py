@@ -2,7 +2,8 @@
 
 Arms of both studies are trained as a profile of `mix_ratios.yaml` trains its own, one thread, every arm on every seed,
 judged on the test part; runs that are in the file already are not trained again. Told are the paired differences to
-random masking: mean, sd, interval, correlation, and how many pairs would settle 0.01 nats.
+random masking: mean, intervals, sd, correlation, the verdict over all arms that are there, and how many pairs would
+show 0.01 nats in a single comparison.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from sweeper import pairs, spec
+from sweeper import pairs, spec, stats
+from sweeper.markdown import between
 from sweeper.trainable import TrainContext
 from tests.benchmarks.recipe import leaves
 from trainables import mlm
 
 BASELINE = "random"
 EFFECT = 0.01  # nats
+STAYED = "stayed at word frequencies"
 # AMLM as published has no mask warm-up; with one it parts from random masking where the mixtures do.
 WARM = {"masking.mask_warmup": 0.3}
 ARMS: dict[str, dict[str, Any]] = {
@@ -84,28 +87,40 @@ def known(path: Path) -> list[dict[str, Any]]:
 
 
 def table(runs: Sequence[Mapping[str, Any]], metric: str) -> Iterator[str]:
-    """Every arm against random masking over the seeds that both have, as Markdown."""
+    """Every arm against random masking over the seeds that both have, by the product's own rule, as Markdown."""
     by: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for run in runs:
         by[run["arm"]][run["seed"]] = run
-    yield f"| arm | pairs | {metric} | sd | 95 % interval | correlation | pairs for {EFFECT:g} | left by | gain | s |"
-    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
-    for arm in [name for name in ARMS if name in by]:
+    arms = [name for name in ARMS if name in by]
+    losses = {arm: {seed: run[metric] for seed, run in by[arm].items()} for arm in arms}
+    told = [run for run in runs if metric == "test/loss" and run["documents"]]
+    sums: dict[str, dict[int, pairs.Array]] = {arm: {} for arm in arms}
+    for run in told:
+        sums[run["arm"]][run["seed"]] = np.array([run["documents"]["loss"], run["documents"]["predictions"]])
+    stuck = {arm: {seed: STAYED for seed, run in by[arm].items() if run["gain"] <= mlm.LEARNED} for arm in arms}
+    found = stats.verdicts(losses, BASELINE, documents=sums, stuck=stuck)
+    said = {one.arm: one for one in found.comparisons}
+    yield (
+        f"| arm | pairs | {metric} | 95 % over seeds | over seeds and documents | sd (95 %) | correlation | "
+        f"p (Holm) | pairs for {EFFECT:g} | verdict | left by step | gain | s |"
+    )
+    yield "|:--|--:|--:|--:|--:|--:|--:|--:|--:|:--|--:|--:|--:|"
+    for arm in arms:
         mine = [*by[arm].values()]
         left = max((run["left"] or float("inf") for run in mine), default=0)
         gains, seconds = [run["gain"] for run in mine], np.mean([run["seconds"] for run in mine])
         end = f"{left:g} | {min(gains):.2f} to {max(gains):.2f} | {seconds:.0f} |"
-        seeds = sorted(by[arm].keys() & by[BASELINE].keys())
-        if arm == BASELINE or len(seeds) < 2:
-            yield f"| {arm} | {len(seeds)} | {np.mean([run[metric] for run in mine]):.4f} | - | - | - | - | {end}"
+        one = said.get(arm)
+        if one is None or one.interval is None or not one.sd:
+            yield f"| {arm} | {len(mine)} | {np.mean([run[metric] for run in mine]):.4f} |{' - |' * 7} {end}"
             continue
-        ours, theirs = (np.array([by[name][seed][metric] for seed in seeds]) for name in (arm, BASELINE))
-        test = pairs.t_tests(ours - theirs, 0.0, pairs.ALPHA)
-        low, high = pairs.sd_interval(float(test.sd), len(seeds))
-        needed = [pairs.pairs_needed(EFFECT / sd, 1) for sd in (float(test.sd), low, high)]
+        sds = (one.sd, *pairs.sd_interval(one.sd, one.n))
+        needed = [pairs.pairs_needed(EFFECT / sd, 1) for sd in sds]
+        both = between(one.documents.combined) if one.documents else "-"
         yield (
-            f"| {arm} | {len(seeds)} | {test.mean:+.4f} | {test.sd:.4f} | {test.low:+.4f} to {test.high:+.4f} | "
-            f"{np.corrcoef(ours, theirs)[0, 1]:.2f} | {needed[0]} ({needed[1]} to {needed[2]}) | {end}"
+            f"| {arm} | {one.n} | {one.mean:+.4f} | {between(one.interval)} | {both} | {sds[0]:.4f} ({sds[1]:.4f} to "
+            f"{sds[2]:.4f}) | {one.correlation or 0:.2f} | {one.adjusted:.2g} | {needed[0]} ({needed[1]} to "
+            f"{needed[2]}) | {one.told} | {end}"
         )
 
 
@@ -115,6 +130,7 @@ def main() -> int:
     parser.add_argument("--profile", default="laptop", choices=["laptop", "small"])
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to train; without any, the table alone")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--table", nargs="+", choices=list(ARMS), help="the arms compared, random among them; all")
     parser.add_argument("--metric", default="test/loss", choices=["test/loss", "val/loss"])
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -125,7 +141,8 @@ def main() -> int:
                 line = json.dumps(trained(options.profile, arm, seed))
                 with options.runs.open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
-    runs = [run for run in known(options.runs) if run["profile"] == options.profile]
+    shown = options.table or list(ARMS)
+    runs = [run for run in known(options.runs) if run["profile"] == options.profile and run["arm"] in shown]
     print("\n".join(table(runs, options.metric)))
     return 0
 
