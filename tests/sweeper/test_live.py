@@ -193,7 +193,8 @@ def test_on_a_terminal_lines_go_above_the_table(tmp_path: Path, monkeypatch: pyt
         journal.append(session())
         journal.append(ask(toy_spec(), 0, 1, "published"))
         journal.append(end(0, "failed", 2, "ValueError: no"))
-        time.sleep(0.1)
+        while "t0000 failed" not in file.getvalue() and time.monotonic() - begin < 30:
+            time.sleep(0.02)
         shown.say("a remark")
     text = file.getvalue()
     assert text.index("t0000 failed at step 0: ValueError: no") < text.index("a remark")
