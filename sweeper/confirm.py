@@ -293,8 +293,13 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     others = len(confirmed)
     if others > 1:
         notes.append(f"the champion is chosen among {others} confirmed, its estimate is optimistic")
-    met = {**asked, "dropped": gone}
-    challenge = _challenge(family, found, declared, [one["arm"] for one in confirmed], met) if family.champion else None
+    looked = _looked(spec, journal, declared, comparisons, strayed)
+    ended = looked.get("settled", {})
+    goes_on = [one["arm"] for one in comparisons if one["verdict"] == "inconclusive" and one["arm"] not in ended]
+    challenge = None
+    if family.champion and (look >= len(spec.looks) or not goes_on):
+        met = {**asked, "dropped": gone}
+        challenge = _challenge(family, found, declared, [one["arm"] for one in confirmed], met, ended)
     notes += [challenge["said"]] if challenge else []
     sections = sorted({path.partition(".")[0] for path in spec.space})
     if len(sections) > 1:
@@ -312,7 +317,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         "earlier": family.earlier,
         "comparisons": comparisons,
         "told": told,
-        **_looked(spec, journal, declared, comparisons, strayed),
+        **looked,
         "documents": {one["arm"]: list(one["documents"]["interval"]) for one in comparisons if one.get("documents")},
         "champion": confirmed[0]["arm"] if confirmed else None,
         "challenge": challenge,
@@ -337,8 +342,9 @@ def _looked(
         pairs[index] = pairs[index - 1] + len(family.seeds)
     before = {label: look for one in verdicts(journal) for label, look in one["settled"].items()}
     # No further seed decides what a stuck run has left open.
-    hopeless = [one["arm"] for one in comparisons if one.get("stuck") or one.get("baseline_stuck")]
-    ended = [one["arm"] for one in comparisons if one["verdict"] not in ("inconclusive", "dropped")] + hopeless
+    kept = [one for one in comparisons if one["verdict"] != "dropped"]
+    hopeless = [one["arm"] for one in kept if one.get("stuck") or one.get("baseline_stuck")]
+    ended = [one["arm"] for one in kept if one["verdict"] != "inconclusive"] + hopeless
     return {
         "looks": [
             {"pairs": n, "alpha": declared.level(look), "declared": look <= len(spec.looks)}
@@ -385,9 +391,17 @@ def _beside(result: stats.Verdicts) -> list[str]:
 
 
 def _challenge(
-    family: Family, found: stats.Losses, declared: stats.Rule, confirmed: Sequence[str], asked: Mapping[str, Any]
+    family: Family,
+    found: stats.Losses,
+    declared: stats.Rule,
+    confirmed: Sequence[str],
+    asked: Mapping[str, Any],
+    settled: Mapping[str, int],
 ) -> dict[str, Any] | None:
     """Whether an arm that is confirmed is so against the standing champion, too: by the same rule, on the same pairs.
+
+    At the level of the look at which these grew last, for that of a later one is not for them. asked: of
+    `stats.verdicts` at the last look; settled: arm -> the look that did, where there are several.
 
     None where no arm but it is confirmed, and where it is the baseline itself. crowned: the arm that takes its place.
     """
@@ -396,9 +410,14 @@ def _challenge(
     if not challengers or standing == family.baseline:
         return None
     # All declared arms stay among the comparisons, so that the best of them is not favoured.
-    met = stats.verdicts({arm: by for arm, by in found.items() if arm != family.baseline}, standing, declared, **asked)
-    beaten = [one.arm for one in met.confirmed if one.arm in challengers]
-    against = [one for one in met.comparisons if one.arm in challengers]
+    arms = {arm: by for arm, by in found.items() if arm != family.baseline}
+    against = list[stats.Comparison]()
+    for arm in challengers:
+        grew = min(settled.get(name, asked["look"]) for name in (arm, standing))
+        met = stats.verdicts(arms, standing, declared, **{**asked, "look": grew})
+        against += [one for one in met.comparisons if one.arm == arm]
+    better = sorted((one for one in against if one.verdict == "confirmed"), key=lambda one: one.mean or 0.0)
+    beaten = [one.arm for one in better]
     listed = "; ".join(f"{one.arm}: {one.told}, {number(one.mean, '+')}, {between(one.interval)}" for one in against)
     said = "stays: no arm is confirmed against it"
     if beaten:

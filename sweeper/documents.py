@@ -107,7 +107,7 @@ class _Error:
         return _Error(total, 1 / sum(parts))
 
     def interval(self, mean: float, alpha: float) -> tuple[float, float]:
-        half = float(special.stdtrit(self.freedom, 1 - alpha / 2)) * math.sqrt(self.variance)
+        half = -float(special.stdtrit(self.freedom, alpha / 2)) * math.sqrt(self.variance)
         return mean - half, mean + half
 
     def p(self, mean: float) -> float:

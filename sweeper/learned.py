@@ -21,6 +21,12 @@ def stuck(spec: SweepSpec, record: TrialRecord) -> str | None:
     return of(record.rows[-1].metrics) if of and record.state == "completed" and record.rows else None
 
 
+def known(spec: SweepSpec, record: TrialRecord) -> bool | None:
+    """Whether a completed run was stuck; None where nothing tells."""
+    tells = Trainable.load(spec.trainable).stuck and record.state == "completed" and record.rows
+    return stuck(spec, record) is not None if tells else None
+
+
 def by_arm(spec: SweepSpec, records: Iterable[TrialRecord]) -> dict[str, dict[int, str]] | None:
     """Arm -> seed -> what is said of a stuck run; None where the trainable does not tell of any."""
     if Trainable.load(spec.trainable).stuck is None:

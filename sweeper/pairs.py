@@ -210,7 +210,7 @@ def detectable(pairs: int, comparisons: int, wanted: float = POWER, alpha: float
     assert pairs > 1, pairs
     assert comparisons > 0, comparisons
     mean, error, signs = _simulated(pairs, min(comparisons, SIMULATED_ARMS))
-    critical = special.stdtrit(pairs - 1, 1 - alpha / comparisons / 2)
+    critical = -special.stdtrit(pairs - 1, alpha / comparisons / 2)
     return float(np.quantile(np.maximum(mean + critical * error, signs), wanted))
 
 

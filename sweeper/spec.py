@@ -226,7 +226,7 @@ class SweepSpec(Section):
         if self.ablation and (self.search.method != "arms" or len(self.arms) < 2):
             raise Refusal(("ablation",), "needs search: {method: arms} and two arms: the baseline and the full method")
         seeds = len(self.seeds.confirm)
-        if self.confirm.looks and self.confirm.looks[-1] > seeds:
+        if self.confirm.looks and 1 < seeds < self.confirm.looks[-1]:
             reason = f"the last is at {self.confirm.looks[-1]} pairs, seeds.confirm has {seeds}: declare as many seeds"
             raise Refusal(("confirm", "looks"), reason)
         if self.search.method == "arms":

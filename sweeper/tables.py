@@ -51,7 +51,8 @@ def results_csv(spec: SweepSpec, journal: Journal) -> str:
         row = [ask.stage, ask.trial, ask.arm, ask.seed, record.state, record.step]
         row += [last.get(spec.objective), last.get(test), *(each.get(column) for column in columns)]
         row += [last.get(key) for key in judged]
-        row += [last.get(f"{AUDIT}rate"), int(common.same(record)), int(learned.stuck(spec, record) is not None)]
+        stuck = learned.known(spec, record)
+        row += [last.get(f"{AUDIT}rate"), int(common.same(record)), None if stuck is None else int(stuck)]
         writer.writerow([*row, ask.config_hash])
     return text.getvalue()
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import special
 
@@ -19,7 +21,7 @@ from sweeper.journal import Family, Journal, Verdict
 from sweeper.looks import Spending
 from sweeper.spec import SpecError, SweepSpec, resolve
 from sweeper.stages import Stages
-from sweeper.stats import Rule
+from sweeper.stats import Rule, verdicts
 from tests import calibration, calibration_looks
 from tests.sweeper.test_confirm import run, searched, spec
 
@@ -64,6 +66,21 @@ def test_a_single_look_takes_all_and_an_early_one_hardly_any() -> None:
     first, last = looks.levels((6, 1000), "obrien_fleming", 0.05)
     assert 0 < first < 1e-30
     assert last == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("pairs", [(6, 100), (8, 16, 120)])
+def test_a_first_look_that_can_show_nothing_is_a_number_all_the_same(pairs: tuple[int, ...]) -> None:
+    """Levels below the rounding of 1: what is asked of t comes from its lower tail."""
+    levels = looks.levels(pairs, "obrien_fleming", 0.05, 3)
+    draw = np.random.default_rng(0)
+    losses = {arm: {seed: 3 + float(draw.normal()) for seed in range(pairs[0])} for arm in "abcd"}
+    sums = {arm: {seed: draw.normal(size=(2, 30)) ** 2 for seed in by} for arm, by in losses.items()}
+    found = verdicts(losses, "a", Rule(levels=levels), documents=sums)
+    assert levels[0] < 1e-15
+    for one in found.comparisons:
+        assert json.dumps(asdict(one), allow_nan=False)
+        assert one.detectable
+        assert one.detectable > 1000
 
 
 def test_looks_beside_the_declared_ones_halve_what_those_took_together() -> None:
@@ -245,6 +262,22 @@ def test_no_champion_is_crowned_before_the_last_look(monkeypatch: pytest.MonkeyP
         _, tags = stages.crowned(drive.said.append)
         assert ("sweeper.verdict" in tags) == (crash is None)
     assert asked == [3]
+
+
+@pytest.mark.parametrize(("settled", "crowned"), [({"new": 1, "old": 1}, None), ({"new": 1}, None), ({}, "new")])
+def test_a_challenge_is_at_the_level_of_the_look_at_which_its_pairs_grew(
+    settled: dict[str, int], crowned: str | None
+) -> None:
+    """p of new against old is 0.002: enough for the last of five looks, and not for the first."""
+    noise = np.array([1.0, -1.0, 2.0, -2.0, 1.5, -1.5, 0.5, -0.5]) * 1e-3
+    away = {"base": 0.0, "old": -0.1, "new": -0.1022}
+    losses = {arm: {i: 3 + by + (noise[i] if arm == "new" else 0.0) for i in range(8)} for arm, by in away.items()}
+    levels = looks.levels((8, 12, 16, 20, 24), "obrien_fleming", 0.05, 2)
+    family = Family(look=5, baseline="base", arms={arm: {} for arm in away}, seeds=[0], champion="old")
+    found = confirm._challenge(family, losses, Rule(levels=levels), ["new", "old"], {"look": 5}, settled)
+    assert found is not None
+    assert levels[0] < found["comparisons"][0]["adjusted"] < levels[-1]
+    assert found["crowned"] == crowned
 
 
 def test_it_ends_with_the_look_that_settles_the_last_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
