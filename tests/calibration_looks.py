@@ -25,7 +25,7 @@ from tests.calibration import FALSE_RATE, LAWS, SIZES, SMALL_EFFECT, Cell, famil
 DESIGNS = ((8, 12, 16), (8, 16, 24))
 DEFAULT = tuple(range(8, 33, 4))
 EFFECTS = (0.4, SMALL_EFFECT)
-LOST = 0.03  # the power that O'Brien & Fleming's looks may cost beside one look at the last
+LOST = 0.02  # the power that O'Brien & Fleming's looks may cost beside one look at the last
 PAIR_SD = math.sqrt(2)  # of a difference, where a run has 1
 
 Array = np.ndarray[Any, Any]
