@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeper import budget, learned, looks, stats
+from sweeper import budget, learned, looks, stats, verdict
 from sweeper.budget import Common
 from sweeper.documents import Sums
 from sweeper.journal import Family, Journal, TrialRecord, Verdict
@@ -293,19 +293,17 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     others = len(confirmed)
     if others > 1:
         notes.append(f"the champion is chosen among {others} confirmed, its estimate is optimistic")
-    looked = _looked(spec, journal, declared, comparisons, strayed)
-    ended = looked.get("settled", {})
-    goes_on = [one["arm"] for one in comparisons if one["verdict"] == "inconclusive" and one["arm"] not in ended]
+    looked = {"look": look, **_looked(spec, journal, declared, comparisons, strayed)}
     challenge = None
-    if family.champion and (look >= len(spec.looks) or not goes_on):
-        met = {**asked, "dropped": gone}
+    if family.champion and not verdict.going_on({**looked, "comparisons": comparisons}):
+        met, ended = {**asked, "dropped": gone}, looked.get("settled", {})
         challenge = _challenge(family, found, declared, [one["arm"] for one in confirmed], met, ended)
     notes += [challenge["said"]] if challenge else []
     sections = sorted({path.partition(".")[0] for path in spec.space})
     if len(sections) > 1:
         notes.append(f"the space spans {' and '.join(sections)}: the baseline was tried at one point of it, not tuned")
     return {
-        "look": look,
+        **looked,
         "metric": metric(spec),
         "baseline": family.baseline,
         "alpha": result.alpha,
@@ -317,7 +315,6 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         "earlier": family.earlier,
         "comparisons": comparisons,
         "told": told,
-        **looked,
         "documents": {one["arm"]: list(one["documents"]["interval"]) for one in comparisons if one.get("documents")},
         "champion": confirmed[0]["arm"] if confirmed else None,
         "challenge": challenge,

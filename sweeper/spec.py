@@ -120,6 +120,11 @@ class Resources(Section):
         return max(1, self.workers)
 
 
+def _absent(value: Any) -> bool:
+    """Of what came later: left out where it is not there, so that hashes of older specs stay the same."""
+    return value is None
+
+
 class Confirm(Section):
     """Which comparisons the seeds of `seeds.confirm` settle, and by which differences in nats.
 
@@ -135,14 +140,14 @@ class Confirm(Section):
     worthwhile: Annotated[float, Field(gt=0)] = 0.01
     margin: Annotated[float, Field(ge=0)] = 0.0
     racing: bool = False
-    until: Literal["decided"] | None = Field(default=None, exclude_if=lambda until: until is None)
+    until: Literal["decided"] | None = Field(default=None, exclude_if=_absent)
     looks: Annotated[tuple[Annotated[int, Field(ge=6)], ...], Field(min_length=1, max_length=20)] | None = Field(
-        default=None, exclude_if=lambda looks: looks is None
+        default=None, exclude_if=_absent
     )
     spending: Literal["obrien_fleming", "pocock"] = Field(
         default="obrien_fleming", exclude_if=lambda spending: spending == "obrien_fleming"
     )
-    sd: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=lambda sd: sd is None)
+    sd: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude_if=_absent)
 
     @model_validator(mode="after")
     def _looks_decide(self) -> Self:

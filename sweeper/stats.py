@@ -23,6 +23,7 @@ from sweeper.pairs import (
     ROUNDING,
     Array,
     Paired,
+    Wary,
     detectable,
     holm,
     outlier,
@@ -251,16 +252,16 @@ def paired(candidate: Mapping[int, float | None], baseline: Mapping[int, float |
     return found
 
 
-def adjusted(tests: Paired, dropped: Array | bool = False) -> Array:
-    """Holm's p (..., k) on the side of each mean. A dropped arm stays among the k, with p 1."""
-    return tests.on_its_side(*(holm(np.where(dropped, 1.0, p)) for p in (tests.p_better, tests.p_worse)))
+def adjusted(tests: Paired, dropped: Array | bool = False, by: Paired | Wary | None = None) -> Array:
+    """Holm's p (..., k) on the side of each mean, by t or another test. A dropped arm stays among the k, with p 1."""
+    by = by or tests
+    return tests.on_its_side(*(holm(np.where(dropped, 1.0, p)) for p in (by.p_better, by.p_worse)))
 
 
 def guarded(tests: Paired, dropped: Array | bool = False) -> tuple[Array, Array]:
     """As `adjusted`, by the test that is wary of skew; and the skew that it goes by."""
     found = wary(tests, dropped)
-    better, worse = (holm(np.where(dropped, 1.0, p)) for p in (found.p_better, found.p_worse))
-    return tests.on_its_side(better, worse), found.skew
+    return adjusted(tests, dropped, found), found.skew
 
 
 def decide(
@@ -382,9 +383,9 @@ class _Family:
             notes=(),
         )
         open_still = found.verdict == "inconclusive" and not why and marked is None
-        if open_still and sd is not None and self._needed(sd) < MOST_NEEDED:
+        if open_still and sd is not None and (needed := self._needed(sd)) < MOST_NEEDED:
             low, high = sd_interval(sd, n)
-            found = replace(found, needed=self._needed(sd), needed_range=(self._needed(low), self._needed(high)))
+            found = replace(found, needed=needed, needed_range=(self._needed(low), self._needed(high)))
         return replace(found, notes=tuple(self._notes(found)))
 
     def _stuck(self, arm: str, seeds: Collection[int]) -> tuple[int, ...] | None:

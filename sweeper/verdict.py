@@ -35,14 +35,22 @@ def headline(said: Mapping[str, Any]) -> str:
     return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(said) + fresh
 
 
-def _going_on(said: Mapping[str, Any]) -> str:
-    """Which arms a further declared look asks again."""
-    declared = sum(look["declared"] for look in said.get("looks", ()))
+def going_on(said: Mapping[str, Any]) -> list[str]:
+    """The arms that a further declared look asks again."""
+    if said["look"] >= _declared_looks(said):
+        return []
     arms = [one["arm"] for one in said["comparisons"] if one["verdict"] == "inconclusive"]
-    going = [f"`{arm}`" for arm in arms if arm not in said.get("settled", ())]
-    if said["look"] >= declared or not going:
-        return ""
-    return f" This was look {said['look']} of at most {declared}: {', '.join(going)} run{'s'[len(going) > 1 :]} on."
+    return [arm for arm in arms if arm not in said["settled"]]
+
+
+def _going_on(said: Mapping[str, Any]) -> str:
+    going = [f"`{arm}`" for arm in going_on(said)]
+    told = f" This was look {said['look']} of at most {_declared_looks(said)}: {', '.join(going)} run"
+    return f"{told}{'s'[len(going) > 1 :]} on." if going else ""
+
+
+def _declared_looks(said: Mapping[str, Any]) -> int:
+    return sum(look["declared"] for look in said.get("looks", ()))
 
 
 def section(said: Mapping[str, Any]) -> str:

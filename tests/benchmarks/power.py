@@ -93,10 +93,10 @@ def table(runs: Sequence[Mapping[str, Any]], metric: str) -> Iterator[str]:
         by[run["arm"]][run["seed"]] = run
     arms = [name for name in ARMS if name in by]
     losses = {arm: {seed: run[metric] for seed, run in by[arm].items()} for arm in arms}
-    told = [run for run in runs if metric == "test/loss" and run["documents"]]
     sums: dict[str, dict[int, pairs.Array]] = {arm: {} for arm in arms}
-    for run in told:
-        sums[run["arm"]][run["seed"]] = np.array([run["documents"]["loss"], run["documents"]["predictions"]])
+    for run in runs:
+        if metric == "test/loss" and run["documents"]:
+            sums[run["arm"]][run["seed"]] = np.array([run["documents"]["loss"], run["documents"]["predictions"]])
     stuck = {arm: {seed: STAYED for seed, run in by[arm].items() if run["gain"] <= mlm.LEARNED} for arm in arms}
     found = stats.verdicts(losses, BASELINE, documents=sums, stuck=stuck)
     said = {one.arm: one for one in found.comparisons}
