@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sweeper import store
-from sweeper.report import redact
+from sweeper.secrecy import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

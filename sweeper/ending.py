@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from sweeper import checkpoints, folders, probe, remote, report
 from sweeper.artifacts import Artifacts
 from sweeper.journal import TrialRecord
+from sweeper.secrecy import redact
 from sweeper.spec import SpecError, SweepSpec, load
 from sweeper.verdict import headline
 
@@ -53,7 +54,7 @@ def lines(
     shown.append(f"run folder     {outcome.run_dir} (report.md lists the trials)")
     if outcome.bundle:
         shown.append(f"bundle         {outcome.bundle}")
-    shown.append(f"tracking store {report.redact(outcome.tracking_uri)}")
+    shown.append(f"tracking store {redact(outcome.tracking_uri)}")
     shown.append(f"browse it with {report.ui_command(outcome.tracking_uri, outcome.run_dir.parent)}")
     shown += _scale(path, spec)
     if outcome.interrupted:

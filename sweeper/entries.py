@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.journal import Ask, End, Report, Session
-from sweeper.report import redact
+from sweeper.secrecy import redact
 
 MAX_PARAM = 6000
 MAX_TAG = 5000

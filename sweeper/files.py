@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import stat
 import sys
 import tempfile
+import unicodedata
 import uuid
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 GIVEN = "utf-8-sig"  # of what people bring: UTF-8, less the byte order mark that some editors put before it
+_TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of the direction of writing
 _LONGEST = 100  # characters of a path in an error
 
 
@@ -48,6 +51,48 @@ def told(error: OSError) -> str | None:
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
     shown = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
     return f"{' '.join(shown.split())}: {error.strerror}"
+
+
+def inside(root: Path, *parts: str) -> Path:
+    """A path below a folder, of parts that come from outside: a record, a bundle, an object store's keys.
+
+    Each part is a relative path with `/`. Raises ValueError, in one line, where one is absolute, is empty, climbs with
+    `..`, or leads through a link: nothing of a stranger's is followed out of `root`, which itself may be a link.
+    """
+    path = root
+    for part in parts:
+        steps = PurePosixPath(part).parts
+        if not steps or part.startswith("/") or ".." in steps or "\0" in part or "\\" in part:
+            raise ValueError(f"{printable(part)!r} is not a path inside {root}")
+        for step in steps:
+            path = path / step
+            if path.is_symlink():
+                raise ValueError(f"{path} is a link, and links of a record are not followed: put the file itself there")
+    return path
+
+
+def refuse_links(tree: Path) -> None:
+    """Raises ValueError, in one line that names it, for a link, a pipe or a device in a folder or a file."""
+    for path in [tree, *tree.rglob("*")] if not tree.is_symlink() else [tree]:
+        kind = path.lstat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            what = "a link" if stat.S_ISLNK(kind) else "neither a file nor a folder"
+            raise ValueError(f"{path} is {what}: it is not read, copied or sent; put the file itself there")
+
+
+def printable(text: str) -> str:
+    """The text with what steers a terminal, or turns the direction of writing, as escapes such as \\x1b.
+
+    Line ends and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each.encode("unicode_escape").decode()
+        if each not in "\n\t" and (unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") or each in _TURNS)
+        else each
+        for each in text
+    )
 
 
 class Parser(argparse.ArgumentParser):

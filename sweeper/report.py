@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from sweeper import budget, learned, pareto, tasks, verdict
 from sweeper.budget import PREDICTED, Common
 from sweeper.journal import AUDIT, Ask, Journal, Session, TrialRecord, fingerprints_in, nested
 from sweeper.markdown import ABSENT, number, table
+from sweeper.secrecy import redact
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -109,18 +109,6 @@ def settings(ask: Ask) -> str:
 def params(by_path: Mapping[str, Any]) -> str:
     """As `settings`, of settings by path."""
     return " ".join(_setting(path, value) for path, value in by_path.items()) or ABSENT
-
-
-def redact(text: str) -> str:
-    """The text without what a stranger must not read: logins in URLs, and values of passwords, keys and tokens.
-
-    A number after `token=` stays: that is a share of the mask.
-    """
-    # After a colon, for SQLAlchemy takes a password with a slash as it is.
-    login = r"(?:[^/:\s'\"]*:[^\s'\"]*|[^/\s'\"]*)@"
-    text = re.sub(rf"(\b[a-z][a-z0-9+.-]*://){login}", r"\1***@", text, flags=re.IGNORECASE)
-    secret = r"(?:password|passwd|secret|credentials?|api[_-]?key|access[_-]?key|token(?![=\s]+[\d.]+(?![\w-])))"
-    return re.sub(rf"(\b[\w.-]*{secret}=|--[\w.-]*{secret}\s+)[^\s&'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 def _setting(path: str, value: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from sweeper import cluster, confirm, files, folders, report
 from sweeper.journal import Journal, Session, TrialRecord
+from sweeper.secrecy import redact
 from sweeper.spec import SweepSpec, load
 from sweeper.summary import sweep_state
 
@@ -154,7 +155,7 @@ def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]
 
 def _why_trial(record: TrialRecord, driver: bool) -> str | None:
     if record.end and record.end.reason:
-        return report.redact(" ".join(record.end.reason.split()))
+        return redact(" ".join(record.end.reason.split()))
     if record.open and not driver:
         return f"goes on from step {record.step:,} when the sweep is resumed"
     if record.state == "interrupted":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from sweeper.entries import cut, cut_tags, milliseconds, name
-from sweeper.report import redact
+from sweeper.secrecy import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

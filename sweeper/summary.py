@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper import learned
 from sweeper.journal import Journal, TrialRecord, nested
-from sweeper.report import AUDIT, Outcome, best, redact, state
+from sweeper.report import AUDIT, Outcome, best, state
+from sweeper.secrecy import redact
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec

@@ -27,9 +27,9 @@ from sweeper import checkpoints, cluster, provenance, remote, trial
 from sweeper import confirm as confirmation
 from sweeper.journal import End, Journal, Session
 from sweeper.remote import Remote
-from sweeper.report import redact
 from sweeper.scheduling import Recording, scheduler
 from sweeper.search import ConfirmSearch, JournalSearch, ListSearch, OpenSearch, StudySearch, known, write_study
+from sweeper.secrecy import redact
 from sweeper.spec import SweepSpec
 
 SCRATCH = ".tune"

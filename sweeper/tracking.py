@@ -20,7 +20,8 @@ from sweeper import learned, store
 from sweeper.artifacts import SMALL_S, Artifacts
 from sweeper.entries import LACKS, STATUS, Child, cut_tags, milliseconds, session_tags, utc
 from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
-from sweeper.report import REPORTS, fingerprints, redact
+from sweeper.report import REPORTS, fingerprints
+from sweeper.secrecy import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,12 +15,12 @@ from sweeper.report import (
     best,
     describe,
     markdown,
-    redact,
     sections,
     settings,
     shortfall,
     ui_command,
 )
+from sweeper.secrecy import redact
 from tests.sweeper.samples import ask, audit, end, report, session, toy_spec, written
 
 

@@ -1,0 +1,42 @@
+"""What comes from outside: paths that must stay where they are put, links that are not followed, text that steers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sweeper import files
+
+
+def test_paths_from_outside_stay_inside(tmp_path: Path) -> None:
+    assert files.inside(tmp_path, "trials", "t0001/checkpoints") == tmp_path / "trials/t0001/checkpoints"
+
+
+@pytest.mark.parametrize("part", ["../x", "a/../../x", "/etc/passwd", "", ".", "a\0b", "a\\b", ".."])
+def test_paths_that_lead_out_are_refused(tmp_path: Path, part: str) -> None:
+    with pytest.raises(ValueError, match="not a path inside"):
+        files.inside(tmp_path, part)
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/out").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="run/out is a link"):
+        files.inside(tmp_path / "run", "out", "x")
+    with pytest.raises(ValueError, match="run/out is a link"):
+        files.refuse_links(tmp_path / "run")
+    (tmp_path / "to-run").symlink_to(tmp_path / "run")
+    assert files.inside(tmp_path / "to-run", "x") == tmp_path / "to-run/x"  # the root may be one
+
+
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is neither a file nor a folder"):
+        files.refuse_links(tmp_path)
+
+
+def test_what_steers_a_terminal_is_escaped() -> None:
+    assert files.printable("plain ü 字 \n\tनमस्ते") == "plain ü 字 \n\tनमस्ते"
+    assert files.printable("\x1b[2J \x9b \u202e \r") == "\\x1b[2J \\x9b \\u202e \\r"
