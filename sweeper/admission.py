@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, confirm, folders, plan, probe, room
+from sweeper import cluster, confirm, folders, ledger, plan, probe, room
 from sweeper.journal import Journal
 from sweeper.spec import SweepSpec
 from sweeper.stages import begun, prepared, refuse_used
+from sweeper.store import store_uri
 from sweeper.wording import naming
 
 Say = Callable[[str], None]
@@ -31,6 +32,8 @@ class Admission:
     say: Say
     more_seeds: int = 0
     reuse_seeds: bool = False
+    trust_record: bool = False
+    fork: bool = False
     estimate: plan.Plan | None = None
     facts: dict[str, Any] | None = None
 
@@ -78,13 +81,15 @@ class Admission:
         if self.more_seeds < 0 or (self.more_seeds and not (self.known and self.spec.compared)):
             raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
         if self.more_seeds and self.known:
-            journal = Journal(self.known / "journal.jsonl", read_only=True)
+            journal = Journal(self.known / "journal.jsonl", read_only=True, trust=self.trust_record)
             if journal.families() and not confirm.unsettled(self.spec, journal):
                 raise ValueError("--more-seeds: every comparison of this run is settled or dropped: none would run")
 
     def _same_data_and_fresh_seeds(self) -> None:
         facts = self.facts or {}
-        recorded: Journal | None = begun(self.spec, self.known, facts)
+        recorded: Journal | None = begun(self.spec, self.known, facts, self.trust_record)
+        if recorded and self.known and not self.fork:
+            ledger.refuse_stale(recorded, store_uri(self.spec, self.storage), self.known, self.say)
         if not self.reuse_seeds:
             refuse_used(self.path, self.spec, self.storage, facts, recorded, self.say)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from sweeper import checkpoints, folders, probe, remote, report
+from sweeper import checkpoints, files, folders, probe, remote, report
 from sweeper.artifacts import Artifacts
 from sweeper.journal import TrialRecord
 from sweeper.secrecy import redact
 from sweeper.spec import SpecError, SweepSpec, load
 from sweeper.verdict import headline
+
+T = TypeVar("T")
+LONGEST = 300  # characters of a line
 
 
 def keep_bundle(run_dir: Path, best: TrialRecord | None) -> Path | None:
@@ -29,6 +32,27 @@ def keep_bundle(run_dir: Path, best: TrialRecord | None) -> Path | None:
     target.parent.mkdir(exist_ok=True)
     checkpoints.publish(source, target)
     return target
+
+
+class Steps:
+    """The steps of a sweep's end: one that fails is told in a line, and the others still happen.
+
+    failed: what could not be done.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.failed: list[str] = []
+        self._say = say
+
+    def take(self, what: str, step: Callable[[], T], otherwise: T) -> T:
+        try:
+            return step()
+        except Exception as error:  # whatever it is, trials have ended and are on record
+            why = files.told(error) if isinstance(error, OSError) else None
+            line = redact(" ".join((why or f"{type(error).__name__}: {error}").split()))[:LONGEST]
+            self._say(f"{what} failed: {line}; the rest of the end goes on, and --resume does it again")
+            self.failed.append(what)
+            return otherwise
 
 
 def lines(

@@ -104,7 +104,7 @@ def new(parent: Path, spec: SweepSpec) -> Path:
 
 def discard(folder: Path, journal: Journal) -> None:
     """Take a run folder away again in which nothing has begun."""
-    if not journal.events:
+    if not journal.begun:
         journal.close()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,136 +2,49 @@
 
 Written by the driver alone. An event is on disk before anything acts on it. Optuna's study, the rungs, MLflow, the
 live table and the report are projections of it: rebuilt at every start, never read back.
+
+Every line ends with a digest of itself and of all lines before it. So a line that was changed, lost, doubled or moved
+is found when the record is read. It is no signature: who makes all digests anew can write what he likes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import secrets
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-State = Literal["completed", "stopped", "failed", "interrupted"]
+from sweeper import files
+from sweeper.events import (
+    Ask,
+    Begin,
+    End,
+    Event,
+    Family,
+    Fork,
+    Over,
+    Repeat,
+    Report,
+    Session,
+    State,
+    Trust,
+    Verdict,
+    parse,
+)
+
+__all__ = ["Ask", "Begin", "End", "Event", "Family", "Fork", "Over", "Repeat", "Report", "Session", "State", "Trust"]
+__all__ += ["AUDIT", "Journal", "TrialRecord", "Verdict", "apply", "fingerprints_in", "nested", "rechained"]
+
 AUDIT = "audit/"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """A driver began to work on the run.
-
-    versions: package name to version. facts: what the trainable's `prepare` returned, such as `data_fingerprint`.
-    """
-
-    command: str
-    versions: dict[str, str]
-    git_commit: str | None
-    machine: dict[str, Any]
-    facts: dict[str, Any] = field(default_factory=dict)
-    time: float = field(default_factory=time.time)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """A trial was asked for. params: what the space set, by path. raw: the sampler's own parameters.
-
-    budget: what it will predict by its settings, `{"predicted": 184800, "exact": true}`; None where they do not tell.
-    """
-
-    trial: str
-    number: int
-    stage: str
-    arm: str | None
-    seed: int
-    config: dict[str, Any]
-    config_hash: str
-    params: dict[str, Any]
-    raw: dict[str, Any]
-    budget: dict[str, Any] | None = None
-    time: float = field(default_factory=time.time)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repeat:
-    """The sampler asked for a point that a trial has: it is not trained again, and the sampler is told what came of it.
-
-    number: of the trial that was to be asked for, which another point then got. of: the trial that has this one.
-    """
-
-    stage: str
-    number: int
-    of: str
-    raw: dict[str, Any]
-    time: float = field(default_factory=time.time)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Over:
-    """A stage ends before all its trials were asked for. reason: why, in words."""
-
-    stage: str
-    reason: str
-    time: float = field(default_factory=time.time)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """A trial reported metrics at a step. checkpoint: the seal of the one that came with them. node: its address."""
-
-    trial: str
-    step: int
-    metrics: dict[str, float]
-    checkpoint: str | None = None
-    node: str | None = None
-    time: float = field(default_factory=time.time)
-
-
-@dataclass(frozen=True, kw_only=True)
-class End:
-    """A trial ended. An interrupted one is open: a resumed sweep goes on with it."""
-
-    trial: str
-    state: State
-    reason: str | None = None
-    checkpoint: str | None = None
-    time: float = field(default_factory=time.time)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """What a look of the confirmation compares, declared before the first run of it.
-
-    arms: label -> settings by path, the baseline among them. seeds: of this look, each for every arm. fresh: no run of
-    this data in the tracking store had used them. earlier: confirmations in the store against the same baseline.
-    champion: the label of the arm that challenges on behalf of the standing champion.
-    """
-
-    look: int
-    baseline: str
-    arms: dict[str, dict[str, Any]]
-    seeds: list[int]
-    racing: bool = False
-    fresh: bool = True
-    earlier: int = 0
-    champion: str | None = None
-    time: float = field(default_factory=time.time)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What a look of the confirmation said."""
-
-    data: dict[str, Any]
-    time: float = field(default_factory=time.time)
-
-
-Event = Session | Ask | Repeat | Over | Report | End | Family | Verdict
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__.lower(): kind for kind in (Session, Ask, Repeat, Over, Report, End, Family, Verdict)
-}
+_MARK, _DIGITS = b', "digest": "', 32
+_TRUST = b'{"event": "trust"'
+TRUST = "--trust-record goes on all the same, and the report then says so"
 
 
 @dataclass
@@ -164,39 +77,110 @@ class TrialRecord:
         return self.rows[-1].metrics.get(objective) if self.rows else None
 
 
+class Damaged(ValueError):
+    """A record is not what was written; in one line, which names the first bad line."""
+
+
 class Journal:
     """The events of one run folder, in memory and on disk. Safe to read from other threads.
 
-    Opening cuts off a torn last line (a crash in mid-write) and keeps its text in `torn`. Any other line that does
-    not parse raises ValueError. `read_only` leaves the file alone, for a driver may be writing that line.
+    Opening cuts off a torn last line (a crash in mid-write) and keeps its text in `torn`. Any other line that is not
+    what was written raises Damaged, in one line that names it; with `trust`, such lines are left out and `faults`
+    lists them: (line, why). `read_only` leaves the file alone, for a driver may be writing that line. digests: of the
+    lines of `events`, each "" where an earlier version wrote it.
     """
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
+    def __init__(self, path: Path, read_only: bool = False, trust: bool = False) -> None:
         self.path = path
         self.events: list[Event] = []
+        self.digests: list[str] = []
         self.trials: dict[str, TrialRecord] = {}
         self._stages: dict[str, list[TrialRecord]] = {}
         self._repeats: dict[str, list[Repeat]] = {}
         self._over: dict[str, str] = {}
         self.torn: str | None = None
+        self.faults: list[tuple[int, str]] = []
         self._lock = threading.Lock()
-        for event in self._read(read_only):
-            self._apply(event)
+        self._seen = hashlib.sha256()  # all that the file holds
+        self._take(self._whole_lines(read_only), trust)
         self._file = None if read_only else path.open("ab", buffering=0)
 
     def append(self, event: Event) -> bool:
         """Put an event on disk, then into the picture. A report of a step already known is dropped: False.
 
-        Raises OSError where the disk is full; the journal is then as it was.
+        Raises OSError where the disk is full; the journal is then as it was. Raises ValueError for an event that could
+        not be read again.
         """
         assert self._file is not None, "opened to be read"
         with self._lock:
             if isinstance(event, Report) and event.step <= self.trials[event.trial].step:
                 return False
-            line = json.dumps({"event": type(event).__name__.lower(), **vars(event)}, allow_nan=False)
-            self._put(self._file.fileno(), line.encode() + b"\n")
-            self._apply(event)
+            body = json.dumps({"event": type(event).__name__.lower(), **vars(event)}, allow_nan=False).encode()
+            parse(body)
+            line = _chained(self._seen, body)
+            self._put(self._file.fileno(), line)
+            self._seen.update(line)
+            self._apply(event, _split(line[:-1])[1])
             return True
+
+    @property
+    def run(self) -> str | None:
+        """The id of the run, whatever its folder is called; None of one that an earlier version began."""
+        named = (event.run for event in reversed(self.events) if isinstance(event, Begin | Fork))
+        return next(named, None)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a driver has begun to work on the run."""
+        return any(isinstance(event, Session) for event in self.events)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether people went on with the record though it was not what had been written."""
+        return any(isinstance(event, Trust) for event in self.events)
+
+    @property
+    def chained(self) -> bool:
+        """Whether all lines carry a digest; those of an earlier version do not."""
+        return all(self.digests)
+
+    def refuse_other_spec(self, spec_hash: str, trust: bool = False) -> None:
+        """Raises ValueError, in one line, where the run began with another spec, which `trust` notes as a fault."""
+        hashes = (event.spec_hash for event in reversed(self.events) if isinstance(event, Begin | Trust))
+        own = next(hashes, spec_hash)
+        if own == spec_hash:
+            return
+        why = f"spec.yaml is not the one that the run goes by: its hash is {spec_hash[:8]}, the journal has {own[:8]}"
+        if not trust:
+            raise ValueError(f"{why}; put it back, or begin a new run with it; {TRUST}")
+        self.faults.append((0, why))
+
+    def doubts(self) -> list[str]:
+        """What a reader must know of the record itself, a sentence each; nothing where it is as it was written."""
+        said = [
+            f"The record was not what had been written ({event.why}), and was gone on with by --trust-record on "
+            f"{datetime.fromtimestamp(event.time, UTC):%Y-%m-%d}."
+            for event in self.events
+            if isinstance(event, Trust)
+        ]
+        said += [f"The record is not what was written ({_place(*fault)})." for fault in self.faults[:1]]
+        if not self.chained:
+            said.append("The record is of an earlier version, whose lines carry no digests: nothing shows changes.")
+        return said
+
+    def born(self, spec_hash: str) -> None:
+        """Give a run its id, before all else; and where its record is trusted in spite of faults, write that down."""
+        if not self.events:
+            self.append(Begin(run=secrets.token_hex(8), spec_hash=spec_hash))
+        if self.faults:
+            (line, _), told = self.faults[0], _place(*self.faults[0])
+            self.append(Trust(line=line, faults=len(self.faults), why=told, spec_hash=spec_hash))
+            self.faults.clear()
+
+    def fork(self) -> None:
+        """Make the run one of its own, with an id that no store knows."""
+        if self.run:
+            self.append(Fork(run=secrets.token_hex(8), of=self.run))
 
     def stage(self, name: str) -> Sequence[TrialRecord]:
         """The trials of a stage, in the order in which they were asked for; it grows with the journal."""
@@ -239,7 +223,33 @@ class Journal:
             os.ftruncate(file, size)
             raise
 
-    def _apply(self, event: Event) -> None:
+    def _take(self, data: bytes, trust: bool) -> None:
+        """Read lines. What stands before a `Trust` was trusted when that was written, and what was bad is left out."""
+        lines = data.splitlines(keepends=True)
+        sound = list(_sound(lines, self._seen))
+        trusted = max((n for n, line in enumerate(lines, 1) if sound[n - 1] and line.startswith(_TRUST)), default=0)
+        broken = False
+        for number, line in enumerate(lines, 1):
+            vouched, (body, digest) = number <= trusted, _split(line[:-1])
+            try:
+                if not (sound[number - 1] or vouched or broken):
+                    broken = True
+                    self._fault(
+                        number, "it does not follow from the lines before: something was changed or lost", trust
+                    )
+                self._apply(parse(body), digest)
+            except ValueError as error:
+                if not vouched:
+                    self._fault(number, str(error), trust)
+
+    def _fault(self, number: int, why: str, trust: bool) -> None:
+        if not trust:
+            raise Damaged(f"{_place(number, why)}; {TRUST}")
+        self.faults.append((number, why))
+
+    def _apply(self, event: Event, digest: str) -> None:
+        if isinstance(event, Begin) and self.events:
+            raise ValueError("a run begins once")
         apply(self.trials, event)
         if isinstance(event, Ask):
             self._stages.setdefault(event.stage, []).append(self.trials[event.trial])
@@ -247,46 +257,85 @@ class Journal:
             self._repeats.setdefault(event.stage, []).append(event)
         elif isinstance(event, Over):
             self._over[event.stage] = event.reason
+        self.digests.append(digest)
         self.events.append(event)
 
-    def _read(self, read_only: bool) -> list[Event]:
-        if not self.path.exists():
-            return []
+    def _whole_lines(self, read_only: bool) -> bytes:
+        """The file less a torn last line."""
+        if not os.path.lexists(self.path):
+            return b""
+        files.refuse_links(self.path)
         data = self.path.read_bytes()
-        whole, _, rest = data.rpartition(b"\n")
+        whole, end, rest = data.rpartition(b"\n")
         if rest:
             self.torn = rest.decode(errors="replace")
             if not read_only:
                 os.truncate(self.path, len(data) - len(rest))
-        return [_parse(line, number) for number, line in enumerate(whole.splitlines(), 1)]
+        return whole + end
 
 
 def apply(trials: dict[str, TrialRecord], event: Event) -> None:
-    """Bring the trials up to date with the next event."""
+    """Bring the trials up to date with the next event. Raises ValueError for one that cannot follow."""
+    if isinstance(event, Report | End) and event.trial not in trials:
+        raise ValueError(f"it is of trial {event.trial}, which was not asked for")
     match event:
         case Ask():
+            if event.trial in trials:
+                raise ValueError(f"trial {event.trial} is asked for twice")
             trials[event.trial] = TrialRecord(event)
         case Report():
             record = trials[event.trial]
+            if event.step <= record.step:
+                raise ValueError(f"trial {event.trial} reports step {event.step} after step {record.step}")
             record.rows.append(event)
             record.end = None
         case End():
             trials[event.trial].end = event
-        case Session() | Repeat() | Over() | Family() | Verdict():
+        case _:
             pass
+
+
+def rechained(lines: Iterable[bytes]) -> bytes:
+    """Lines of a record with digests that fit, whatever they had. For drills: what a record says need not be true."""
+    seen, data = hashlib.sha256(), b""
+    for line in lines:
+        data += (fresh := _chained(seen, _split(line)[0]))
+        seen.update(fresh)
+    return data
+
+
+def _sound(lines: Iterable[bytes], seen: Any) -> Iterator[bool]:
+    """Whether each line's digest fits. Those before the first with a digest are of an earlier version, and do."""
+    chained = False
+    for line in lines:
+        body, digest = _split(line[:-1])
+        chained = chained or bool(digest)
+        yield line == _chained(seen, body) if chained else True
+        seen.update(line)
+
+
+def _chained(seen: Any, body: bytes) -> bytes:
+    """A line with the digest of itself and of all before it. seen: a hash over those."""
+    due = seen.copy()
+    due.update(body)
+    return body[:-1] + _MARK + due.hexdigest()[:_DIGITS].encode() + b'"}\n'
+
+
+def _split(line: bytes) -> tuple[bytes, str]:
+    """A line without its digest, and that, "" where it has none."""
+    head, mark, digest = line.rpartition(_MARK)
+    if not mark or len(digest) != _DIGITS + 2 or not digest.endswith(b'"}'):
+        return line, ""
+    return head + b"}", digest[:-2].decode(errors="replace")
+
+
+def _place(number: int, why: str) -> str:
+    return f"journal line {number}: {why}" if number else why
 
 
 def fingerprints_in(facts: Mapping[str, Any]) -> dict[str, str]:
     """Of data and code, among facts for the record."""
     return {key: str(value) for key, value in facts.items() if "fingerprint" in key}
-
-
-def _parse(line: bytes, number: int) -> Event:
-    try:
-        data = json.loads(line)
-        return _KINDS[data.pop("event")](**data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"journal line {number} is not an event: {error}") from error
 
 
 def nested(metrics: Mapping[str, float], prefix: str) -> dict[str, Any]:

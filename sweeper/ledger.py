@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeper import budget, confirm, earlier, learned, store, tracking
-from sweeper.entries import utc
+from sweeper import budget, confirm, earlier, learned, remote, store, tracking
 from sweeper.journal import Family, Journal, TrialRecord
 from sweeper.spec import SweepSpec
 
@@ -20,7 +19,7 @@ PARAMS, BUDGET = "sweeper.params", "sweeper.budget"
 def refuse_used(spec: SweepSpec, uri: str, facts: Mapping[str, Any], own: Mapping[str, str], say: Say) -> None:
     """Raises ValueError in one line where other runs of this data have used a seed of the confirmation.
 
-    own: see `identity`. Where the store is away the sweep may begin: it is asked again before the confirmation.
+    own: see `store.identity`. Where the store is away the sweep may begin: it is asked again before the confirmation.
     """
     try:
         used = spent(uri, facts, own) & {*spec.seeds.confirm} if spec.compared else set()
@@ -34,11 +33,26 @@ def refuse_used(spec: SweepSpec, uri: str, facts: Mapping[str, Any], own: Mappin
         )
 
 
-def identity(journal: Journal, run_dir: Path) -> dict[str, str]:
-    """The tags that name this run folder's own runs in a store; none before it has any."""
-    if not journal.events:
-        return {}
-    return {"sweeper.run": run_dir.name, "sweeper.begun": utc(journal.events[0].time)}
+def refuse_stale(journal: Journal, uri: str, run_dir: Path, say: Say) -> None:
+    """Raises ValueError, in one line, where the store has events of this run that its record lacks.
+
+    Then this folder is a copy, and the original, or another copy, has gone on since. A run in an object store may lack
+    what its machine had no time to send before it was lost: that is said, and it goes on.
+    """
+    if not journal.run:
+        return
+    try:
+        runs = store.found(uri, {store.RUN_ID: journal.run}, earlier.ALL)
+    except ValueError as error:
+        return say(f"{error}; whether another copy of this run has gone on since is not known")
+    if not {run.data.tags.get(store.DIGEST) for run in runs} - {None, *journal.digests}:
+        return
+    if remote.of(run_dir):
+        return say(f"{run_dir.name}: the tracking store has events that were lost with the machine that ran it")
+    raise ValueError(
+        f"{run_dir}: the tracking store has events of run {journal.run} that this folder lacks, so another copy of it "
+        "has gone on: resume that one, or give --fork and have this copy go on as a run of its own"
+    )
 
 
 def spent(uri: str, facts: Mapping[str, Any], own: Mapping[str, str]) -> set[int]:
@@ -50,7 +64,7 @@ def spent(uri: str, facts: Mapping[str, Any], own: Mapping[str, str]) -> set[int
 def declare(spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say) -> Family:
     """The first look's family, the standing champion among its arms where it can be compared."""
     baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
-    fresh, before, standing, own = False, 0, None, identity(journal, run_dir)
+    fresh, before, standing, own = False, 0, None, store.identity(journal, run_dir)
     try:
         fresh = not spent(uri, facts, own) & {*spec.seeds.confirm}
         before = earlier.confirmations(uri, baseline, own)
@@ -65,7 +79,7 @@ def further(
 ) -> Family:
     """One more look, on seeds that nothing has used as far as the store tells."""
     try:
-        return confirm.further(spec, journal, number, spent(uri, facts, identity(journal, run_dir)))
+        return confirm.further(spec, journal, number, spent(uri, facts, store.identity(journal, run_dir)))
     except ValueError as error:
         say(f"{error}; the further seeds are marked as not fresh")
         return replace(confirm.further(spec, journal, number, set()), fresh=False)
@@ -110,7 +124,7 @@ def crowned(
     label: str | None = said["champion"] if said else None
     if said is None or label is None:
         standing = store.champion(uri, spec.name) if len(families) > 1 else None
-        if standing is not None and earlier.is_own(identity(journal, run_dir), standing):
+        if standing is not None and earlier.is_own(store.identity(journal, run_dir), standing):
             say(f"the champion of {spec.name} is of an earlier look of this run, which this one does not confirm")
         return None
     if learned.caution(spec, journal):
@@ -143,7 +157,7 @@ def crowned(
 def _met(spec: SweepSpec, journal: Journal, standing: Mapping[str, str], run_dir: Path) -> bool:
     """Whether the standing champion is of this very run, or was one of the arms that its confirmation compared."""
     family = journal.families()[-1]
-    if earlier.is_own(identity(journal, run_dir), standing):
+    if earlier.is_own(store.identity(journal, run_dir), standing):
         return True
     try:
         theirs = spec.config_hash(spec.trainable_config(json.loads(standing[PARAMS])))

@@ -6,7 +6,7 @@ Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sweeper import files, report, report_html, tables
@@ -16,18 +16,24 @@ from sweeper.spec import SweepSpec, load
 from sweeper.store import store_uri
 
 
-def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]:
-    """Write the reports, each as a whole or not at all, and say where they lie."""
-    texts = {
-        "report.md": report.markdown(spec, journal, outcome),
-        "report.html": report_html.page(spec, journal, outcome, _importance(spec, journal)),
-        "results.csv": tables.results_csv(spec, journal),
-        "table.tex": tables.verdict_tex(journal.verdict()),
+def texts(spec: SweepSpec, journal: Journal, outcome: Outcome) -> Iterator[tuple[str, Callable[[], None]]]:
+    """(name, what writes it) of each report: as a whole or not at all, and none waits for another."""
+    made: dict[str, Callable[[], str]] = {
+        "report.md": lambda: report.markdown(spec, journal, outcome),
+        "report.html": lambda: report_html.page(spec, journal, outcome, _importance(spec, journal)),
+        "results.csv": lambda: tables.results_csv(spec, journal),
+        "table.tex": lambda: tables.verdict_tex(journal.verdict()),
     }
-    assert tuple(texts) == report.REPORTS
-    for name, text in texts.items():
-        files.put(outcome.run_dir / name, text)
-    return [outcome.run_dir / name for name in texts]
+    assert tuple(made) == report.REPORTS
+    for name, text in made.items():
+        yield name, lambda name=name, text=text: files.put(outcome.run_dir / name, text())
+
+
+def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]:
+    """Write the reports, and say where they lie."""
+    for _, write in texts(spec, journal, outcome):
+        write()
+    return [outcome.run_dir / name for name in report.REPORTS]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -115,8 +115,9 @@ def _asked(args: argparse.Namespace) -> tuple[Admission, list[str]]:
     storage = folders.storage(args.storage, args.resume)
     known = folders.known(storage, spec, args.resume)
     fit, lacking = _fit(spec)
-    seeds = {"more_seeds": args.more_seeds, "reuse_seeds": args.reuse_seeds}
-    admission = Admission(path=args.spec, spec=spec, storage=storage, known=known, fit=fit, say=_say, **seeds)
+    names = ("more_seeds", "reuse_seeds", "trust_record", "fork")
+    asked = {name: getattr(args, name) for name in names}
+    admission = Admission(path=args.spec, spec=spec, storage=storage, known=known, fit=fit, say=_say, **asked)
     return admission, [*unheard, *lacking]
 
 
@@ -169,6 +170,10 @@ def _parser() -> files.Parser:
     )
     parser.add_argument("--again", action="store_true", help="train a spec that has finished already once more")
     parser.add_argument("--reuse-seeds", action="store_true", help="confirm on seeds that earlier runs have used")
+    parser.add_argument(
+        "--trust-record", action="store_true", help="go on with a record that is not what was written (with --resume)"
+    )
+    parser.add_argument("--fork", action="store_true", help="go on with a copy as a run of its own (with --resume)")
     parser.add_argument("--reproduce", type=Path, metavar="RUN_DIR", help="train one trial of a run again and compare")
     parser.add_argument("--trial", metavar="ID", help="which one (with --reproduce; else the best)")
     parser.add_argument(
@@ -192,6 +197,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         raise ValueError(f"--reproduce trains a trial as the run's record has it: {what} does not go with it")
     if args.trial and not args.reproduce:
         raise ValueError("--trial names the trial of --reproduce RUN_DIR")
+    for name in ("trust_record", "fork"):
+        if getattr(args, name) and args.resume is None:
+            raise ValueError(f"--{name.replace('_', '-')} goes with --resume RUN_DIR")
     if args.again and args.resume is not None:
         raise ValueError("--again begins a new run, --resume goes on with one: give one of them")
     return args
@@ -268,10 +276,16 @@ def _carry_out(
     from sweeper.live import Live
 
     try:
-        journal = Journal(run_dir / "journal.jsonl")
+        journal = Journal(run_dir / "journal.jsonl", trust=args.trust_record)
+        journal.refuse_other_spec(spec.spec_hash, args.trust_record)
     except ValueError as error:
         _say(f"error: {run_dir}: {error}")
         return REFUSED
+    journal.born(spec.spec_hash)
+    if args.fork:
+        journal.fork()
+    for line in journal.doubts():
+        _say(f"caution: {line}")
     uri = store_uri(spec, run_dir.parent)
     if remote.of(run_dir) and sqlite_file(uri):
         _say("MLflow's store lies on this machine alone, and with it which seeds were used: set MLFLOW_TRACKING_URI")
@@ -295,6 +309,8 @@ def _carry_out(
             done = stages.over or stages.run(signals)
         except (cluster.NoRoom, cluster.NotShared, cluster.NotStarted) as error:
             live.say(f"error: {error}")
+            if journal.begun:
+                tracker.close("interrupted", None, None, FULL_S)
             folders.discard(run_dir, journal)
             if run_dir.exists():
                 live.say(f"go on with: {folders.resume(run_dir)}")
@@ -302,22 +318,24 @@ def _carry_out(
         except cluster.Lost as error:
             live.say(f"error: {error}")
             lost = True
-        except OSError as error:
-            if checkpoints.full(error):
-                tracker.close("interrupted", None, None, FULL_S)
-            raise
         except KeyboardInterrupt:
             pass
+        except BaseException:
+            tracker.close("interrupted", None, None, FULL_S)  # no run in the store stays RUNNING
+            raise
         signals.closing = True
         signals.install()
+        ends = ending.Steps(live.say)
         records = list(journal.trials.values())
-        best = report.best(spec, records)
-        bundle = ending.keep_bundle(run_dir, best)
+        best = ends.take("choosing the best trial", lambda: report.best(spec, records), None)
+        bundle = ends.take("keeping the best trial's bundle", lambda: ending.keep_bundle(run_dir, best), None)
         outcome = report.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=bundle, interrupted=not done)
-        results.write_all(spec, journal, outcome)
+        for name, write in results.texts(spec, journal, outcome):
+            ends.take(f"writing {name}", write, None)
         state = sweep_state(records, not done)
-        crowned, tags = stages.crowned(live.say)
-        tracker.close(state, best, outcome.bundle, signals.left(DRAIN_S), crowned=crowned, tags=tags)
+        crowned, tags = ends.take("choosing the champion", lambda: stages.crowned(live.say), (None, {}))
+        left = signals.left(DRAIN_S)
+        ends.take("MLflow", lambda: tracker.close(state, best, bundle, left, crowned=crowned, tags=tags), 0)
         signals.say = _say
     outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
     told = summary(spec, journal, outcome)
@@ -328,7 +346,7 @@ def _carry_out(
         _say(f"to look again or go on: {folders.resume(run_dir)}; to train it once more on purpose: --again")
     if args.json:
         files.emit(json.dumps(told))
-    return FAILED if lost else _STATUS[told["state"]]
+    return FAILED if lost or ends.failed else _STATUS[told["state"]]
 
 
 def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:

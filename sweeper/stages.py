@@ -20,7 +20,7 @@ from sweeper.interrupts import Interrupts
 from sweeper.journal import Journal, Session, Verdict, fingerprints_in
 from sweeper.reproduce import Reproduction
 from sweeper.spec import SweepSpec
-from sweeper.store import store_uri
+from sweeper.store import identity, store_uri
 from sweeper.summary import sweep_state
 from sweeper.tracking import Crowned
 from sweeper.trainable import Trainable
@@ -64,12 +64,16 @@ def finished(spec: SweepSpec, run_dir: Path) -> bool:
     return confirm.finished(spec, journal) and sweep_state(journal.trials.values(), False) == "completed"
 
 
-def begun(spec: SweepSpec, known: Path | None, facts: dict[str, Any]) -> Journal | None:
-    """What is on record of the run to go on with. Raises ValueError where it had other data, or rules by its names."""
+def begun(spec: SweepSpec, known: Path | None, facts: dict[str, Any], trust: bool = False) -> Journal | None:
+    """What is on record of the run to go on with. Raises ValueError where it had other data, or rules by its names.
+
+    And where the record, or the spec beside it, is not what was written, unless people `trust` it all the same.
+    """
     if known is None:
         return None
     with naming(known):
-        journal = Journal(known / "journal.jsonl", read_only=True)
+        journal = Journal(known / "journal.jsonl", read_only=True, trust=trust)
+        journal.refuse_other_spec(spec.spec_hash, trust)
         first = next((event for event in journal.events if isinstance(event, Session)), None)
         if first is None:
             return journal
@@ -80,6 +84,8 @@ def begun(spec: SweepSpec, known: Path | None, facts: dict[str, Any]) -> Journal
                     f"its trials would not be comparable, for the data, or what prepares it, is not as it was ({key} "
                     f"{then} then, {now[key]} now): put it back, or start a new run; versions then: {first.versions}"
                 )
+        if any(line == 0 for line, _ in journal.faults) or journal.trusted:
+            return journal  # another spec, knowingly
         for one in {record.ask.config_hash: record for record in journal.trials.values()}.values():
             if one.ask.config_hash and one.ask.config_hash != spec.config_hash(spec.trainable_config(one.ask.params)):
                 raise ValueError(
@@ -102,7 +108,7 @@ def refuse_used(
     if journal:
         if journal.families():
             return  # declared: what is known of their freshness is on record
-        own = ledger.identity(journal, journal.path.parent)
+        own = identity(journal, journal.path.parent)
     with naming(path):
         ledger.refuse_used(spec, store_uri(spec, storage), facts, own, say)
 

@@ -13,16 +13,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from sweeper.entries import cut, cut_tags, milliseconds, name
+from sweeper.entries import cut, cut_tags, milliseconds, name, utc
 from sweeper.secrecy import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from sweeper.journal import Journal
     from sweeper.spec import SweepSpec
 
 CHAMPION = "champion"
+RUN_ID, DIGEST = "sweeper.run_id", "sweeper.digest"
 # One attempt a call, soon given up: the tracker retries, and mlflow's own way takes minutes. Nothing on stdout.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -32,6 +34,21 @@ _SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what it says of a failed call is said in a line here
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+
+
+def identity(journal: Journal, run_dir: Path) -> dict[str, str]:
+    """The tags that name this run's own runs in a store; none before it has any.
+
+    By its id, whatever its folder is called. A run that an earlier version began has none, and goes by the folder.
+    """
+    if journal.run:
+        return {RUN_ID: journal.run}
+    return named(journal, run_dir) if journal.events else {}
+
+
+def named(journal: Journal, run_dir: Path) -> dict[str, str]:
+    """For people: the run's folder, and when it began."""
+    return {"sweeper.run": run_dir.name, "sweeper.begun": utc(journal.events[0].time)}
 
 
 def store_uri(spec: SweepSpec, storage: Path) -> str:
@@ -140,18 +157,23 @@ def runs(
     client: MlflowClient, experiments: list[str], tags: Mapping[str, str], order: str, most: float = float("inf")
 ) -> list[Run]:
     """Runs by their tags, page by page, in the order of their start."""
-    text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    text = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items() if _quoted(value))
     listed: list[Run] = []
     token = None
     while len(listed) < most:
         page = client.search_runs(
             experiments, text, max_results=1000, order_by=[f"attributes.start_time {order}"], page_token=token
         )
-        listed += page
+        listed += [run for run in page if tags.items() <= run.data.tags.items()]
         token = page.token
         if not token:
             break
     return listed
+
+
+def _quoted(value: str) -> str | None:
+    """A value in MLflow's filter, which has no escape; None of one with both quotes, which is compared here."""
+    return next((f"{mark}{value}{mark}" for mark in ("'", '"') if mark not in value), None)
 
 
 def log(

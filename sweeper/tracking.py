@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from sweeper import learned, store
 from sweeper.artifacts import SMALL_S, Artifacts
-from sweeper.entries import LACKS, STATUS, Child, cut_tags, milliseconds, session_tags, utc
+from sweeper.entries import LACKS, STATUS, Child, cut_tags, milliseconds, session_tags
 from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
 from sweeper.report import REPORTS, fingerprints
 from sweeper.secrecy import redact
@@ -182,7 +182,7 @@ class Tracker:
     def _pass(self, closing: _Close | None) -> None:
         """Deliver everything that is new. Raises what the store raises; safe to repeat from any point."""
         self._read()
-        if not self._journal.events:
+        if not self._journal.begun:  # what no driver worked on has no run in the store
             return
         if self._client is None:
             self._client = self._connect()
@@ -230,12 +230,17 @@ class Tracker:
         return client
 
     def _identity(self) -> dict[str, str]:
-        """Names this run folder among all in a store, other machines' folders of the same name included."""
-        return {"sweeper.run": self._run_dir.name, "sweeper.begun": utc(self._journal.events[0].time)}
+        """Names this run among all in a store, for the tracker and for people."""
+        return store.identity(self._journal, self._run_dir) | store.named(self._journal, self._run_dir)
+
+    def _digest(self) -> dict[str, str]:
+        """The record as far as it has been read: a copy that lacks this line is stale (`ledger.refuse_stale`)."""
+        read = self._journal.digests[self._cursor - 1] if self._cursor else ""
+        return {store.DIGEST: read} if read else {}
 
     def _search(self, client: MlflowClient, kind: str) -> list[Run]:
         """The runs of this sweep, oldest first."""
-        tags = {"sweeper.kind": kind, **self._identity()}
+        tags = {"sweeper.kind": kind, **store.identity(self._journal, self._run_dir)}
         return store.runs(client, [self._experiment_id], tags, "ASC")
 
     def _create(
@@ -251,6 +256,8 @@ class Tracker:
         if session is None or session is self._described:
             return
         tags = {**session_tags(session), "sweeper.machine": json.dumps(session.machine, default=str)}
+        tags |= {**self._identity(), **self._digest(), "mlflow.runName": self._run_dir.name}
+        tags |= {"sweeper.doubt": " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
         tags |= {"mlflow.note.content": self._spec.question, "sweeper.profile": self._spec.profile or "none"}
         store.log(client, self.parent_run_id, tags=tags)
         self._store_spec(client)
@@ -292,7 +299,7 @@ class Tracker:
         client = self._client
         assert client is not None
         if child.run_id is None:
-            tags = {"mlflow.parentRunId": str(self.parent_run_id), **child.tags()}
+            tags = {"mlflow.parentRunId": str(self.parent_run_id), **child.tags(), **self._digest()}
             run = self._create(client, "trial", child.ask.trial, child.ask.time, tags)
             child.run_id = self.run_ids[child.ask.trial] = run.info.run_id
         if child.reports and not child.running:
@@ -303,6 +310,7 @@ class Tracker:
             return  # its parameters travel with its first report, if that is near: a call less a trial
         while child.left:
             batch, tags = child.batch()
+            tags |= self._digest() if tags else {}
             if tags and (words := learned.stuck(self._spec, self._journal.trials[child.ask.trial])):
                 tags |= {learned.STUCK: words}
             rows = {(key, report.step, report.time): value for report in batch for key, value in report.metrics.items()}
@@ -327,7 +335,7 @@ class Tracker:
         if best and score is not None:
             row = {(f"best/{self._spec.objective}", best.step, best.rows[-1].time): score}
             store.log(client, parent, metrics=row, tags={"sweeper.best": best.id, "sweeper.best_score": repr(score)})
-        store.log(client, parent, tags={"sweeper.state": closing.status, **closing.tags})
+        store.log(client, parent, tags={"sweeper.state": closing.status, **self._digest(), **closing.tags})
         client.set_terminated(parent, STATUS[closing.status])
         self._artifacts.out = False
         self._store_rest(client, parent)

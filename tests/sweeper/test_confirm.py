@@ -370,7 +370,7 @@ FACTS = {"data_fingerprint": "d"}
 def test_the_ledger_counts_all_seeds_but_this_folders_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, said = spec(confirm={"best": 1}), list[str]()
     journal = searched(tmp_path, sweep)
-    own = ledger.identity(journal, tmp_path)
+    own = store.identity(journal, tmp_path)
     begun = own["sweeper.begun"]
     runs = [stored(11, run=tmp_path.name, begun=begun), stored(None, run="killed", begun=begun)]
     monkeypatch.setattr(store, "found", lambda *_: runs)
@@ -410,7 +410,7 @@ def test_a_later_look_that_confirms_nothing_says_whose_the_champion_is(
 ) -> None:
     sweep, said = spec(confirm={"best": 1}), list[str]()
     journal = searched(tmp_path, sweep)
-    own = ledger.identity(journal, tmp_path)
+    own = store.identity(journal, tmp_path)
     journal.append(confirm.declared(sweep, journal, fresh=True, earlier=0))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.0}, SEEDS)
     journal.append(Verdict(data=confirm.conclude(sweep, journal, tmp_path)))
@@ -439,7 +439,7 @@ def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatc
         monkeypatch.setattr(store, "champion", lambda *_: standing)
         return ledger.crowned(sweep, journal, "x", FACTS, tmp_path, said.append)
 
-    own = ledger.identity(journal, tmp_path)
+    own = store.identity(journal, tmp_path)
     for standing in (None, {**same, ledger.PARAMS: '{"effect": -0.5}'}, {**same, **own, ledger.PARAMS: "{"}):
         assert crowned(standing).trial is first
     assert said == []

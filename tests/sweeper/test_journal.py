@@ -10,11 +10,17 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sweeper.journal import Event, Journal, Verdict, nested
 from tests.sweeper.samples import ask, end, report, session, toy_spec, written
+
+SAID: Any = {
+    **{"look": 1, "metric": "test/loss", "baseline": "baseline", "alpha": 0.05, "rule": ["t"], "worthwhile": 0.01},
+    **{"seeds": [11, 12], "fresh": True, "comparisons": [], "told": {}, "documents": {}, "champion": None, "notes": []},
+}
 
 
 @pytest.fixture
@@ -28,7 +34,7 @@ def reopened(journal: Journal) -> Journal:
 
 
 def test_reopened_it_equals_what_was_in_memory(journal: Journal) -> None:
-    journal.append(Verdict(data={"arm": "published", "p": 0.04}))
+    journal.append(Verdict(data=SAID))
     again = reopened(journal)
     assert again.events == journal.events
     assert again.trials == journal.trials
@@ -66,7 +72,7 @@ def test_a_broken_line_before_the_last_is_an_error_that_names_it(journal: Journa
     journal.close()
     lines = journal.path.read_text("utf-8").splitlines()
     journal.path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n", "utf-8")
-    with pytest.raises(ValueError, match="journal line 3 is not an event"):
+    with pytest.raises(ValueError, match="journal line 3: "):
         Journal(journal.path)
 
 
@@ -117,6 +123,7 @@ def test_an_event_is_on_disk_when_append_returns(journal: Journal) -> None:
     event = end(5, "completed", 30)
     journal.append(event)
     last = json.loads(journal.path.read_text("utf-8").splitlines()[-1])
+    assert last.pop("digest") == journal.digests[-1]
     assert last == {"event": "end", **dataclasses.asdict(event)}
 
 

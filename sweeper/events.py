@@ -1,0 +1,370 @@
+"""What a journal's lines may say: one type an event, and its values checked when a line is read.
+
+A record may come from a stranger, so a line is data: an unknown event or key, a value of another type, a number that is
+not finite, a trial id or a path other than we write them, is a line that is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from dataclasses import dataclass, field
+from functools import cache
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,  # pydantic takes no other before Python 3.12
+)
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+FORMAT = 2  # of the record; 1 had no chain and did not say so
+DEEPEST = 100  # levels of what a line holds
+
+State = Literal["completed", "stopped", "failed", "interrupted"]
+TrialId = Annotated[str, Field(pattern=r"^[a-z][0-9]{4,9}\Z")]
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16,32}\Z")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Time = Annotated[float, Field(ge=0, le=250_000_000_000, allow_inf_nan=False)]  # s since 1970, up to the year 9000
+Number = Annotated[float, Field(allow_inf_nan=False)]
+StoredPath = Annotated[str, Field(pattern=r"^(trials/[a-z][0-9]{4,9}/)?checkpoints/step-[0-9]{8,16}\Z")]
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_CONFIG = ConfigDict(extra="forbid", strict=True)
+
+Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Seeds = list[Annotated[int, Field(ge=0, lt=2**32)]]
+_OPEN = ConfigDict(extra="allow", strict=True)
+
+
+class Machine(TypedDict, total=False):
+    """Where a driver ran."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    concurrency: Count
+    slots: Count
+    threads: Count
+    device: str
+    platform: str
+    python: str
+    cpus: Count | None
+
+
+class Facts(TypedDict, total=False):
+    """What a trainable's `prepare` returned: other keys are its own, of any type."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    data_fingerprint: str
+    code_fingerprint: str
+    notes: list[str]
+    warnings: list[str]
+    judged: list[str]
+
+
+class AskedBudget(TypedDict):
+    """See `Ask`."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    predicted: Number
+    exact: bool
+    way: NotRequired[str]
+
+
+class SpreadSaid(TypedDict):
+    """See `scatter.Spread`."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    sd: Number
+    baseline: Number
+    ratio: Number | None
+    interval: Interval | None
+    p: Number | None
+
+
+class DocumentsSaid(TypedDict):
+    """See `documents.Documents`."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    interval: Interval
+    combined: NotRequired[Interval]
+
+
+class ComparisonSaid(TypedDict):
+    """See `stats.Comparison`; what earlier versions did not write may be absent."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    arm: str
+    verdict: str
+    n: Count
+    seeds: Seeds
+    differences: list[Number]
+    mean: Number | None
+    interval: Interval | None
+    sd: Number | None
+    adjusted: Number
+    flip: Number | None
+    detectable: Number | None
+    needed: Count | None
+    needed_range: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    notes: list[str]
+    stuck: NotRequired[Seeds | None]
+    baseline_stuck: NotRequired[Seeds | None]
+    stuck_p: NotRequired[Number | None]
+    spread: NotRequired[SpreadSaid | None]
+    documents: NotRequired[DocumentsSaid | None]
+
+
+class LookSaid(TypedDict):
+    """A look of the confirmation: pairs so far, its level, and whether it was declared before the first run."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    pairs: Count
+    alpha: Number
+    declared: bool
+
+
+class ChallengeSaid(TypedDict):
+    """What came of the challenge to the standing champion."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    champion: str
+    crowned: str | None
+    said: str
+
+
+class Said(TypedDict):
+    """What a look said: see `confirm.conclude`; what earlier versions did not write may be absent."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    look: Count
+    metric: str
+    baseline: str
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    rule: list[str]
+    worthwhile: Number
+    seeds: Seeds
+    fresh: bool
+    comparisons: list[ComparisonSaid]
+    told: dict[str, str]
+    documents: dict[str, Interval]
+    champion: str | None
+    notes: list[str]
+    challenge: NotRequired[ChallengeSaid | None]
+    judged: NotRequired[list[str]]
+    unlearned: NotRequired[str | None]
+    looks: NotRequired[list[LookSaid]]
+    settled: NotRequired[dict[str, Count]]
+
+
+if TYPE_CHECKING:  # checked by these types when a line is read, and plain trees to those who use them
+    MachineTree = FactsTree = AskedBudgetTree = SaidTree = dict[str, Any]
+else:
+    MachineTree, FactsTree, AskedBudgetTree, SaidTree = Machine, Facts, AskedBudget, Said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begin:
+    """A run was born. run: its id, which its folder's name has no part in. format: of the record."""
+
+    __pydantic_config__ = _CONFIG
+    run: RunId
+    spec_hash: str
+    format: Annotated[int, Field(ge=2)] = FORMAT
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """A copy of a run became one of its own. run: its id from here on; of: the id that it had."""
+
+    __pydantic_config__ = _CONFIG
+    run: RunId
+    of: RunId
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """People went on with a record that is not what was written, knowingly: what stands before is taken as it is.
+
+    line: the first bad one, 0 where the spec alone is another. faults: how many. why: what was wrong with the first.
+    spec_hash: of the spec that the run goes on with.
+    """
+
+    __pydantic_config__ = _CONFIG
+    line: Count
+    faults: Count
+    why: str
+    spec_hash: str
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A driver began to work on the run.
+
+    versions: package name to version. facts: what the trainable's `prepare` returned, such as `data_fingerprint`.
+    """
+
+    __pydantic_config__ = _CONFIG
+    command: str
+    versions: dict[str, str]
+    git_commit: str | None
+    machine: MachineTree
+    facts: FactsTree = field(default_factory=dict)
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A trial was asked for. params: what the space set, by path. raw: the sampler's own parameters.
+
+    budget: what it will predict by its settings, `{"predicted": 184800, "exact": true}`; None where they do not tell.
+    """
+
+    __pydantic_config__ = _CONFIG
+    trial: TrialId
+    number: Count
+    stage: Annotated[str, Field(pattern=r"^[a-z_]{1,40}\Z")]
+    arm: str | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    config: dict[str, Any]
+    config_hash: str
+    params: dict[str, Any]
+    raw: dict[str, Any]
+    budget: AskedBudgetTree | None = None
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """The sampler asked for a point that a trial has: it is not trained again, and the sampler is told what came of it.
+
+    number: of the trial that was to be asked for, which another point then got. of: the trial that has this one.
+    """
+
+    __pydantic_config__ = _CONFIG
+    stage: str
+    number: Count
+    of: TrialId
+    raw: dict[str, Any]
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Over:
+    """A stage ends before all its trials were asked for. reason: why, in words."""
+
+    __pydantic_config__ = _CONFIG
+    stage: str
+    reason: str
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A trial reported metrics at a step. checkpoint: the seal of the one that came with them. node: its address."""
+
+    __pydantic_config__ = _CONFIG
+    trial: TrialId
+    step: Count
+    metrics: dict[str, Number]
+    checkpoint: str | None = None
+    node: str | None = None
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """A trial ended. An interrupted one is open: a resumed sweep goes on with it."""
+
+    __pydantic_config__ = _CONFIG
+    trial: TrialId
+    state: State
+    reason: str | None = None
+    checkpoint: StoredPath | None = None
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What a look of the confirmation compares, declared before the first run of it.
+
+    arms: label -> settings by path, the baseline among them. seeds: of this look, each for every arm. fresh: no run of
+    this data in the tracking store had used them. earlier: confirmations in the store against the same baseline.
+    champion: the label of the arm that challenges on behalf of the standing champion.
+    """
+
+    __pydantic_config__ = _CONFIG
+    look: Count
+    baseline: str
+    arms: dict[str, dict[str, Any]]
+    seeds: Seeds
+    racing: bool = False
+    fresh: bool = True
+    earlier: Count = 0
+    champion: str | None = None
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a look of the confirmation said."""
+
+    __pydantic_config__ = _CONFIG
+    data: SaidTree
+    time: Time = field(default_factory=time.time)
+
+
+Event = Begin | Fork | Trust | Session | Ask | Repeat | Over | Report | End | Family | Verdict
+
+KINDS: dict[str, type[Any]] = {
+    kind.__name__.lower(): kind
+    for kind in (Begin, Fork, Trust, Session, Ask, Repeat, Over, Report, End, Family, Verdict)
+}
+
+
+def parse(line: bytes) -> Event:
+    """The event of a line. Raises ValueError, in one line, for what is none."""
+    try:
+        data = json.loads(_shallow(line), parse_float=_finite, parse_constant=_no_number)
+        if b"\\ud" in line.lower():
+            json.dumps(data, ensure_ascii=False).encode()  # half a character could be written nowhere
+        kind = data.pop("event")
+        return _reader(kind if kind in KINDS else "").validate_python(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not an event: {' '.join(str(error).split())[:150]}") from None
+
+
+@cache
+def _reader(kind: str) -> TypeAdapter[Any]:
+    return TypeAdapter(KINDS[kind])
+
+
+def _shallow(line: bytes) -> bytes:
+    """The line, unless it nests deeper than anything of ours."""
+    if line.count(b"{") + line.count(b"[") > DEEPEST:
+        depth = deepest = 0
+        for each in _STRING.sub(b"", line):
+            depth += (each in b"{[") - (each in b"}]")
+            deepest = max(deepest, depth)
+        if deepest > DEEPEST:
+            raise ValueError(f"it nests {deepest} levels deep")
+    return line
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not a finite number")
