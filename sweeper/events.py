@@ -12,6 +12,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import PurePosixPath
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -20,24 +21,34 @@ from typing import (
     NotRequired,  # pydantic takes no other before Python 3.12
 )
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 FORMAT = 2  # of the record; 1 had no chain and did not say so
 DEEPEST = 100  # levels of what a line holds
 
+
+def _below(path: str) -> str:
+    if not (parts := PurePosixPath(path).parts) or path.startswith("/") or ".." in parts or not path.isprintable():
+        raise ValueError("is not a path below the run's folder")
+    return path
+
+
 State = Literal["completed", "stopped", "failed", "interrupted"]
-TrialId = Annotated[str, Field(pattern=r"^[a-z][0-9]{4,9}\Z")]
-RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16,32}\Z")]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-Time = Annotated[float, Field(ge=0, le=250_000_000_000, allow_inf_nan=False)]  # s since 1970, up to the year 9000
-Number = Annotated[float, Field(allow_inf_nan=False)]
-StoredPath = Annotated[str, Field(pattern=r"^(trials/[a-z][0-9]{4,9}/)?checkpoints/step-[0-9]{8,16}\Z")]
+TrialId = Annotated[str, Field(pattern=r"^[a-z][0-9]{4,9}$")]
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16,32}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
+Time = Annotated[
+    float, Field(ge=0, le=250_000_000_000, allow_inf_nan=False, strict=True)
+]  # s since 1970, up to the year 9000
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+StoredPath = Annotated[str, Field(max_length=200), AfterValidator(_below)]
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_CONFIG = ConfigDict(extra="forbid", strict=True)
+_CONFIG = ConfigDict(extra="forbid")  # strict by field: a strict dataclass takes no tree
 
 Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
-Seeds = list[Annotated[int, Field(ge=0, lt=2**32)]]
+Seeds = list[Annotated[int, Field(ge=0, lt=2**32, strict=True)]]
 _OPEN = ConfigDict(extra="allow", strict=True)
 
 
@@ -173,7 +184,7 @@ class Begin:
     __pydantic_config__ = _CONFIG
     run: RunId
     spec_hash: str
-    format: Annotated[int, Field(ge=2)] = FORMAT
+    format: Annotated[int, Field(ge=2, strict=True)] = FORMAT
     time: Time = field(default_factory=time.time)
 
 
@@ -229,9 +240,9 @@ class Ask:
     __pydantic_config__ = _CONFIG
     trial: TrialId
     number: Count
-    stage: Annotated[str, Field(pattern=r"^[a-z_]{1,40}\Z")]
+    stage: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
     arm: str | None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)]
     config: dict[str, Any]
     config_hash: str
     params: dict[str, Any]
@@ -304,8 +315,8 @@ class Family:
     baseline: str
     arms: dict[str, dict[str, Any]]
     seeds: Seeds
-    racing: bool = False
-    fresh: bool = True
+    racing: Flag = False
+    fresh: Flag = True
     earlier: Count = 0
     champion: str | None = None
     time: Time = field(default_factory=time.time)
@@ -335,10 +346,11 @@ def parse(line: bytes) -> Event:
         if b"\\ud" in line.lower():
             json.dumps(data, ensure_ascii=False).encode()  # half a character could be written nowhere
         kind = data.pop("event")
-        return _reader(kind if kind in KINDS else "").validate_python(data)
+        _reader(kind if kind in KINDS else "").validate_python(data)
+        return KINDS[kind](**data)  # as it stands: a validated tree would have its keys in another order
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}") from None
+        raise ValueError(f"its {'.'.join(map(str, first['loc']))[:100]}: {first['msg']}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not an event: {' '.join(str(error).split())[:150]}") from None
 

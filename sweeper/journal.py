@@ -238,6 +238,8 @@ class Journal:
                         number, "it does not follow from the lines before: something was changed or lost", trust
                     )
                 self._apply(parse(body), digest)
+            except Damaged:
+                raise
             except ValueError as error:
                 if not vouched:
                     self._fault(number, str(error), trust)

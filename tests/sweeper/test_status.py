@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from sweeper import folders, status
-from sweeper.journal import Journal
+from sweeper.journal import Journal, rechained
 from sweeper.spec import SweepSpec
 from tests.sweeper.samples import ask, end, report, session, toy_spec
 
@@ -84,8 +84,8 @@ def test_a_running_sweep_says_what_runs_and_what_waits(tmp_path: Path, capsys: p
 
 def test_how_many_run_at_a_time_is_why_the_others_wait(tmp_path: Path) -> None:
     run_dir = made(tmp_path, *begun())
-    text = (run_dir / "journal.jsonl").read_text("utf-8")
-    (run_dir / "journal.jsonl").write_text(text.replace('"cpus": 2', '"cpus": 2, "concurrency": 2'), "utf-8")
+    lines = (run_dir / "journal.jsonl").read_bytes().replace(b'"cpus": 2', b'"cpus": 2, "concurrency": 2')
+    (run_dir / "journal.jsonl").write_bytes(rechained(lines.splitlines()))
     with FileLock(run_dir / folders.LOCK):
         assert status.status(run_dir)["waiting"] == {"trials": 3, "why": "2 run at a time"}
     assert status.status(run_dir)["waiting"] == {"trials": 3, "why": "no driver works on the sweep"}
