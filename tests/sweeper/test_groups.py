@@ -102,14 +102,15 @@ def test_a_trial_killed_between_its_reservation_and_its_workers_leaves_room_for_
 
     def kill() -> None:
         """The first trial's process, as soon as its group has its CPU."""
-        from ray._private import state
         from ray.util import placement_group_table
+
+        from sweeper import ray_inside
 
         begin, name = time.monotonic(), cluster.reserved(str(tmp_path / "run" / sweep.SCRATCH / "train"))
         while not killed and time.monotonic() < begin + 60:
             reserved = [one for one in placement_group_table().values() if one["name"].startswith(name)]
             if any(one["state"] == "CREATED" for one in reserved):
-                trials = [one for one in state.actors().values() if one["ActorClassName"] == "ImplicitFunc"]
+                trials = [one for one in ray_inside.actors() if one["ActorClassName"] == "ImplicitFunc"]
                 killed.extend(one["Pid"] for one in trials if one["State"] == "ALIVE")
                 os.kill(killed[0], signal.SIGKILL)
             time.sleep(0.005)
