@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -92,6 +93,20 @@ def test_a_training_that_raises_and_a_lost_worker_are_tried_again_as_often_as_th
     ]
     tries = {path.name: len(path.read_text("utf-8")) for path in tmp_path.glob("tries-*")}
     assert tries == {"tries-0.1": 2, "tries-0.2": 2, "tries-0.3": 2}
+
+
+def test_a_fault_of_a_rank_ends_the_sweep_and_leaves_its_trial_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
+):
+    monkeypatch.chdir(tmp_path)
+    spec = arms(one={"x": 0.3, "fault": errno.EIO}).model_copy(update={"scheduler": "none"})
+    with pytest.raises(OSError, match="Input/output error") as met:
+        run(spec, tmp_path / "run", slots)
+    assert (met.value.errno, met.value.filename) == (errno.EIO, "/a/file")
+    journal = Journal(tmp_path / "run/journal.jsonl")
+    assert [(record.open, record.step) for record in journal.trials.values()] == [(True, 5)]
+    assert sweep.run(spec, tmp_path / "run", journal, slots), "the second try meets no fault"
+    assert ends(journal) == [("completed", 20, None)]
 
 
 def test_a_trial_killed_between_its_reservation_and_its_workers_leaves_room_for_the_next_try(
