@@ -37,9 +37,11 @@ def of(error: BaseException | None) -> OSError | None:
 
     The text counts for libraries that hand the number on in no other way, as safetensors does.
     """
-    for one in _causes(error):
+    causes = list(_causes(error))
+    for one in causes:
         if isinstance(one, OSError) and one.errno in _KINDS:
             return one
+    for one in causes:
         if not isinstance(one, OSError) or one.errno is None:
             numbers = [int(number) for number in _AS_TEXT.findall(str(one))]
             if known := [number for number in numbers if number in _KINDS]:

@@ -43,7 +43,7 @@ def test_a_library_that_hands_it_on_as_text_is_understood(said: str, kind: str |
 
 def test_what_an_error_was_raised_from_counts_and_what_it_was_raised_after_does_not() -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/a/file")
-    wrapped = RuntimeError("could not save")
+    wrapped = RuntimeError("could not save: [Errno 28] No space left on device")
     wrapped.__cause__ = full
     assert faults.of(wrapped) is full
     after = RuntimeError("diverged")
