@@ -7,7 +7,6 @@ newest two are kept, so that the older one stands in for one that a crash or a b
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,12 +15,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sweeper import faults
+
 MANIFEST = "checkpoint.json"
 HISTORY = "history.jsonl"
 KEEP = 2
 FULL = "the disk is full"
 _CHUNK = 1 << 20
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Row = Mapping[str, Any]
 Known = tuple[Row, str | None]  # a row that has been seen, and the `seal` of the checkpoint that came with it
@@ -33,11 +33,8 @@ def owner(trainable: str, identity: str, seed: int, config: Mapping[str, Any]) -
 
 
 def full(error: BaseException) -> bool:
-    """Whether it says that a disk has no room. Tune and safetensors hand the system's error on as text."""
-    told = str(error)
-    return getattr(error, "errno", None) in _NO_ROOM or any(
-        f"Errno {number}]" in told or f"os error {number})" in told for number in _NO_ROOM
-    )
+    """Whether it says that a disk has no room."""
+    return faults.kind(error) == "no room"
 
 
 def store(folder: Path, source: Path, step: int, mark: str = "") -> Path:

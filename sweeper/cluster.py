@@ -30,7 +30,16 @@ JOIN_S, AWAIT_S, LOOK_S = 10.0, 2.0, 120.0
 
 _PREFIX, _OWNER = "sw-", "owner.lock"
 _MARK = "SWEEPER_RAY"
-_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0, Ray takes this machine for one that stays by itself
+_isolated = False  # whether this process has set what follows, with a token of its own
+_ALONE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray takes this machine for one that stays by itself
+    "RAY_AUTH_MODE": "token",
+    # Three servers of metrics that ask for no token: of the node's agent, the autoscaler and the dashboard. The last
+    # two have no other switch than a port that there is not.
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+}
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -97,14 +106,22 @@ def submitted() -> bool:
 def isolate() -> None:
     """Have a Ray that is started here stay on 127.0.0.1 and ask for a token: before anything imports ray.
 
-    Nothing is changed where a cluster is to be joined: there, its own settings hold.
+    Nothing is changed where a cluster is to be joined: there, its own settings hold. What the environment says already
+    is nobody's word for it that this was done.
     """
-    if configured() or os.environ.get(_LOOPBACK) == "0":
+    global _isolated
+    if configured() or _isolated:
         return
     assert "ray" not in sys.modules, "ray was imported before isolate(), and would listen on every interface"
-    os.environ[_LOOPBACK] = "0"
-    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.update(_ALONE)
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    _isolated = True
+
+
+def private() -> Path | None:
+    """The folder of a Ray of our own, which is its user's alone; None on a cluster that was joined. In any process."""
+    folder = Path(os.environ.get(_MARK) or "/nowhere")
+    return folder if folder.is_dir() else None
 
 
 def this_machine() -> Node:
@@ -167,10 +184,11 @@ def nodes(address: str) -> list[dict[str, Any]]:
     os.environ["RAY_ADDRESS"] = address
     with _joined((), verbose=False):
         import ray
-        from ray._private import state
+
+        from sweeper import ray_inside
 
         runs: dict[str, Counter[str]] = {}
-        for actor in state.actors().values():
+        for actor in ray_inside.actors():
             if actor["State"] == "ALIVE" and actor["ActorClassName"] in _TRAINS:
                 there = runs.setdefault(actor["Address"]["NodeID"], Counter())
                 there[_TRAINS[actor["ActorClassName"]]] += 1
@@ -195,12 +213,13 @@ def reserved(scratch: str, trial: str = "") -> str:
 
 def free(name: str) -> None:
     """Give back what is held under names that begin so."""
-    from ray._raylet import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+    from ray.util.placement_group import placement_group_table
+
+    from sweeper import ray_inside
 
     for identity, group in placement_group_table().items():
         if group["name"].startswith(name) and group["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
+            ray_inside.give_back(identity)
 
 
 def shared(what: str) -> None:
@@ -238,16 +257,14 @@ def session(workers_code: Sequence[str] = (), verbose: bool = False) -> Iterator
     """
     os.environ.update(_QUIET if not verbose else {})
     os.environ.update(_TRIALS)
+    isolate()
+    from sweeper import ray_inside  # first of all: it refuses a release of Ray that it was not written for
+
     with _joined(workers_code, verbose) if configured() else _started(verbose):
         import ray
-        from ray._private import worker
-        from ray.tune.execution import class_cache
 
-        # Tune sends keys of the cloud on to the trials, and Ray writes what is sent into a log. Trials need none.
-        for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]:
-            class_cache.ENV_VARS_TO_PROPAGATE.remove(name)
-        # Ray prints "(raylet) A worker died" on stdout, whatever log_to_driver says. This is its own switch for that.
-        worker._worker_logs_enabled = verbose
+        ray_inside.keep_from_trials("AWS_")  # keys of the cloud, of which trials need none
+        ray_inside.show_worker_logs(verbose)
         logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.INFO if verbose else logging.CRITICAL)
         try:
@@ -259,7 +276,6 @@ def session(workers_code: Sequence[str] = (), verbose: bool = False) -> Iterator
 @contextmanager
 def _started(verbose: bool) -> Iterator[None]:
     """A Ray of our own: on loopback, behind a token, its files in a folder that goes with it."""
-    isolate()
     machine = this_machine()
     import ray
 

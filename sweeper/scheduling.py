@@ -10,17 +10,17 @@ from __future__ import annotations
 import bisect
 import errno
 import math
-import shutil
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from sweeper import checkpoints, remote, stopping
+from sweeper import checkpoints, faults, ray_inside, remote, stopping
 from sweeper.budget import Common
 from sweeper.journal import Ask, End, Journal, Report, TrialRecord
 from sweeper.spec import SweepSpec
@@ -67,6 +67,8 @@ class Recording(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         record = self.journal.trials[trial.config["id"]]
+        if "fault" in result:
+            self._break_off(record, OSError(*result["fault"]))
         for row in result["rows"]:
             metrics = {key: value for key, value in row.items() if key != "step"}
             seal = result.get("checkpoint") if row is result["rows"][-1] else None
@@ -92,10 +94,10 @@ class Recording(FIFOScheduler):
         self.free(record.id)  # before it is tried again, for the same room
         if not record.open:
             return
-        reason = self._reason(record.id)
-        if reason.startswith(checkpoints.FULL):
-            self._end(record, "interrupted", reason)
-            raise OSError(errno.ENOSPC, reason.removeprefix(f"{checkpoints.FULL}: "))  # more trials would fail of it
+        reason = self._noted(record.id)
+        if not reason and _no_room(self.run_dir):
+            self._break_off(record, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.run_dir)))
+        reason = reason or "its process died; the machine may have run out of memory"
         if trial.status == "ERROR" and trial.should_recover():  # the state in which Tune puts it back into its queue
             self._end(record, "interrupted", f"tried again after {reason}")
         else:
@@ -104,6 +106,12 @@ class Recording(FIFOScheduler):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its arguments into a file that nothing reads."""
         return {}
+
+    def _break_off(self, record: TrialRecord, fault: OSError) -> NoReturn:
+        """Leave a trial open that met a fault, and end the sweep, for more trials would meet it. Raises the fault."""
+        if record.open:
+            self._end(record, "interrupted", faults.line(fault))
+        raise fault
 
     def _stop(self, record: TrialRecord) -> None:
         self._end(record, "stopped", f"stopped by {type(self).__name__.lower()} at step {record.step}")
@@ -128,18 +136,20 @@ class Recording(FIFOScheduler):
                 )
                 return
 
-    def _reason(self, identity: str) -> str:
+    def _noted(self, identity: str) -> str:
+        """Why a trial failed, as it noted; nothing where it did not come to that."""
         try:
             if self.place:
                 (self.place / "trials" / identity / "error.txt").pull(self.run_dir / "trials" / identity / "error.txt")
-            noted = (self.run_dir / "trials" / identity / "error.txt").read_text("utf-8").partition("\n")[0]
+            return (self.run_dir / "trials" / identity / "error.txt").read_text("utf-8").partition("\n")[0]
         except OSError:
-            noted = ""
-        if noted:
-            return noted
-        if shutil.disk_usage(self.run_dir).free < LITTLE:
-            return f"{checkpoints.FULL}: no room in {self.run_dir}"
-        return "its process died; the machine may have run out of memory"
+            return ""
+
+
+def _no_room(folder: Path) -> bool:
+    """Whether its disk does not even take a note of why a trial failed: too few bytes, or no more files."""
+    there = os.statvfs(folder)
+    return there.f_bavail * there.f_frsize < LITTLE or (there.f_files > 0 and there.f_favail == 0)
 
 
 class Ruled(Recording):
@@ -219,7 +229,7 @@ class Halving(Ruled):
             reduction_factor=declared.reduction,
             stop_last_trials=False,
         )
-        rule._brackets[0].cutoff = Cutoff(declared.reduction)  # type: ignore[method-assign]
+        ray_inside.bracket(rule).cutoff = Cutoff(declared.reduction)
         super().__init__(spec, journal, run_dir, rule)
 
     @property
@@ -227,7 +237,7 @@ class Halving(Ruled):
         """Milestone -> trial id -> the objective recorded there."""
         return {
             milestone: {identity: -value for identity, value in recorded.items()}
-            for milestone, recorded in reversed(self.rule._brackets[0]._rungs)
+            for milestone, recorded in ray_inside.rungs(self.rule)
         }
 
 

@@ -6,7 +6,6 @@ every node must reach it, and it goes when the stage ends.
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import shlex
@@ -23,7 +22,7 @@ import ray
 from ray import tune
 from ray.tune import TuneError
 
-from sweeper import checkpoints, cluster, provenance, remote, trial
+from sweeper import checkpoints, cluster, faults, provenance, remote, trial
 from sweeper import confirm as confirmation
 from sweeper.journal import End, Journal, Session
 from sweeper.remote import Remote
@@ -157,7 +156,7 @@ def _stage(
         rule.free = lambda identity: cluster.free(cluster.reserved(scratch, identity))
     try:
         if search.remaining:
-            with _or_full():
+            with _plainly():
                 _tuner(spec, run_dir, search, rule, say).fit()
     finally:
         if spec.resources.workers and ray.is_initialized():
@@ -169,14 +168,16 @@ def _stage(
 
 
 @contextmanager
-def _or_full() -> Iterator[None]:
-    """A disk without room is OSError, whether Tune hands it on or wraps it up."""
+def _plainly() -> Iterator[None]:
+    """An error of the system is raised as itself, though Tune wraps up what its callbacks raise."""
     try:
         yield
-    except (OSError, TuneError) as error:
-        if checkpoints.full(error):
-            told = str(error).strip().splitlines()[-1]
-            raise OSError(errno.ENOSPC, told.removeprefix(f"OSError: [Errno {errno.ENOSPC}] ")) from None
+    except TuneError as wrapped:
+        error: BaseException | None = wrapped
+        while isinstance(error, TuneError):
+            error = error.__cause__ or error.__context__
+        if found := faults.of(error) or (error if isinstance(error, OSError) else None):
+            raise found from None
         raise
 
 

@@ -3,6 +3,7 @@
 Both ways give the trainable the same context. A row of metrics leaves a trial only once the checkpoint that belongs
 to it is on disk. What Tune carries is `{"rows": [row, ...], "checkpoint": seal, "node": address}`: one row, or after a
 restart every row that the checkpoint remembers, since workers run ahead of the driver and the journal may lack some.
+A trial that meets a fault (`faults`) sends it before it fails: `"fault": [errno, what the system says, file]`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from ray import train, tune
 from ray.util import get_node_ip_address
 
-from sweeper import checkpoints, remote
+from sweeper import checkpoints, faults, remote
 from sweeper.remote import Remote
 from sweeper.trainable import Trainable, TrainContext
 from sweeper.wording import nearest
@@ -87,15 +88,20 @@ def run(task: dict[str, Any]) -> None:
 
     A failure leaves `error.txt` in the trial's folder, its reason in the first line, for the driver and for people.
     """
-    _begin(task)
-    with _noted(task):
-        if task["workers"]:
-            from sweeper import worker_group
+    try:
+        _begin(task)
+        with _noted(task):
+            if task["workers"]:
+                from sweeper import worker_group
 
-            worker_group.run(_worker, task)
-        else:
-            device = "cuda:0" if task["gpus_per_worker"] else "cpu"
-            _train(task, lambda message: tune.report(message | _here()), device=device)
+                worker_group.run(_worker, task)
+            else:
+                device = "cuda:0" if task["gpus_per_worker"] else "cpu"
+                _train(task, lambda message: tune.report(message | _here()), device=device)
+    except Exception as error:
+        if fault := faults.of(error):
+            tune.report({"rows": [], "checkpoint": None, "fault": [fault.errno, fault.strerror, fault.filename]})
+        raise
 
 
 def _begin(task: Mapping[str, Any]) -> None:
@@ -176,8 +182,23 @@ def _train(task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
     with contextlib.suppress(OSError):  # a node of a joined cluster may have no such folder
         os.chdir(task["cwd"])  # relative paths in a spec are the driver's
     place = _place(task)
+    stops: list[BaseException] = []
+
+    def sending(message: dict[str, Any]) -> None:
+        try:
+            send(message)
+        except BaseException as stop:
+            stops.append(stop)  # Tune stops a trial by what it raises where a row is sent
+            raise
+
     with _folder(task, place) as folder:
-        _train_in(folder, place, task, send, **ranks)
+        try:
+            _train_in(folder, place, task, sending, **ranks)
+        except BaseException as error:
+            if error in stops or (isinstance(error, Exception) and not isinstance(error, StopIteration)):
+                raise
+            # Tune takes these for an orderly end, and a trial for complete that never was.
+            raise RuntimeError(f"the trainable left by {reason(error)}") from error
 
 
 def _train_in(folder: Path, place: Remote | None, task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
@@ -236,8 +257,7 @@ def _noted(task: Mapping[str, Any]) -> Iterator[None]:
     except PeerLost:
         raise
     except Exception as error:
-        full = f"{checkpoints.FULL}: " if checkpoints.full(error) else ""
-        _note(task, f"{full}{reason(error)}\n\n{traceback.format_exc()}")
+        _note(task, f"{reason(error)}\n\n{traceback.format_exc()}")
         raise
 
 
@@ -248,7 +268,8 @@ def _note(task: Mapping[str, Any], told: str) -> None:
                 Path(name, ERROR).write_text(told, encoding="utf-8")
                 (place / ERROR).push(Path(name, ERROR))
         return
-    with contextlib.suppress(FileExistsError), (_home(task) / ERROR).open("x", encoding="utf-8") as file:
+    # There may be no room for it, or it is there already.
+    with contextlib.suppress(OSError), (_home(task) / ERROR).open("x", encoding="utf-8") as file:
         file.write(told)
 
 

@@ -4,28 +4,19 @@ As Ray Train starts it, a group of one worker takes seven processes, which start
 three times: the trial, a queue, the controller, a data-set manager, two helpers and the worker. Here the controller
 runs in the trial's process and hands its rows to Tune there, data sets (which no trial has) get no manager, what a
 killed trial held is freed by the sweep's driver (`cluster.free`, by name) and not by a helper, and a process group is
-set up only where there are ranks to talk to. What is taken from Ray's inside is pinned by the tests of groups.
+set up only where there are ranks to talk to. What is taken from Ray's inside lies in `ray_inside`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 from ray import train, tune
 from ray.train import UserCallback
 from ray.train.backend import BackendConfig
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
-from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.util.placement_group import placement_group
 
-from sweeper import cluster
+from sweeper import cluster, faults, ray_inside
 
 START_FAILURES = 3
 
@@ -37,52 +28,16 @@ class _Forward(UserCallback):
         tune.report(metrics[0])
 
 
-class _Group(WorkerGroup):
-    """A group whose reservation has a name. Ray keeps the reservation of a killed trial until its sweep is over.
-
-    named: how the name begins; set for the trial, which has a process of its own.
-    """
-
-    named = ""
-
-    def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> DefaultPlacementGroupHandle:
-        context = worker_group_context
-        group = placement_group(
-            [context.resources_per_worker] * context.num_workers,
-            strategy=context.placement_strategy,
-            name=f"{self.named}{uuid.uuid4().hex}",
-            bundle_label_selector=context.label_selector,
-        )
-        return DefaultPlacementGroupHandle(group)
-
-
-class _Controller(TrainController):
-    worker_group_cls = _Group
-
-
-class _Led(DataParallelTrainer):
-    """Ray Train's trainer with its controller in this process."""
-
-    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        async def lead() -> Any:
-            controller = _Controller(**arguments)
-            await controller.run()
-            return controller.get_result()
-
-        return asyncio.run(lead())
-
-    def _create_default_callbacks(self) -> list[Any]:
-        others = (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, others)]
-
-
 def run(worker: Callable[[dict[str, Any]], None], task: dict[str, Any]) -> None:
-    """Run `worker(task)` on every rank until all are through. Raises what a rank raised. task: as in `trial.run`."""
-    _Group.named = cluster.reserved(task["scratch"], task["id"])
+    """Run `worker(task)` on every rank until all are through. task: as in `trial.run`.
+
+    Raises Ray Train's error, from the fault (`faults.of`) that a rank raised if it was one.
+    """
     gpu = task["gpus_per_worker"] > 0
     held = {"CPU": task["cpus_per_worker"], **({"GPU": task["gpus_per_worker"]} if gpu else {})}
-    _Led(
+    trainer = ray_inside.LedHere(
         worker,
+        named=cluster.reserved(task["scratch"], task["id"]),
         train_loop_config=task,
         backend_config=_backend(task["workers"], gpu),
         scaling_config=train.ScalingConfig(
@@ -99,14 +54,17 @@ def run(worker: Callable[[dict[str, Any]], None], task: dict[str, Any]) -> None:
             # Tune counts the failures of a trial, whichever of its processes it was.
             failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=START_FAILURES),
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except train.TrainingFailedError as error:
+        found = [fault for fault in map(faults.of, ray_inside.raised(error)) if fault]
+        raise error from (found[0] if found else None)
 
 
 def _backend(workers: int, gpu: bool) -> BackendConfig:
     if workers == 1:
         return BackendConfig()
-    from ray.train.torch import TorchConfig
+    from sweeper.process_group import Ranks
 
-    from sweeper.process_group import Gloo
-
-    return TorchConfig(backend="nccl") if gpu else Gloo()
+    return Ranks("nccl" if gpu else "gloo")

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from tests.drills import bitwise, compose, disk, fuzz, inputs, job, kill, outage, postgres, soak
+from tests.drills import bitwise, compose, disk, fuzz, inputs, job, kill, listeners, outage, postgres, soak
 
 DRILLS = {
     "kill": kill,
@@ -15,6 +15,7 @@ DRILLS = {
     "compose": compose,
     "disk": disk,
     "outage": outage,
+    "listeners": listeners,
     "postgres": postgres,
     "soak": soak,
     "inputs": inputs,

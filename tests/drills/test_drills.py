@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
+import socket
+import threading
 from collections import Counter
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeper.journal import Ask, End, Journal, Report
-from tests.drills import fuzz, kill
+from tests.drills import fuzz, kill, listeners
 from tests.drills.bitwise import cache
 from tests.trainables.tiny import write_corpus
 
@@ -69,3 +73,27 @@ def test_every_mutation_of_a_checkpoint_is_refused_and_none_is_not(tmp_path: Pat
         trials.rows = [(row, None) for row, _ in trials.rows]
         agreeing = "weights edited, manifest agreeing"
         assert trials.outcome(agreeing, random.Random(1)) == "wrong numbers", "the drill does not see what it is for"
+
+
+def test_a_listener_that_harms_is_seen(tmp_path: Path) -> None:
+    """torch's store as it is by itself, a page for everybody, a socket in an open folder."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server,
+        socket.socket(socket.AF_UNIX) as one,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        one.bind(str(tmp_path / "socket"))
+        one.listen()
+        tmp_path.chmod(0o755)
+        found = {each.address.rpartition(":")[2]: each for each in listeners.heard({os.getpid(): "this.py"})}
+        server.shutdown()
+    assert found[str(store.port)].answers.startswith("torch's store")
+    assert found[str(server.server_address[1])].answers.startswith("HTTP 200 at /")
+    assert not any(found[str(port)].held for port in (store.port, server.server_address[1]))
+    assert not listeners.Listener("0.0.0.0:80", "any", listeners.SILENT).held
+    assert not listeners.Listener("@name", "any", "open to every user").held
+    assert str(tmp_path / "socket") in found
+    assert found[str(tmp_path / "socket")].held, "a folder of the tests is its user's alone"

@@ -1,4 +1,5 @@
-"""The toy, which counts its tries in the working folder and loses its process at the first one, if it is told to."""
+"""The toy, which counts its tries in the working folder, and at the first one loses its process or meets a fault, if
+it is told to."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from trainables import toy
 
 class Config(toy.Config):
     killed: bool = False
+    fault: int = 0  # the system's number
 
 
 def train(config: Config, context: TrainContext) -> None:
@@ -25,5 +27,7 @@ def train(config: Config, context: TrainContext) -> None:
         context.report(metrics, checkpoint)
         if config.killed and len(tries.read_text("utf-8")) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if config.fault and len(tries.read_text("utf-8")) == 1:
+            raise OSError(config.fault, os.strerror(config.fault), "/a/file")
 
     toy.train(config, replace(context, report=report))

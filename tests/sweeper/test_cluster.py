@@ -1,10 +1,13 @@
 """How many trials fit, and the line that people read where none does."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from filelock import FileLock
 
 from sweeper import cluster
 from sweeper.spec import Resources
+
+ROOT = Path(__file__).parents[2]
 
 
 def needs(**resources: Any) -> Resources:
@@ -172,6 +177,39 @@ def test_a_cluster_that_is_down_is_told_at_once(monkeypatch: pytest.MonkeyPatch)
     assert time.monotonic() - begin < 20
     for other in ("auto", f"ray://127.0.0.1:{port}"):
         cluster._reach(other)
+
+
+def test_a_local_ray_has_a_token_of_ours_whatever_the_environment_says():
+    """Ray's own switch, set beforehand, is nobody's word for it that this process was isolated."""
+    before = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "known to many"}
+    look = (
+        "import os; from sweeper import cluster; cluster.isolate(); one = os.environ['RAY_AUTH_TOKEN']; "
+        "cluster.isolate(); assert os.environ['RAY_AUTH_TOKEN'] == one; "
+        "print(os.environ['RAY_AUTH_MODE'], os.environ['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'], one)"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | before
+    told = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
+    mode, alone, token = told.stdout.split()
+    assert (mode, alone, len(token)) == ("token", "0", 64)
+
+
+def test_another_release_of_ray_is_refused_in_one_line():
+    """Ray's inside, which changes without a word, is used as it is in the release that pyproject pins."""
+    from sweeper import ray_inside
+
+    ray_inside.checked(f"{ray_inside.SERIES}.7")
+    with pytest.raises(cluster.NotStarted, match=r"^Ray 2\.61\.0 is installed, .* pip install 'ray\[.*\]==2\.60\.\*'$"):
+        ray_inside.checked("2.61.0")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (pin,) = (one for one in project["dependencies"] if one.startswith("ray["))
+    major, minor = map(int, ray_inside.SERIES.split("."))
+    assert pin == f"ray[default,tune,train]>={major}.{minor},<{major}.{minor + 1}", "look through ray_inside first"
+
+
+def test_rays_inside_is_used_in_one_module():
+    inside = re.compile(r"^\s*(?:from|import) ray[\w.]*\._|^\s*from ray[\w.]* import .*\b_\w", re.MULTILINE)
+    there = [path.name for path in (ROOT / "sweeper").glob("*.py") if inside.search(path.read_text("utf-8"))]
+    assert there == ["ray_inside.py"]
 
 
 def test_a_cluster_is_joined_where_one_is_configured(monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -94,6 +95,20 @@ def test_a_training_that_raises_and_a_lost_worker_are_tried_again_as_often_as_th
     assert tries == {"tries-0.1": 2, "tries-0.2": 2, "tries-0.3": 2}
 
 
+def test_a_fault_of_a_rank_ends_the_sweep_and_leaves_its_trial_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
+):
+    monkeypatch.chdir(tmp_path)
+    spec = arms(one={"x": 0.3, "fault": errno.EIO}).model_copy(update={"scheduler": "none"})
+    with pytest.raises(OSError, match="Input/output error") as met:
+        run(spec, tmp_path / "run", slots)
+    assert (met.value.errno, met.value.filename) == (errno.EIO, "/a/file")
+    journal = Journal(tmp_path / "run/journal.jsonl")
+    assert [(record.open, record.step) for record in journal.trials.values()] == [(True, 5)]
+    assert sweep.run(spec, tmp_path / "run", journal, slots), "the second try meets no fault"
+    assert ends(journal) == [("completed", 20, None)]
+
+
 def test_a_trial_killed_between_its_reservation_and_its_workers_leaves_room_for_the_next_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
 ):
@@ -102,14 +117,15 @@ def test_a_trial_killed_between_its_reservation_and_its_workers_leaves_room_for_
 
     def kill() -> None:
         """The first trial's process, as soon as its group has its CPU."""
-        from ray._private import state
         from ray.util import placement_group_table
+
+        from sweeper import ray_inside
 
         begin, name = time.monotonic(), cluster.reserved(str(tmp_path / "run" / sweep.SCRATCH / "train"))
         while not killed and time.monotonic() < begin + 60:
             reserved = [one for one in placement_group_table().values() if one["name"].startswith(name)]
             if any(one["state"] == "CREATED" for one in reserved):
-                trials = [one for one in state.actors().values() if one["ActorClassName"] == "ImplicitFunc"]
+                trials = [one for one in ray_inside.actors() if one["ActorClassName"] == "ImplicitFunc"]
                 killed.extend(one["Pid"] for one in trials if one["State"] == "ALIVE")
                 os.kill(killed[0], signal.SIGKILL)
             time.sleep(0.005)

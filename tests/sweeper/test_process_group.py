@@ -1,15 +1,18 @@
-"""Ranks listen where other nodes can reach them."""
+"""Ranks listen where other nodes can reach them, and meet where no stranger is."""
 
 from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
-from sweeper import process_group
+from sweeper import cluster, process_group
+from tests.drills.listeners import addresses
 
 
 def test_gloo_listens_at_the_nodes_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +36,32 @@ def test_loopback_has_an_interface_here(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(process_group, "get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
     process_group.choose_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] in [name for _, name in socket.if_nameindex()]
+    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"], "a local run stays on loopback"
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
+
+
+def test_ranks_on_one_machine_meet_in_a_private_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(cluster._MARK, str(tmp_path))
+    assert Path(process_group.meeting_place()).parent == tmp_path
+    assert not process_group._listeners
+
+
+def test_ranks_of_a_cluster_meet_at_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on every interface, as torch's store listens by itself. The second loopback address is a node's here."""
+    monkeypatch.delenv(cluster._MARK, raising=False)
+    monkeypatch.setattr(process_group, "get_node_ip_address", lambda: "127.0.0.2")
+    monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    before = addresses([os.getpid()])
+    place = process_group.meeting_place()
+    process_group.join(0, "gloo", place, 1, 60)
+    try:
+        (mine,) = (one for one in addresses([os.getpid()]) if one not in before and one.startswith("127.0.0.2:"))
+        assert mine == ":".join(place.split())
+        new = {one.rpartition(":")[0] for one in addresses([os.getpid()]) if one not in before}
+        assert new <= {"127.0.0.2", "127.0.0.1"}
+    finally:
+        torch.distributed.destroy_process_group()

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import subprocess
-import sys
-import time
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +12,7 @@ import pytest
 from sweeper import cluster, room
 from sweeper.room import Free
 from sweeper.spec import SweepSpec, load
-from tests.drills.processes import listening
+from tests.drills import listeners
 from tests.sweeper.samples import toy_spec
 
 MIX = Path(__file__).parents[2] / "search_spaces" / "mix_ratios.yaml"
@@ -114,35 +109,13 @@ def test_a_control_group_limits_memory_and_its_caches_can_go(tmp_path: Path, lim
     assert room._group("memory.max", "memory.current", str(tmp_path)) == left
 
 
-def family(root: int) -> set[int]:
-    """A process and all that descend from it."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text("utf-8").rpartition(")")[2].split()[1])
-    found = fresh = {root}
-    while fresh:
-        fresh = {pid for pid, parent in parents.items() if parent in fresh} - found
-        found = found | fresh
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads the tables of Linux")
-def test_nothing_of_a_local_sweep_listens_off_loopback(tmp_path: Path) -> None:
-    """Read from the kernel's tables for the process tree of the command, from its beginning to its end."""
-    spec = toy_spec(config={"pause": 0.05}, arms={}, search={"method": "random", "trials": 2})
-    (tmp_path / "toy.yaml").write_text(spec.to_yaml(), "utf-8")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [sys.executable, "-m", "sweeper.run", str(tmp_path / "toy.yaml"), "--storage", str(tmp_path / "runs")]
-    quiet = subprocess.DEVNULL
-    seen: set[tuple[str, int]] = set()
-    with subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE) as process:
-        while process.poll() is None:
-            seen |= {(host, port) for host, ports in listening(family(process.pid)).items() for port in ports}
-            time.sleep(0.2)
-        assert process.stderr is not None
-        assert process.returncode == 0, process.stderr.read().decode()
-    assert len(seen) >= 3, "Ray's own processes listen somewhere"
-    assert all(ip_address(host).is_loopback for host, _ in seen), seen
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_nothing_of_a_local_sweep_answers_a_stranger(tmp_path: Path, workers: int) -> None:
+    """Every listener of every process of the command, from its beginning to its end."""
+    status, found = listeners.watched(tmp_path, workers)
+    assert status == 0
+    assert len(found) >= 6, "Ray's own processes listen somewhere"
+    assert [one for one in found if not one.held] == []
+    assert sum(one.answers.startswith(listeners.SILENT) for one in found) == (2 if workers > 1 else 0), "Gloo's"

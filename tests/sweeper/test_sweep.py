@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,8 @@ from sweeper import cluster, sweep
 from sweeper.journal import Ask, End, Journal, Session
 from sweeper.scheduling import Recording
 from sweeper.spec import Resources, SweepSpec
-from tests.drills.processes import listening, marked
+from tests.drills import listeners
+from tests.drills.processes import marked
 from tests.sweeper.samples import ask, toy_spec
 
 
@@ -31,10 +32,12 @@ def nodes() -> Iterator[list[cluster.Node]]:
 
 
 def test_what_ray_opens_listens_on_loopback_and_asks_for_a_token(nodes: list[cluster.Node]):
+    """Every listener, of TCP and UNIX: nothing answers a stranger but a page of one word that Ray asks itself for."""
     started = marked(f"{cluster._MARK}={os.environ[cluster._MARK]}")
-    open_at = listening([os.getpid(), *started])
-    assert sum(map(len, open_at.values())) > 5
-    assert {address for address in open_at if not ip_address(address).is_loopback} == set()
+    found = listeners.heard({os.getpid(): "this test", **started})
+    assert len(found) > 6
+    assert [one for one in found if not one.held] == []
+    assert len([one for one in found if one.answers.startswith(listeners.REFUSES)]) >= len(found) - 3
     joining = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
     command = [sys.executable, "-c", joining, ray.get_runtime_context().gcs_address]
     joined = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -112,6 +115,45 @@ def test_a_trial_that_fails_is_tried_again_as_often_as_the_spec_says(
         "tries-0.2": 3,
     }
     assert_all_given_back()
+
+
+def test_a_fault_ends_the_sweep_and_leaves_its_trial_open_to_be_gone_on_with(
+    tmp_path: Path, nodes: list[cluster.Node], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    arms = {"one": {"x": 0.3, "fault": errno.EROFS}, "two": {"x": 0.2}}
+    common = {"trainable": "tests.sweeper.fragile:train", "search": {"method": "arms"}, "space": {}}
+    spec = toy_spec(**common, arms=arms, resources={"concurrency": 1, "max_failures": 2})
+    with pytest.raises(OSError, match="Read-only file system") as met:
+        run(spec, tmp_path / "run")
+    assert met.value.errno == errno.EROFS
+    journal = Journal(tmp_path / "run/journal.jsonl")
+    (record,) = journal.trials.values()
+    assert (record.state, record.open, record.step) == ("interrupted", True, 5)
+    assert record.end
+    assert str(record.end.reason).startswith("the file system is read-only (/a/file: Read-only file system): ")
+    assert sweep.run(spec, tmp_path / "run", journal, 2), "the second try meets no fault"
+    assert [record.state for record in journal.trials.values()] == ["completed"] * 2
+
+
+def test_a_record_that_cannot_be_written_once_loses_nothing(
+    tmp_path: Path, nodes: list[cluster.Node], monkeypatch: pytest.MonkeyPatch
+):
+    """Tune wraps up what is raised where it hands over a row: it comes out as the system's error all the same."""
+    spec = toy_spec(search={"method": "random", "trials": 1}, arms={}, config={"run_sd": 0.1})
+    whole, put, calls = run(spec, tmp_path / "whole"), Journal._put, []
+
+    def once(file: int, line: bytes) -> None:
+        calls.append(line)
+        if len(calls) == 4:  # session, ask, report, report
+            raise OSError(errno.EIO, "Input/output error")
+        put(file, line)
+
+    monkeypatch.setattr(Journal, "_put", staticmethod(once))
+    with pytest.raises(OSError, match="Input/output error") as met:
+        run(spec, tmp_path / "run")
+    assert met.value.errno == errno.EIO
+    assert results(run(spec, tmp_path / "run")) == results(whole)
 
 
 def test_a_row_that_is_not_repeated_is_told_and_the_journal_keeps_its_own(tmp_path: Path):

@@ -20,9 +20,13 @@ class Driver:
 
     def __init__(self) -> None:
         self.messages: list[list[dict[str, Any]]] = []
+        self.faults: list[list[Any]] = []
         self.dies_at = math.inf
 
     def take(self, message: dict[str, Any]) -> None:
+        if "fault" in message:
+            self.faults.append(message["fault"])
+            return
         if message["rows"][-1]["step"] >= self.dies_at:
             raise KeyboardInterrupt
         self.messages.append(message["rows"])
@@ -174,23 +178,72 @@ def test_a_checkpoint_that_tells_other_rows_than_the_journal_is_passed_over(tmp_
     assert driver.steps == [[5], [10], [15], [20]], "it went on from another trial's checkpoint"
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "quota")])
-def test_a_full_disk_is_told_from_other_failures_and_leaves_no_part(
-    tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch, error: OSError
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM])
+def test_a_fault_is_sent_by_its_number_and_leaves_no_part(
+    tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch, number: int
 ):
     def fails(*_: object) -> None:
-        raise error
+        raise OSError(number, "what it says", "/a/file")
 
     monkeypatch.setattr(checkpoints, "_sync_folders", fails)
-    with pytest.raises(OSError, match=r"No space|quota"):
+    with pytest.raises(OSError, match=r"what it says"):
         trial.run(task(tmp_path))
-    assert (
-        (home(tmp_path) / trial.ERROR)
-        .read_text("utf-8")
-        .startswith(f"{checkpoints.FULL}: OSError: [Errno {error.errno}]")
-    )
+    assert driver.faults == [[number, "what it says", "/a/file"]]
+    assert (home(tmp_path) / trial.ERROR).read_text("utf-8").partition(":")[0].endswith("Error")
     assert list((home(tmp_path) / "checkpoints").iterdir()) == []
     assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_a_fault_is_sent_where_there_is_no_room_even_for_a_note(
+    tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
+):
+    """As safetensors tells it, in text, on a disk that takes no further file."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(toy, "train", fails)
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(RuntimeError, match="os error 28"):
+        trial.run(task(tmp_path))
+    assert driver.faults == [[errno.ENOSPC, "No space left on device", None]]
+
+
+def test_other_errors_are_no_fault(tmp_path: Path, driver: Driver):
+    with pytest.raises(RuntimeError):
+        trial.run(task(tmp_path, fail="raise"))
+    assert driver.faults == []
+
+
+@pytest.mark.parametrize("leaves", [SystemExit(0), SystemExit("no more"), KeyboardInterrupt(), StopIteration()])
+def test_a_trainable_that_leaves_has_failed_for_a_reason(
+    tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch, leaves: BaseException
+):
+    """Tune takes what these raise for an orderly end."""
+
+    def leave(*_: object) -> None:
+        raise leaves
+
+    monkeypatch.setattr(toy, "train", leave)
+    reason = f"the trainable left by {trial.reason(leaves)}"
+    with pytest.raises(RuntimeError, match=f"^{reason}$"):
+        trial.run(task(tmp_path))
+    assert (home(tmp_path) / trial.ERROR).read_text("utf-8").startswith(f"RuntimeError: {reason}\n")
+
+
+def test_a_trial_that_tune_stops_has_not_failed(tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch):
+    """It raises SystemExit where a row is sent."""
+
+    def stop(message: dict[str, Any]) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(trial.tune, "report", stop)
+    with pytest.raises(SystemExit):
+        trial.run(task(tmp_path))
+    assert not (home(tmp_path) / trial.ERROR).exists()
 
 
 def test_what_would_fit_into_a_gpu():
