@@ -15,12 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeper import faults
-
 MANIFEST = "checkpoint.json"
 HISTORY = "history.jsonl"
 KEEP = 2
-FULL = "the disk is full"
 _CHUNK = 1 << 20
 
 Row = Mapping[str, Any]
@@ -30,11 +27,6 @@ Known = tuple[Row, str | None]  # a row that has been seen, and the `seal` of th
 def owner(trainable: str, identity: str, seed: int, config: Mapping[str, Any]) -> str:
     """What a checkpoint is marked with, so that no other trial goes on from it."""
     return hashlib.sha256(json.dumps([trainable, identity, seed, config]).encode()).hexdigest()[:16]
-
-
-def full(error: BaseException) -> bool:
-    """Whether it says that a disk has no room."""
-    return faults.kind(error) == "no room"
 
 
 def store(folder: Path, source: Path, step: int, mark: str = "") -> Path:

@@ -62,6 +62,13 @@ def line(fault: OSError) -> str:
     return f"{what} ({files.told(fault) or fault.strerror}): {advice}"
 
 
+def told(error: OSError) -> str:
+    """Any error of the system in one line: as a fault, or else by the path that it names."""
+    if fault := of(error):
+        return line(fault)
+    return files.told(error) or " ".join(str(error).split())[:200]
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error, what it was raised from, and so on."""
     seen: set[int] = set()

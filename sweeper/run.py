@@ -7,7 +7,6 @@ once the spec is accepted. Nothing in here crosses a process boundary: under `-m
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -18,10 +17,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sweeper import (
-    checkpoints,
     cluster,
     earlier,
     ending,
+    faults,
     files,
     folders,
     interrupts,
@@ -57,13 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _main(argv, signals)
         except OSError as error:
-            told = files.told(error)
-            if checkpoints.full(error):
-                _say(f"error: {checkpoints.FULL} ({error.strerror}): make room; what had ended is kept; {signals.hint}")
-            elif told and error.errno in (errno.EACCES, errno.EROFS):
-                _say(f"error: {told}; what had ended is kept; {signals.hint}")
-            else:
-                raise
+            _say(f"error: {faults.told(error)}; what had ended is kept; {signals.hint}")
             return FAILED
 
 
@@ -83,10 +76,10 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
         _say(f"error: {error}")
         return REFUSED
     except OSError as error:
-        if checkpoints.full(error) or (told := files.told(error)) is None:
-            raise
-        _say(f"error: {told}")
-        return REFUSED
+        if faults.kind(error) in (None, "no permission"):
+            _say(f"error: {faults.told(error)}")
+            return REFUSED
+        raise
     except KeyboardInterrupt:
         _say("interrupted before it began")
         return INTERRUPTED

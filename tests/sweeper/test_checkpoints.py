@@ -1,6 +1,5 @@
 """Checkpoints are whole or passed over, and only the newest two stay."""
 
-import errno
 import json
 from pathlib import Path
 
@@ -127,11 +126,3 @@ def test_another_trials_checkpoint_and_another_history_are_passed_over(tmp_path:
     assert path == folder / "step-00000005"
     assert "it is not the one that the journal tells of" in torn[0]
     assert checkpoints.newest(folder, checkpoints.owner("m:f", "t1", 0, {}))[0] is None
-
-
-def test_what_says_that_a_disk_is_full():
-    assert checkpoints.full(OSError(errno.ENOSPC, "No space left on device"))
-    assert checkpoints.full(RuntimeError("I/O error: No space left on device (os error 28)"))
-    assert checkpoints.full(RuntimeError("Traceback\nOSError: [Errno 122] Disk quota exceeded"))
-    assert not checkpoints.full(OSError(errno.EACCES, "Permission denied"))
-    assert not checkpoints.full(RuntimeError("step 28"))
