@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import errno
 import math
-import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from sweeper import checkpoints, remote, stopping
 from sweeper.budget import Common
 from sweeper.journal import Ask, End, Journal, Report, TrialRecord
 from sweeper.spec import SweepSpec
-
-LITTLE = 64 * 1024  # bytes: a disk with less cannot even take a note of why a trial failed
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ class Recording(FIFOScheduler):
             noted = ""
         if noted:
             return noted
-        if shutil.disk_usage(self.run_dir).free < LITTLE:
+        if checkpoints.no_room(self.run_dir):
             return f"{checkpoints.FULL}: no room in {self.run_dir}"
         return "its process died; the machine may have run out of memory"
 

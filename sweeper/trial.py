@@ -21,7 +21,7 @@ from typing import Any
 from ray import train, tune
 from ray.util import get_node_ip_address
 
-from sweeper import checkpoints, remote
+from sweeper import checkpoints, files, remote
 from sweeper.remote import Remote
 from sweeper.trainable import Trainable, TrainContext
 from sweeper.wording import nearest
@@ -87,8 +87,9 @@ def run(task: dict[str, Any]) -> None:
 
     A failure leaves `error.txt` in the trial's folder, its reason in the first line, for the driver and for people.
     """
-    _begin(task)
-    with _noted(task):
+    files.private(task["shared"])
+    with files.temporary(), _noted(task):
+        _begin(task)
         if task["workers"]:
             from sweeper import worker_group
 
@@ -110,8 +111,8 @@ def _begin(task: Mapping[str, Any]) -> None:
 
 
 def _home(task: Mapping[str, Any]) -> Path:
-    """The folder of a trial, where all nodes see it."""
-    return Path(task["run_dir"]) / "trials" / task["id"]
+    """The folder of a trial, where all nodes see it. Raises files.Unsafe where a record leads out of its own folder."""
+    return files.inside(Path(task["run_dir"]), "trials", task["id"])
 
 
 def _place(task: Mapping[str, Any]) -> Remote | None:
@@ -125,7 +126,7 @@ def _folder(task: Mapping[str, Any], place: Remote | None) -> Iterator[Path]:
     if place is None:
         yield _home(task)
         return
-    with tempfile.TemporaryDirectory(prefix="sweeper-") as name:
+    with tempfile.TemporaryDirectory(prefix="trial-") as name:
         (place / "checkpoints").pull(Path(name, "checkpoints"))
         yield Path(name)
 
@@ -138,7 +139,8 @@ def _worker(task: dict[str, Any]) -> None:
     ranks: dict[str, Any] = {"rank": rank, "world_size": world_size, "device": _device(task)}
     if world_size > 1:
         ranks["all_reduce"] = _all_reduce
-    with _noted(task):
+    files.private(task["shared"])
+    with files.temporary(), _noted(task):
         _train(task, lambda message: train.report(message | _here()), **ranks)
 
 
@@ -248,7 +250,7 @@ def _note(task: Mapping[str, Any], told: str) -> None:
                 Path(name, ERROR).write_text(told, encoding="utf-8")
                 (place / ERROR).push(Path(name, ERROR))
         return
-    with contextlib.suppress(FileExistsError), (_home(task) / ERROR).open("x", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), (_home(task) / ERROR).open("x", encoding="utf-8") as file:  # no room, perhaps
         file.write(told)
 
 

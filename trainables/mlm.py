@@ -383,6 +383,7 @@ def refuse_other(checkpoint: Path, run: Mapping[str, Any], unsaid: bool = True) 
 def main(arguments: list[str] | None = None) -> int:
     """Train alone and leave the bundle in a folder. Exit status 2 for bad input."""
     files.standard_streams()
+    files.private()
     try:
         options = _options(arguments)
         config, facts, restore = _begun(options)
@@ -395,7 +396,8 @@ def main(arguments: list[str] | None = None) -> int:
     if "series" in facts:
         print(f"series: {', '.join(facts['series']) or 'the run is too short for any'}", file=sys.stderr)
     kept = options.output / KEPT
-    train(config, TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore))
+    with files.temporary():
+        train(config, TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore))
     if (kept / "bundle" / "series").exists():
         (kept / "bundle" / "series").rename(options.output / "series")
     print(f"bundle: {kept / 'bundle'}", file=sys.stderr)

@@ -120,12 +120,17 @@ def test_the_longer_journal_wins_where_one_goes_on_from_the_other(place: Remote,
         (b"", b"1\n2\n"),
         (b"1\n2\n3\n", b"1\n2\n3\n"),
         (b"1\n", b"1\n2\n"),
-        (b"9\n9\n9\n", b"1\n2\n"),
+        (b"1\n2", b"1\n2\n"),
+        (b"1\n7", b"1\n2\n"),
     ):
         (folder / "journal.jsonl").write_bytes(here)
         remote.fetch(folder)
         assert (folder / "journal.jsonl").read_bytes() == expected
     assert (folder / "spec.yaml").read_text("utf-8") == "name: a\n"
+    (folder / "journal.jsonl").write_bytes(b"1\n9\n9\n")
+    with pytest.raises(ValueError, match=r"have each gone on without the other: move away the one"):
+        remote.fetch(folder)
+    assert (folder / "journal.jsonl").read_bytes() == b"1\n9\n9\n"
 
 
 def test_the_journal_is_sent_when_something_is_decided(place: Remote, tmp_path: Path):
