@@ -131,10 +131,10 @@ def discard(folder: Path, journal: Journal) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def size(folder: Path | None) -> int:
-    """Bytes on disk of a run, 0 for one that is yet to come; what links lead to is not the run's."""
-    found = (path.lstat() for path in folder.rglob("*")) if folder else ()
-    return sum(one.st_size for one in found if stat.S_ISREG(one.st_mode))
+def size(folder: Path | None) -> tuple[int, int]:
+    """Bytes on disk of a run, and its files and folders; 0 of one that is yet to come. Links are not followed."""
+    found = [path.lstat() for path in folder.rglob("*")] if folder else []
+    return sum(one.st_size for one in found if stat.S_ISREG(one.st_mode)), len(found)
 
 
 def resume(folder: Path) -> str:

@@ -396,8 +396,13 @@ def main(arguments: list[str] | None = None) -> int:
     if "series" in facts:
         print(f"series: {', '.join(facts['series']) or 'the run is too short for any'}", file=sys.stderr)
     kept = options.output / KEPT
-    with files.temporary():
-        train(config, TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore))
+    context = TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore)
+    try:
+        with files.temporary():
+            train(config, context)
+    except OSError as error:
+        print(f"error: {files.told(error) or error}; --resume goes on from what is kept", file=sys.stderr)
+        return 1
     if (kept / "bundle" / "series").exists():
         (kept / "bundle" / "series").rename(options.output / "series")
     print(f"bundle: {kept / 'bundle'}", file=sys.stderr)
