@@ -24,6 +24,7 @@ from sweeper.journal import Journal, Report
 from sweeper.secrecy import redact
 
 _NAME = re.compile(r"key|secret|token|password|credential|signature|\bsig\b", re.IGNORECASE)
+_LOGIN = re.compile(r"(?:[^/:]*:.*|[^/]*)@")  # a secret may have a slash, and then follows a colon
 ADDRESS = ".address"  # in a mirror: of what
 JOURNAL, SPEC = "journal.jsonl", "spec.yaml"
 POLL_S, REPORTS_S = 0.2, 5.0
@@ -38,9 +39,9 @@ class Address:
         """Raises ValueError, in one line without the secret, for an address that holds one."""
         place, mark, query = text.partition("?")
         self._place, self._query = place.rstrip("/"), mark + query
-        login = self._place.partition("://")[2].partition("/")[0].rpartition("@")[0]
+        login = _LOGIN.match(text.partition("://")[2])
         keys = [key for key, _ in parse_qsl(query, keep_blank_values=True) if _NAME.search(key)]
-        if keys or login not in ("", "anonymous"):
+        if keys or (login and login[0] != "anonymous@"):
             raise ValueError(
                 f"{self._place.partition('://')[0]}://…: the address holds a secret, {keys[0] if keys else 'a login'}, "
                 "and it would be stored and printed: set it in the environment of every machine, as "
