@@ -35,7 +35,7 @@ class Artifacts:
         self._hanging: threading.Thread | None = None
 
     def put(
-        self, client: MlflowClient, send: Callable[[], object], seconds: float = SMALL_S, source: Path | None = None
+        self, client: MlflowClient, send: Callable[[], object], seconds: float = SMALL_S, *, source: Path | None = None
     ) -> bool:
         """Whether `send` has stored a file, or a folder of them; the caller keeps what is not stored for later.
 
