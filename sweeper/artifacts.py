@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper import store
+from sweeper import files, store
 from sweeper.secrecy import redact
 
 if TYPE_CHECKING:
@@ -33,13 +34,22 @@ class Artifacts:
         self._doubted = self._told = self._recovered = False
         self._hanging: threading.Thread | None = None
 
-    def put(self, client: MlflowClient, send: Callable[[], object], seconds: float = SMALL_S) -> bool:
+    def put(
+        self, client: MlflowClient, send: Callable[[], object], seconds: float = SMALL_S, *, source: Path | None = None
+    ) -> bool:
         """Whether `send` has stored a file, or a folder of them; the caller keeps what is not stored for later.
 
+        source: what it sends, which is not sent where a link is in it: what that leads to may be private.
         Raises the sweep's first failure, which may be chance, for the caller to begin again; and what the store
         raises where it is the store that is away.
         """
         if self.out or (self._hanging and self._hanging.is_alive()):
+            return False
+        try:
+            if source is not None:
+                files.refuse_links(source)
+        except files.Unsafe as error:
+            self._say(f"{error}; MLflow lacks it")
             return False
         begin = time.monotonic()
         try:

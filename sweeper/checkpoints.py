@@ -11,13 +11,17 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sweeper import faults, files
+
 MANIFEST = "checkpoint.json"
 HISTORY = "history.jsonl"
 KEEP = 2
+LITTLE = 64 * 1024  # bytes: a disk with less cannot even take a note of why a trial failed
 _CHUNK = 1 << 20
 
 Row = Mapping[str, Any]
@@ -29,12 +33,28 @@ def owner(trainable: str, identity: str, seed: int, config: Mapping[str, Any]) -
     return hashlib.sha256(json.dumps([trainable, identity, seed, config]).encode()).hexdigest()[:16]
 
 
+def no_room(folder: Path) -> bool:
+    """Whether not even a small file can be written there: no bytes, no inodes, or over a quota."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(LITTLE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return faults.kind(error) == "no room"
+    return False
+
+
 def store(folder: Path, source: Path, step: int, mark: str = "") -> Path:
     """Move a folder into `folder` as the checkpoint of a step, and drop all but the newest `KEEP`.
 
-    mark: whose it is, of `owner`. Leaves nothing of itself where there is no room for it, and raises OSError.
+    mark: whose it is, of `owner`. Leaves nothing of itself where there is no room for it, and raises OSError; for links
+    it raises files.Unsafe.
     """
+    files.refuse_links(source)
     folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():
+        files.refuse_links(folder)
     target = folder / folder_name(step)
     partial = folder / f".{target.name}"  # the dot: never taken for a checkpoint
     shutil.rmtree(partial, ignore_errors=True)
@@ -75,31 +95,51 @@ def newest(folder: Path, mark: str = "", known: Iterable[Known] = ()) -> tuple[P
 
 def seal(checkpoint: Path) -> str:
     """A hash over all that is in it, to be kept elsewhere."""
-    return hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(_read(checkpoint / MANIFEST)).hexdigest()[:16]
 
 
 def at(folder: Path, step: int) -> Path | None:
     """The checkpoint of a step, if there is one by that name."""
     path = folder / folder_name(step)
-    return path if path.is_dir() else None
+    return path if path.is_dir() and not path.is_symlink() else None
+
+
+def bundle(run_dir: Path, checkpoint: str | None) -> Path | None:
+    """The bundle in the checkpoint that a record names; None where it names none, or that has none.
+
+    Raises files.Unsafe, in one line, for a path that leads out of the run folder, and for a link in the bundle.
+    """
+    if not checkpoint:
+        return None
+    folder = files.inside(run_dir, checkpoint, "bundle")
+    if not folder.is_dir():
+        return None
+    files.refuse_links(folder)
+    return folder
 
 
 def history(checkpoint: Path) -> list[dict[str, Any]]:
     """Every row of metrics reported up to this checkpoint, oldest first."""
-    return [json.loads(line) for line in (checkpoint / HISTORY).read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in _read(checkpoint / HISTORY).decode().splitlines()]
 
 
 def publish(source: Path, target: Path) -> None:
-    """Copy a folder so that `target` is there whole or not at all."""
+    """Copy a folder so that `target` is there whole or not at all. Raises files.Unsafe for one with links."""
+    files.refuse_links(source)
     partial = target.with_name(f".{target.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
+    shutil.copytree(source, partial, symlinks=True)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True)
+    return [] if folder.is_symlink() else sorted(folder.glob("step-*"), reverse=True)
+
+
+def _read(path: Path) -> bytes:
+    with files.reading(path) as file:
+        return file.read()
 
 
 def folder_name(step: int) -> str:
@@ -110,10 +150,11 @@ def folder_name(step: int) -> str:
 def _fault(path: Path, mark: str, seen: Mapping[int, Known]) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
+        files.refuse_links(path)
+        manifest = json.loads(_read(path / MANIFEST))
         digests: dict[str, str] = manifest["sha256"]
         for name, digest in digests.items():
-            with (path / name).open("rb") as file:
+            with files.reading(files.inside(path, name)) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     return f"{name} is not what was written"
         strange = {str(name) for name in _files(path)} - {*digests, MANIFEST}

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -23,12 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
+from sweeper import files
 
 OBJECT_STORE_BYTES = 256 * 2**20  # nothing but configurations and rows of metrics goes through it
 JOIN_S, AWAIT_S, LOOK_S = 10.0, 2.0, 120.0
 
-_PREFIX, _OWNER = "sw-", "owner.lock"
+_PREFIX = "sw-"
 _MARK = "SWEEPER_RAY"
 _isolated = False  # whether this process has set what follows, with a token of its own
 _ALONE = {
@@ -304,21 +303,14 @@ def _folder() -> Iterator[str]:
     Its path is short, for sockets lie below, whose paths may have 107 characters.
     """
     base = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
-    for lock in base.glob(f"{_PREFIX}*/{_OWNER}"):
-        with contextlib.suppress(OSError, Timeout):
-            mine, age = lock.stat().st_uid == os.getuid(), time.time() - lock.stat().st_mtime
-            if mine and age > 10:  # a younger one may be about to be locked
-                with FileLock(lock, timeout=0):
-                    _end_orphans(lock.parent)
-                    shutil.rmtree(lock.parent, ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
-    os.environ[_MARK] = folder  # all that is started from here on carries it
-    try:
-        with FileLock(Path(folder) / _OWNER):
+    for left in files.leftovers(base, _PREFIX):
+        _end_orphans(left)
+    with files.owned(base, _PREFIX) as folder:
+        os.environ[_MARK] = str(folder)  # all that is started from here on carries it
+        try:
             yield f"{folder}/r"  # Ray opens its own folder to everybody: this one lies in ours
-    finally:
-        _end_orphans(Path(folder))
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            _end_orphans(folder)
 
 
 def _end_orphans(folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeper import budget, learned, looks, stats, verdict
+from sweeper import budget, checkpoints, learned, looks, stats, verdict
 from sweeper.budget import Common
 from sweeper.documents import Sums
 from sweeper.journal import Family, Journal, TrialRecord, Verdict
@@ -432,8 +432,9 @@ def _documents(journal: Journal, run_dir: Path) -> tuple[Sums, int | None]:
     sums: dict[str, dict[int, Any]] = {}
     for record in journal.stage(STAGE):
         checkpoint = record.end.checkpoint if record.end else None
-        path = run_dir / (checkpoint or "") / "bundle" / "analysis" / "documents.json"
-        if record.state == "completed" and checkpoint and path.exists():
+        bundle = checkpoints.bundle(run_dir, checkpoint)
+        path = bundle / "analysis" / "documents.json" if bundle else None
+        if record.state == "completed" and path and path.exists():
             content = json.loads(path.read_text("utf-8"))
             by_seed = sums.setdefault(str(record.ask.arm), {})
             by_seed[record.ask.seed] = np.array([content["loss"], content["predictions"]])

@@ -21,14 +21,19 @@ LONGEST = 300  # characters of a line
 
 
 def keep_bundle(run_dir: Path, best: TrialRecord | None) -> Path | None:
-    """Keep the best trial's bundle apart from its checkpoints; where it then lies."""
+    """Keep the best trial's bundle apart from its checkpoints; where it then lies.
+
+    Raises files.Unsafe, in one line, for a record that names a place outside the run folder, or a bundle with links.
+    """
     checkpoint = best.end.checkpoint if best and best.end else None
-    source = run_dir / (checkpoint or "") / "bundle"
-    if (place := remote.of(run_dir)) and checkpoint and not source.is_dir():  # another machine's driver ended it
-        (place / checkpoint / "bundle").pull(source)
-    if best is None or checkpoint is None or not source.is_dir():
+    if best is None or checkpoint is None:
         return None
-    target = run_dir / "bundles" / best.id
+    target, source = files.inside(run_dir, "bundles", best.id), checkpoints.bundle(run_dir, checkpoint)
+    if source is None and (place := remote.of(run_dir)):  # another machine's driver ended it
+        (place / checkpoint / "bundle").pull(files.inside(run_dir, checkpoint, "bundle"))
+        source = checkpoints.bundle(run_dir, checkpoint)
+    if source is None:
+        return None
     target.parent.mkdir(exist_ok=True)
     checkpoints.publish(source, target)
     return target

@@ -10,15 +10,18 @@ import os
 import re
 import shlex
 import shutil
+import stat
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 from sweeper import cluster, files, remote
 from sweeper.journal import Journal
+from sweeper.secrecy import redact
 from sweeper.spec import SweepSpec, load
 
-SPEC = remote.SPEC
+SPEC, JOURNAL = remote.SPEC, remote.JOURNAL
+SCRATCH = ".tune"
 LOCK = ".lock"
 NEWEST = Path()  # resume whichever run of the spec is the newest
 
@@ -26,11 +29,12 @@ NEWEST = Path()  # resume whichever run of the spec is the newest
 def here(given: str | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
     """`--storage` and `--resume` as folders of this machine. Raises ValueError, in one line, for an address in vain."""
     if isinstance(resume, str) and remote.is_address(resume):
-        parent, _, name = resume.rstrip("/").rpartition("/")
+        parent, name = remote.Address(resume).split()
         folder = remote.mirror(parent)
-        with _reached(resume):
-            remote.fetch(folder / name)
-        return folder, folder / name
+        run_dir = files.inside(folder, name)
+        with _reached(f"--resume {redact(resume)}"):
+            remote.fetch(run_dir)
+        return folder, run_dir
     found = Path(resume) if resume is not None else None
     if given is not None and remote.is_address(given):
         return remote.mirror(given), found
@@ -60,7 +64,10 @@ def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
     if resume is None:
         return None
     if resume == NEWEST:
-        return next(iter(runs(parent, spec)), None)
+        newest = next(iter(runs(parent, spec)), None)
+        if newest:
+            _tidy(newest)
+        return newest
     with _reached("--resume"):
         folder = resume.resolve()
         there = (folder / SPEC).is_file()
@@ -74,7 +81,23 @@ def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"--resume {folder}: cannot be written to")
+    _tidy(folder)
     return folder
+
+
+def refuse_strange(run_dir: Path) -> None:
+    """Raises files.Unsafe, in one line, where what is read of a record is a link, or a pipe that would hold us up."""
+    for name in (SPEC, JOURNAL, LOCK):
+        if os.path.lexists(run_dir / name):
+            files.refuse_links(run_dir / name)
+
+
+def _tidy(run_dir: Path) -> None:
+    """Refuse a run with links in it, for it is written to: files.Unsafe, in one line. Clear old leftovers beside it."""
+    for path in run_dir.iterdir():
+        if path.name != SCRATCH or path.is_symlink():  # Tune's own folder goes, whatever is in it
+            files.refuse_links(path)
+    files.clear_old(run_dir.parent, ".mlflow.db-*")
 
 
 def runs(parent: Path, spec: SweepSpec) -> list[Path]:
@@ -92,9 +115,8 @@ def new(parent: Path, spec: SweepSpec) -> Path:
     """A folder for a new run, with its spec. Raises ValueError in one line."""
     try:
         folder = _made(parent, spec)
-        partial = folder / f".{SPEC}"
-        partial.write_text(spec.to_yaml(), "utf-8")
-        partial.rename(folder / SPEC)
+        files.clear_old(parent, ".mlflow.db-*")
+        files.put(folder / SPEC, spec.to_yaml())
         if place := remote.of(folder):
             (place / SPEC).push(folder / SPEC)
     except OSError as error:
@@ -109,9 +131,10 @@ def discard(folder: Path, journal: Journal) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def size(folder: Path | None) -> int:
-    """Bytes on disk of a run, 0 for one that is yet to come."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder else 0
+def size(folder: Path | None) -> tuple[int, int]:
+    """Bytes on disk of a run, and its files and folders; 0 of one that is yet to come. Links are not followed."""
+    found = [path.lstat() for path in folder.rglob("*")] if folder else []
+    return sum(one.st_size for one in found if stat.S_ISREG(one.st_mode)), len(found)
 
 
 def resume(folder: Path) -> str:
@@ -137,6 +160,8 @@ def _made(parent: Path, spec: SweepSpec) -> Path:
             continue
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
+            if spec.shared:
+                folder.chmod(0o2770)  # what is made in it is the group's, whoever makes it
             return folder
     raise AssertionError
 

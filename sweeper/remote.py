@@ -10,39 +10,82 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from sweeper import checkpoints, files
 from sweeper.checkpoints import KEEP, MANIFEST
 from sweeper.journal import Journal, Report
+from sweeper.secrecy import redact
 
+_NAME = re.compile(r"key|secret|token|password|credential|signature|\bsig\b", re.IGNORECASE)
+_LOGIN = re.compile(r"(?:[^/:]*:.*|[^/]*)@")  # a secret may have a slash, and then follows a colon
 ADDRESS = ".address"  # in a mirror: of what
 JOURNAL, SPEC = "journal.jsonl", "spec.yaml"
 POLL_S, REPORTS_S = 0.2, 5.0
+_NOWHERE = Path("/nonexistent")  # names are checked there, as if they were below a folder
 _LOCAL_ONLY = ("trials", "optuna.log")
 
 
+class Address:
+    """SCHEME://BUCKET/PATH?OPTIONS, which may be printed, stored and handed on: there is no secret in it."""
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError, in one line without the secret, for an address that holds one."""
+        place, mark, query = text.partition("?")
+        self._place, self._query = place.rstrip("/"), mark + query
+        login = _LOGIN.match(text.partition("://")[2])
+        keys = [key for key, _ in parse_qsl(query, keep_blank_values=True) if _NAME.search(key)]
+        if keys or (login and login[0] != "anonymous@"):
+            raise ValueError(
+                f"{self._place.partition('://')[0]}://…: the address holds a secret, {keys[0] if keys else 'a login'}, "
+                "and it would be stored and printed: set it in the environment of every machine, as "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+
+    def __str__(self) -> str:
+        return self._place + self._query
+
+    def __truediv__(self, name: str) -> Address:
+        below = copy.copy(self)
+        below._place = f"{self._place}/{name}"
+        return below
+
+    def split(self) -> tuple[str, str]:
+        """The address of the folder above, and the name in it. Raises ValueError where it has no folder above."""
+        parent, _, name = self._place.rpartition("/")
+        if not name or parent.endswith("/"):
+            raise ValueError(f"{self} is not an address of a run: name the run's own folder below the bucket")
+        return parent + self._query, name
+
+
 class Remote:
-    """A file or folder at an address. Methods raise OSError where the store is not to be had."""
+    """A file or folder at an address. Methods raise OSError where the store is not to be had, and files.Unsafe, which
+    is one, for keys that lead elsewhere, and for links in what is sent."""
 
     def __init__(self, address: str) -> None:
-        """Raises ValueError, in one line, for an address that is none."""
+        """Raises ValueError, in one line, for an address that is none, or that holds a secret."""
         from pyarrow import fs
 
-        self.address = address.rstrip("/")
+        self._address = Address(address)
         try:
             self._system, self._path = fs.FileSystem.from_uri(self.address)
         except (ValueError, OSError) as error:  # pyarrow's errors are these
-            raise ValueError(f"{address} is not an address of a folder: {_line(error)}") from error
+            raise ValueError(f"{self.address} is not an address of a folder: {_line(error)}") from error
+
+    @property
+    def address(self) -> str:
+        return str(self._address)
 
     def __truediv__(self, name: str) -> Remote:
-        base, mark, query = self.address.partition("?")
+        files.inside(_NOWHERE, name)
         below = copy.copy(self)  # of the same file system: each has connections of its own
-        below.address, below._path = f"{base}/{name}{mark}{query}", f"{self._path}/{name}"
+        below._address, below._path = self._address / name, f"{self._path}/{name}"
         return below
 
     def names(self) -> list[str]:
@@ -64,12 +107,13 @@ class Remote:
 
     def push(self, path: Path) -> None:
         """Have a file, or all files of a folder, here; of a checkpoint its manifest last, which makes it whole."""
+        files.refuse_links(path)
         if path.is_file():
-            with path.open("rb") as source, self._system.open_output_stream(self._path) as target:
+            with files.reading(path) as source, self._system.open_output_stream(self._path) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             return
-        files = sorted((each for each in path.rglob("*") if each.is_file()), key=lambda each: each.name == MANIFEST)
-        for each in files:
+        found = sorted((each for each in path.rglob("*") if each.is_file()), key=lambda each: each.name == MANIFEST)
+        for each in found:
             (self / each.relative_to(path).as_posix()).push(each)
 
     def pull(self, path: Path) -> None:
@@ -81,7 +125,7 @@ class Remote:
             return
         for entry in self._system.get_file_info(fs.FileSelector(self._path, allow_not_found=True, recursive=True)):
             if entry.is_file:
-                self._copy(entry.path, path / Path(entry.path).relative_to(self._path))
+                self._copy(entry.path, files.inside(path, entry.path.removeprefix(self._path).removeprefix("/")))
 
     def read(self) -> bytes:
         with self._system.open_input_stream(self._path) as source:
@@ -122,7 +166,7 @@ def mirror(address: str) -> Path:
     folder = files.cache_root() / "runs" / hashlib.sha256(place.address.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ADDRESS).write_text(place.address, "utf-8")
+        files.put(folder / ADDRESS, place.address)
     except OSError as error:
         raise ValueError(f"cannot write the cache {folder}: {_line(error)}: set SWEEPER_CACHE to a folder") from error
     return folder
@@ -130,28 +174,50 @@ def mirror(address: str) -> Path:
 
 def of(run_dir: Path) -> Remote | None:
     """Where a run lies, if its folder is in a mirror."""
-    try:
-        return Remote((run_dir.parent / ADDRESS).read_text("utf-8")) / run_dir.name
-    except FileNotFoundError:
-        return None
+    address = _address(run_dir.parent)
+    return Remote(address) / run_dir.name if address else None
 
 
 def names(parent: Path) -> list[str]:
     """The runs in the store that a folder mirrors; none for any other folder."""
-    address = parent / ADDRESS
-    return Remote(address.read_text("utf-8")).names() if address.exists() else []
+    address = _address(parent)
+    return Remote(address).names() if address else []
+
+
+def _address(folder: Path) -> str | None:
+    """Of what a folder is the mirror. Raises ValueError where others have put one: it says where files are sent."""
+    try:
+        with files.reading(folder / ADDRESS) as file:
+            address = file.read().decode()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if folder.resolve().parent != (files.cache_root() / "runs").resolve():
+        raise ValueError(f"{folder / ADDRESS} stands for an object store outside the cache: move it away")
+    return address
 
 
 def fetch(run_dir: Path) -> None:
-    """Have a run's spec and its journal here, unless the journal here has all of the other and goes on."""
+    """Have a run's spec and its journal here, unless the journal here has all of the other and goes on.
+
+    Raises ValueError, in one line, where each has what the other lacks. A line that was torn in writing is nobody's.
+    """
     place = of(run_dir)
     if place is None or SPEC not in place.names():
         return
-    (place / SPEC).pull(run_dir / SPEC)
     there = (place / JOURNAL).read() if (place / JOURNAL).exists() else b""
     here = (run_dir / JOURNAL).read_bytes() if (run_dir / JOURNAL).exists() else b""
-    if not here.startswith(there):
-        (run_dir / JOURNAL).write_bytes(there)
+    if not here.startswith(_whole(there)):
+        if not there.startswith(_whole(here)):
+            raise ValueError(
+                f"the journals of {place.address} and of {run_dir} have each gone on without the other: move away the "
+                "one that is not to be gone on with"
+            )
+        files.put(run_dir / JOURNAL, there)
+    (place / SPEC).pull(run_dir / SPEC)
+
+
+def _whole(journal: bytes) -> bytes:
+    return journal[: journal.rfind(b"\n") + 1]
 
 
 def push_checkpoint(trial: Remote, checkpoint: Path) -> None:
@@ -219,4 +285,4 @@ class _Sender(threading.Thread):
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return redact(" ".join(str(error).split()))[:200]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sweeper import folders, report
+from sweeper import files, folders, report
 from sweeper.journal import Journal, Session, TrialRecord, fingerprints_in
 from sweeper.spec import SweepSpec, load
 
@@ -42,6 +42,7 @@ def chosen(run_dir: Path, identity: str | None) -> tuple[SweepSpec, Journal, Tri
     """Spec, journal and the completed trial, the best of the search if none is named. ValueError in one line."""
     if not (run_dir / folders.SPEC).is_file():
         raise ValueError(f"--reproduce {run_dir}: there is no run, for it has no {folders.SPEC}")
+    folders.refuse_strange(run_dir)
     spec, journal = load(run_dir / folders.SPEC), Journal(run_dir / "journal.jsonl", read_only=True)
     done = {record.id: record for record in journal.trials.values() if record.state == "completed"}
     record = done.get(identity) if identity else report.best(spec, done.values())
@@ -53,7 +54,7 @@ def chosen(run_dir: Path, identity: str | None) -> tuple[SweepSpec, Journal, Tri
 
 def reproduce(spec: SweepSpec, run_dir: Path, journal: Journal, record: TrialRecord, again: Again) -> Reproduction:
     """Train the trial once more, in a folder of its own which then goes, through what `again` runs open trials with."""
-    folder = run_dir / FOLDER
+    folder = files.inside(run_dir, FOLDER)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:

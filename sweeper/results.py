@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from sweeper import files, report, report_html, tables
+from sweeper import files, folders, report, report_html, tables
 from sweeper.journal import Journal
 from sweeper.report import Outcome
 from sweeper.spec import SweepSpec, load
@@ -39,6 +39,7 @@ def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 2 there is no run that can be read."""
     files.standard_streams()
+    files.private()
     files.at_home()
     parser = files.Parser(prog="python -m sweeper.report", description="Write a run's reports anew.")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_dir = parser.parse_args(argv).run_dir.resolve()
         if not (run_dir / "journal.jsonl").is_file():
             raise ValueError(f"{run_dir}: there is no run, for it has no journal.jsonl")
+        folders.refuse_strange(run_dir)
         spec, journal = load(run_dir / "spec.yaml"), Journal(run_dir / "journal.jsonl", read_only=True)
+        files.private(spec.shared)
         for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):
             files.emit(str(path))
     except (ValueError, OSError) as error:
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _outcome(spec: SweepSpec, journal: Journal, run_dir: Path) -> Outcome:
     best = report.best(spec, journal.trials.values())
-    bundle = run_dir / "bundles" / best.id if best else run_dir
+    bundle = files.inside(run_dir, "bundles", best.id) if best else run_dir
     kept = bundle if best and bundle.is_dir() else None
     return Outcome(run_dir=run_dir, tracking_uri=store_uri(spec, run_dir.parent), bundle=kept)
 

@@ -24,36 +24,49 @@ PROCESS_BYTES, CUDA_BYTES = 0.5 * GB, 2.0 * GB
 SHARED = "/dev/shm"
 DISK_BYTES = 0.2 * GB  # Ray's logs while it runs, the tracking store, the best bundle twice
 
+# Of a trial with two checkpoints and a bundle, as trainables.mlm writes them, and what MLflow keeps of it; of a sweep.
+TRIAL_FILES, SWEEP_FILES = 80, 200
+
 
 @dataclass(frozen=True)
 class Free:
-    """What is free, in bytes; infinite where this machine does not tell. closed: shared memory is not to be written."""
+    """What is free, in bytes; infinite where this machine does not tell. closed: shared memory is not to be written.
+
+    files: how many more the disk takes, its free inodes.
+    """
 
     memory: float
     disk: float
     shared: float
     closed: bool = False
+    files: float = float("inf")
 
 
 def free(storage: Path) -> Free:
     """What is free here, and where run folders lie."""
     existing = next(path for path in (storage, *storage.parents) if path.exists())
-    there = os.path.isdir(SHARED)
+    there, disk = os.path.isdir(SHARED), os.statvfs(existing)
     return Free(
         memory=min(_meminfo(), _group("memory.max", "memory.current"), _group_v1()),
-        disk=shutil.disk_usage(existing).free,
+        disk=disk.f_bavail * disk.f_frsize,
         shared=shutil.disk_usage(SHARED).free if there else float("inf"),
         closed=there and not os.access(SHARED, os.W_OK),
+        files=disk.f_favail if disk.f_files else float("inf"),  # some file systems have no such limit, and say 0
     )
 
 
-def shortages(spec: SweepSpec, fit: int, there: Free, written: float = 0) -> list[str]:
-    """A line for each of memory and disk that does not suffice, with the setting that would fit.
+def shortages(spec: SweepSpec, fit: int, there: Free, written: tuple[float, float] = (0, 0)) -> list[str]:
+    """A line for each of memory, disk and inodes that does not suffice, with the setting that would fit.
 
-    fit: trials for which there are CPUs and GPUs. written: bytes that the run has on the disk already.
+    fit: trials for which there are CPUs and GPUs. written: bytes and files that the run has on the disk already.
     """
     closed = f"{SHARED} is not to be written by this user, and Ray does not start without: mount it with mode 1777"
-    lines = (_memory(spec, fit, there.memory), _disk(spec, there.disk + written), closed if there.closed else None)
+    lines = (
+        _memory(spec, fit, there.memory),
+        _disk(spec, there.disk + written[0]),
+        _inodes(spec, there.files + written[1]),
+        closed if there.closed else None,
+    )
     return [line for line in lines if line]
 
 
@@ -89,6 +102,16 @@ def _disk(spec: SweepSpec, there: float) -> str | None:
     return (
         f"disk: the checkpoints take about {(needed + DISK_BYTES) / GB:.1f} GB, {there / GB:.1f} GB are free: "
         f"{fewer}give a --storage with room"
+    )
+
+
+def _inodes(spec: SweepSpec, there: float) -> str | None:
+    needed = SWEEP_FILES + TRIAL_FILES * (spec.total_trials + spec.confirm_trials)
+    if needed <= there:
+        return None
+    return (
+        f"inodes: the sweep makes about {needed:,} files and folders, and {there:,.0f} more fit on the disk: give a "
+        "--storage with room"
     )
 
 

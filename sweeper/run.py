@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from sweeper import (
     cluster,
@@ -51,8 +51,9 @@ _STATUS = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 all trials failed, no Ray, a full or closed disk, 2 bad input, 130 interrupted."""
     files.standard_streams()
+    files.private()
     cluster.isolate()
-    with Interrupts(_say, "nothing had begun") as signals:
+    with files.temporary(), Interrupts(_say, "nothing had begun") as signals:
         try:
             return _main(argv, signals)
         except OSError as error:
@@ -85,7 +86,7 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
         return INTERRUPTED
     signals.hint = f"go on with: {folders.resume(run_dir)}"
     try:
-        with FileLock(run_dir / folders.LOCK, timeout=0.5):  # status, too, holds it for a moment
+        with files.locked(run_dir / folders.LOCK, 0.5):  # status, too, holds it for a moment
             return _carry_out(args, spec, run_dir, admission.facts or {}, signals)
     except Timeout:
         _say(f"error: another sweep works on {run_dir}")
@@ -103,6 +104,7 @@ def _asked(args: argparse.Namespace) -> tuple[Admission, list[str]]:
     if args.spec is None:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
     spec, unheard = _agreed(args, load(args.spec, args.profile, args.set))
+    files.private(spec.shared)
     if line := other_baseline(args.spec, spec):
         _say(line)
     storage = folders.storage(args.storage, args.resume)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import errno
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from sweeper import checkpoints, faults, ray_inside, remote, stopping
 from sweeper.budget import Common
 from sweeper.journal import Ask, End, Journal, Report, TrialRecord
 from sweeper.spec import SweepSpec
-
-LITTLE = 64 * 1024  # bytes: a disk with less cannot even take a note of why a trial failed
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,8 @@ class Recording(FIFOScheduler):
         if not record.open:
             return
         reason = self._noted(record.id)
-        if not reason and _no_room(self.run_dir):
-            self._break_off(record, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.run_dir)))
+        if not reason and checkpoints.no_room(self.run_dir):
+            self._break_off(record, OSError(errno.ENOSPC, "No space left on device", str(self.run_dir)))
         reason = reason or "its process died; the machine may have run out of memory"
         if trial.status == "ERROR" and trial.should_recover():  # the state in which Tune puts it back into its queue
             self._end(record, "interrupted", f"tried again after {reason}")
@@ -144,12 +141,6 @@ class Recording(FIFOScheduler):
             return (self.run_dir / "trials" / identity / "error.txt").read_text("utf-8").partition("\n")[0]
         except OSError:
             return ""
-
-
-def _no_room(folder: Path) -> bool:
-    """Whether its disk does not even take a note of why a trial failed: too few bytes, or no more files."""
-    there = os.statvfs(folder)
-    return there.f_bavail * there.f_frsize < LITTLE or (there.f_files > 0 and there.f_favail == 0)
 
 
 class Ruled(Recording):

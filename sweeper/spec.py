@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import operator
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -196,7 +197,8 @@ class SweepSpec(Section):
     arms they are all there is; under a sampling method the first trials, and points of the space, complete.
     config: the trainable's settings but for `data`, complete. data: its `data` section, complete. objectives: of which
     the first, `objective`, alone ranks, stops and confirms. budget: `matched` ranks and compares only what predicts as
-    many positions as the baseline, `free` all; at its default it is no part of the hash, like evaluate.
+    many positions as the baseline, `free` all; at its default it is no part of the hash, like evaluate. shared: what
+    the sweep writes is its user's group's, too; no part of the hash.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -219,6 +221,7 @@ class SweepSpec(Section):
     limits: Limits = Limits()
     data: dict[str, Any] = {}
     tracking: Tracking = Tracking()
+    shared: bool = Field(default=False, exclude_if=operator.not_)
     profile: str | None = None
     profiles: dict[str, Any] = Field(default={}, exclude=True)
 
@@ -338,7 +341,7 @@ class SweepSpec(Section):
     @property
     def spec_hash(self) -> str:
         """SHA-256 of the resolved spec. The order of space and arms counts: it decides what is tried when."""
-        return _digest(self.model_dump(mode="json"))
+        return _digest(self.model_dump(mode="json", exclude={"shared"}))
 
     @property
     def budget_hash(self) -> str:

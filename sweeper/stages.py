@@ -13,9 +13,9 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from sweeper import check, cluster, confirm, folders, learned, ledger, remote, reproduce, tasks
+from sweeper import check, cluster, confirm, files, folders, learned, ledger, remote, reproduce, tasks
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Journal, Session, Verdict, fingerprints_in
 from sweeper.reproduce import Reproduction
@@ -219,6 +219,7 @@ class Stages:
 def repeated(run_dir: Path, trial: str | None, signals: Interrupts, verbose: bool) -> tuple[SweepSpec, Reproduction]:
     """Train a trial of a run again, the best if none is named, beside its original. ValueError in one line."""
     spec, journal, record = reproduce.chosen(run_dir.resolve(), trial)
+    files.private(spec.shared)
     facts = prepared(spec, signals.say)
 
     def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:
@@ -229,7 +230,7 @@ def repeated(run_dir: Path, trial: str | None, signals: Interrupts, verbose: boo
             sweep.again(spec, folder, open_trials, cluster.room(spec.resources, nodes), facts, signals.say)
 
     try:
-        with FileLock(run_dir / folders.LOCK, timeout=0.5):
+        with files.locked(run_dir / folders.LOCK, 0.5):
             return spec, reproduce.reproduce(spec, run_dir.resolve(), journal, record, again)
     except Timeout:
         raise ValueError(f"--reproduce {run_dir}: a sweep works on it") from None

@@ -30,6 +30,7 @@ REFUSED = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Show it on stdout; the exit status."""
     files.standard_streams()
+    files.private()
     parser = files.Parser(prog="python -m sweeper.status", description="What a sweep is doing.", epilog=__doc__)
     parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: the newest in ./runs")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a cluster: what runs on which node")
@@ -66,6 +67,7 @@ def status(run_dir: Path) -> dict[str, Any]:
     """State, trials and what waits, as plain data. Raises ValueError, in one line, for what is no run folder."""
     if not (run_dir / folders.SPEC).is_file():
         raise ValueError(f"{run_dir} is no run folder, for it has no {folders.SPEC}")
+    folders.refuse_strange(run_dir)
     driver = driven(run_dir)  # before the journal: what a driver wrote before it ended is then read
     spec, journal = load(run_dir / folders.SPEC), Journal(run_dir / JOURNAL, read_only=True)
     records = list(journal.trials.values())
@@ -83,7 +85,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "total": total,
         "counts": dict(Counter(record.state for record in records)),
         "best": best.id if best else None,
-        "silent_s": round(time.time() - journal.events[-1].time, 1) if journal.events else None,
+        "silent_s": round(max(0.0, time.time() - journal.events[-1].time), 1) if journal.events else None,
         "trials": [_trial(spec, record, driver) for record in records],
         "waiting": {"trials": left, "why": _why(state, left, at_once, bool(journal.events))},
         "resume": folders.resume(run_dir) if state == "open" else None,
@@ -93,7 +95,7 @@ def status(run_dir: Path) -> dict[str, Any]:
 def driven(run_dir: Path) -> bool:
     """Whether a driver holds the run's lock. Asked by a shared lock, let go at once."""
     try:
-        with (run_dir / folders.LOCK).open(encoding="utf-8") as lock:
+        with files.reading(run_dir / folders.LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

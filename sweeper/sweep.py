@@ -24,6 +24,7 @@ from ray.tune import TuneError
 
 from sweeper import checkpoints, cluster, faults, provenance, remote, trial
 from sweeper import confirm as confirmation
+from sweeper.folders import SCRATCH
 from sweeper.journal import End, Journal, Session
 from sweeper.remote import Remote
 from sweeper.scheduling import Recording, scheduler
@@ -31,7 +32,6 @@ from sweeper.search import ConfirmSearch, JournalSearch, ListSearch, OpenSearch,
 from sweeper.secrecy import redact
 from sweeper.spec import SweepSpec
 
-SCRATCH = ".tune"
 WATCH_S, GRACE_S = 3.0, 1.0
 OPTUNA_LOG = "optuna.log"
 
@@ -241,6 +241,7 @@ def shared(spec: SweepSpec, run_dir: Path) -> dict[str, Any]:
         "accelerator": spec.resources.accelerator,
         "cwd": str(Path.cwd()),
         "run_dir": str(run_dir),
+        "shared": spec.shared,
         "remote": place.address if place else "",
         "scratch": (Remote(_scratch(run_dir)) / "train").address if place else str(run_dir / SCRATCH / "train"),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -140,24 +141,28 @@ def trial_hours(journal: Journal) -> float:
     for event in journal.events:
         match event:
             case Session():
-                seconds += sum(last - begin for begin in begun.values())
+                seconds += sum(_since(begin, last) for begin in begun.values())
                 begun, session = {}, event.time
             case Ask():
                 begun[event.trial] = event.time
             case Report():
                 begun.setdefault(event.trial, session)
             case End():
-                seconds += event.time - begun.pop(event.trial, session if event.state != "interrupted" else event.time)
+                begin = begun.pop(event.trial, session if event.state != "interrupted" else event.time)
+                seconds += _since(begin, event.time)
         last = event.time
-    return (seconds + sum(last - begin for begin in begun.values())) / 3600
+    return (seconds + sum(_since(begin, last) for begin in begun.values())) / 3600
 
 
 def _wall_hours(journal: Journal) -> float:
     """Of all sessions, from the first event of each to its last."""
-    begins = [i for i, event in enumerate(journal.events) if isinstance(event, Session)] or [0]
-    events = journal.events
-    spans = zip(begins, [*begins[1:], len(events)], strict=True)
-    return sum(events[stop - 1].time - events[start].time for start, stop in spans) / 3600 if events else 0.0
+    pairs = itertools.pairwise(journal.events)
+    return sum(_since(one.time, other.time) for one, other in pairs if not isinstance(other, Session)) / 3600
+
+
+def _since(begin: float, end: float) -> float:
+    """Seconds between two moments of the wall clock; none where it was set back between them."""
+    return max(0.0, end - begin)
 
 
 def _tokens(spec: SweepSpec) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 from ray import train, tune
 from ray.util import get_node_ip_address
 
-from sweeper import checkpoints, faults, remote
+from sweeper import checkpoints, faults, files, remote
 from sweeper.remote import Remote
 from sweeper.trainable import Trainable, TrainContext
 from sweeper.wording import nearest
@@ -88,9 +88,10 @@ def run(task: dict[str, Any]) -> None:
 
     A failure leaves `error.txt` in the trial's folder, its reason in the first line, for the driver and for people.
     """
+    files.private(task["shared"])
     try:
-        _begin(task)
-        with _noted(task):
+        with files.temporary(), _noted(task):
+            _begin(task)
             if task["workers"]:
                 from sweeper import worker_group
 
@@ -116,8 +117,8 @@ def _begin(task: Mapping[str, Any]) -> None:
 
 
 def _home(task: Mapping[str, Any]) -> Path:
-    """The folder of a trial, where all nodes see it."""
-    return Path(task["run_dir"]) / "trials" / task["id"]
+    """The folder of a trial, where all nodes see it. Raises files.Unsafe where a record leads out of its own folder."""
+    return files.inside(Path(task["run_dir"]), "trials", task["id"])
 
 
 def _place(task: Mapping[str, Any]) -> Remote | None:
@@ -131,7 +132,7 @@ def _folder(task: Mapping[str, Any], place: Remote | None) -> Iterator[Path]:
     if place is None:
         yield _home(task)
         return
-    with tempfile.TemporaryDirectory(prefix="sweeper-") as name:
+    with tempfile.TemporaryDirectory(prefix="trial-") as name:
         (place / "checkpoints").pull(Path(name, "checkpoints"))
         yield Path(name)
 
@@ -144,7 +145,8 @@ def _worker(task: dict[str, Any]) -> None:
     ranks: dict[str, Any] = {"rank": rank, "world_size": world_size, "device": _device(task)}
     if world_size > 1:
         ranks["all_reduce"] = _all_reduce
-    with _noted(task):
+    files.private(task["shared"])
+    with files.temporary(), _noted(task):
         _train(task, lambda message: train.report(message | _here()), **ranks)
 
 
@@ -268,8 +270,7 @@ def _note(task: Mapping[str, Any], told: str) -> None:
                 Path(name, ERROR).write_text(told, encoding="utf-8")
                 (place / ERROR).push(Path(name, ERROR))
         return
-    # There may be no room for it, or it is there already.
-    with contextlib.suppress(OSError), (_home(task) / ERROR).open("x", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), (_home(task) / ERROR).open("x", encoding="utf-8") as file:  # no room, perhaps
         file.write(told)
 
 

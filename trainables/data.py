@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from filelock import FileLock
+from filelock import Timeout
 
 from sweeper import files
 from trainables import corpus, dropped, noise, tokenizer
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Batches", "EvaluationSet", "Prepared", "prepare"]
+
+LOCK_S = 3600.0  # that another process may take to prepare the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +152,22 @@ def prepare(config: DataConfig) -> Prepared:
     if not _is_there(folder):
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{folder.name}.lock"):
+            with files.locked(root / f".{folder.name}.lock", LOCK_S, _say):
                 if not folder.exists():
                     parts = corpus.divide(config, *sources)
                     _write(folder, lambda partial: Preparation(config, parts, words).write(partial))
+        except Timeout:
+            held = files.held_by(root / f".{folder.name}.lock")
+            raise ValueError(
+                f"the cache {root} is locked for {LOCK_S / 60:.0f} min by {held}: end that, or set SWEEPER_CACHE"
+            ) from None
         except OSError as error:
             raise ValueError(f"cannot write the cache {root} ({error}): set SWEEPER_CACHE to a folder") from error
     return _open(folder, config)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def is_prepared(config: DataConfig) -> bool:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Print the scores. Exit status 2 and one line for bad input."""
     files.standard_streams()
+    files.private()
     parser = files.Parser(prog="python -m trainables.evaluate", description=__doc__)
     parser.add_argument("bundle", type=Path, help="a folder that AutoModelForMaskedLM and AutoTokenizer load")
     parser.add_argument("--task", action="append", default=[], metavar="NAME=PATH", help="once for every task")
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError("--seeds must be at least 1")
         wanted = _tasks(options.task)
         untrained_parts = _never_trained(options.bundle)
-        with _bar() as progress:
+        with files.temporary(), _bar() as progress:
             scores = _scores(options, wanted, progress)
     except (ValueError, OSError) as error:
         told = files.told(error) if isinstance(error, OSError) else None

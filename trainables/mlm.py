@@ -383,6 +383,7 @@ def refuse_other(checkpoint: Path, run: Mapping[str, Any], unsaid: bool = True) 
 def main(arguments: list[str] | None = None) -> int:
     """Train alone and leave the bundle in a folder. Exit status 2 for bad input."""
     files.standard_streams()
+    files.private()
     try:
         options = _options(arguments)
         config, facts, restore = _begun(options)
@@ -395,7 +396,13 @@ def main(arguments: list[str] | None = None) -> int:
     if "series" in facts:
         print(f"series: {', '.join(facts['series']) or 'the run is too short for any'}", file=sys.stderr)
     kept = options.output / KEPT
-    train(config, TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore))
+    context = TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore)
+    try:
+        with files.temporary():
+            train(config, context)
+    except OSError as error:
+        print(f"error: {files.told(error) or error}; --resume goes on from what is kept", file=sys.stderr)
+        return 1
     if (kept / "bundle" / "series").exists():
         (kept / "bundle" / "series").rename(options.output / "series")
     print(f"bundle: {kept / 'bundle'}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """A disk that fills up while a sweep runs, in a small file system of its own: what is said, what is kept, going on.
 
-Mounting one takes root. The disk is filled to the last byte once two trials have ended.
+Mounting one takes root. Once two trials have ended the disk is filled to the last byte, or with empty files until it
+takes no more of them.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from tests.drills import processes
 from tests.drills.kill import LIMIT_S, MARK, MODES, Bench, Mode, Sweep, compared, undisturbed
 
 MB = 320  # the plan asks for 200 to be free
+INODES = 5000
 CASES = {  # what lies on the full disk -> how the trials run
     "run folder and tracking store": MODES[0],
     "the trials' temporary folder": MODES[0],
+    "no inodes for run folder and tracking store": MODES[0],
     "run folder, through Ray Train": Mode("1 worker", 1, 4, True, ()),
 }
 
@@ -43,7 +46,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _run(bench: Bench, case: str, mode: Mode) -> dict[str, Any]:
     whole = undisturbed(bench, mode)
-    with _small_disk(bench.folder / f"disk-{case.split()[0]}-{mode.workers}") as disk:
+    with _small_disk(bench.folder / f"disk-{[*CASES].index(case)}") as disk:
         on_disk = "temporary" not in case
         folder = disk / "work" if on_disk else disk.with_name("work")
         store = f"sqlite:///{folder}/mlflow.db"
@@ -51,13 +54,13 @@ def _run(bench: Bench, case: str, mode: Mode) -> dict[str, Any]:
         sweep = Sweep(bench, mode, folder, store, changes)
         driver = sweep.begin()
         processes.until(lambda: _ended(sweep) >= 2 or driver.poll() is not None, LIMIT_S, "two trials have ended", 0.02)
-        _fill(disk / "filler")
+        (_crowd if "inodes" in case else _fill)(disk / "filler")
         begin = time.monotonic()
         status = driver.wait(LIMIT_S)
         took = time.monotonic() - begin
         told = sweep.told
         kept = [record.state for record in Journal(sweep.journal, read_only=True).trials.values()]
-        (disk / "filler").unlink()
+        subprocess.run(["rm", "-r", disk / "filler"], check=True)
         resumed = sweep.begin().wait(LIMIT_S)
         left = processes.clear(f"{MARK}={sweep.mark}", 15)
         faults = compared(whole, sweep.journal, store)
@@ -80,7 +83,7 @@ def _run(bench: Bench, case: str, mode: Mode) -> dict[str, Any]:
 @contextlib.contextmanager
 def _small_disk(path: Path) -> Iterator[Path]:
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={MB}m", "tmpfs", path], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={MB}m,nr_inodes={INODES}", "tmpfs", path], check=True)
     try:
         yield path
     finally:
@@ -94,6 +97,14 @@ def _fill(path: Path) -> None:
             with contextlib.suppress(OSError):
                 while file.write(bytes(size)) == size:
                     pass
+
+
+def _crowd(path: Path) -> None:
+    """To the last inode."""
+    path.mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(INODES):
+            (path / str(number)).touch()
 
 
 def _ended(sweep: Sweep) -> int:

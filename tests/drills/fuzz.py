@@ -169,6 +169,7 @@ class Trials:
             "cwd": str(Path.cwd()),
             "remote": "",
             "run_dir": str(folder),
+            "shared": False,
             "scratch": str(folder / "scratch"),
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sweeper import checkpoints, folders, remote, run, trial
+from sweeper import checkpoints, files, folders, remote, run, trial
 from sweeper.journal import Ask, Journal, Report
 from sweeper.remote import Remote
 from tests.sweeper.stores import s3
@@ -120,12 +121,17 @@ def test_the_longer_journal_wins_where_one_goes_on_from_the_other(place: Remote,
         (b"", b"1\n2\n"),
         (b"1\n2\n3\n", b"1\n2\n3\n"),
         (b"1\n", b"1\n2\n"),
-        (b"9\n9\n9\n", b"1\n2\n"),
+        (b"1\n2", b"1\n2\n"),
+        (b"1\n7", b"1\n2\n"),
     ):
         (folder / "journal.jsonl").write_bytes(here)
         remote.fetch(folder)
         assert (folder / "journal.jsonl").read_bytes() == expected
     assert (folder / "spec.yaml").read_text("utf-8") == "name: a\n"
+    (folder / "journal.jsonl").write_bytes(b"1\n9\n9\n")
+    with pytest.raises(ValueError, match=r"have each gone on without the other: move away the one"):
+        remote.fetch(folder)
+    assert (folder / "journal.jsonl").read_bytes() == b"1\n9\n9\n"
 
 
 def test_the_journal_is_sent_when_something_is_decided(place: Remote, tmp_path: Path):
@@ -167,6 +173,96 @@ def test_two_runs_of_a_spec_have_two_folders_there(place: Remote, tmp_path: Path
     assert second.name == f"{first.name}-2"
     assert folders.resume(second).endswith(f"--resume {place.address}/{second.name}")
     assert folders.known(first.parent, spec, folders.NEWEST) == second
+
+
+@pytest.mark.parametrize("key", ["../../../evil", "step-00000005/../../evil", "/evil", "a\\..\\evil"])
+def test_keys_lead_nowhere_else(place: Remote, tmp_path: Path, key: str) -> None:
+    """As somebody may put them there, below a trial's checkpoints."""
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    prefix = place.address.removeprefix("s3://bucket/")
+    client.put_object(Bucket="bucket", Key=f"{prefix}/checkpoints/{key}", Body=b"evil")
+    target = tmp_path / "a" / "b" / "c"
+    with pytest.raises(OSError, match="is not a path inside") as caught:
+        (place / "checkpoints").pull(target)
+    assert isinstance(caught.value, files.Unsafe)
+    assert not [path for path in tmp_path.rglob("*evil*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/x", ""])
+def test_names_of_a_record_lead_nowhere_else_there(place: Remote, name: str) -> None:
+    with pytest.raises(ValueError, match="is not a path inside"):
+        (place / "trials").__truediv__(name)
+
+
+def test_links_are_not_sent(place: Remote, tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("private", "utf-8")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").symlink_to(tmp_path / "private")
+    for path in (tmp_path / "folder", tmp_path / "folder" / "a"):
+        with pytest.raises(OSError, match="a is a link"):
+            (place / "x").push(path)
+    assert not place.names()
+
+
+def test_an_address_with_options_is_gone_on_with_as_printed(
+    place: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    options = f"?scheme=http&endpoint_override={endpoint}"
+    storage, _ = folders.here(place.address + options, None)
+    assert storage is not None
+    made = folders.new(storage, run.load(written(tmp_path)))
+    assert (storage / remote.ADDRESS).stat().st_mode & 0o022 == 0
+    printed = shlex.split(folders.resume(made))
+    assert printed[-1] == f"{place.address}/{made.name}{options}"
+    shutil.rmtree(tmp_path / "cache")  # as on another machine
+    assert folders.here(None, printed[-1]) == (storage, made)
+    assert (made / folders.SPEC).is_file()
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "s3://AKIAKEY:hidden/slash@bucket/runs",
+        "s3://AKIAKEY:hidden@bucket/runs",
+        "s3://AKIAKEY:what?hidden@bucket/runs",
+        "s3://hidden@bucket/runs?region=x",
+        "s3://bucket/runs?region=x&secret_key=hidden",
+        "s3://bucket/runs?access_key=hidden",
+        "s3://bucket/runs?session_token=hidden",
+        "s3://bucket/runs?%61ccess_key=hidden",
+        "gs://bucket/runs?access_token=hidden",
+    ],
+)
+def test_a_secret_in_an_address_is_refused_and_told_nowhere(
+    place: Remote, tmp_path: Path, secret: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = written(tmp_path)
+    for arguments in ([spec, "--storage", secret], [spec, "--resume", f"{secret}/run"]):
+        assert run.main(arguments) == 2
+        said = capsys.readouterr().err
+        assert "set it in the environment of every machine, as AWS_ACCESS_KEY_ID" in said
+        assert "hidden" not in said
+        assert "AKIAKEY" not in said
+        assert said.count("\n") == 1
+    assert not list((tmp_path / "cache").rglob(remote.ADDRESS))
+
+
+def test_an_address_without_a_folder_is_no_run(place: Remote, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not an address of a run"):
+        folders.here(None, "s3://bucket")
+    assert remote.Address("gs://anonymous@bucket/runs/").split() == ("gs://anonymous@bucket", "runs")
+    assert str(remote.Address("s3://bucket/runs/?region=x") / "a") == "s3://bucket/runs/a?region=x"
+
+
+def test_an_address_that_a_stranger_put_beside_a_run_is_not_asked(tmp_path: Path) -> None:
+    made = folders.new(tmp_path / "runs", run.load(written(tmp_path)))
+    (made.parent / remote.ADDRESS).write_text("s3://bucket/runs?endpoint_override=evil.example", "utf-8")
+    with pytest.raises(ValueError, match="stands for an object store outside the cache: move it away"):
+        folders.resume(made)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_disk_for_fewer_trials_names_how_many_and_what_is_written_counts() -> No
     line = refused(spec, 1, disk=room.DISK_BYTES + 5.5 * each)
     assert line.startswith("disk: the checkpoints take about 7.7 GB, ")
     assert line.endswith("set search.trials to 5, or give a --storage with room")
-    assert not room.shortages(spec, 1, there(disk=room.DISK_BYTES + 5.5 * each), written=18.6 * each)
+    assert not room.shortages(spec, 1, there(disk=room.DISK_BYTES + 5.5 * each), written=(18.6 * each, 0))
     arms = toy_spec(arms={"a": {"x": 0.1}, "b": {"x": 0.2}}, space={}, search={"method": "arms"})
     assert refused(arms, 1, disk=1000.0).endswith("are free: give a --storage with room")
 

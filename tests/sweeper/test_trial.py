@@ -60,6 +60,7 @@ def task(tmp_path: Path, **config: Any) -> dict[str, Any]:
         "run_dir": str(tmp_path / "run"),
         "scratch": str(tmp_path / "scratch"),
         "remote": "",
+        "shared": False,
         "known": [],
         "test": False,
         "evaluate": {},
