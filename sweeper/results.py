@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweeper import files, report, report_html, tables
+from sweeper import files, recorded, report, report_html, tables
 from sweeper.journal import Journal
 from sweeper.report import Outcome
-from sweeper.spec import SweepSpec, load
+from sweeper.spec import SweepSpec
 from sweeper.store import store_uri
 
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_dir = parser.parse_args(argv).run_dir.resolve()
         if not (run_dir / "journal.jsonl").is_file():
             raise ValueError(f"{run_dir}: there is no run, for it has no journal.jsonl")
-        spec, journal = load(run_dir / "spec.yaml"), Journal(run_dir / "journal.jsonl", read_only=True)
+        spec, journal = recorded.opened(run_dir)
         for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):
             files.emit(str(path))
     except (ValueError, OSError) as error:

@@ -21,13 +21,15 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
 
 from sweeper import check, grid, objectives, precedence, space, stopping, yaml_input
+from sweeper.recorded import Known
 from sweeper.refusal import Refusal, refusal
-from sweeper.trainable import Budget, Settings
+from sweeper.trainable import Budget, Settings, shipped
 from sweeper.wording import nearest
 
 MAX_LINE = 400
@@ -221,6 +223,7 @@ class SweepSpec(Section):
     tracking: Tracking = Tracking()
     profile: str | None = None
     profiles: dict[str, Any] = Field(default={}, exclude=True)
+    _known: Known | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -272,6 +275,17 @@ class SweepSpec(Section):
             raise Refusal(("search", "method"), f"cmaes takes one objective, not {len(self.objectives)}; use tpe or gp")
         if method == "cmaes" and numbers < 2:
             raise Refusal(("search", "method"), f"cmaes needs two numbers to search, the space has {numbers}; use tpe")
+
+    @property
+    def known(self) -> Known | None:
+        """What a record tells of a trainable that is then not asked; None where the trainable is asked."""
+        return self._known
+
+    def knowing(self, known: Known) -> SweepSpec:
+        """The same, to be read by what a record tells."""
+        spec = self.model_copy()
+        spec._known = known
+        return spec
 
     @property
     def objective(self) -> str:
@@ -366,6 +380,8 @@ class SweepSpec(Section):
 
     def budget_of(self, params: Mapping[str, Any]) -> Budget | None:
         """What a run of such settings predicts; None where the trainable does not tell. ValueError as `settings`."""
+        if self.known is not None:
+            return next((self.known.budgets.get(name) for name, arm in self.arms.items() if arm == params), None)
         found = getattr(self.settings(params), "budget", None)
         return found if isinstance(found, Budget) else None
 
@@ -378,20 +394,48 @@ class SweepSpec(Section):
         return yaml_input.dump(self.model_dump(mode="json"))
 
 
-def load(path: Path | str, profile: str | None = None, sets: Iterable[str] = ()) -> SweepSpec:
-    """The spec in a file, with a profile and `PATH=VALUE` settings on top. Raises SpecError."""
+def load(
+    path: Path | str, profile: str | None = None, sets: Iterable[str] = (), outside: Path | None = None
+) -> SweepSpec:
+    """The spec in a file, with a profile and `PATH=VALUE` settings on top. Raises SpecError.
+
+    outside: of a run's folder, from which no trainable is imported; that of the file where a record lies beside it.
+    """
     path = Path(path)
+    if outside is None and (path.parent / "journal.jsonl").exists():
+        outside = path.parent
     try:
         tree = yaml_input.read(path)
     except ValueError as error:
         raise SpecError(f"{path}: {error}{_neighbour(path)}") from None
-    return resolve(tree, profile, sets, source=str(path))
+    return resolve(tree, profile, sets, str(path), outside)
+
+
+def recorded(path: Path) -> SweepSpec:
+    """The resolved spec of a run folder, as data: of what it names, nothing but what comes with sweeper is imported.
+
+    Raises SpecError for what no driver writes.
+    """
+    try:
+        spec = SweepSpec.model_validate_json(json.dumps(yaml_input.read(path)), strict=True)
+        if spec.search.method == "grid" or spec.ablation:
+            raise ValueError("its arms are not laid out, as a run's folder has them")
+        return spec if shipped(spec.trainable) else spec.knowing(Known())
+    except ValidationError as error:
+        found = refusal(error, SweepSpec)
+    except ValueError as error:
+        found = error
+    raise SpecError(f"{path}: {found}")
 
 
 def resolve(
-    tree: Mapping[str, Any], profile: str | None = None, sets: Iterable[str] = (), source: str = "spec"
+    tree: Mapping[str, Any],
+    profile: str | None = None,
+    sets: Iterable[str] = (),
+    source: str = "spec",
+    outside: Path | None = None,
 ) -> SweepSpec:
-    """The spec that a tree describes; `source` is how errors name it. Raises SpecError."""
+    """The spec that a tree describes; `source` is how errors name it, `outside` as for `load`. Raises SpecError."""
     try:
         layers = precedence.stack(tree, profile, sets, source)
     except ValueError as error:
@@ -400,7 +444,7 @@ def resolve(
     try:
         # Through JSON: there, strictness lets a list be a tuple, but no text be a number.
         spec = SweepSpec.model_validate_json(json.dumps(merged), strict=True)
-        return check.completed(spec).model_copy(update={"profiles": dict(tree.get("profiles") or {})})
+        return check.completed(spec, outside).model_copy(update={"profiles": dict(tree.get("profiles") or {})})
     except ValidationError as error:
         found = refusal(error, SweepSpec)
     except Refusal as error:

@@ -23,7 +23,7 @@ from sweeper.spec import SweepSpec
 from sweeper.store import store_uri
 from sweeper.summary import sweep_state
 from sweeper.tracking import Crowned
-from sweeper.trainable import Trainable
+from sweeper.trainable import Trainable, imported_from
 from sweeper.wording import naming
 
 Say = Callable[[str], None]
@@ -213,6 +213,8 @@ class Stages:
 def repeated(run_dir: Path, trial: str | None, signals: Interrupts, verbose: bool) -> tuple[SweepSpec, Reproduction]:
     """Train a trial of a run again, the best if none is named, beside its original. ValueError in one line."""
     spec, journal, record = reproduce.chosen(run_dir.resolve(), trial)
+    if line := imported_from(spec.trainable):
+        signals.say(line)
     facts = prepared(spec, signals.say)
 
     def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, confirm, files, folders, report
+from sweeper import cluster, confirm, files, folders, recorded, report
 from sweeper.journal import Journal, Session, TrialRecord
 from sweeper.secrecy import redact
-from sweeper.spec import SweepSpec, load
+from sweeper.spec import SweepSpec
+from sweeper.spec import recorded as load_recorded
 from sweeper.summary import sweep_state
 
 JOURNAL = "journal.jsonl"
@@ -67,7 +68,7 @@ def status(run_dir: Path) -> dict[str, Any]:
     if not (run_dir / folders.SPEC).is_file():
         raise ValueError(f"{run_dir} is no run folder, for it has no {folders.SPEC}")
     driver = driven(run_dir)  # before the journal: what a driver wrote before it ended is then read
-    spec, journal = load(run_dir / folders.SPEC), Journal(run_dir / JOURNAL, read_only=True)
+    spec, journal = recorded.opened(run_dir)
     records = list(journal.trials.values())
     begun = next((event.machine for event in reversed(journal.events) if isinstance(event, Session)), {})
     at_once = begun.get("concurrency")
@@ -78,6 +79,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     return {
         "state": state,
         "name": spec.name,
+        "question": spec.question,
+        "trainable": spec.trainable,
         "run_dir": str(run_dir),
         "driver": driver,
         "total": total,
@@ -87,6 +90,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "trials": [_trial(spec, record, driver) for record in records],
         "waiting": {"trials": left, "why": _why(state, left, at_once, bool(journal.events))},
         "resume": folders.resume(run_dir) if state == "open" else None,
+        "left_out": spec.known.lacking(spec.trainable) if spec.known else None,
     }
 
 
@@ -123,7 +127,28 @@ def lines(found: dict[str, Any]) -> list[str]:
         shown.append(f"waiting     {found['waiting']['trials']} trials: {found['waiting']['why']}")
     if found["resume"]:
         shown.append(f"go on with  {found['resume']}")
+    if found["left_out"]:
+        shown.append(f"note        {found['left_out']}")
     return shown
+
+
+def foreign(spec: Path | None, resume: Path | None) -> Path | None:
+    """The run folder whose record a plan is asked of, where its trainable does not come with sweeper; else None.
+
+    spec, resume: what the command names. Raises ValueError, in one line, for a spec that cannot be read.
+    """
+    path = resume / folders.SPEC if spec is None and resume not in (None, folders.NEWEST) else spec
+    if path is None or not path.is_file():
+        return None
+    if path is spec and not (path.name == folders.SPEC and (path.parent / JOURNAL).exists()):
+        return None
+    return None if load_recorded(path).known is None else path.parent.resolve()
+
+
+def planned(found: dict[str, Any]) -> list[str]:
+    """A plan of a record, for people, by `status`: what is on record, and no estimate."""
+    why = f"no estimate: {found['trainable']} does not come with sweeper, and a plan of a record does not import it"
+    return [*([found["question"]] if found["question"] else []), *lines(found), f"note        {why}"]
 
 
 def _node(node: dict[str, Any]) -> str:

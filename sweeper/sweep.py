@@ -23,7 +23,7 @@ import ray
 from ray import tune
 from ray.tune import TuneError
 
-from sweeper import checkpoints, cluster, provenance, remote, trial
+from sweeper import checkpoints, cluster, learned, provenance, recorded, remote, trial
 from sweeper import confirm as confirmation
 from sweeper.journal import End, Journal, Session
 from sweeper.remote import Remote
@@ -149,6 +149,7 @@ def _stage(
     spec: SweepSpec, run_dir: Path, journal: Journal, search: JournalSearch, rule: Recording, say: Callable[[str], None]
 ) -> None:
     search.settle = rule.settle
+    rule.said = lambda record: learned.ended(spec, record, journal.stage(record.ask.stage))
     if not spec.resources.gpus_per_worker:  # there, the same steps need not give the same bits again
         rule.differs = say
     _clear(run_dir)
@@ -286,7 +287,11 @@ def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Se
     }
     command = redact(shlex.join(sys.orig_argv))
     return Session(
-        command=command, versions=provenance.versions(), git_commit=provenance.commit(), machine=machine, facts=facts
+        command=command,
+        versions=provenance.versions(),
+        git_commit=provenance.commit(),
+        machine=machine,
+        facts={**facts, **recorded.noted(spec)},
     )
 
 
