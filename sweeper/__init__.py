@@ -16,12 +16,12 @@ def _leave_records() -> None:
         here = os.path.realpath(os.getcwd())
     except OSError:
         return
-    record = bool({"sweeper.status", "sweeper.report"} & {*sys.orig_argv[1:4]}) or _in_record(here)
+    record = bool({"sweeper.status", "sweeper.report"} & {*sys.orig_argv[1:4]}) or in_record(here)
     if record and os.path.dirname(os.path.dirname(os.path.realpath(__file__))) != here:
         sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) != here]
 
 
-def _in_record(folder: str) -> bool:
+def in_record(folder: str) -> bool:
     """Whether a folder has a journal, or lies below one that has a journal and a spec."""
     above = folder
     while os.path.dirname(above) != above:

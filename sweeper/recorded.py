@@ -6,12 +6,14 @@ driver noted while it ran: `noted` in every session, and of each run in its `Ask
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper import budget
+from sweeper import budget, in_record
 from sweeper.budget import TOKENS
 from sweeper.journal import Journal, Session
 from sweeper.trainable import Budget, Trainable, shipped
@@ -42,6 +44,21 @@ class Known:
             f"left out, for an earlier version made this record and {trainable} is not imported to read it: tokens, "
             "budgets by settings, and which runs did not begin to learn"
         )
+
+
+def refuse_modules_here(run_dir: Path | None) -> None:
+    """Raises ValueError, in one line, where the current folder lies in a run's, such as `run_dir`, and holds code.
+
+    What a sweep starts looks for modules in the current folder, whatever is done about that in this process: Ray's
+    workers do.
+    """
+    here = Path.cwd()
+    if not (in_record(str(here)) or (run_dir and run_dir.resolve() in (here, *here.parents))):
+        return
+    suffixes = tuple(all_suffixes())
+    code = next((Path(at, name) for at, _, names in os.walk(here) for name in names if name.endswith(suffixes)), None)
+    if code:
+        raise ValueError(f"{here} is a run's folder and holds code, {code.name}, which would be run: start elsewhere")
 
 
 def opened(run_dir: Path) -> tuple[SweepSpec, Journal]:

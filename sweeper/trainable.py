@@ -37,7 +37,7 @@ from pydantic import BaseModel
 
 Report = Callable[[Mapping[str, float], Path | None], None]
 
-_NOT_RUN = "what a record brings along is not run; read it, then put it elsewhere on the path"
+_NOT_RUN = "what a record brings along is not run: read it, then put it elsewhere on the path"
 FEW_DOCUMENTS = 20  # with fewer, what other documents would give cannot be told from their spread
 
 
@@ -195,7 +195,7 @@ class Trainable:
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            hint = f"; it is not looked for in the run's folder: {_NOT_RUN}" if outside else ""
+            hint = f" It is not looked for in the run's folder, for {_NOT_RUN}" if outside else ""
             raise ValueError(f"no module {error.name!r}: is {module_name!r} on the Python path?{hint}") from error
         except KeyboardInterrupt:
             raise
