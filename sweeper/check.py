@@ -127,9 +127,10 @@ def _place(tree: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _refuse_twins(names: list[str], settled: list[Any]) -> None:
     """A sampler's arms are its first points, and no point is trained twice. settled: settings, those of arms first."""
-    for index, name in enumerate(names):
-        if settled[index] in settled[:index]:
-            other = names[settled.index(settled[index])]
+    seen: dict[str, str] = {}
+    for name, one in zip(names, settled, strict=False):
+        other = seen.setdefault(one.model_dump_json(), name)
+        if other != name:
             raise Refusal(("arms", name), f"is the same configuration as {other}; leave one of them out")
 
 

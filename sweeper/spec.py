@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -34,6 +35,8 @@ from sweeper.wording import nearest
 
 MAX_LINE = 400
 FIRST_LOOK, NEXT_LOOK = 8, 4  # pairs, where confirm.looks names none
+MOST_ARMS, MOST_CORNERS, MOST_TRIALS, MOST_SEEDS = grid.MOST, 5_000, 100_000, 10_000
+MOST_LOOKS, NAMED = 100, 20  # of those that follow from the seeds, of those that confirm.looks names
 
 # What Optuna imports late, for these samplers alone. greenlet makes gp three times as fast.
 _NEEDED = {"gp": ("scipy", "torch", "greenlet"), "cmaes": ("cmaes",)}
@@ -73,20 +76,20 @@ class Search(Section):
     """How points are chosen. trials: under `arms` it follows (arms times search seeds). `grid` resolves to `arms`."""
 
     method: Literal["tpe", "random", "gp", "cmaes", "grid", "arms"] = "tpe"
-    trials: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None
 
 
 class Seeds(Section):
     """Disjoint: a seed that a search has seen cannot confirm what the search found."""
 
-    search: tuple[Seed, ...] = (0,)
-    confirm: tuple[Seed, ...] = ()
+    search: Annotated[tuple[Seed, ...], Field(max_length=MOST_SEEDS)] = (0,)
+    confirm: Annotated[tuple[Seed, ...], Field(max_length=MOST_SEEDS)] = ()
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         for name, seeds in (("search", self.search), ("confirm", self.confirm)):
             if len(set(seeds)) < len(seeds):
-                twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+                twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
                 raise Refusal((name,), f"the seed {twice} is there twice")
         both = sorted(set(self.search) & set(self.confirm))
         if both:
@@ -143,7 +146,7 @@ class Confirm(Section):
     margin: Annotated[float, Field(ge=0)] = 0.0
     racing: bool = False
     until: Literal["decided"] | None = Field(default=None, exclude_if=_absent)
-    looks: Annotated[tuple[Annotated[int, Field(ge=6)], ...], Field(min_length=1, max_length=20)] | None = Field(
+    looks: Annotated[tuple[Annotated[int, Field(ge=6)], ...], Field(min_length=1, max_length=NAMED)] | None = Field(
         default=None, exclude_if=_absent
     )
     spending: Literal["obrien_fleming", "pocock"] = Field(
@@ -227,6 +230,7 @@ class SweepSpec(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_size()
         objectives.check(self.objectives, bool(self.tasks(confirming=False)))
         if len(self.objectives) > 1 and self.scheduler != "none":
             reason = f"stops trials by one objective, and there are {len(self.objectives)}: leave it out"
@@ -247,6 +251,22 @@ class SweepSpec(Section):
         for name, arm in self.arms.items():
             _refuse_nested(("arms", name), arm)
         return self
+
+    def _check_size(self) -> None:
+        """No more than somebody could run, or a plan could reckon with."""
+        if len(self.arms) > MOST_ARMS:
+            raise Refusal(("arms",), f"there are {len(self.arms):,}, {MOST_ARMS:,} at most")
+        corners = sum(len(domain.corners()) for domain in self.space.values())
+        if corners > MOST_CORNERS:
+            reason = f"its domains have {corners:,} bounds and choices, and all are tried: {MOST_CORNERS:,} at most"
+            raise Refusal(("space",), reason)
+        for stage in ("search", "confirm"):
+            trials = len(self.arms) * len(getattr(self.seeds, stage))
+            if self.search.method == "arms" and trials > MOST_TRIALS:
+                raise Refusal(("seeds", stage), f"{trials:,} trials, of all arms on all seeds; {MOST_TRIALS:,} at most")
+        if self.confirm.looks is None and len(self.looks) > MOST_LOOKS:
+            reason = f"{len(self.looks)} looks, one after every {NEXT_LOOK} pairs; name {NAMED} at most"
+            raise Refusal(("confirm", "looks"), reason)
 
     def _check_arms(self) -> None:
         if not self.arms:
