@@ -201,12 +201,15 @@ class Trainable:
             raise
         except BaseException as error:  # foreign code may raise anything, SystemExit too
             raise ValueError(f"importing {name!r} raised {type(error).__name__}: {str(error)[:200]}") from error
-        train, config = getattr(module, function, None), getattr(module, "Config", None)
+        try:
+            train, config = (getattr(module, key, None) for key in (function, "Config"))
+            others = {key: getattr(module, key, default) for key, default in _OTHERS.items()}
+        except (Exception, SystemExit) as error:  # a module may have a __getattr__
+            raise ValueError(f"looking into {name!r} raised {type(error).__name__}: {str(error)[:200]}") from error
         if train is None or config is None:
             raise ValueError(f"{module_name!r} must have {function!r} and 'Config'")
         if not (isinstance(config, type) and issubclass(config, BaseModel)):
             raise ValueError(f"the Config of {name!r} is not a pydantic model")
-        others = {key: getattr(module, key, default) for key, default in _OTHERS.items()}
         for key, one in {function: train, **others}.items():
             if not (callable(one) or (one is None and _OTHERS.get(key, one) is None)):
                 raise ValueError(f"{key!r} of {module_name!r} is no function but {type(one).__name__}")
