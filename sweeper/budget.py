@@ -17,7 +17,7 @@ from sweeper.trainable import Budget
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
 
-PREDICTED = "train/predicted"
+PREDICTED, TOKENS = "train/predicted", "tokens_per_step"
 FREE = "a larger budget lowers the loss by itself, whatever is masked"
 NAMED = 6  # arms in a line
 
@@ -72,17 +72,26 @@ class Common:
 
     def foretold(self, budget: Mapping[str, Any] | None) -> bool:
         """The same by a trial's settings alone, as its Ask has them: known before it runs, whatever the clock does."""
-        if budget is None or self.predicted is None:
-            return True
-        known = (budget["predicted"], budget["exact"], budget.get("way", ""))
-        return known == (self.predicted, self.exact, self.way)
+        known = read(budget)
+        return known is None or self.predicted is None or known == (self.predicted, self.exact, False, self.way)
 
 
-def told(budget: Budget | None) -> dict[str, Any] | None:
-    """A budget as the journal keeps it."""
-    if budget is None:
+def told(budget: Budget | None, tokens: int | None = None) -> dict[str, Any] | None:
+    """A budget as the journal keeps it, `{"predicted": 184800, "exact": true}`; tokens: of a step, beside it."""
+    found: dict[str, Any] = {}
+    if budget is not None:
+        found = {"predicted": budget.predicted, "exact": budget.exact, **({"way": budget.way} if budget.way else {})}
+    return found | ({} if tokens is None else {TOKENS: tokens}) or None
+
+
+def read(kept: object) -> Budget | None:
+    """A budget from what the journal keeps, None where that tells none."""
+    if not isinstance(kept, Mapping):
         return None
-    return {"predicted": budget.predicted, "exact": budget.exact, **({"way": budget.way} if budget.way else {})}
+    predicted, exact, way = kept.get("predicted"), kept.get("exact", True), kept.get("way", "")
+    if type(predicted) is not int or type(exact) is not bool or not isinstance(way, str):
+        return None
+    return Budget(predicted, exact, way=way)
 
 
 def stray(spec: SweepSpec, params: Mapping[str, Any]) -> bool:

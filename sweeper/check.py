@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
 
 
-def completed(spec: SweepSpec) -> SweepSpec:
-    """The spec with settings and arms complete. Raises Refusal for what the trainable would not run."""
+def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
+    """The spec with settings and arms complete. Raises Refusal for what the trainable would not run.
+
+    outside: of a run's folder, in which the trainable must not lie.
+    """
+    try:
+        trainable = Trainable.load(spec.trainable, outside)
+    except ValueError as error:
+        raise Refusal(("trainable",), str(error)) from None
     legal = set(setting_paths(config_model(spec)))
     for where, path in _paths(spec):
         if path not in legal:
@@ -34,7 +42,6 @@ def completed(spec: SweepSpec) -> SweepSpec:
     if lacking:
         raise Refusal(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
     base = plain.model_dump(mode="json")
-    trainable = Trainable.load(spec.trainable)
     if spec.objective in trainable.at_end():
         reason = f"{spec.objective!r} is in a run's last row alone; it can stand behind another, as in [val/loss, …]"
         raise Refusal(("objective",), reason)
@@ -71,15 +78,13 @@ def completed(spec: SweepSpec) -> SweepSpec:
 
 
 def config_model(spec: SweepSpec) -> type[BaseModel]:
-    """The trainable's Config."""
+    """The trainable's Config. Raises Refusal."""
+    if spec.known is not None:
+        raise Refusal(("trainable",), f"{spec.trainable} is not imported to read a record")
     try:
-        model = Trainable.load(spec.trainable).config
-    except Exception as error:  # an import runs foreign code, which may raise anything
-        kind = "" if type(error) is ValueError else f"importing {spec.trainable!r} raised {type(error).__name__}: "
-        raise Refusal(("trainable",), f"{kind}{error}") from None
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise Refusal(("trainable",), f"the Config of {spec.trainable!r} is not a pydantic model")
-    return model
+        return Trainable.load(spec.trainable).config
+    except ValueError as error:
+        raise Refusal(("trainable",), str(error)) from None
 
 
 def settings(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel:
@@ -100,6 +105,8 @@ def settings(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel:
         found = refusal(error, model)
         below_data = found.location[:1] == ("data",) and precedence.touches(spec.data, found.location[1:2])
         raise Refusal(found.location if below_data else ("config", *found.location), found.reason) from None
+    except SystemExit as error:  # an end without a word, with status 0 at that
+        raise Refusal(("trainable",), f"the Config of {spec.trainable} raised SystemExit: {error}") from None
 
 
 def _settled(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel | None:
@@ -120,9 +127,10 @@ def _place(tree: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _refuse_twins(names: list[str], settled: list[Any]) -> None:
     """A sampler's arms are its first points, and no point is trained twice. settled: settings, those of arms first."""
-    for index, name in enumerate(names):
-        if settled[index] in settled[:index]:
-            other = names[settled.index(settled[index])]
+    seen: dict[str, str] = {}
+    for name, one in zip(names, settled, strict=False):
+        other = seen.setdefault(one.model_dump_json(), name)
+        if other != name:
             raise Refusal(("arms", name), f"is the same configuration as {other}; leave one of them out")
 
 

@@ -74,7 +74,9 @@ def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
             of = {name: [record for record in kept if record.ask.arm == name] for name in others}
             others = sorted(others, key=lambda name: _mean(of[name], spec.objective))[: spec.compared]
         return {name: spec.arms[name] for name in (baseline, *others)}
-    own, by_hash = _hash(spec, spec.arms[baseline]), defaultdict[str, list[TrialRecord]](list)
+    asked = (record.ask.config_hash for record in journal.stage("search") if record.ask.arm == baseline)
+    own = next(asked, "") or (spec.known is None and _hash(spec, spec.arms[baseline]))
+    by_hash = defaultdict[str, list[TrialRecord]](list)
     for record in kept:
         by_hash[record.ask.config_hash].append(record)
     ranked = sorted(by_hash.items(), key=lambda item: _mean(item[1], spec.objective))

@@ -80,9 +80,10 @@ class AskedBudget(TypedDict):
     """See `Ask`."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
-    predicted: Number
-    exact: bool
+    predicted: NotRequired[Number]
+    exact: NotRequired[bool]
     way: NotRequired[str]
+    tokens_per_step: NotRequired[Count]
 
 
 class SpreadSaid(TypedDict):
@@ -234,7 +235,8 @@ class Session:
 class Ask:
     """A trial was asked for. params: what the space set, by path. raw: the sampler's own parameters.
 
-    budget: what it will predict by its settings, `{"predicted": 184800, "exact": true}`; None where they do not tell.
+    budget: what it will predict by its settings, `{"predicted": 184800, "exact": true}`, as far as they tell, and
+    beside that `tokens_per_step`.
     """
 
     __pydantic_config__ = _CONFIG
@@ -291,13 +293,19 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """A trial ended. An interrupted one is open: a resumed sweep goes on with it."""
+    """A trial ended. An interrupted one is open: a resumed sweep goes on with it.
+
+    What the trainable says of it (learned.py), so that reading a record need not ask: stuck, of the run; unlearned, of
+    the baseline's runs of the stage so far, where this is one.
+    """
 
     __pydantic_config__ = _CONFIG
     trial: TrialId
     state: State
     reason: str | None = None
     checkpoint: StoredPath | None = None
+    stuck: str | None = None
+    unlearned: str | None = None
     time: Time = field(default_factory=time.time)
 
 

@@ -18,7 +18,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -164,14 +164,37 @@ def standard_streams() -> None:
     """Have stdin, stdout and stderr be there, empty ones for those that a command was started without.
 
     The next file to be opened, such as the record, would take the number of a closed one, and what libraries write
-    to it. What the terminal's encoding has no character for is printed as an escape, such as \\u2026.
+    to it. What the terminal's encoding has no character for is printed as an escape, such as \\u2026. A reader that
+    goes, as `head` does, is no error, not at the process's end either.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper and stream is getattr(sys, f"__{name}__"):  # no test's own
+            stream = _unread_too(stream)
+            setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _Heedless(io.FileIO):
+    """A stream whose reader may go, as `head` does: the rest is for nobody, and no error."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _unread_too(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    stream.flush()
+    raw = _Heedless(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=stream.encoding, line_buffering=stream.line_buffering or stream.isatty()
+    )
 
 
 def emit(text: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from sweeper import cluster, files, remote
 from sweeper.journal import Journal
 from sweeper.secrecy import redact
-from sweeper.spec import SweepSpec, load
+from sweeper.spec import SweepSpec, load, recorded
 
 SPEC, JOURNAL = remote.SPEC, remote.JOURNAL
 SCRATCH = ".tune"
@@ -73,10 +73,10 @@ def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
         there = (folder / SPEC).is_file()
     if not there:
         raise ValueError(f"--resume {folder}: there is no run, for it has no {SPEC}")
-    found = load(folder / SPEC).spec_hash
-    if found != spec.spec_hash:
+    found = recorded(folder / SPEC)
+    if spec.spec_hash not in (found.spec_hash, _hash_now(folder, spec, found)):
         raise ValueError(
-            f"--resume {folder}: it holds another run, {found[:8]}, and this spec is "
+            f"--resume {folder}: it holds another run, {found.spec_hash[:8]}, and this spec is "
             f"{spec.spec_hash[:8]}; resume it with {folder / SPEC}"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -171,9 +171,14 @@ def _own_hash(folder: Path) -> str | None:
     if not (folder / SPEC).exists():
         return None
     try:
-        return load(folder / SPEC).spec_hash
+        return recorded(folder / SPEC).spec_hash
     except ValueError as error:
         raise ValueError(f"{error}; mend it, or move its folder away to begin a new run") from None
+
+
+def _hash_now(folder: Path, spec: SweepSpec, found: SweepSpec) -> str | None:
+    """Of the spec that a run's folder holds, once a trainable which is imported already has completed it."""
+    return load(folder / SPEC, outside=folder).spec_hash if found.trainable == spec.trainable else None
 
 
 def _stem(spec: SweepSpec) -> str:

@@ -14,6 +14,8 @@ from sweeper.wording import nearest
 
 Tree = dict[str, Any]
 
+_LONGEST = 120
+
 
 class Layer(NamedTuple):
     """One source: how an error names it, and the part of a spec that it gives."""
@@ -38,9 +40,16 @@ def stack(tree: Mapping[str, Any], profile: str | None, sets: Iterable[str], sou
             where = f"--profile {chosen}" if profile is not None else f"{source}: profile: {chosen!r}"
             raise ValueError(f"{where}: there is no such profile; {nearest(str(chosen), profiles)}")
         layers.append(Layer(f"{source}, profile {chosen}", {**(profiles[chosen] or {}), "profile": chosen}))
+    below = merge_all(layers)
     for text in sets:
-        layers.append(Layer(f"--set {text}", _assignment(text, merge_all(layers))))
+        layers.append(Layer(_label(text), _assignment(text, below)))
+        below = merge(below, layers[-1].tree)
     return layers
+
+
+def _label(text: str) -> str:
+    """How an error names a `--set`, with room for what is wrong with it."""
+    return f"--set {text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'}"
 
 
 def merge_all(layers: Iterable[Layer]) -> Tree:
@@ -100,17 +109,19 @@ def _check_profile(where: str, part: Any) -> None:
 def _assignment(text: str, below: Mapping[str, Any]) -> Tree:
     """`PATH=VALUE` as a partial spec, to be laid over `below`."""
     path, equals, value_text = text.partition("=")
-    keys = _keys(path.strip())
+    keys, label = _keys(path.strip()), _label(text)
+    if len(keys) > yaml_input.MAX_DEPTH:
+        raise ValueError(f"{label}: is nested deeper than {yaml_input.MAX_DEPTH} levels")
     if not equals or not value_text.strip() or not all(keys):
-        raise ValueError(f"--set {text}: write PATH=VALUE, such as search.trials=4 or config.steps=200")
+        raise ValueError(f"{label}: write PATH=VALUE, such as search.trials=4 or config.steps=200")
     if keys[0] in ("profile", "profiles"):
-        raise ValueError(f"--set {text}: choose a profile with --profile NAME")
+        raise ValueError(f"{label}: choose a profile with --profile NAME")
     try:
         value = yaml_input.parse(value_text)
     except ValueError as error:
-        raise ValueError(f"--set {text}: cannot read the value: {error}") from None
+        raise ValueError(f"{label}: cannot read the value: {error}") from None
     if value is None and not touches(below, keys):
-        raise ValueError(f"--set {text}: there is nothing at {path.strip()} to delete")
+        raise ValueError(f"{label}: there is nothing at {path.strip()} to delete")
     *parents, leaf = keys
     assignment: Tree = {leaf: value}
     for key in reversed(parents):

@@ -67,6 +67,8 @@ def _reason(error: Mapping[str, Any], model: type[BaseModel]) -> str:
         if isinstance(value, str):
             return f"the text {shown(value)} is not a number; write it plainly, such as 90, 0.5 or 5e-4"
         return f"{shown(value)} is not {'a whole number' if kind in _WHOLE else 'a number'}"
+    if kind == "too_long":
+        return f"there are {error['ctx']['actual_length']:,}, {error['ctx']['max_length']:,} at most"
     if kind == "too_short":
         return f"{shown(value)} is too short: it needs at least {error['ctx']['min_length']}"
     if kind == "literal_error" and len(words := re.findall("'(.*?)'", error["ctx"]["expected"])) > _MANY:

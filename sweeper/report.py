@@ -80,6 +80,7 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
     caution = f"**{text}**" if (text := learned.caution(spec, journal)) else ""
     lacking = [text] if (text := shortfall(records)) else []
     cautions = [f"**Caution:** {line}" for line in [*journal.facts().get("warnings", ()), *lacking]]
+    cautions += [f"This is {text}." for text in [spec.known and spec.known.lacking(spec.trainable)] if text]
     first = (spec.question, answer, caution, _headline(spec, records, outcome), budget.differ(spec, records), *cautions)
     front, judged = pareto.section(spec, journal, describe), tasks.section(spec, journal, describe)
     return {

@@ -43,7 +43,8 @@ def chosen(run_dir: Path, identity: str | None) -> tuple[SweepSpec, Journal, Tri
     if not (run_dir / folders.SPEC).is_file():
         raise ValueError(f"--reproduce {run_dir}: there is no run, for it has no {folders.SPEC}")
     folders.refuse_strange(run_dir)
-    spec, journal = load(run_dir / folders.SPEC), Journal(run_dir / "journal.jsonl", read_only=True)
+    spec, journal = load(run_dir / folders.SPEC, outside=run_dir), Journal(run_dir / "journal.jsonl", read_only=True)
+    journal.refuse_other_spec(spec.spec_hash)
     done = {record.id: record for record in journal.trials.values() if record.state == "completed"}
     record = done.get(identity) if identity else report.best(spec, done.values())
     if record is None:

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from sweeper import files, folders, report, report_html, tables
+from sweeper import files, recorded, report, report_html, tables
 from sweeper.journal import Journal
 from sweeper.report import Outcome
-from sweeper.spec import SweepSpec, load
+from sweeper.spec import SweepSpec
 from sweeper.store import store_uri
 
 
@@ -43,12 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     files.at_home()
     parser = files.Parser(prog="python -m sweeper.report", description="Write a run's reports anew.")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--trust-record", action="store_true", help="read a record that is not what was written")
     try:
-        run_dir = parser.parse_args(argv).run_dir.resolve()
+        args = parser.parse_args(argv)
+        run_dir = args.run_dir.resolve()
         if not (run_dir / "journal.jsonl").is_file():
             raise ValueError(f"{run_dir}: there is no run, for it has no journal.jsonl")
-        folders.refuse_strange(run_dir)
-        spec, journal = load(run_dir / "spec.yaml"), Journal(run_dir / "journal.jsonl", read_only=True)
+        spec, journal = recorded.opened(run_dir, args.trust_record)
         files.private(spec.shared)
         for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):
             files.emit(str(path))

@@ -26,10 +26,12 @@ from sweeper import (
     interrupts,
     plan,
     probe,
+    recorded,
     remote,
     report,
     reproduce,
     room,
+    status,
 )
 from sweeper.admission import Admission
 from sweeper.interrupts import Interrupts
@@ -40,6 +42,7 @@ from sweeper.stages import Stages, finished, repeated
 from sweeper.store import sqlite_file, store_uri
 from sweeper.summary import summary, sweep_state
 from sweeper.tracking import DRAIN_S, Tracker
+from sweeper.trainable import imported_from
 from sweeper.wording import naming
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
@@ -64,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     try:
         args = _arguments(argv)
+        args.storage, args.resume = folders.here(args.storage, args.resume)
+        if args.dry_run and (run_dir := status.foreign(args.spec, args.resume)):
+            return _show_record(run_dir, args.json)
+        recorded.refuse_modules_here(args.reproduce or args.resume)
         files.cache_root()  # refused without one: paces and prepared data go there
         files.at_home()
         if args.reproduce:
@@ -98,13 +105,15 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
 
 def _asked(args: argparse.Namespace) -> tuple[Admission, list[str]]:
     """What the arguments ask for, and why this machine could not carry it out. Raises ValueError in one line."""
-    args.storage, args.resume = folders.here(args.storage, args.resume)
-    if args.spec is None and args.resume not in (None, folders.NEWEST):
-        args.spec = args.resume / folders.SPEC
+    own: Path | None = args.resume if args.spec is None and args.resume != folders.NEWEST else None
+    if own is not None:
+        args.spec = own / folders.SPEC
     if args.spec is None:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
-    spec, unheard = _agreed(args, load(args.spec, args.profile, args.set))
+    spec, unheard = _agreed(args, load(args.spec, args.profile, args.set, own))
     files.private(spec.shared)
+    if own is not None and (line := imported_from(spec.trainable)):
+        _say(line)
     if line := other_baseline(args.spec, spec):
         _say(line)
     storage = folders.storage(args.storage, args.resume)
@@ -249,6 +258,16 @@ def _show_plan(args: argparse.Namespace, admission: Admission, refused: list[str
         _say(f"a start answers with the run that has finished already, {done}; --again trains it once more")
     if args.json:
         files.emit(json.dumps(asdict(estimate)))
+    return COMPLETED
+
+
+def _show_record(run_dir: Path, as_json: bool) -> int:
+    """What a plan of a record tells whose trainable is not imported for it."""
+    found = status.status(run_dir)
+    for line in status.planned(found):
+        _say(line)
+    if as_json:
+        files.emit(json.dumps(found))
     return COMPLETED
 
 

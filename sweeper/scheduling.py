@@ -44,6 +44,7 @@ class Recording(FIFOScheduler):
         self.journal, self.run_dir, self.place = journal, run_dir, remote.of(run_dir)
         self.differs: Callable[[str], None] = lambda line: None
         self.free: Callable[[str], None] = lambda identity: None  # what a trial held whose process may be dead
+        self.said: Callable[[TrialRecord], dict[str, Any]] = lambda record: {}  # of one that completes
         self._taken_up: list[Any] = []
 
     def settle(self) -> None:
@@ -121,7 +122,8 @@ class Recording(FIFOScheduler):
             there = checkpoints.at(self.run_dir / folder / "checkpoints", record.step)
             name = there and f"checkpoints/{there.name}"
         path = str(folder / name) if name else None
-        self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path))
+        said = self.said(record) if state == "completed" else {}
+        self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path, **said))
 
     def _compare(self, record: TrialRecord, step: int, metrics: dict[str, float]) -> None:
         before = next((row.metrics for row in record.rows if row.step == step), metrics)

@@ -142,7 +142,8 @@ class JournalSearch(Searcher, ABC):
         common = {"trial": identity, "number": number, "stage": self.stage, **vars(point)}
         try:
             config = self.spec.trainable_config(point.params)
-            told = budget.told(self.spec.budget_of(point.params))
+            tokens = self.spec.settings(point.params).tokens_per_step
+            told = budget.told(self.spec.budget_of(point.params), tokens)
         except ValueError as error:  # the corners of the space are legal, this point between them is not
             self.journal.append(Ask(**common, config={}, config_hash=""))
             self.journal.append(End(trial=identity, state="failed", reason=f"refused: {error}"))

@@ -16,6 +16,8 @@ from sweeper.wording import nearest, shown
 
 Scalar = bool | int | float | str | None
 
+MOST_CHOICES, MOST_PARTS = 1000, 100
+
 # A share is kept to nine decimals: finer than any batch can tell apart, and coarse enough that a hand-written share
 # comes back from its raw parameters as it was written.
 SHARE_DECIMALS = 9
@@ -153,8 +155,9 @@ class Choice:
     choices: tuple[Scalar, ...]
 
     def __post_init__(self) -> None:
-        if not self.choices:
-            raise ValueError("choice is empty: name at least one value")
+        if not 0 < len(self.choices) <= MOST_CHOICES:
+            problem = f"names {len(self.choices):,} values, {MOST_CHOICES:,} at most"
+            raise ValueError(f"choice {problem if self.choices else 'is empty: name at least one value'}")
         for index, one in enumerate(self.choices):
             if not isinstance(one, Scalar) or (isinstance(one, float) and not math.isfinite(one)):
                 raise ValueError(f"choice takes texts, numbers, true, false and null, not {one!r}")
@@ -203,6 +206,8 @@ class Simplex:
     minima: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        if len(self.parts) > MOST_PARTS:
+            raise ValueError(f"simplex names {len(self.parts):,} parts, {MOST_PARTS} at most")
         if len(self.parts) < 2:
             raise ValueError(f"simplex needs at least two parts, not {len(self.parts)}")
         for part, minimum in zip(self.parts, self.minima, strict=True):

@@ -10,6 +10,7 @@ import json
 import operator
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,17 +23,21 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
 
 from sweeper import check, grid, objectives, precedence, space, stopping, yaml_input
+from sweeper.recorded import Known
 from sweeper.refusal import Refusal, refusal
-from sweeper.trainable import Budget, Settings
+from sweeper.trainable import Budget, Settings, shipped
 from sweeper.wording import nearest
 
 MAX_LINE = 400
 FIRST_LOOK, NEXT_LOOK = 8, 4  # pairs, where confirm.looks names none
+MOST_ARMS, MOST_CORNERS, MOST_TRIALS, MOST_SEEDS = grid.MOST, 5_000, 100_000, 10_000
+MOST_LOOKS, NAMED = 100, 20  # of those that follow from the seeds, of those that confirm.looks names
 
 # What Optuna imports late, for these samplers alone. greenlet makes gp three times as fast.
 _NEEDED = {"gp": ("scipy", "torch", "greenlet"), "cmaes": ("cmaes",)}
@@ -72,20 +77,20 @@ class Search(Section):
     """How points are chosen. trials: under `arms` it follows (arms times search seeds). `grid` resolves to `arms`."""
 
     method: Literal["tpe", "random", "gp", "cmaes", "grid", "arms"] = "tpe"
-    trials: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None
 
 
 class Seeds(Section):
     """Disjoint: a seed that a search has seen cannot confirm what the search found."""
 
-    search: tuple[Seed, ...] = (0,)
-    confirm: tuple[Seed, ...] = ()
+    search: Annotated[tuple[Seed, ...], Field(max_length=MOST_SEEDS)] = (0,)
+    confirm: Annotated[tuple[Seed, ...], Field(max_length=MOST_SEEDS)] = ()
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         for name, seeds in (("search", self.search), ("confirm", self.confirm)):
             if len(set(seeds)) < len(seeds):
-                twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+                twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
                 raise Refusal((name,), f"the seed {twice} is there twice")
         both = sorted(set(self.search) & set(self.confirm))
         if both:
@@ -142,7 +147,7 @@ class Confirm(Section):
     margin: Annotated[float, Field(ge=0)] = 0.0
     racing: bool = False
     until: Literal["decided"] | None = Field(default=None, exclude_if=_absent)
-    looks: Annotated[tuple[Annotated[int, Field(ge=6)], ...], Field(min_length=1, max_length=20)] | None = Field(
+    looks: Annotated[tuple[Annotated[int, Field(ge=6)], ...], Field(min_length=1, max_length=NAMED)] | None = Field(
         default=None, exclude_if=_absent
     )
     spending: Literal["obrien_fleming", "pocock"] = Field(
@@ -224,9 +229,11 @@ class SweepSpec(Section):
     shared: bool = Field(default=False, exclude_if=operator.not_)
     profile: str | None = None
     profiles: dict[str, Any] = Field(default={}, exclude=True)
+    _known: Known | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_size()
         objectives.check(self.objectives, bool(self.tasks(confirming=False)))
         if len(self.objectives) > 1 and self.scheduler != "none":
             reason = f"stops trials by one objective, and there are {len(self.objectives)}: leave it out"
@@ -247,6 +254,22 @@ class SweepSpec(Section):
         for name, arm in self.arms.items():
             _refuse_nested(("arms", name), arm)
         return self
+
+    def _check_size(self) -> None:
+        """No more than somebody could run, or a plan could reckon with."""
+        if len(self.arms) > MOST_ARMS:
+            raise Refusal(("arms",), f"there are {len(self.arms):,}, {MOST_ARMS:,} at most")
+        corners = sum(len(domain.corners()) for domain in self.space.values())
+        if corners > MOST_CORNERS:
+            reason = f"its domains have {corners:,} bounds and choices, and all are tried: {MOST_CORNERS:,} at most"
+            raise Refusal(("space",), reason)
+        for stage in ("search", "confirm"):
+            trials = len(self.arms) * len(getattr(self.seeds, stage))
+            if self.search.method == "arms" and trials > MOST_TRIALS:
+                raise Refusal(("seeds", stage), f"{trials:,} trials, of all arms on all seeds; {MOST_TRIALS:,} at most")
+        if self.confirm.looks is None and len(self.looks) > MOST_LOOKS:
+            reason = f"{len(self.looks)} looks, one after every {NEXT_LOOK} pairs; name {NAMED} at most"
+            raise Refusal(("confirm", "looks"), reason)
 
     def _check_arms(self) -> None:
         if not self.arms:
@@ -275,6 +298,17 @@ class SweepSpec(Section):
             raise Refusal(("search", "method"), f"cmaes takes one objective, not {len(self.objectives)}; use tpe or gp")
         if method == "cmaes" and numbers < 2:
             raise Refusal(("search", "method"), f"cmaes needs two numbers to search, the space has {numbers}; use tpe")
+
+    @property
+    def known(self) -> Known | None:
+        """What a record tells of a trainable that is then not asked; None where the trainable is asked."""
+        return self._known
+
+    def knowing(self, known: Known) -> SweepSpec:
+        """The same, to be read by what a record tells."""
+        spec = self.model_copy()
+        spec._known = known
+        return spec
 
     @property
     def objective(self) -> str:
@@ -369,6 +403,8 @@ class SweepSpec(Section):
 
     def budget_of(self, params: Mapping[str, Any]) -> Budget | None:
         """What a run of such settings predicts; None where the trainable does not tell. ValueError as `settings`."""
+        if self.known is not None:
+            return next((self.known.budgets.get(name) for name, arm in self.arms.items() if arm == params), None)
         found = getattr(self.settings(params), "budget", None)
         return found if isinstance(found, Budget) else None
 
@@ -381,20 +417,48 @@ class SweepSpec(Section):
         return yaml_input.dump(self.model_dump(mode="json"))
 
 
-def load(path: Path | str, profile: str | None = None, sets: Iterable[str] = ()) -> SweepSpec:
-    """The spec in a file, with a profile and `PATH=VALUE` settings on top. Raises SpecError."""
+def load(
+    path: Path | str, profile: str | None = None, sets: Iterable[str] = (), outside: Path | None = None
+) -> SweepSpec:
+    """The spec in a file, with a profile and `PATH=VALUE` settings on top. Raises SpecError.
+
+    outside: of a run's folder, from which no trainable is imported; that of the file where a record lies beside it.
+    """
     path = Path(path)
+    if outside is None and (path.parent / "journal.jsonl").exists():
+        outside = path.parent
     try:
         tree = yaml_input.read(path)
     except ValueError as error:
         raise SpecError(f"{path}: {error}{_neighbour(path)}") from None
-    return resolve(tree, profile, sets, source=str(path))
+    return resolve(tree, profile, sets, str(path), outside)
+
+
+def recorded(path: Path) -> SweepSpec:
+    """The resolved spec of a run folder, as data: of what it names, nothing but what comes with sweeper is imported.
+
+    Raises SpecError for what no driver writes.
+    """
+    try:
+        spec = SweepSpec.model_validate_json(json.dumps(yaml_input.read(path)), strict=True)
+        if spec.search.method == "grid" or spec.ablation:
+            raise ValueError("its arms are not laid out, as a run's folder has them")
+        return spec if shipped(spec.trainable) else spec.knowing(Known())
+    except ValidationError as error:
+        found = refusal(error, SweepSpec)
+    except ValueError as error:
+        found = error
+    raise SpecError(f"{path}: {found}")
 
 
 def resolve(
-    tree: Mapping[str, Any], profile: str | None = None, sets: Iterable[str] = (), source: str = "spec"
+    tree: Mapping[str, Any],
+    profile: str | None = None,
+    sets: Iterable[str] = (),
+    source: str = "spec",
+    outside: Path | None = None,
 ) -> SweepSpec:
-    """The spec that a tree describes; `source` is how errors name it. Raises SpecError."""
+    """The spec that a tree describes; `source` is how errors name it, `outside` as for `load`. Raises SpecError."""
     try:
         layers = precedence.stack(tree, profile, sets, source)
     except ValueError as error:
@@ -403,7 +467,7 @@ def resolve(
     try:
         # Through JSON: there, strictness lets a list be a tuple, but no text be a number.
         spec = SweepSpec.model_validate_json(json.dumps(merged), strict=True)
-        return check.completed(spec).model_copy(update={"profiles": dict(tree.get("profiles") or {})})
+        return check.completed(spec, outside).model_copy(update={"profiles": dict(tree.get("profiles") or {})})
     except ValidationError as error:
         found = refusal(error, SweepSpec)
     except Refusal as error:

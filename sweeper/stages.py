@@ -23,7 +23,7 @@ from sweeper.spec import SweepSpec
 from sweeper.store import identity, store_uri
 from sweeper.summary import sweep_state
 from sweeper.tracking import Crowned
-from sweeper.trainable import Trainable
+from sweeper.trainable import Trainable, imported_from
 from sweeper.wording import naming
 
 Say = Callable[[str], None]
@@ -220,6 +220,8 @@ def repeated(run_dir: Path, trial: str | None, signals: Interrupts, verbose: boo
     """Train a trial of a run again, the best if none is named, beside its original. ValueError in one line."""
     spec, journal, record = reproduce.chosen(run_dir.resolve(), trial)
     files.private(spec.shared)
+    if line := imported_from(spec.trainable):
+        signals.say(line)
     facts = prepared(spec, signals.say)
 
     def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, confirm, files, folders, report
+from sweeper import cluster, confirm, files, folders, recorded, report
 from sweeper.journal import Journal, Session, TrialRecord
 from sweeper.secrecy import redact
-from sweeper.spec import SweepSpec, load
+from sweeper.spec import SweepSpec
+from sweeper.spec import recorded as load_recorded
 from sweeper.summary import sweep_state
 
 JOURNAL = "journal.jsonl"
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = files.Parser(prog="python -m sweeper.status", description="What a sweep is doing.", epilog=__doc__)
     parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: the newest in ./runs")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a cluster: what runs on which node")
+    parser.add_argument("--trust-record", action="store_true", help="read a record that is not what was written")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     try:
         args = parser.parse_args(argv)
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             files.emit(json.dumps(nodes) if args.json else "\n".join(map(_node, nodes)))
             return 0
         run_dir = (args.run_dir or newest(Path("runs"))).resolve()
-        found = status(run_dir)
+        found = status(run_dir, args.trust_record)
     except (ValueError, cluster.NotStarted) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
@@ -63,13 +65,12 @@ def newest(storage: Path) -> Path:
     return max(runs, key=_touched)
 
 
-def status(run_dir: Path) -> dict[str, Any]:
+def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
     """State, trials and what waits, as plain data. Raises ValueError, in one line, for what is no run folder."""
     if not (run_dir / folders.SPEC).is_file():
         raise ValueError(f"{run_dir} is no run folder, for it has no {folders.SPEC}")
-    folders.refuse_strange(run_dir)
     driver = driven(run_dir)  # before the journal: what a driver wrote before it ended is then read
-    spec, journal = load(run_dir / folders.SPEC), Journal(run_dir / JOURNAL, read_only=True)
+    spec, journal = recorded.opened(run_dir, trust)
     records = list(journal.trials.values())
     begun = next((event.machine for event in reversed(journal.events) if isinstance(event, Session)), {})
     at_once = begun.get("concurrency")
@@ -80,6 +81,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     return {
         "state": state,
         "name": spec.name,
+        "question": spec.question,
+        "trainable": spec.trainable,
         "run_dir": str(run_dir),
         "driver": driver,
         "total": total,
@@ -89,6 +92,8 @@ def status(run_dir: Path) -> dict[str, Any]:
         "trials": [_trial(spec, record, driver) for record in records],
         "waiting": {"trials": left, "why": _why(state, left, at_once, bool(journal.events))},
         "resume": folders.resume(run_dir) if state == "open" else None,
+        "doubts": journal.doubts(),
+        "left_out": spec.known.lacking(spec.trainable) if spec.known else None,
     }
 
 
@@ -125,7 +130,29 @@ def lines(found: dict[str, Any]) -> list[str]:
         shown.append(f"waiting     {found['waiting']['trials']} trials: {found['waiting']['why']}")
     if found["resume"]:
         shown.append(f"go on with  {found['resume']}")
+    shown += [f"caution     {doubt}" for doubt in found["doubts"]]
+    if found["left_out"]:
+        shown.append(f"note        {found['left_out']}")
     return shown
+
+
+def foreign(spec: Path | None, resume: Path | None) -> Path | None:
+    """The run folder whose record a plan is asked of, where its trainable does not come with sweeper; else None.
+
+    spec, resume: what the command names. Raises ValueError, in one line, for a spec that cannot be read.
+    """
+    path = resume / folders.SPEC if spec is None and resume not in (None, folders.NEWEST) else spec
+    if path is None or not path.is_file():
+        return None
+    if path is spec and not (path.name == folders.SPEC and (path.parent / JOURNAL).exists()):
+        return None
+    return None if load_recorded(path).known is None else path.parent.resolve()
+
+
+def planned(found: dict[str, Any]) -> list[str]:
+    """A plan of a record, for people, by `status`: what is on record, and no estimate."""
+    why = f"no estimate: {found['trainable']} does not come with sweeper, and a plan of a record does not import it"
+    return [*([found["question"]] if found["question"] else []), *lines(found), f"note        {why}"]
 
 
 def _node(node: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ import ray
 from ray import tune
 from ray.tune import TuneError
 
-from sweeper import checkpoints, cluster, faults, provenance, remote, trial
+from sweeper import checkpoints, cluster, faults, learned, provenance, recorded, remote, trial
 from sweeper import confirm as confirmation
 from sweeper.folders import SCRATCH
 from sweeper.journal import End, Journal, Session
@@ -148,6 +148,7 @@ def _stage(
     spec: SweepSpec, run_dir: Path, journal: Journal, search: JournalSearch, rule: Recording, say: Callable[[str], None]
 ) -> None:
     search.settle = rule.settle
+    rule.said = lambda record: learned.ended(spec, record, journal.stage(record.ask.stage))
     if not spec.resources.gpus_per_worker:  # there, the same steps need not give the same bits again
         rule.differs = say
     _clear(run_dir)
@@ -288,7 +289,11 @@ def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Se
     }
     command = redact(shlex.join(sys.orig_argv))
     return Session(
-        command=command, versions=provenance.versions(), git_commit=provenance.commit(), machine=machine, facts=facts
+        command=command,
+        versions=provenance.versions(),
+        git_commit=provenance.commit(),
+        machine=machine,
+        facts={**facts, **recorded.noted(spec)},
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper import learned, tasks
-from sweeper.budget import Common
+from sweeper.budget import TOKENS, Common
 from sweeper.journal import Ask, End, Journal, Report, Session, TrialRecord
 from sweeper.report import AUDIT
 from sweeper.wording import confidence
@@ -110,7 +110,9 @@ def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     processes, gpus = spec.resources.processes, spec.resources.gpus_per_worker
     facts = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
     facts["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
-    facts["tokens read"] = f"{sum(map(_tokens(spec), records)):,}"
+    read = [_tokens(spec, record) for record in records]
+    tokens = sum(number or 0 for number in read)
+    facts["tokens read"] = "not on record" if None in read else f"{tokens:,}"
     predicted = [record.rows[-1].metrics.get("train/predicted") for record in records if record.rows]
     if any(predicted):
         facts["tokens predicted"] = f"{sum(value or 0 for value in predicted):,.0f}"
@@ -165,17 +167,17 @@ def _since(begin: float, end: float) -> float:
     return max(0.0, end - begin)
 
 
-def _tokens(spec: SweepSpec) -> Any:
-    """A trial's tokens; those of settings that no longer load count as the spec's own."""
-    own = spec.settings(next(iter(spec.arms.values()), {})).tokens_per_step
-
-    def of(record: TrialRecord) -> int:
-        try:
-            return record.step * spec.settings(record.ask.params).tokens_per_step
-        except ValueError:
-            return record.step * own
-
-    return of
+def _tokens(spec: SweepSpec, record: TrialRecord) -> int | None:
+    """A trial's tokens, as it was asked for; where that is not on record, by its settings, or else the spec's own."""
+    told = (record.ask.budget or {}).get(TOKENS)
+    if type(told) is int:
+        return record.step * told
+    if spec.known is not None:
+        return None if spec.known.tokens is None else record.step * spec.known.tokens
+    try:
+        return record.step * spec.settings(record.ask.params).tokens_per_step
+    except ValueError:
+        return record.step * spec.settings(next(iter(spec.arms.values()), {})).tokens_per_step
 
 
 def flat(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

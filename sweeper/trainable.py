@@ -26,13 +26,18 @@ belongs inside the functions.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from pydantic import BaseModel
+
 Report = Callable[[Mapping[str, float], Path | None], None]
 
+_NOT_RUN = "what a record brings along is not run: read it, then put it elsewhere on the path"
 FEW_DOCUMENTS = 20  # with fewer, what other documents would give cannot be told from their spread
 
 
@@ -177,22 +182,90 @@ class Trainable:
     stuck: Callable[[Mapping[str, float]], str | None] | None
 
     @staticmethod
-    def load(name: str) -> Trainable:
-        """Import `module:function`. Raises ValueError, in one line, where there is no such thing."""
+    def load(name: str, outside: Path | None = None) -> Trainable:
+        """Import `module:function`. Raises ValueError, in one line, where there is no such thing.
+
+        outside: of a run's folder, which may be a stranger's: nothing in there is imported, now or later.
+        """
         module_name, _, function = name.partition(":")
         if not function:
             raise ValueError(f"{name!r} is not of the form module:function, such as trainables.mlm:train")
+        if outside is not None:
+            _refuse_inside(module_name, outside.resolve())
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            raise ValueError(f"no module {error.name!r}: is {module_name!r} on the Python path?") from error
-        train, config = getattr(module, function, None), getattr(module, "Config", None)
+            hint = f" It is not looked for in the run's folder, for {_NOT_RUN}" if outside else ""
+            raise ValueError(f"no module {error.name!r}: is {module_name!r} on the Python path?{hint}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # foreign code may raise anything, SystemExit too
+            raise ValueError(f"importing {name!r} raised {type(error).__name__}: {str(error)[:200]}") from error
+        try:
+            train, config = (getattr(module, key, None) for key in (function, "Config"))
+            others = {key: getattr(module, key, default) for key, default in _OTHERS.items()}
+        except (Exception, SystemExit) as error:  # a module may have a __getattr__
+            raise ValueError(f"looking into {name!r} raised {type(error).__name__}: {str(error)[:200]}") from error
         if train is None or config is None:
             raise ValueError(f"{module_name!r} must have {function!r} and 'Config'")
-        prepare, preparing = getattr(module, "prepare", _nothing), getattr(module, "preparing", _at_once)
-        check = getattr(module, "check", _anything)
-        expand, probe = getattr(module, "expand", dict), getattr(module, "probe", None)
-        check_tasks, at_end = getattr(module, "check_tasks", None), getattr(module, "at_end", _none)
-        unlearned, stuck = getattr(module, "unlearned", _silent), getattr(module, "stuck", None)
-        found = (prepare, check, preparing, expand, probe, check_tasks, at_end, unlearned, stuck)
-        return Trainable(name, config, train, *found)
+        if not (isinstance(config, type) and issubclass(config, BaseModel)):
+            raise ValueError(f"the Config of {name!r} is not a pydantic model")
+        for key, one in {function: train, **others}.items():
+            if not (callable(one) or (one is None and _OTHERS.get(key, one) is None)):
+                raise ValueError(f"{key!r} of {module_name!r} is no function but {type(one).__name__}")
+        return Trainable(name=name, config=config, train=train, **others)
+
+
+_OTHERS: dict[str, Any] = {
+    "prepare": _nothing,
+    "check": _anything,
+    "preparing": _at_once,
+    "expand": dict,
+    "probe": None,
+    "check_tasks": None,
+    "at_end": _none,
+    "unlearned": _silent,
+    "stuck": None,
+}
+
+
+def shipped(name: str) -> bool:
+    """Whether it is of the package that comes with this one, and so no stranger's. Imports nothing."""
+    package = name.partition(":")[0].partition(".")[0]
+    if package != "trainables":
+        return False
+    own = Path(__file__).resolve().parent.parent / package
+    return [own] == [path.resolve() for path in _places(package)]
+
+
+def imported_from(name: str) -> str | None:
+    """In a line, which code a record's trainable is; None of one that comes with sweeper."""
+    module = sys.modules.get(name.partition(":")[0])
+    return None if shipped(name) else f"{name} is imported from {getattr(module, '__file__', None) or 'no file'}"
+
+
+def _places(module: str) -> list[Path]:
+    """A package's folders, or a module's file. Imports the packages above it. Nothing where it is not found."""
+    try:
+        found = importlib.util.find_spec(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # of foreign code, or of no name of a module: `load` says what is wrong
+        return []
+    if found is None:
+        return []
+    return [Path(place) for place in found.submodule_search_locations or filter(None, [found.origin])]
+
+
+def _refuse_inside(module: str, folder: Path) -> None:
+    """Have no module be found in a folder from now on. Raises ValueError, in one line, where this one is, even so."""
+    sys.path[:] = [entry for entry in sys.path if not _within(Path(entry), folder)]
+    parts = module.split(".")
+    for name in (".".join(parts[: n + 1]) for n in range(len(parts))):  # each before `_places` of the next imports it
+        for place in _places(name):
+            if _within(place, folder):
+                raise ValueError(f"{name!r} lies in the run's folder, {place}, and {_NOT_RUN}")
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return any(folder in (one, *one.parents) for one in (path.resolve(), path.absolute()))

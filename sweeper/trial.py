@@ -213,7 +213,7 @@ def _train_in(folder: Path, place: Remote | None, task: Mapping[str, Any], send:
         rows = checkpoints.history(restore_from)
         send(_message(rows, checkpoints.seal(restore_from)))
         reporter.last.update(rows[-1])
-    trainable = Trainable.load(task["trainable"])
+    trainable = Trainable.load(task["trainable"], outside=Path(task["run_dir"]))
     # Ray Train waits until every rank has reported, and keeps what rank 0 did.
     report = (lambda *_: send(_message([]))) if ranks.get("rank") else reporter
     asked = {"seed": task["seed"], "test": task["test"], "evaluate": task["evaluate"]}

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 256 * 1024
+MAX_BYTES = 1024 * 1024  # a resolved grid of 2,000 arms is a third of it
+MAX_NODES = 50_000  # keys, values, lists and mappings: a few seconds of reading
 MAX_DEPTH = 24
 MAX_INTEGER = 2**63 - 1
 
@@ -39,7 +40,7 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.depth = 0
+        self.depth, self.nodes = 0, 0
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         event = self.peek_event()
@@ -47,7 +48,9 @@ class _Loader(yaml.SafeLoader):
             raise _refusal("anchors and aliases (& and *) are not allowed; quote a text that begins so", event)
         if getattr(event, "tag", None):
             raise _refusal(f"tags ({event.tag}) are not allowed", event)
-        self.depth += 1
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        if self.nodes > MAX_NODES:
+            raise _refusal(f"more than {MAX_NODES:,} keys and values", event)
         if self.depth > MAX_DEPTH:
             raise _refusal(f"nested deeper than {MAX_DEPTH} levels", event)
         node = super().compose_node(parent, index)

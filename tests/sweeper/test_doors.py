@@ -183,7 +183,7 @@ def test_an_error_that_is_no_paths_is_not_hidden(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(run, "load", broken)
     with pytest.raises(OSError, match="a socket"):
         run.main(["toy.yaml"])
-    monkeypatch.setattr(status, "load", broken)
+    monkeypatch.setattr(status.recorded, "opened", broken)
     held = folder / "runs" / "toy-1"
     held.mkdir(parents=True)
     (held / "spec.yaml").touch()

@@ -116,7 +116,7 @@ def test_refusals(text: str, reason: str) -> None:
         (b"text", "holds a single value at the top, not a mapping"),
         (b"a: \xff", "is not UTF-8 text (byte 3)"),
         (b"a: [", "is not the YAML of a spec: line 1, column 5: "),
-        (b"a: " + b"x" * yaml_input.MAX_BYTES, "is larger than 256 KiB; a spec is a page"),
+        (b"a: " + b"x" * yaml_input.MAX_BYTES, "is larger than 1024 KiB; a spec is a page"),
     ],
 )
 def test_a_file_that_is_no_spec(tmp_path: Path, data: bytes, reason: str) -> None:
