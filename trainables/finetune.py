@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from sweeper import files
+from trainables import limits
 from trainables.classifier import Progress, learn
 from trainables.glue import FAST, Examples, Measure, Settings, Split, check, measure, parts, read, settings
 
@@ -122,7 +123,8 @@ def _model_fingerprint(folder: Path) -> str:
 def _kept(path: Path) -> dict[str, Any] | None:
     """A finished record; None where there is none that can be read."""
     try:
-        record = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        record = limits.json_file(path)
+    except (FileNotFoundError, ValueError):
         return None
-    return record if isinstance(record, dict) and {"score", "last", "majority"} <= record.keys() else None
+    scores = [record.get(name) for name in ("score", "last", "majority")]
+    return record if all(type(score) in (int, float) and 0 <= score <= 1 for score in scores) else None
