@@ -227,7 +227,7 @@ def _refuse_other(folder: Path) -> None:
     stored = limits.json_file(folder / "prepared.json", limits.TOKENIZER)
     entries, block, facts = stored["vocab_size"], stored["block"], stored["facts"]
     whole = [entries, block, stored["mask_id"], stored["pad_id"]]
-    if not (all(type(number) is int and 0 <= number for number in whole) and entries == len(stored["token_strings"])):
+    if not (all(type(number) is int and number >= 0 for number in whole) and entries == len(stored["token_strings"])):
         raise ValueError("prepared.json has no such vocabulary")
     if not (isinstance(facts, dict) and max(stored["mask_id"], stored["pad_id"]) < entries):
         raise ValueError("prepared.json has no such special tokens")

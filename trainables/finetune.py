@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from sweeper import files
-from trainables import limits
+from trainables import limits, received
 from trainables.classifier import Progress, learn
 from trainables.glue import FAST, Examples, Measure, Settings, Split, check, measure, parts, read, settings
 
@@ -114,6 +114,7 @@ def _model_fingerprint(folder: Path) -> str:
     files = sorted({path for pattern in READ for path in folder.glob(pattern)})
     if not {"config.json", "model.safetensors"} <= {path.name for path in files}:
         raise ValueError(f"{folder} is no bundle: it needs config.json and model.safetensors")
+    received.check_bundle(folder)
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
@@ -127,4 +128,4 @@ def _kept(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     scores = [record.get(name) for name in ("score", "last", "majority")]
-    return record if all(type(score) in (int, float) and 0 <= score <= 1 for score in scores) else None
+    return record if all(isinstance(score, int | float) and 0 <= score <= 1 for score in scores) else None

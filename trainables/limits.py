@@ -1,4 +1,4 @@
-"""How much a file that somebody else made may ask of this machine: what it unpacks to, how long it is, how deep it goes.
+"""How much a file that somebody else made may ask of this machine: what it unpacks to, how long and how deep it is.
 
 Limits that no real file comes near, and that one made to do harm meets in seconds.
 """
@@ -135,7 +135,7 @@ def yaml_value(content: str | bytes) -> Any:
     """What YAML says. Raises ValueError, in one line, for what is no YAML, has aliases or is nested too deep."""
     try:
         # The parser itself recurses for what is written in brackets, before the loader sees it.
-        return yaml.load(content, _Loader)  # noqa: S506
+        return yaml.load(content, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         raise ValueError(f"it is nested more than {DEPTH} deep" if deep else " ".join(str(error).split())) from None

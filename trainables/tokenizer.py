@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from sweeper import files
-from trainables import limits, sentence_pieces, special_tokens
+from trainables import limits, received, sentence_pieces, special_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -379,7 +379,7 @@ class Folder:
         from tokenizers import Tokenizer
 
         path, told = self.path / "tokenizer.json", f"{self.origin} cannot be read: {ALTERNATIVES}"
-        limits.json_file(path, limits.TOKENIZER)
+        received.check_tokenizer(self.path)
         return limits.fails(lambda: Tokenizer.from_file(str(path)), told)
 
     def _from_vocab_txt(self, names: dict[str, str], settings: dict[str, Any]) -> Tokenizer:
