@@ -99,6 +99,7 @@ def departure(checkpoint: Path, run: Mapping[str, Any]) -> str | None:
 
     Raises FileNotFoundError where it does not say, and ValueError, in one line, where that cannot be read.
     """
+    files.refuse_links(checkpoint.resolve())
     content = limits.read(checkpoint / RUN, limits.SETTINGS)
     try:
         known = limits.json_value(content)
@@ -138,6 +139,7 @@ class Series:
         self._folder = Path(tempfile.mkdtemp(prefix="series-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         if restored and (restored / SERIES).is_dir():
+            files.refuse_links(restored / SERIES)
             self._linked(restored / SERIES, self._folder)
 
     def add(self, mark: Mark, model: CompactBert, prepared: Prepared, config: Config, seed: int) -> None:

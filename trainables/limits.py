@@ -68,10 +68,11 @@ class Room:
 def read(path: Path, most: int) -> bytes:
     """A file of at most so many bytes. Raises ValueError, in one line, for a larger one and for what is no file."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would have us wait
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
             raise ValueError(f"{path} is no file")
-        content = file.read(most + 1)
-    if len(content) > most:
+        content = file.read(most + 1) if about.st_size <= most else b""
+    if max(len(content), about.st_size) > most:
         raise ValueError(f"{path} has more than {most / 2**20:g} MiB, which is too much for what it is")
     return content
 

@@ -48,6 +48,7 @@ __all__ = [
 
 LEARNED = 0.3  # nats at [MASK] below word frequencies, from which on a run has learned from context
 KEPT = "checkpoint"  # in the output folder
+NEXT = "checkpoint.new"  # while it takes the place of the one before
 JUDGED = (
     "the masks of val and test are drawn uniformly at random: an arm that masks at random is trained on just that, and "
     "the other arms are not, so this loss favours it, if any"
@@ -439,6 +440,9 @@ def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
     """The settings, the facts of what is prepared, and the checkpoint to go on from. Raises ValueError or OSError."""
     kept = options.output / KEPT
     config = settings.override(options.set, Config)
+    for path in (kept, kept.with_name(NEXT), options.output / "series"):
+        if os.path.lexists(path):
+            files.refuse_links(path)
     there = kept.exists()
     if there and not options.resume:
         raise ValueError(f"{options.output} holds another run: give --resume, or another --output")
@@ -468,7 +472,8 @@ def _reporter(kept: Path) -> Any:
         shown = "  ".join(f"{key} {metrics[key]:.4f}" for key in ("train/loss", "val/loss", "val/loss_mask"))
         machine.say(f"step {metrics['step']}  {shown}  unigram {metrics['val/unigram_mask']:.4f}")
         assert checkpoint is not None
-        new = Path(shutil.move(checkpoint, kept.with_name("checkpoint.new")))
+        shutil.rmtree(kept.with_name(NEXT), ignore_errors=True)  # of a run that was killed
+        new = Path(shutil.move(checkpoint, kept.with_name(NEXT)))
         shutil.rmtree(kept, ignore_errors=True)
         new.rename(kept)
 

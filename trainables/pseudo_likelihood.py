@@ -214,7 +214,8 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
 
 
 def _quiet() -> None:
-    """No bars of transformers' own."""
+    """No bars of transformers' own, nor its reports on weights, which `load` looks at itself."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
