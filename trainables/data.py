@@ -208,7 +208,7 @@ def _damage(folder: Path) -> str | None:
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
             raise
-        return f"is damaged ({files.told(error)})"
+        return f"is damaged ({files.printable(Path(str(error.filename)).name)} is missing)"
     except Exception as error:  # whatever reading what is no preparation raises
         return f"is damaged ({files.printable(limits.one_line(error))})"
     _verified[folder] = state

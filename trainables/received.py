@@ -154,11 +154,24 @@ def check_tokenizer(folder: Path) -> None:
         if not (folder / name).exists():
             continue
         described = limits.json_file(folder / name, limits.TOKENIZER)
-        if name == "tokenizer.json" and _growth(described.get("normalizer")) > GROWTH:
-            raise ValueError(f"{folder / name}: its normalizer makes more than {GROWTH:,} characters of one")
+        if name == "tokenizer.json":
+            _check_entries(folder / name, described)
+            if _growth(described.get("normalizer")) > GROWTH:
+                raise ValueError(f"{folder / name}: its normalizer makes more than {GROWTH:,} characters of one")
     for path in (folder / "vocab.txt", folder / "merges.txt"):
         if path.exists() and limits.read(path, limits.TOKENIZER).count(b"\n") > limits.ENTRIES:
             raise ValueError(f"{path} has more than {limits.ENTRIES:,} lines")
+
+
+def _check_entries(path: Path, described: Mapping[str, Any]) -> None:
+    """Raises ValueError for an id beyond all vocabularies: the library counts up to it."""
+    model, added = described.get("model"), described.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    beyond = next((index for index in ids if not (isinstance(index, int) and 0 <= index < limits.ENTRIES)), None)
+    if beyond is not None:
+        raise ValueError(f"{path} has the id {beyond!r:.40}, and {limits.ENTRIES:,} entries are the most")
 
 
 def _growth(part: Any) -> int:

@@ -21,7 +21,7 @@ from trainables import evaluate, finetune, limits, mlm, received, tasks
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-Harm = Callable[[Path], None]
+Harm = Callable[[Path], Any]
 WEIGHTS = "model.safetensors"
 EMBEDDING = "bert.embeddings.word_embeddings.weight"
 
@@ -35,9 +35,7 @@ def settings(name: str = "config.json", **changes: Any) -> Harm:
 
 
 def content(name: str, written: bytes | str) -> Harm:
-    return lambda folder: (
-        (folder / name).write_bytes(written.encode() if isinstance(written, str) else written) and None
-    )
+    return lambda folder: (folder / name).write_bytes(written.encode() if isinstance(written, str) else written)
 
 
 def header(change: Callable[[dict[str, Any]], Any]) -> Harm:
@@ -142,7 +140,7 @@ BUNDLES: list[tuple[str, Harm, str]] = [
     ("no tensors", header(lambda _: {}), "its tensors have 0 bytes"),
     ("a name for the terminal", header(lambda e: e.update({"\x1b[2J": {"shape": 1}})), "damaged"),
     ("weights missing", weights(lambda tensors: tensors.pop(EMBEDDING)), "lacks weights"),
-    ("a pickle in place of weights", lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin") and None,
+    ("a pickle in place of weights", lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"),
      "no model.safetensors"),
     ("weights that are a link", linked(WEIGHTS), "is a link"),
     ("weights that are a pipe", piped(WEIGHTS), "neither a file nor a folder"),

@@ -24,7 +24,7 @@ from trainables.config import DataConfig
 from trainables.data import Prepared, prepare
 from trainables.tokenizer import Trained
 
-Harm = Callable[[Path], None]
+Harm = Callable[[Path], Any]
 DEEP = "[" * 50_000 + "]" * 50_000
 
 
@@ -116,7 +116,7 @@ def as_a_file(folder: Path) -> None:
 
 
 def written(name: str, content: str) -> Harm:
-    return lambda folder: (folder / name).write_text(content, "utf-8") and None
+    return lambda folder: (folder / name).write_text(content, "utf-8")
 
 
 EVERY = [
@@ -133,7 +133,7 @@ DAMAGE: list[tuple[Harm, str]] = [
     (replaced("tokens.npy", lambda array: array.astype(object)), "tokens.npy is not as it was written"),
     (lambda folder: os.truncate(folder / "tokens.npy", 200), "tokens.npy is not as it was written"),
     (lambda folder: (folder / "rows.npy").unlink(), "rows.npy is not as it was written"),
-    (lambda folder: (folder / "more.npy").write_bytes(b"x") and None, "more.npy is not as it was written"),
+    (lambda folder: (folder / "more.npy").write_bytes(b"x"), "more.npy is not as it was written"),
     (lambda folder: (folder / "more\x1b[2J").touch(), "more\\x1b"),
     (linked("val.inputs.npy"), "is a link"),
     (piped, "neither a file nor a folder"),
@@ -145,7 +145,7 @@ DAMAGE: list[tuple[Harm, str]] = [
     (written(preparation.MANIFEST, DEEP), "nested more than 100 deep"),
     (written(preparation.MANIFEST, "{}"), "is not as it was written"),
     (forged(replaced("tokens.npy", lambda array: array * 0 + 60_000)), "tokens has a number beyond 200"),
-    (forged(replaced("tokens.npy", lambda array: array.astype(object))), "Object arrays cannot be loaded"),
+    (forged(replaced("tokens.npy", lambda array: array.astype(object))), "Python objects in dtype"),
     (forged(replaced("tokens.npy", lambda array: array.astype(np.float64))), "tokens is float64 of shape"),
     (forged(replaced("tokens.npy", lambda array: array[:-1])), "which no preparation gives"),
     (forged(replaced("rows.npy", lambda array: array + 10**6)), "rows has a number beyond"),
@@ -163,8 +163,8 @@ DAMAGE: list[tuple[Harm, str]] = [
     (forged(told(facts=3)), "prepared.json has no such special tokens"),
     (forged(told(scheme={"x": 1})), "is damaged ("),
     (forged(written("prepared.json", DEEP)), "nested more than 100 deep"),
-    (forged(lambda folder: (folder / "prepared.json").unlink()), "prepared.json: No such file"),
-    (forged(lambda folder: (folder / "val.seen.npy").unlink()), "val.seen.npy: No such file"),
+    (forged(lambda folder: (folder / "prepared.json").unlink()), "prepared.json is missing"),
+    (forged(lambda folder: (folder / "val.seen.npy").unlink()), "val.seen.npy is missing"),
 ]
 
 
@@ -307,14 +307,14 @@ def test_what_packs_well_within_the_first_hundred_megabytes_is_read(tmp_path: Pa
 
 
 def test_a_word_without_end_is_nothing_to_learn_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three million characters: to the trained tokenizer an unknown word, as one of a hundred is."""
+    """Of 300,000 characters, which took half a minute to train on: it is unknown, as one of a hundred characters is."""
     monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
     documents = write_documents(tmp_path / "a.txt", 200)
-    word = "".join(chr(ord("a") + (i * i * 7 + i // 3) % 26) for i in range(1000)) * 3000
+    word = "".join(chr(ord("a") + (i * i * 7 + i // 3) % 26) for i in range(1000)) * 300
     (tmp_path / "a.txt").write_text("\n\n".join([*documents, word, *sentences(9, seed=3)]), "utf-8")
     begun = time.monotonic()
     found = prepare(settings(tmp_path))
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 20
     assert any(part["unknown"] for part in found.facts["parts"].values())
 
 
@@ -368,8 +368,11 @@ TOKENIZERS: list[tuple[Harm, str]] = [
     (written("tokenizer.json", '{"model": {}}'), "cannot be read"),
     (written("tokenizer_config.json", DEEP), "nested more than 100 deep"),
     (tokenizer_of(growing), "its normalizer makes more than 10,000 characters of one"),
-    (tokenizer_of(lambda it: it["model"]["vocab"].update(zz=2**31)), "has gaps in its ids"),
-    (tokenizer_of(lambda it: it["model"]["vocab"].update(zz=-1)), "cannot be read"),
+    (tokenizer_of(lambda it: it["model"]["vocab"].update(zz=2**31)), "has the id 2147483648, and 2,097,152 entries"),
+    (tokenizer_of(lambda it: it["model"]["vocab"].update(zz=300)), "has gaps in its ids"),
+    (tokenizer_of(lambda it: it["model"]["vocab"].update(zz=-1)), "has the id -1"),
+    (tokenizer_of(lambda it: it["added_tokens"].append({"id": 2**32 - 1, "content": "x"})), "has the id 4294967295"),
+    (tokenizer_of(lambda it: it["model"].update(vocab=3)), "cannot be read"),
     (tokenizer_of(lambda it: it.update(padding={"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_id": 0,
                                                 "pad_type_id": 0, "pad_token": "[PAD]", "pad_to_multiple_of": None})),
      ""),
