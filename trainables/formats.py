@@ -47,8 +47,8 @@ def text(path: Path, room: Room) -> str:
     openers = {".gz": gzip.open, ".xz": lzma.open}
     opener = openers.get(path.suffix.lower())
     try:
-        with (opener or open)(path, "rb") as file:
-            content = room.all(file, path, path.stat().st_size if opener else None)
+        with path.open("rb") as raw:
+            content = room.all(opener(raw), path, raw) if opener else room.all(raw, path)
         found = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}: convert it, as with iconv -t UTF-8") from None

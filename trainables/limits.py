@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -47,7 +47,7 @@ class Room:
         self._from: dict[str, int] = {}
 
     def take(self, path: Path, size: int, packed: int | None = None) -> None:
-        """size: bytes or characters more of a file. packed: the bytes of one that is."""
+        """size: bytes or characters more of a file. packed: the bytes that it takes up so far."""
         self._left -= size
         if self._left < 0:
             most = f"{self.most / 2**30:.1f} GiB"
@@ -56,11 +56,11 @@ class Room:
         if packed is not None and total > max(FREE, RATIO * packed):
             raise ValueError(f"{path} unpacks to more than {RATIO} times its size: that is no text, leave it out")
 
-    def all(self, file: Any, path: Path, packed: int | None = None) -> bytes:
-        """All that an open file gives."""
+    def all(self, file: Any, path: Path, raw: BinaryIO | None = None) -> bytes:
+        """All that an open file gives. raw: what it unpacks, which says how much of it that took so far."""
         parts = []
         while part := file.read(_AT_ONCE):
-            self.take(path, len(part), packed)
+            self.take(path, len(part), raw.tell() if raw else None)
             parts.append(part)
         return b"".join(parts)
 
