@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 
 from sweeper import files
-from trainables import corpus, dropped, limits, noise, tokenizer
+from trainables import corpus, dropped, limits, machine, noise, tokenizer
 from trainables.config import DataConfig
 from trainables.preparation import (
     EVALUATION_ARRAYS,
@@ -163,7 +162,7 @@ def prepare(config: DataConfig) -> Prepared:
             with FileLock(root / f".{folder.name}.lock"):
                 if damage := _damage(folder):
                     if os.path.lexists(folder):
-                        print(f"the cache's {folder} {damage}: it is prepared anew", file=sys.stderr)
+                        machine.say(f"the cache's {folder} {damage}: it is prepared anew")
                     parts = corpus.divide(config, *sources)
                     _write(folder, lambda partial: Preparation(config, parts, words).write(partial))
         except OSError as error:

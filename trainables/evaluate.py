@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
             scores = _scores(options, wanted, progress)
     except (ValueError, OSError) as error:
         return machine.refused(error)
-    print(untrained_parts, file=sys.stderr, end="")
+    if untrained_parts:
+        machine.say(untrained_parts)
     _print(scores, options.json)
     return 0
 
@@ -87,7 +88,7 @@ def _never_trained(bundle: Path) -> str:
         raise ValueError(f"{path} cannot be read: {error}") from None
     except (LookupError, TypeError):
         return ""
-    return f"Positions beyond {block} and [CLS] were never trained.\n" if isinstance(block, int) else ""
+    return f"Positions beyond {block} and [CLS] were never trained." if isinstance(block, int) else ""
 
 
 @contextmanager

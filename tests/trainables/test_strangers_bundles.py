@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -370,3 +371,49 @@ def test_a_hostile_setting_is_one_line(setting: str, capsys: pytest.CaptureFixtu
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+class Gone(io.TextIOWrapper):
+    """A stream whose reader has gone after the first line, as `head -1` goes."""
+
+    def __init__(self) -> None:
+        self.reader, writer = os.pipe()
+        super().__init__(os.fdopen(writer, "wb"), "utf-8", write_through=True)
+        os.close(self.reader)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_has_gone_is_no_failure(
+    bundle: Path, zorro: Path, stream: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Gone() as gone:
+        monkeypatch.setattr(f"sys.{stream}", gone)
+        assert judged(bundle, "--task", f"zorro={zorro}") == 0
+        assert judged(bundle, "--task", f"zorro={zorro}", "--json") == 0
+        assert judged(bundle, "--task", "zorro=/none") == 2
+    assert "Traceback" not in "".join(capsys.readouterr())
+
+
+def test_training_goes_on_where_the_reader_of_its_lines_has_gone(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(corpus).model_dump(mode="json", exclude_defaults=True)
+    given = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    with Gone() as gone:
+        monkeypatch.setattr("sys.stderr", gone)
+        assert mlm.main([*given, "--output", str(tmp_path), "--threads", str(torch.get_num_threads())]) == 0
+    assert (tmp_path / mlm.KEPT / "bundle" / WEIGHTS).is_file()
+
+
+@pytest.mark.parametrize("name", [mlm.KEPT, mlm.NEXT, "series"])
+def test_a_link_in_the_output_folder_is_not_written_through(
+    corpus: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "victim")
+    settings = config(corpus).model_dump(mode="json", exclude_defaults=True)
+    given = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    assert mlm.main([*given, "--output", str(tmp_path / "run"), "--resume"]) == 2
+    assert "is a link" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "victim") == []
