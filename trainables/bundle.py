@@ -17,6 +17,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sweeper import files
+from trainables import limits, received
 from trainables.catalogue import SOURCES
 from trainables.config import Config, MaskingConfig
 from trainables.data import Prepared
@@ -50,10 +52,41 @@ def write_checkpoint(states: Mapping[str, Mapping[str, Tensor]], history: list[R
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[Row]]:
-    """(states, history) of `write_checkpoint`; a bundle beside them is not read."""
-    states = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text("utf-8").splitlines()]
-    return states, history
+    """(states, history) of `write_checkpoint`; a bundle beside them is not read. ValueError for what is no such."""
+    files.refuse_links(folder.resolve())
+    paths = sorted(folder.glob("*.safetensors"))
+    for path in paths:
+        received.header(path)
+    states = {path.stem: load_file(path) for path in paths}
+    if missing := {"model", "optimiser", "masking"} - states.keys():
+        raise ValueError(f"{folder} has no {min(missing)}.safetensors")
+    return states, _history(folder / "history.jsonl")
+
+
+def _history(path: Path) -> list[Row]:
+    """Rows of numbers, step by step. ValueError, in one line, names the first line that is none."""
+    rows: list[Row] = []
+    for number, line in enumerate(limits.read(path, limits.TOKENIZER).splitlines(), 1):
+        try:
+            row = limits.json_value(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+        numbers = isinstance(row, dict) and all(type(value) in (int, float) for value in row.values())
+        step = row.get("step") if numbers else None
+        if type(step) is not int or step <= (rows[-1]["step"] if rows else 0):
+            raise ValueError(f"{path}, line {number} is no row of numbers with a step after the one before")
+        rows.append(row)
+    return rows
+
+
+def refuse_unlike(states: Mapping[str, Mapping[str, Tensor]], own: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raises ValueError, in one line, for states without all tensors of a run's own, each of the same shape."""
+    for name, tensors in own.items():
+        for key, tensor in tensors.items():
+            found = states[name].get(key)
+            if found is None or found.shape != tensor.shape:
+                there = "not there" if found is None else f"of shape {list(found.shape)}"
+                raise ValueError(f"{name}.safetensors: {key} is {there}, and not of shape {list(tensor.shape)}")
 
 
 def identity(config: Config, seed: int, data_fingerprint: str) -> dict[str, Any]:
@@ -66,9 +99,10 @@ def departure(checkpoint: Path, run: Mapping[str, Any]) -> str | None:
 
     Raises FileNotFoundError where it does not say, and ValueError, in one line, where that cannot be read.
     """
-    content = (checkpoint / RUN).read_text("utf-8")
+    files.refuse_links(checkpoint.resolve())
+    content = limits.read(checkpoint / RUN, limits.SETTINGS)
     try:
-        known = json.loads(content)
+        known = limits.json_value(content)
         then, same_text = dict(_moving(known)), known["data_fingerprint"] == run["data_fingerprint"]
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(f"{checkpoint / RUN} cannot be read ({error})") from None
@@ -105,6 +139,7 @@ class Series:
         self._folder = Path(tempfile.mkdtemp(prefix="series-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         if restored and (restored / SERIES).is_dir():
+            files.refuse_links(restored / SERIES)
             self._linked(restored / SERIES, self._folder)
 
     def add(self, mark: Mark, model: CompactBert, prepared: Prepared, config: Config, seed: int) -> None:

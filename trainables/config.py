@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -19,7 +18,7 @@ from pydantic import (
 )
 
 from sweeper.trainable import Budget
-from trainables import marks, presets
+from trainables import limits, marks, presets
 from trainables.catalogue import SOURCES
 
 Positive = Annotated[int, Field(gt=0)]
@@ -442,10 +441,9 @@ def override(settings: list[str], model: type[Whole] = Config) -> Whole:
             if not isinstance(node, dict):
                 raise ValueError(f"--set {setting}: {parent} is a value already, by an earlier --set")
         try:
-            node[leaf] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            line = " ".join(str(error).split())
-            raise ValueError(f"--set {setting}: cannot read the value: {line}") from None
+            node[leaf] = limits.yaml_value(value)
+        except ValueError as error:
+            raise ValueError(f"--set {setting:.100}: cannot read the value: {error}") from None
     try:
         return model.model_validate(tree)
     except ValidationError as error:

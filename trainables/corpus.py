@@ -22,8 +22,9 @@ from typing import Any, NamedTuple, Protocol
 
 from sweeper import files
 from sweeper.trainable import FEW_DOCUMENTS
-from trainables import formats
+from trainables import formats, limits
 from trainables.config import DataConfig
+from trainables.limits import Room
 
 LINES_PER_DOCUMENT = 1000
 ENOUGH = 200  # words: with 15 % of the tokens predicted, some are [MASK] for certain
@@ -123,13 +124,14 @@ class Files:
         return "files " + " ".join(parts)
 
     def texts(self) -> Iterator[str]:
-        tables = [path for path in self.paths if formats.kind(path) in formats.TABLES]
+        tables, room = [path for path in self.paths if formats.kind(path) in formats.TABLES], Room()
         try:
             for path in self.paths:
                 if path not in tables:
                     records = formats.kind(path) == "jsonl"
-                    yield from formats.records(path) if records else stretches(formats.text(path).split("\n"))
-            yield from _of_rows([row for path in tables for row in formats.rows(path)])
+                    text = formats.records(path, room) if records else stretches(formats.text(path, room).split("\n"))
+                    yield from text
+            yield from _of_rows([row for path in tables for row in formats.rows(path, room)])
         except ValueError as error:
             raise ValueError(f"{self.setting}: {error}") from None
 
@@ -179,7 +181,10 @@ class Hub:
         if not pin.exists():
             commit = _hub_commit(name, revision)
             files.put(pin, commit)
-        return Hub(name, pin.read_text("utf-8").strip())
+        pinned = limits.read(pin, limits.SETTINGS).decode("utf-8", "replace").strip()
+        if not re.fullmatch(r"[0-9a-f]{40}", pinned):
+            raise ValueError(f"data.corpus hub:{name}: {pin} is damaged, it names no commit: delete it")
+        return Hub(name, pinned)
 
     def identity(self) -> str:
         return f"hub {self.name} {self.commit}"

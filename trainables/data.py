@@ -1,7 +1,8 @@
 """A corpus, once, into one flat token array on disk; from there, memory-mapped, batches addressable by step.
 
 What is prepared lies in a cache folder named by a fingerprint of everything that its numbers depend on, and a layout.
-A folder appears whole or not at all, and the same inputs give the same bytes.
+A folder appears whole or not at all, and the same inputs give the same bytes. Its manifest has the checksums of all its
+files, which every process looks at once: what is not as it was written is prepared anew, never used.
 """
 
 from __future__ import annotations
@@ -21,9 +22,18 @@ import numpy as np
 from filelock import Timeout
 
 from sweeper import files
-from trainables import corpus, dropped, noise, tokenizer
+from trainables import corpus, dropped, limits, machine, noise, tokenizer
 from trainables.config import DataConfig
-from trainables.preparation import EVALUATION_ARRAYS, LAYOUT, TRAIN_ARRAYS, VERSION, EvaluationSet, Preparation
+from trainables.preparation import (
+    EVALUATION_ARRAYS,
+    LAYOUT,
+    MANIFEST,
+    TRAIN_ARRAYS,
+    VERSION,
+    EvaluationSet,
+    Preparation,
+    digests,
+)
 from trainables.word_forms import Scheme, WordForms
 
 if TYPE_CHECKING:
@@ -149,11 +159,13 @@ def prepare(config: DataConfig) -> Prepared:
     """
     folder, sources, words = _found(config)
     root = folder.parent
-    if not _is_there(folder):
+    if not _is_sound(folder):
         try:
             root.mkdir(parents=True, exist_ok=True)
             with files.locked(root / f".{folder.name}.lock", LOCK_S, _say):
-                if not folder.exists():
+                if damage := _damage(folder):
+                    if os.path.lexists(folder):
+                        machine.say(f"the cache's {folder} {damage}: it is prepared anew")
                     parts = corpus.divide(config, *sources)
                     _write(folder, lambda partial: Preparation(config, parts, words).write(partial))
         except Timeout:
@@ -173,17 +185,97 @@ def _say(line: str) -> None:
 def is_prepared(config: DataConfig) -> bool:
     """Whether `prepare` would find its work done. Raises as it does, but fetches no tokenizer."""
     try:
-        return _is_there(_found(config, ask=False)[0])
+        return _is_sound(_found(config, ask=False)[0])
     except tokenizer.NotHere:
         return False
 
 
-def _is_there(folder: Path) -> bool:
-    """Whether a folder of the cache is there. Raises ValueError, in one line, where that cannot be seen."""
+def _is_sound(folder: Path) -> bool:
+    """Whether a folder of the cache is as it was written. Raises ValueError, in one line, where that cannot be seen."""
     try:
-        return folder.exists()
+        return _damage(folder) is None
     except OSError as error:
         raise ValueError(f"cannot read the cache ({files.told(error)}): set SWEEPER_CACHE to a folder") from error
+
+
+_verified: dict[Path, object] = {}  # by folder, the state of its files as they were when their checksums were right
+
+
+def _damage(folder: Path) -> str | None:
+    """In what a folder of the cache is not as it was written, as the end of a sentence; None where it is."""
+    if not os.path.lexists(folder):
+        return "is not there"
+    try:
+        state = _state(folder)
+        if _verified.get(folder) == state:
+            return None
+        if not (folder / MANIFEST).is_file():
+            return "has no checksums, as those of earlier versions"
+        known = limits.json_file(folder / MANIFEST)
+        found = digests(folder)
+        if wrong := sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name)):
+            return f"is damaged ({files.printable(wrong[0])} is not as it was written)"
+        _refuse_other(folder)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise
+        return f"is damaged ({files.printable(Path(str(error.filename)).name)} is missing)"
+    except Exception as error:  # whatever reading what is no preparation raises
+        return f"is damaged ({files.printable(limits.one_line(error))})"
+    _verified[folder] = state
+    return None
+
+
+def _state(folder: Path) -> object:
+    """What tells a file that was changed since: device, inode, size and times of each. ValueError for what is none."""
+    files.refuse_links(folder)
+    stats = ((str(path), path.stat()) for path in sorted(folder.rglob("*")))
+    return [(name, at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for name, at in stats]
+
+
+def _refuse_other(folder: Path) -> None:
+    """Raises ValueError for arrays that no preparation gives, whatever their checksums say."""
+    stored = limits.json_file(folder / "prepared.json", limits.TOKENIZER)
+    entries, block, facts = stored["vocab_size"], stored["block"], stored["facts"]
+    whole = [entries, block, stored["mask_id"], stored["pad_id"]]
+    if not (all(type(number) is int and number >= 0 for number in whole) and entries == len(stored["token_strings"])):
+        raise ValueError("prepared.json has no such vocabulary")
+    if not (isinstance(facts, dict) and max(stored["mask_id"], stored["pad_id"]) < entries):
+        raise ValueError("prepared.json has no such special tokens")
+    Scheme(**stored["scheme"])
+    train = {name: _load(folder, name) for name in TRAIN_ARRAYS}
+    tokens = len(train["tokens"])
+    blocks = tokens // block
+    sizes = {"rows": len(train["rows"]), "words": blocks, "eligible": entries, "unigram": entries, "initial": entries}
+    for name, array in train.items():
+        _refuse_array(name, array, _KINDS.get(name, "float64"), (sizes.get(name, tokens),))
+    _refuse_beyond("tokens", train["tokens"], entries)
+    _refuse_beyond("rows", train["rows"], blocks)
+    for part in ("val", "test"):
+        arrays = {name: _load(folder, f"{part}.{name}") for name in EVALUATION_ARRAYS}
+        rows, chosen = len(arrays["inputs"]), len(arrays["positions"])
+        for name, array in arrays.items():
+            shape = (rows, block) if name == "inputs" else (chosen,)
+            _refuse_array(f"{part}.{name}", array, _KINDS.get(name, "bool"), shape)
+        for name, limit in (("inputs", entries), ("labels", entries), ("positions", rows * block)):
+            _refuse_beyond(f"{part}.{name}", arrays[name], limit)
+
+
+_KINDS = {
+    **{"tokens": "uint16 uint32", "word_start": "bool", "eligible": "bool"},
+    **dict.fromkeys(("document", "rows", "words"), "int32"),
+    **dict.fromkeys(("inputs", "positions", "labels"), "int64"),
+}  # of unigram and initial float64, where they are of the train part; of what else is of a held-out part bool
+
+
+def _refuse_array(name: str, array: NDArray[Any], kinds: str, shape: tuple[int, ...]) -> None:
+    if array.dtype.name not in kinds.split() or array.shape != shape:
+        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, which no preparation gives")
+
+
+def _refuse_beyond(name: str, array: NDArray[Any], limit: int) -> None:
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) < limit:
+        raise ValueError(f"{name} has a number beyond {limit}")
 
 
 def _found(
@@ -228,10 +320,19 @@ def _write(folder: Path, fill: Callable[[Path], None]) -> None:
         fill(partial)
         for path in (*partial.rglob("*"), partial):
             _flush(path)
+        _remove(folder)
         partial.rename(folder)
         _flush(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """What lies where a folder is to be: a damaged one, or a link or a file, of which nothing is followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

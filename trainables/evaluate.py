@@ -14,10 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from sweeper import files
-from trainables import machine
+from trainables import limits, machine
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,10 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         with files.temporary(), _bar() as progress:
             scores = _scores(options, wanted, progress)
     except (ValueError, OSError) as error:
-        told = files.told(error) if isinstance(error, OSError) else None
-        print(f"error: {told or ' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(untrained_parts, file=sys.stderr, end="")
+        return machine.refused(error)
+    if untrained_parts:
+        machine.say(untrained_parts)
     _print(scores, options.json)
     return 0
 
@@ -80,11 +77,19 @@ def _tasks(settings: list[str]) -> dict[str, str]:
 
 def _never_trained(bundle: Path) -> str:
     """A line on what of the bundle no training ever touched, where its settings tell."""
-    try:
-        block = yaml.safe_load((bundle / "training_config.yaml").read_text("utf-8"))["data"]["block"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    path = bundle / "training_config.yaml"
+    if bundle.exists():
+        files.refuse_links(bundle.resolve())
+    if not path.is_file():
         return ""
-    return f"Positions beyond {block} and [CLS] were never trained.\n"
+    try:
+        settings = limits.yaml_value(limits.read(path, limits.YAML))
+        block = settings["data"]["block"]
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except (LookupError, TypeError):
+        return ""
+    return f"Positions beyond {block} and [CLS] were never trained." if isinstance(block, int) else ""
 
 
 @contextmanager
@@ -114,13 +119,17 @@ def _print(scores: dict[str, TaskScore], as_json: bool) -> None:
 
     if as_json:
         files.emit(json.dumps(tasks.details(scores)))
-    else:
-        Console().print(table(scores))
+        return
+    console = Console()
+    with console.capture() as drawn:
+        console.print(table(scores))
+    files.emit(drawn.get().removesuffix("\n"))
 
 
 def table(scores: dict[str, TaskScore]) -> Table:
     """The scores, and below each those of its phenomena or seeds."""
     from rich.table import Table
+    from rich.text import Text
 
     drawn = Table(box=None, pad_edge=False)
     drawn.add_column("task", overflow="fold")  # names of paradigms begin alike: none is cut
@@ -133,7 +142,15 @@ def table(scores: dict[str, TaskScore]) -> Table:
         drawn.add_row(name, score.measure, *numbers, _number(score.untrained), style="bold")
         for group, row in score.by.items():
             first, ties = _number(row.get("score_first")), _whole(row.get("ties"))
-            drawn.add_row(f"  {group}", "", _number(row["score"]), "", first, ties, _number(row.get("untrained")))
+            drawn.add_row(
+                Text(f"  {files.printable(group)}"),
+                "",
+                _number(row["score"]),
+                "",
+                first,
+                ties,
+                _number(row.get("untrained")),
+            )
     return drawn
 
 

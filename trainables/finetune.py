@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from sweeper import files
+from trainables import limits, received
 from trainables.classifier import Progress, learn
 from trainables.glue import FAST, Examples, Measure, Settings, Split, check, measure, parts, read, settings
 
@@ -113,6 +114,7 @@ def _model_fingerprint(folder: Path) -> str:
     files = sorted({path for pattern in READ for path in folder.glob(pattern)})
     if not {"config.json", "model.safetensors"} <= {path.name for path in files}:
         raise ValueError(f"{folder} is no bundle: it needs config.json and model.safetensors")
+    received.check_bundle(folder)
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
@@ -122,7 +124,8 @@ def _model_fingerprint(folder: Path) -> str:
 def _kept(path: Path) -> dict[str, Any] | None:
     """A finished record; None where there is none that can be read."""
     try:
-        record = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        record = limits.json_file(path)
+    except (FileNotFoundError, ValueError):
         return None
-    return record if isinstance(record, dict) and {"score", "last", "majority"} <= record.keys() else None
+    scores = [record.get(name) for name in ("score", "last", "majority")]
+    return record if all(isinstance(score, int | float) and 0 <= score <= 1 for score in scores) else None

@@ -1,7 +1,7 @@
 """What a corpus' files hold: plain text, records of .jsonl, and the column `text` of tables.
 
-Files may come from a stranger: they are read as text, JSON, parquet and arrow, and nothing in them is run. A folder
-that `datasets` saved is read as the arrow files that its state.json names.
+Files may come from a stranger: they are read as text, JSON, parquet and arrow, as far as `limits` lets them, and
+nothing in them is run. A folder that `datasets` saved is read as the arrow files that its state.json names.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import lzma
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from trainables import limits
+from trainables.limits import Room
 
 PACKED = (".gz", ".xz")
 BINARY = {".parquet": "parquet", ".arrow": "arrow"}
@@ -24,7 +26,7 @@ TABLES = ("csv", *BINARY.values())
 LEGAL = ".txt, .train, .dev, .test, .jsonl, .csv (plain, .gz or .xz), .parquet or .arrow"
 COLUMN = "text"
 
-_ROWS_AT_ONCE = 10_000
+_ROWS_AT_ONCE = 1_000  # a value may be large, and stand for many
 
 
 def ending(path: Path) -> str:
@@ -40,28 +42,31 @@ def kind(path: Path) -> str | None:
     return KINDS.get(plain) if plain == whole or plain not in BINARY else None
 
 
-def text(path: Path) -> str:
+def text(path: Path, room: Room) -> str:
     """All of a file, unpacked; a line ends in a line feed. Raises ValueError, in one line, with the file's name."""
     openers = {".gz": gzip.open, ".xz": lzma.open}
+    opener = openers.get(path.suffix.lower())
     try:
-        with openers.get(path.suffix.lower(), open)(path, "rb") as file:
-            found = file.read().decode("utf-8").removeprefix("\ufeff")
+        with path.open("rb") as raw:
+            content = room.all(opener(raw), path, raw) if opener else room.all(raw, path)
+        found = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}: convert it, as with iconv -t UTF-8") from None
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is damaged, or not what its suffix says ({error})") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, MemoryError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it asks for more memory than there is"
+        raise ValueError(f"{path} cannot be read: {why}") from None
     return found.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def records(path: Path) -> Iterator[str]:
+def records(path: Path, room: Room) -> Iterator[str]:
     """The texts of a .jsonl, one a line that is not blank. Raises ValueError, in one line, with the place."""
-    for number, line in enumerate(text(path).split("\n"), 1):
+    for number, line in enumerate(text(path, room).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = limits.json_value(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
         found = record.get(COLUMN) if isinstance(record, dict) else None
@@ -72,17 +77,19 @@ def records(path: Path) -> Iterator[str]:
         yield found
 
 
-def rows(path: Path) -> Iterator[str]:
+def rows(path: Path, room: Room) -> Iterator[str]:
     """The column `text` of a table, row by row, "" where there is none. Raises ValueError, in one line."""
     if kind(path) == "csv":
-        yield from _csv(path)
+        yield from _csv(path, room)
         return
     import pyarrow
 
     try:
+        size = path.stat().st_size
         for number, value in enumerate(_column(path), 1):
             if not isinstance(value, str | None):
                 raise ValueError(f"{path}, row {number}: {COLUMN} is {value!r:.40}, not a text")
+            room.take(path, len(value or "") + 1, size)
             yield value or ""
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged, or not what its suffix says ({_line(error)})") from None
@@ -90,10 +97,10 @@ def rows(path: Path) -> Iterator[str]:
         raise ValueError(f"{path} cannot be read: {error.strerror or _line(error)}") from None
 
 
-def _csv(path: Path) -> Iterator[str]:
+def _csv(path: Path, room: Room) -> Iterator[str]:
     """A blank line is a row of empty fields."""
     csv.field_size_limit(2**31 - 1)  # a field may be a book
-    reader = csv.reader(io.StringIO(text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text(path, room), newline=""), strict=True)
     try:
         head = next(reader, [])
         at = _place(path, head)
@@ -116,12 +123,22 @@ def _column(path: Path) -> Iterator[Any]:
         if kind(path) == "parquet":
             table = parquet.ParquetFile(file)
             _place(path, table.schema_arrow.names)
+            _refuse_claims(path, table.metadata)
             batches = table.iter_batches(_ROWS_AT_ONCE, columns=[COLUMN])
         else:
             batches = ipc.open_stream(file)
             _place(path, batches.schema.names)
         for batch in batches:
             yield from batch.column(COLUMN).to_pylist()
+
+
+def _refuse_claims(path: Path, metadata: Any) -> None:
+    """Raises ValueError for a table that is, by its own account, larger than its file can hold of a text."""
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == COLUMN)
+    if size > max(limits.FREE, limits.RATIO * path.stat().st_size):
+        raise ValueError(f"{path} says that it unpacks to more than {limits.RATIO} times its size: leave it out")
 
 
 def _place(path: Path, columns: list[str]) -> int:
@@ -146,7 +163,7 @@ def saved(folder: Path) -> list[Path]:
     if not state.is_file():
         return []
     try:
-        names = [each["filename"] for each in json.loads(state.read_text("utf-8"))["_data_files"]]
+        names = [each["filename"] for each in limits.json_file(state)["_data_files"]]
         paths = [folder / name for name in names if Path(name).name == name]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{state} does not say which files the dataset has: save it again") from None

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.files import GIVEN
+from trainables import limits
 from trainables.noise import uniform
 
 Measure = Literal["accuracy", "f1"]
@@ -215,16 +216,18 @@ def _file(name: str, folder: Path, split: Split) -> Path:
 
 def _lines(name: str, path: Path) -> Place:
     def rows() -> Iterator[tuple[int, Any]]:
-        number = 0
         try:
-            with path.open(encoding=GIVEN) as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"glue/{name}: {path}, line {number}: not JSON: {error.msg}") from error
-        except (OSError, UnicodeDecodeError) as error:
+            text = limits.read(path, limits.TASK).decode(GIVEN)
+        except (OSError, ValueError) as error:
             raise ValueError(f"glue/{name}: {path} cannot be read: {error}") from error
+        for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, limits.json_value(line)
+            except ValueError as error:
+                told = error.msg if isinstance(error, json.JSONDecodeError) else error
+                raise ValueError(f"glue/{name}: {path}, line {number}: not JSON: {told}") from error
 
     return str(path), rows()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+
+from sweeper import files
 
 MOST_THREADS = 1024  # no machine has more, and starting a million of them ends the process
 
@@ -25,3 +28,18 @@ def use(device: str, threads: int) -> None:
     except (RuntimeError, AssertionError):
         raise ValueError(f"--device {device}: there is no such device here; cpu always is") from None
     torch.set_num_threads(threads)
+
+
+def say(line: str) -> None:
+    """A line on stderr. Where its reader has gone, as `head` does, it and the rest are for nobody."""
+    try:
+        print(files.printable(line), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def refused(error: ValueError | OSError) -> int:
+    """Says in one line why a command ends. Returns its exit status, 2."""
+    told = files.told(error) if isinstance(error, OSError) else None
+    say(f"error: {' '.join((told or str(error)).split())}")
+    return 2

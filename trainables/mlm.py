@@ -48,6 +48,7 @@ __all__ = [
 
 LEARNED = 0.3  # nats at [MASK] below word frequencies, from which on a run has learned from context
 KEPT = "checkpoint"  # in the output folder
+NEXT = "checkpoint.new"  # while it takes the place of the one before
 JUDGED = (
     "the masks of val and test are drawn uniformly at random: an arm that masks at random is trained on just that, and "
     "the other arms are not, so this loss favours it, if any"
@@ -222,11 +223,28 @@ class _Run:
         self.identity = bundle.identity(config, context.seed, prepared.fingerprint)
         if context.restore_from:
             refuse_other(context.restore_from, self.identity)
-            states, self.history = bundle.read_checkpoint(context.restore_from)
+            self.history = self.restored(context.restore_from)
+            self.scores = self.policy.scores()["token"]
+
+    def restored(self, checkpoint: Path) -> list[dict[str, float]]:
+        """Take over a checkpoint's states. Returns its history. ValueError, in one line, for one that is damaged."""
+        from trainables import bundle, limits
+
+        states, history = bundle.read_checkpoint(checkpoint)
+        own = {"model": self.model.state_dict(), "optimiser": self.optimiser.state()}
+        own["masking"] = self.policy.state(lambda _: None)
+
+        def load() -> None:
+            states["masking"] = self.completed(states["masking"])
+            bundle.refuse_unlike(states, own)
             self.model.load_state_dict(states["model"])
             self.optimiser.load(states["optimiser"])
-            self.policy.load(self.completed(states["masking"]), context.rank)
-            self.scores = self.policy.scores()["token"]
+            self.policy.load(states["masking"], self.context.rank)
+
+        limits.fails(load, f"{checkpoint} is damaged, or of another model")
+        if not history or history[-1]["step"] > self.config.steps:
+            raise ValueError(f"{checkpoint} has a history of other steps than the run's {self.config.steps}")
+        return history
 
     def completed(self, masking: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A policy's state, with what earlier versions did not count: to them, words began by their entries.
@@ -385,16 +403,19 @@ def main(arguments: list[str] | None = None) -> int:
     files.standard_streams()
     files.private()
     try:
-        options = _options(arguments)
-        config, facts, restore = _begun(options)
+        _train(_options(arguments))
     except (ValueError, OSError) as error:
-        told = files.told(error) if isinstance(error, OSError) else None
-        print(f"error: {told or error}", file=sys.stderr)
-        return 2
+        return machine.refused(error)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    """Raises ValueError or OSError."""
+    config, facts, restore = _begun(options)
     for line in facts["warnings"]:
-        print(f"caution: {line}", file=sys.stderr)
+        machine.say(f"caution: {line}")
     if "series" in facts:
-        print(f"series: {', '.join(facts['series']) or 'the run is too short for any'}", file=sys.stderr)
+        machine.say(f"series: {', '.join(facts['series']) or 'the run is too short for any'}")
     kept = options.output / KEPT
     context = TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore)
     try:
@@ -405,8 +426,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if (kept / "bundle" / "series").exists():
         (kept / "bundle" / "series").rename(options.output / "series")
-    print(f"bundle: {kept / 'bundle'}", file=sys.stderr)
-    return 0
+    machine.say(f"bundle: {kept / 'bundle'}")
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -427,6 +447,9 @@ def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
     """The settings, the facts of what is prepared, and the checkpoint to go on from. Raises ValueError or OSError."""
     kept = options.output / KEPT
     config = settings.override(options.set, Config)
+    for path in (kept, kept.with_name(NEXT), options.output / "series"):
+        if os.path.lexists(path):
+            files.refuse_links(path)
     there = kept.exists()
     if there and not options.resume:
         raise ValueError(f"{options.output} holds another run: give --resume, or another --output")
@@ -442,7 +465,7 @@ def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
         except ValueError as error:
             raise ValueError(f"--resume: {error}; give what it was begun with, or another --output") from None
     elif options.resume:
-        print(f"{options.output} holds no checkpoint: this begins anew", file=sys.stderr)
+        machine.say(f"{options.output} holds no checkpoint: this begins anew")
     options.output.mkdir(parents=True, exist_ok=True)
     if not os.access(options.output, os.W_OK | os.X_OK):
         raise ValueError(f"--output {options.output}: cannot be written to")
@@ -454,9 +477,10 @@ def _reporter(kept: Path) -> Any:
 
     def report(metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         shown = "  ".join(f"{key} {metrics[key]:.4f}" for key in ("train/loss", "val/loss", "val/loss_mask"))
-        print(f"step {metrics['step']}  {shown}  unigram {metrics['val/unigram_mask']:.4f}", file=sys.stderr)
+        machine.say(f"step {metrics['step']}  {shown}  unigram {metrics['val/unigram_mask']:.4f}")
         assert checkpoint is not None
-        new = Path(shutil.move(checkpoint, kept.with_name("checkpoint.new")))
+        shutil.rmtree(kept.with_name(NEXT), ignore_errors=True)  # of a run that was killed
+        new = Path(shutil.move(checkpoint, kept.with_name(NEXT)))
         shutil.rmtree(kept, ignore_errors=True)
         new.rename(kept)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.files import GIVEN
+from trainables import limits
 from trainables.pseudo_likelihood import Progress, silent
 
 Score = Callable[[Sequence[str], Progress], NDArray[np.float64]]  # [n] pseudo-log-likelihoods of sentences, in nats
@@ -74,7 +75,7 @@ def task_files(path: Path, suffix: str) -> list[Path]:
 def lines(path: Path) -> list[str]:
     """[n] lines without surrounding white space, blank ones at the end left out. ValueError for an empty file."""
     try:
-        text = path.read_text(GIVEN)
+        text = limits.read(path, limits.TASK).decode(GIVEN).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
     if not text.strip():
@@ -89,8 +90,8 @@ def records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str,
             continue
         where = f"{path}:{number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = limits.json_value(line)
+        except ValueError as error:
             raise ValueError(f"{where} is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise ValueError(f"{where} is not a JSON object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import operator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sweeper import files
 from trainables import corpus, dropped, noise, slices, tokenizer, word_forms
 from trainables.config import DataConfig
 
@@ -22,6 +24,7 @@ VERSION = 1  # raise it whenever the same text would give other arrays: it is pa
 LAYOUT = 4  # raise it whenever there are further arrays or facts: a cache without them is made anew, as it was named
 EVALUATION_RATE = 0.15
 MASKED, REPLACED = 0.8, 0.1
+MANIFEST = "manifest.json"
 TRAIN_ARRAYS = ("tokens", "word_start", "document", "rows", "words", "eligible", "unigram", "initial")
 
 _SPACES = np.array([point for point in range(0x3001) if chr(point).isspace()], np.uint32)  # there are none above
@@ -119,6 +122,7 @@ class Preparation:
             },
         }
         (folder / "prepared.json").write_text(json.dumps(stored, sort_keys=True, indent=1) + "\n", "utf-8")
+        (folder / MANIFEST).write_text(json.dumps(digests(folder), sort_keys=True, indent=1) + "\n", "utf-8")
 
     def _told(self, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """What the tokenizer is, and what it drops of the text; `remedy` says what to do where that is much."""
@@ -239,6 +243,16 @@ class Preparation:
             "left_out": round(1 - len(rows) / blocks, 6),
             "unknown": 0.0 if unknown is None else round(float(np.mean(tokens.ids == unknown)), 6),
         }
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a folder but the manifest itself, by relative path. ValueError for what is no file."""
+    files.refuse_links(folder)
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST):
+        with path.open("rb") as file:
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def begins_word(lines: list[str], ends: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainables import limits, received
+
 TOKENS_AT_ONCE = {"cpu": 4096}  # of the inputs of one pass; a cache's worth
 TOKENS_ON_A_GPU = 65_536
 LOGITS_AT_ONCE = 2**24  # 64 MiB
@@ -71,7 +73,9 @@ class Scorer:
             column = self._at.unsqueeze(1)
             targets = inputs.gather(1, column)
             inputs.scatter_(1, column, self.tokenizer.mask_token_id)
-            logits = self.model(input_ids=inputs).logits[:, 0].float()
+            logits = limits.fails(lambda given=inputs: self.model(input_ids=given).logits, "the model fails")[
+                :, 0
+            ].float()
             yield row.numpy(), (logits.gather(1, targets)[:, 0] - logits.logsumexp(1)).double().cpu().numpy()
 
     @contextmanager
@@ -135,17 +139,33 @@ def load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForMaskedLM
 
     _quiet()
-    tokenizer = load_tokenizer(folder, load_config(folder).vocab_size)
+    received.check_bundle(folder)
+    config = load_config(folder)
+    tokenizer = load_tokenizer(folder, config.vocab_size)
     options: Any = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    try:
-        model, found = AutoModelForMaskedLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, **options
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder} holds no masked language model that can be read: {_line(error)}") from None
+    model, found = limits.fails(
+        lambda: AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options),
+        f"{folder} holds no masked language model that can be read",
+    )
     if found["missing_keys"]:
         raise ValueError(f"{folder} lacks weights of its model, such as {min(found['missing_keys'])}")
+    _try(folder, model, tokenizer)
     return model, tokenizer
+
+
+def _try(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Raises ValueError, in one line, where the two fail at a first sentence."""
+    told = f"{folder}: its model and its tokenizer fail at a first sentence"
+    entries = limits.fails(lambda: int(model.config.vocab_size), told)
+    rows = limits.fails(lambda: [tokenizer("a")["input_ids"], tokenizer("a", "b")["input_ids"]], told)
+    ids = [*tokenizer.get_vocab().values(), tokenizer.mask_token_id, *rows[0], *rows[1]]
+    if not 0 <= min(ids) <= max(ids) < entries:
+        raise ValueError(f"{folder}: the tokenizer has the id {max(ids):,}, the model {entries:,} entries")
+    with torch.inference_mode():
+        given = torch.tensor([[*rows[0], tokenizer.mask_token_id]], device=model.device)
+        logits = limits.fails(lambda: model(input_ids=given[:, : max(1, positions(model))]).logits, told)
+    if logits.shape[0] != 1 or logits.shape[2:] != (entries,):
+        raise ValueError(f"{told} (its answer has the shape {list(logits.shape)})")
 
 
 def untrained(folder: Path, seed: int) -> Any:
@@ -164,10 +184,10 @@ def load_config(folder: Path) -> Any:
 
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no bundle: it has no config.json")
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder}/config.json cannot be read: {_line(error)}") from None
+    return limits.fails(
+        lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+        f"{folder}/config.json cannot be read",
+    )
 
 
 def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
@@ -180,10 +200,10 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
     absent = f"{folder} has no tokenizer of its own: put the model's tokenizer.json and tokenizer_config.json there"
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json")):
         raise ValueError(absent)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare Exceptions
-        raise ValueError(f"{absent} ({_line(error)})") from None
+    received.check_tokenizer(folder)
+    tokenizer = limits.fails(
+        lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), absent
+    )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ValueError(absent)
     if vocab_size is not None and not 0 <= vocab_size - len(tokenizer) < PADDED_VOCABULARY:
@@ -194,11 +214,8 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
 
 
 def _quiet() -> None:
-    """No bars of transformers' own."""
+    """No bars of transformers' own, nor its reports on weights, which `load` looks at itself."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    logging.set_verbosity_error()

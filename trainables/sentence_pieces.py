@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables import limits
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -109,7 +111,7 @@ def _parsed(path: Path) -> Any:
     try:
         messages: Any = import_protobuf()
         proto = messages.ModelProto()
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(limits.read(path, limits.TOKENIZER))
     except ImportError:
         raise ValueError(f"{path.name} takes the package protobuf: {INSTALL}") from None
     except Exception as error:  # DecodeError, of a package that may not be there

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trainables import data, marks
+from trainables import data, machine, marks
 from trainables.config import BOTH_LENGTHS, DataConfig
 from trainables.data import Batches, Prepared
 
@@ -102,5 +101,5 @@ def _rows(corpus: str, words: int) -> int:
     """Of a DataConfig as JSON: a spec's check asks for the same many times."""
     config = DataConfig.model_validate_json(corpus)
     if not data.is_prepared(config):
-        print(f"preparing {config.corpus}, to count its words", file=sys.stderr)
+        machine.say(f"preparing {config.corpus}, to count its words")
     return rows_for(data.prepare(config), words)

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from sweeper import files
-from trainables import glue, minimal_pairs, morphology, pseudo_likelihood
+from trainables import glue, limits, minimal_pairs, morphology, pseudo_likelihood
 from trainables.pairs import Pairs
 from trainables.pseudo_likelihood import Scorer
 
@@ -164,8 +164,9 @@ class Untrained:
         key = self._origin.copy()
         key.update("\0".join(sentences).encode())
         kept = files.cache_root() / "untrained" / f"{key.hexdigest()[:32]}.npy"
-        if kept.exists():
-            return np.load(kept, allow_pickle=False)
+        known = _kept(kept, len(sentences))
+        if known is not None:
+            return known
         scores = Scorer(self.model, self._tokenizer, self._device)(sentences, progress)
         content = io.BytesIO()
         np.save(content, scores, allow_pickle=False)
@@ -179,6 +180,15 @@ class Untrained:
             for path in self._words:
                 shutil.copy(path, folder / path.name)
         return folder
+
+
+def _kept(path: Path, size: int) -> NDArray[np.float64] | None:
+    """Scores of the cache, [size]; None where there are none, or what is there is none."""
+    try:
+        scores = np.load(io.BytesIO(limits.read(path, limits.TASK)), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return scores if scores.dtype == np.float64 and scores.shape == (size,) else None
 
 
 def _grammar(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from sweeper import files
-from trainables import sentence_pieces, special_tokens
+from trainables import limits, received, sentence_pieces, special_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,6 +64,8 @@ class Vocabulary:
         ids = tokenizer.get_vocab(with_added_tokens=True)
         if len(ids) < MIN_ENTRIES:
             raise ValueError(f"{origin} has {len(ids)} entries, fewer than {MIN_ENTRIES}: {ALTERNATIVES}")
+        if len(ids) > limits.ENTRIES:
+            raise ValueError(f"{origin} has {len(ids):,} entries, more than {limits.ENTRIES:,}: {ALTERNATIVES}")
         missing = [name for name in names.values() if name not in ids]
         if missing:
             raise ValueError(f"{origin} has no {', '.join(missing)}: {ALTERNATIVES}")
@@ -120,6 +122,8 @@ class Trained:
         size, *options = name.removeprefix("train:").split(",")
         if not re.fullmatch(r"[0-9]+", size) or int(size) < MIN_ENTRIES:
             raise ValueError(f"data.tokenizer {name}: SIZE must be a whole number of at least {MIN_ENTRIES}")
+        if len(size) > 9 or int(size) > limits.ENTRIES:
+            raise ValueError(f"data.tokenizer {name:.60}: SIZE must be at most {limits.ENTRIES:,}")
         given: dict[str, Any] = {}
         for option in options:
             word, equals, value = option.strip().partition("=")
@@ -145,7 +149,7 @@ class Trained:
     def obtain(self, lines: Iterable[str]) -> Vocabulary:
         from tokenizers import Tokenizer, models, trainers
 
-        lines = list(lines)
+        lines = self._learnable(lines)
         characters, continuing = self._alphabet(lines)
         specials = list(SPECIALS.values())
         trainer = trainers.WordPieceTrainer(
@@ -161,6 +165,21 @@ class Trained:
         tokenizer = self._pipeline(Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]")))
         vocabulary = Vocabulary.check(tokenizer, SPECIALS, f"data.tokenizer {self.name}, as trained,")
         return _bert_ends(vocabulary)
+
+    def _learnable(self, lines: Iterable[str]) -> list[str]:
+        """The lines without words beyond `limits.LONGEST_WORD`, on which training takes time by the square."""
+        from tokenizers import Tokenizer, models
+
+        pipeline = self._pipeline(Tokenizer(models.WordPiece()))
+
+        def kept(line: str) -> str:
+            if len(line) <= limits.LONGEST_WORD or max(map(len, line.split()), default=0) <= limits.LONGEST_WORD:
+                return line
+            words = pipeline.pre_tokenizer.pre_tokenize_str(pipeline.normalizer.normalize_str(line))
+            fit = [word for word, _ in words if len(word) <= limits.LONGEST_WORD]
+            return line if len(fit) == len(words) else " ".join(fit)
+
+        return [kept(line) for line in lines]
 
     def remedy(self, lines: Iterable[str]) -> str:
         """What to name instead: an alphabet that covers the text, or, where this one does, another tokenizer."""
@@ -285,7 +304,7 @@ class Folder:
         if not any((self.path / name).is_file() for name in _FILES[:2]):
             others = (*sentence_pieces.FILES, "added_tokens.json", "config.json")  # transformers reads the last, too
             files += [path for name in others if (path := self.path / name).is_file()]
-        told = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        told = [f"{path.name} {hashlib.sha256(limits.read(path, limits.TOKENIZER)).hexdigest()}" for path in files]
         return " ".join(["folder", *told, *["read anew"] * self._read_anew()])
 
     def _read_anew(self) -> bool:
@@ -297,7 +316,8 @@ class Folder:
             settings = self._settings(_SETTINGS[0])
             return settings.get("strip_accents") is not None or not settings.get("tokenize_chinese_chars", True)
         try:
-            return json.loads((self.path / "tokenizer.json").read_text("utf-8"))["model"]["type"] != "WordPiece"
+            path = self.path / "tokenizer.json"
+            return limits.json_file(path, limits.TOKENIZER)["model"]["type"] != "WordPiece"
         except (ValueError, LookupError, TypeError):
             return False  # refused where it is opened, by its name
 
@@ -324,17 +344,15 @@ class Folder:
 
     def _checked(self, tokenizer: Tokenizer, names: dict[str, str], file: str) -> Vocabulary:
         """The vocabulary with its special tokens, found by role. ValueError says which is missing, and from where."""
+        tokenizer.no_truncation()
         described, entries = json.loads(tokenizer.to_str()), tokenizer.get_vocab(with_added_tokens=True)
+        tokenizer.no_padding()
         found = special_tokens.find(names, described, entries)
         wanted = [role for role in special_tokens.ROLES if role != "unk" or special_tokens.needs_unknown(described)]
         if len(entries) >= MIN_ENTRIES:
             self._refuse(found, [role for role in wanted if role not in found], entries, file)
-            try:
-                tokenizer.encode(UNHEARD_OF)
-            except Exception as error:  # the library raises bare Exceptions
-                raise ValueError(f"{self.origin} fails at characters that it does not know: {error}") from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+            told = f"{self.origin} fails at characters that it does not know"
+            limits.fails(lambda: tokenizer.encode(UNHEARD_OF), told)
         vocabulary = Vocabulary.check(tokenizer, found, self.origin)
         tokenizer.add_special_tokens(list(found.values()))
         return vocabulary
@@ -360,10 +378,9 @@ class Folder:
     def _from_json(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        try:
-            return Tokenizer.from_file(str(self.path / "tokenizer.json"))
-        except Exception as error:  # the library raises bare Exceptions
-            raise ValueError(f"{self.origin} cannot be read ({error}): {ALTERNATIVES}") from error
+        path, told = self.path / "tokenizer.json", f"{self.origin} cannot be read: {ALTERNATIVES}"
+        received.check_tokenizer(self.path)
+        return limits.fails(lambda: Tokenizer.from_file(str(path)), told)
 
     def _from_vocab_txt(self, names: dict[str, str], settings: dict[str, Any]) -> Tokenizer:
         """As transformers reads it: BERT's tokenizer with the folder's settings."""
@@ -374,8 +391,11 @@ class Folder:
             how = "save it with AutoTokenizer and save_pretrained, for a tokenizer.json"
             raise ValueError(f"{self.origin}: a {known}Tokenizer does not cut words as BERT does: {how}")
         try:
-            lines = (self.path / "vocab.txt").read_text(files.GIVEN).removesuffix("\n").split("\n")
-        except Exception as error:  # the library raises bare Exceptions
+            content = limits.read(self.path / "vocab.txt", limits.TOKENIZER).decode(files.GIVEN)
+            if content.count("\n") > limits.ENTRIES:
+                raise ValueError(f"it has more than {limits.ENTRIES:,} lines")
+            lines = content.replace("\r\n", "\n").removesuffix("\n").split("\n")
+        except ValueError as error:
             raise ValueError(f"{self.origin}: vocab.txt cannot be read ({error}): {ALTERNATIVES}") from error
         entries = {line.rstrip(): index for index, line in enumerate(lines)}
         unknown = names.get("unk") or ("<unk>" if "<unk>" in entries and "[UNK]" not in entries else "[UNK]")
@@ -386,19 +406,20 @@ class Folder:
             chinese=bool(settings.get("tokenize_chinese_chars", True)),
         )
         added = settings.get("added_tokens_decoder") or {}
-        for _, token in sorted(added.items(), key=lambda pair: int(pair[0])):
-            tokenizer.add_tokens([AddedToken(**{key: value for key, value in token.items() if key != "__type"})])
+
+        def add() -> None:
+            for _, token in sorted(added.items(), key=lambda pair: int(pair[0])):
+                tokenizer.add_tokens([AddedToken(**{key: value for key, value in token.items() if key != "__type"})])
+
+        limits.fails(add, f"{self.origin}: added_tokens_decoder of tokenizer_config.json cannot be read")
         return tokenizer
 
     def _settings(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+            return limits.json_file(path, limits.TOKENIZER) if path.is_file() else {}
         except ValueError as error:
-            raise ValueError(f"{self.origin}: {path} is not JSON: {error}") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"{self.origin}: {path} is not an object in JSON")
-        return found
+            raise ValueError(f"{self.origin}: {error}") from None
 
 
 def find(name: str, ask: bool = True) -> TokenizerSource:
