@@ -95,6 +95,16 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """The text as `printable`, in one line: every run of white space is one space."""
+    return printable(" ".join(text.split()))
+
+
+def say(line: str) -> None:
+    """A line for people on stderr, that stays one line and steers no terminal, whatever names are in it."""
+    print(printable(line).replace("\n", "\\n"), file=sys.stderr, flush=True)
+
+
 class Parser(argparse.ArgumentParser):
     """Refuses in one line."""
 
@@ -117,9 +127,9 @@ def standard_streams() -> None:
 
 
 def emit(text: str) -> None:
-    """Results on stdout. Where their reader has gone, as `head` does, the rest is for nobody."""
+    """Results on stdout, steering no terminal. Where their reader has gone, as `head` does, the rest is for nobody."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
