@@ -16,12 +16,17 @@ _WIDEST = 200  # characters of a cell
 # What Markdown acts on inside a line. An underscore inside a word is none of it, and names are full of them.
 _ACTS = re.compile(r"[`*\[<$~]|\\(?=[!-/:-@\[-`{-~]|$)|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
 _BEGINS = re.compile(r"(?:#{1,6}|[-+])(?=\s|$)|>|(?:-+|=+)$")  # and at a line's beginning
+_CODE = re.compile(r"((?<!`)`[^`]+`(?!`))")
 _NUMBERED = re.compile(r"(\d{1,9})[.)](?=\s|$)")
 
 
 def text(given: str) -> str:
-    """Text that Markdown shows as it is, in one line: no heading, list, link, picture or HTML comes of it."""
-    line = _inline(one_line(given))
+    """Text that Markdown shows as it is, in one line: no heading, list, link, picture or HTML comes of it.
+
+    What stands between two backticks is code, as messages have it, and acts as little.
+    """
+    parts = _CODE.split(one_line(given))
+    line = "".join(part if place % 2 else _inline(part) for place, part in enumerate(parts))
     if number := _NUMBERED.match(line):
         return f"{number[1]}\\{line[number.end(1) :]}"
     return f"\\{line}" if _BEGINS.match(line) else line

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sweeper import budget, learned, pareto, tasks, verdict
 from sweeper.budget import PREDICTED, Common
-from sweeper.journal import AUDIT, Ask, Journal, Session, TrialRecord, fingerprints_in, nested
 from sweeper.files import one_line
+from sweeper.journal import AUDIT, Ask, Journal, Session, TrialRecord, fingerprints_in, nested
 from sweeper.markdown import ABSENT, code, number, table, text
 from sweeper.secrecy import redact, veiled
 
@@ -70,7 +70,9 @@ def state(record: TrialRecord) -> str:
 
 def markdown(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
     """The text of `report.md`."""
-    parts = [f"## {text(title)}\n\n{body}" if title else body for title, body in sections(spec, journal, outcome).items()]
+    parts = [
+        f"## {text(title)}\n\n{body}" if title else body for title, body in sections(spec, journal, outcome).items()
+    ]
     return "\n\n".join([f"# {text(spec.name)}", *parts]) + "\n"
 
 
@@ -81,7 +83,14 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
     caution = f"**{text(told)}**" if (told := learned.caution(spec, journal)) else ""
     lacking = [told] if (told := shortfall(records)) else []
     cautions = [f"**Caution:** {text(line)}" for line in [*journal.facts().get("warnings", ()), *lacking]]
-    first = (text(spec.question), answer, caution, _headline(spec, records, outcome), budget.differ(spec, records), *cautions)
+    first = (
+        text(spec.question),
+        answer,
+        caution,
+        _headline(spec, records, outcome),
+        budget.differ(spec, records),
+        *cautions,
+    )
     front, judged = pareto.section(spec, journal, describe), tasks.section(spec, journal, describe)
     return {
         "": "\n\n".join(part for part in first if part),
@@ -113,7 +122,9 @@ def params(by_path: Mapping[str, Any]) -> str:
 
 
 def _setting(path: str, value: Any) -> str:
-    return one_line(_value(path, value) if isinstance(value, Mapping) else f"{path.rpartition('.')[2]}={_value(path, value)}")
+    return one_line(
+        _value(path, value) if isinstance(value, Mapping) else f"{path.rpartition('.')[2]}={_value(path, value)}"
+    )
 
 
 def _value(path: str, value: Any) -> str:
@@ -248,8 +259,9 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
     if not rows:
         return f"Nothing but the baseline, {code(name)}, completed."
     first = (
-        f"Difference in {text(spec.objective)} to the arm {code(name)} under the same seed; negative is better. Search scores: "
-        "exploration, not a result. Each line is one pair of runs, and seeds alone move a loss as much.\n\n"
+        f"Difference in {text(spec.objective)} to the arm {code(name)} under the same seed; negative is better. "
+        "Search scores: exploration, not a result. Each line is one pair of runs, and seeds alone move a loss as much."
+        "\n\n"
     )
     heads = ["trial", "what", "seed", spec.objective, "baseline", "difference"]
     return first + table(heads, rows, left=("trial", "what"))
@@ -311,8 +323,8 @@ def _apart(spec: SweepSpec, common: Common) -> str:
     due = f" ({common.predicted:,.0f} positions)" if common.predicted is not None else ""
     return (
         f"These trials do not predict as many positions as the baseline{due}, or not as exactly: their "
-        f"{text(spec.objective)} is no comparison with the others, is not ranked and confirms nothing, for {budget.FREE}. "
-        "`budget: free` in the spec compares them all the same."
+        f"{text(spec.objective)} is no comparison with the others, is not ranked and confirms nothing, for "
+        f"{budget.FREE}. `budget: free` in the spec compares them all the same."
     )
 
 

@@ -5,7 +5,6 @@ Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             files.emit(str(path))
     except (ValueError, OSError) as error:
         told = files.told(error) if isinstance(error, OSError) else None
-        print(f"error: {told or error}", file=sys.stderr)
+        files.say(f"error: {told or error}")
         return 2
     return 0
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, get_args
+from types import MappingProxyType
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
@@ -48,6 +49,7 @@ _LOGINS = [
     re.compile(_SCHEME + r"""(?:[^/:\s'"]{0,999}:[^\s'"]{0,999}|[^/\s'"]{0,999})@""", re.IGNORECASE),
 ]
 
+_ALL: Mapping[str, bool] = MappingProxyType({})  # names alone tell
 _known: dict[str, str] = {}  # variables that hold secrets: name -> the setting
 
 
@@ -87,12 +89,12 @@ def veiled(path: str, value: Any) -> Any:
 
 
 @lru_cache
-def declared(model: type[BaseModel]) -> frozenset[str]:
-    """The dotted paths of the settings that a Config declares as `SecretStr`."""
-    return frozenset(_declared(model))
+def declared(model: type[BaseModel]) -> Mapping[str, bool]:
+    """Every setting of a Config by its dotted path, and whether it is a secret: a `SecretStr`, or a text so called."""
+    return dict(_declared(model))
 
 
-def taken(tree: Mapping[str, Any], where: str, kinds: Collection[str] = (), below: str = "") -> dict[str, Any]:
+def taken(tree: Mapping[str, Any], where: str, kinds: Mapping[str, bool] = _ALL, below: str = "") -> dict[str, Any]:
     """Settings with references to the environment in the place of secrets, which are put there.
 
     where: of the spec, for the variables' names. kinds: `declared`. Raises ValueError in one line.
@@ -108,7 +110,7 @@ def taken(tree: Mapping[str, Any], where: str, kinds: Collection[str] = (), belo
     return found
 
 
-def given(tree: Mapping[str, Any], kinds: Collection[str] = (), below: str = "") -> dict[str, Any]:
+def given(tree: Mapping[str, Any], kinds: Mapping[str, bool] = _ALL, below: str = "") -> dict[str, Any]:
     """Settings with their secrets, as `taken` put them into the environment. Raises ValueError where one is not there.
 
     References are followed for secrets alone: another setting cannot ask for what the environment holds.
@@ -129,7 +131,7 @@ def given(tree: Mapping[str, Any], kinds: Collection[str] = (), below: str = "")
 
 
 def returned(
-    settings: Mapping[str, Any], tree: Mapping[str, Any], kinds: Collection[str] = (), below: str = ""
+    settings: Mapping[str, Any], tree: Mapping[str, Any], kinds: Mapping[str, bool] = _ALL, below: str = ""
 ) -> dict[str, Any]:
     """Settings made from a tree with references, with those again. A secret that only the code has stays there."""
     found: dict[str, Any] = {}
@@ -150,12 +152,12 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in sorted(names) if name in os.environ}
 
 
-def is_secret(path: str, kinds: Collection[str] = ()) -> bool:
-    """Whether a setting's name, or its declaration, says that its text is a secret."""
-    return path in kinds or _ENDS.search(path.rpartition(".")[2]) is not None
+def is_secret(path: str, kinds: Mapping[str, bool] = _ALL) -> bool:
+    """Whether a setting's declaration, or else its name, says that its text is a secret."""
+    return kinds.get(path, _ENDS.search(path.rpartition(".")[2]) is not None)
 
 
-def _secret(path: str, value: Any, kinds: Collection[str] = ()) -> bool:
+def _secret(path: str, value: Any, kinds: Mapping[str, bool] = _ALL) -> bool:
     return isinstance(value, str) and value != "" and is_secret(path, kinds)
 
 
@@ -168,21 +170,23 @@ def _put(path: str, value: str) -> str:
     return name
 
 
-def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]:
     for own, field in model.model_fields.items():
-        name = f"{prefix}{field.alias or own}"
-        for kind in _kinds(field.annotation):
-            if issubclass(kind, SecretStr):
-                yield name
-            elif issubclass(kind, BaseModel) and kind is not model:
+        name, kinds = f"{prefix}{field.alias or own}", [*_kinds(field.annotation)]
+        yield name, SecretStr in kinds or (is_secret(name) and bool({str, Any, object} & {*kinds}))
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not model:
                 yield from _declared(kind, f"{name}.")
 
 
-def _kinds(annotation: Any) -> Iterator[type]:
-    """The types in an annotation such as `SecretStr | None`."""
-    if isinstance(annotation, type) and not get_args(annotation):
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types in an annotation such as `SecretStr | None`; a literal's are of its words."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        yield from map(type, parts)
+    elif not parts:
         yield annotation
-    for part in get_args(annotation):
+    for part in parts:
         yield from _kinds(part)
 
 

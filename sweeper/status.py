@@ -18,7 +18,6 @@ from typing import Any
 
 from sweeper import cluster, confirm, files, folders, report
 from sweeper.journal import Journal, Session, TrialRecord
-from sweeper.secrecy import redact
 from sweeper.spec import SweepSpec, load
 from sweeper.summary import sweep_state
 
@@ -43,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_dir = (args.run_dir or newest(Path("runs"))).resolve()
         found = status(run_dir)
     except (ValueError, cluster.NotStarted) as error:
-        print(f"error: {error}", file=sys.stderr)
+        files.say(f"error: {error}")
         return REFUSED
     except OSError as error:
         if (told := files.told(error)) is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        files.say(f"error: {told}")
         return REFUSED
     files.emit(json.dumps(found) if args.json else "\n".join(lines(found)))
     return EXITS[found["state"]]
@@ -123,7 +122,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         shown.append(f"waiting     {found['waiting']['trials']} trials: {found['waiting']['why']}")
     if found["resume"]:
         shown.append(f"go on with  {found['resume']}")
-    return shown
+    return [line.replace("\n", "\\n") for line in shown]
 
 
 def _node(node: dict[str, Any]) -> str:
@@ -155,7 +154,7 @@ def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]
 
 def _why_trial(record: TrialRecord, driver: bool) -> str | None:
     if record.end and record.end.reason:
-        return redact(" ".join(record.end.reason.split()))
+        return report.ended(record)
     if record.open and not driver:
         return f"goes on from step {record.step:,} when the sweep is resumed"
     if record.state == "interrupted":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import shlex
 import shutil
 import sys
 import time
@@ -29,7 +28,7 @@ from sweeper.journal import End, Journal, Session
 from sweeper.remote import Remote
 from sweeper.scheduling import Recording, scheduler
 from sweeper.search import ConfirmSearch, JournalSearch, ListSearch, OpenSearch, StudySearch, known, write_study
-from sweeper.secrecy import redact
+from sweeper.secrecy import command
 from sweeper.spec import SweepSpec
 
 SCRATCH = ".tune"
@@ -284,10 +283,8 @@ def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Se
         "threads": spec.resources.cpus_per_worker,
         "device": _device(spec),
     }
-    command = redact(shlex.join(sys.orig_argv))
-    return Session(
-        command=command, versions=provenance.versions(), git_commit=provenance.commit(), machine=machine, facts=facts
-    )
+    asked, versions = command(sys.orig_argv), provenance.versions()
+    return Session(command=asked, versions=versions, git_commit=provenance.commit(), machine=machine, facts=facts)
 
 
 def _device(spec: SweepSpec) -> str:

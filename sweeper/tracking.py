@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from sweeper import learned, store
 from sweeper.artifacts import SMALL_S, Artifacts
-from sweeper.entries import LACKS, STATUS, Child, cut_tags, milliseconds, session_tags, utc
+from sweeper.entries import LACKS, STATUS, Child, cut_tags, milliseconds, note, session_tags, utc
 from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
 from sweeper.report import REPORTS, fingerprints
 from sweeper.secrecy import redact
@@ -141,7 +141,7 @@ class Tracker:
             send = partial(client.log_artifacts, run_id, str(bundle), "bundle")
             if not self._artifacts.put(client, send, self._most()):
                 return None
-            store.unless_there(lambda: client.create_registered_model(model, description=self._spec.question))
+            store.unless_there(lambda: client.create_registered_model(model, description=note(self._spec.question)))
             tags = {
                 **self._identity(),
                 "sweeper.trial": trial.id,
@@ -251,7 +251,7 @@ class Tracker:
         if session is None or session is self._described:
             return
         tags = {**session_tags(session), "sweeper.machine": json.dumps(session.machine, default=str)}
-        tags |= {"mlflow.note.content": self._spec.question, "sweeper.profile": self._spec.profile or "none"}
+        tags |= {"mlflow.note.content": note(self._spec.question), "sweeper.profile": self._spec.profile or "none"}
         store.log(client, self.parent_run_id, tags=tags)
         self._store_spec(client)
         self._described = session

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             scores = _scores(options, wanted, progress)
     except (ValueError, OSError) as error:
         told = files.told(error) if isinstance(error, OSError) else None
-        print(f"error: {told or ' '.join(str(error).split())}", file=sys.stderr)
+        files.say(f"error: {told or ' '.join(str(error).split())}")
         return 2
     print(untrained_parts, file=sys.stderr, end="")
     _print(scores, options.json)

@@ -388,17 +388,17 @@ def main(arguments: list[str] | None = None) -> int:
         config, facts, restore = _begun(options)
     except (ValueError, OSError) as error:
         told = files.told(error) if isinstance(error, OSError) else None
-        print(f"error: {told or error}", file=sys.stderr)
+        files.say(f"error: {told or error}")
         return 2
     for line in facts["warnings"]:
-        print(f"caution: {line}", file=sys.stderr)
+        files.say(f"caution: {line}")
     if "series" in facts:
         print(f"series: {', '.join(facts['series']) or 'the run is too short for any'}", file=sys.stderr)
     kept = options.output / KEPT
     train(config, TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore))
     if (kept / "bundle" / "series").exists():
         (kept / "bundle" / "series").rename(options.output / "series")
-    print(f"bundle: {kept / 'bundle'}", file=sys.stderr)
+    files.say(f"bundle: {kept / 'bundle'}")
     return 0
 
 
@@ -435,7 +435,7 @@ def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
         except ValueError as error:
             raise ValueError(f"--resume: {error}; give what it was begun with, or another --output") from None
     elif options.resume:
-        print(f"{options.output} holds no checkpoint: this begins anew", file=sys.stderr)
+        files.say(f"{options.output} holds no checkpoint: this begins anew")
     options.output.mkdir(parents=True, exist_ok=True)
     if not os.access(options.output, os.W_OK | os.X_OK):
         raise ValueError(f"--output {options.output}: cannot be written to")
