@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -17,6 +18,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sweeper import files
 from trainables.catalogue import SOURCES
 from trainables.config import Config, MaskingConfig
 from trainables.data import Prepared

@@ -48,5 +48,7 @@ def train(config: Config, context: TrainContext) -> None:
     """Fails with its password in what it says, if it is to fail."""
     assert config.key is None or not config.key.get_secret_value().startswith(("env:", "*"))
     if config.fail == "raise":
-        raise RuntimeError(f"no login: password={config.account.password}, key {config.key and config.key.get_secret_value()}")
+        raise RuntimeError(
+            f"no login: password={config.account.password}, key {config.key and config.key.get_secret_value()}"
+        )
     toy.train(toy.Config(steps=config.steps, x=config.x), context)
