@@ -113,8 +113,9 @@ def session_tags(session: Session) -> dict[str, str]:
 
 
 def name(text: str) -> str:
-    """The text as a name that MLflow accepts for a metric or a parameter."""
-    return re.sub(r"[^\w\-. :/]", "_", text)[:250]
+    """The text as a name that MLflow accepts for a metric or a parameter: a relative path that climbs nowhere."""
+    parts = re.sub(r"[^\w\-. :/]", "_", text)[:250].split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
 
 
 def note(text: str) -> str:

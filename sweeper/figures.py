@@ -356,7 +356,7 @@ def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str
             mode="lines",
             hoverinfo="skip",
             showlegend=False,
-            legendgroup=group.name,
+            legendgroup=as_text(group.name),
         )
     figure.add_scatter(
         x=steps,
@@ -365,7 +365,7 @@ def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str
         line={"color": colour, "dash": dash, "width": 2},
         marker={"symbol": mark, "size": 6},
         name=f"{short(group.name)} ({len(group.runs)})" if len(group.runs) > 1 else short(group.name),
-        legendgroup=group.name,
+        legendgroup=as_text(group.name),
         hovertemplate=f"{as_text(group.name)}, step %{{x}}: %{{y:.4f}}<extra></extra>",
     )
 

@@ -21,6 +21,13 @@ class Account(Frozen):
     password: str = ""
 
 
+class Data(Frozen):
+    """Of what it would read."""
+
+    corpus: str = ""
+    tokenizer: str = ""
+
+
 class Config(toy.Config):
     """Of a toy; logs into an account with a key."""
 
@@ -30,6 +37,7 @@ class Config(toy.Config):
     key: SecretStr | None = None
     api_key: str = ""
     account: Account = Account()
+    data: Data = Data()
 
 
 def prepare(config: Config) -> dict[str, Any]:

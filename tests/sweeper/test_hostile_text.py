@@ -34,25 +34,34 @@ from trainables import config as bert
 
 PLAIN = "harmless"
 HOSTILE = [
-    '"><script>alert(1)</script>',
-    "</script><!--<img src=x onerror=alert(1)>",
-    "\x1b[2J\x1b]0;title\x07\x9b31m",
+    '"><script>alert(1)</script><!--<img src=x onerror=alert(1)>',
+    "\x1b[2J\x1b]0;title\x07\x9b31m abc\u202efdp.exe\u2028\u2029",
     "=cmd|' /C calc'!A0",
-    "@SUM(1+1)*cmd|' /C calc'!A0",
-    "a|b | c",
-    "`x` ``y` `",
+    "a|b | c `x` ``y` `",
     "one\ntwo\n\n# three\n\n* four\r\nfive",
     "[red]rich[/red] [link=http://example.org]x[/link]",
-    "{x} {0.__class__} %{y} %{text}",
-    "%s %(a)s %n",
+    "{x} {0.__class__} %{y} %{text} %s %(a)s %n ${jndi:ldap://example.org/a}",
     "\\input{/etc/passwd} $x$ ^ _ # & ~",
-    "${jndi:ldap://example.org/a}",
-    "abc\u202efdp.exe\u2028\u2029",
-    "![x](http://example.org/x.png) [y](javascript:alert(1)) <http://example.org>",
-    "- # > 1. ---",
-    "*bold* **b** __c__ &lt;b&gt; <a href='x' onclick=y>z</a>",
+    "![x](http://example.org/x.png) [y](javascript:alert(1)) <http://example.org> *b* __c__ &lt; <a href='x'>z</a>",
     "[a\\",
-    "very long " * 2000,
+    "very long " * 300,
+]
+LINES = [
+    *HOSTILE,
+    "# x",
+    "- x",
+    "+ x",
+    "> x",
+    "1. x",
+    "2) x",
+    "---",
+    "===",
+    "*",
+    "~~~",
+    "```",
+    "a_b_c _d_",
+    "x\\",
+    "&#60;",
 ]
 SEEDS = [101, 102, 103, 104, 105, 106, 107, 108]
 
@@ -182,16 +191,15 @@ class Shape(HTMLParser):
         self.code: list[str] = []
         self.data: list[Any] = []
         self.said = self.policy = self._inside = ""
-        self._script = False
         self.feed(page)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
-        self._inside, self._script = tag, tag == "script"
-        if self._script:
+        self._inside = tag
+        if tag == "script":
             (self.data if given else self.code).append("")
-            self._inside = "data" if given else "code"
+            self._inside = "json" if given else "js"
         if "http-equiv" in given:
             self.policy = str(given["content"])
         if tag != "code":  # what stands between two backticks is code
@@ -201,8 +209,8 @@ class Shape(HTMLParser):
         self._inside = ""
 
     def handle_data(self, data: str) -> None:
-        if self._inside in ("data", "code"):
-            (self.data if self._inside == "data" else self.code)[-1] += data
+        if self._inside in ("json", "js"):
+            (self.data if self._inside == "json" else self.code)[-1] += data
         else:
             self.said += data
 
@@ -227,7 +235,7 @@ def test_the_page_is_built_as_that_of_a_harmless_record(outputs: Outputs, harmle
     assert not steers(outputs.report_html.replace(report_html.get_plotlyjs(), ""))
     ours, theirs = Shape(outputs.report_html), Shape(harmless.report_html)
     assert ours.tags == theirs.tags
-    assert not [name for _, *names in ours.tags for name in names if name.startswith("on") or name in ("id", "style")]
+    assert not [name for _, *names in ours.tags for name in names if name.startswith("on") or name == "id"]
     assert len(ours.code) == 2
     assert len(ours.data) >= 8
 
@@ -291,7 +299,7 @@ def test_the_table_on_a_terminal(outputs: Outputs, evil: str, width: int) -> Non
         shown._cursor = 0
     assert not steers(log.getvalue())
     events = sum(isinstance(event, Ask | End | Over) for event in outputs.journal.events)
-    assert len(log.getvalue().splitlines()) == events + 2, "a line each, and the sweep's own and its progress"
+    assert len(log.getvalue().splitlines()) == events + 1, "a line each, and the sweep's own"
 
 
 def test_lines_of_the_commands(outputs: Outputs, evil: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -342,7 +350,7 @@ def test_the_model_card(evil: str) -> None:
     assert not steers(card(evil))
 
 
-@pytest.mark.parametrize("given", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("given", LINES, ids=range(len(LINES)))
 def test_markdown_says_what_was_given(given: str) -> None:
     """Not only harmless: the letters are all there."""
     line = files.one_line(given)
