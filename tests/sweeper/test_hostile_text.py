@@ -243,6 +243,7 @@ def test_the_page_is_built_as_that_of_a_harmless_record(outputs: Outputs, harmle
 def test_the_page_runs_its_own_scripts_alone(outputs: Outputs) -> None:
     found = Shape(outputs.report_html)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in found.code]
+    assert not re.search("[\r\0]", "".join(found.code)), "a browser would change it, and hash it then"
     own = " ".join(f"'sha256-{digest}'" for digest in digests)
     rules = dict(rule.strip().split(" ", 1) for rule in found.policy.split(";"))
     assert rules["script-src"] == own

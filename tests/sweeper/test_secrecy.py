@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -191,6 +193,25 @@ def test_records_in_the_clear_are_shown_veiled() -> None:
     assert veiled("config.api_key", "abc") == "***"
     assert veiled("", {"a": {"password": "x", "steps": 3}}) == {"a": {"password": "***", "steps": 3}}
     assert entries.settings({"account": {"password": "x"}, "shares": {"token": 0.1}})["account.password"] == "***"
+
+
+@pytest.mark.slow
+def test_a_whole_sweep_leaves_no_secret_anywhere(tmp_path: Path) -> None:
+    """Its folder, MLflow's store, what it says; with a trial that fails saying its password. Half a minute."""
+    spec, fails = tree(), {"x": 0.3, "fail": "raise"}
+    spec["config"].pop("fail")
+    (tmp_path / "s.yaml").write_text(json.dumps(spec | {"arms": {**spec["arms"], "fails": fails}}), "utf-8")
+    asked = ["s.yaml", "--set", f"config.api_key={SECRETS['line']}", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "SWEEPER_CACHE": str(tmp_path / "cache")}
+    run = [sys.executable, "-m", "sweeper.run", *asked]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert "RuntimeError: no login: password=***" in done.stderr
+    (tmp_path / "s.yaml").unlink()
+    assert hidden(done.stdout + done.stderr)
+    there = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "mlflow.db" for path in there)
+    assert [path for path in there if not hidden(path.read_bytes().decode(errors="replace"))] == []
 
 
 @pytest.mark.parametrize("said", ["a://" * 9999, "--" * 20000, "password: " + "x, " * 9999, '"' * 20000, "a." * 20000])
