@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper import ablation, grid, precedence, stopping
+from sweeper import ablation, grid, precedence, secrecy, stopping
 from sweeper.refusal import Refusal, refusal, setting_paths
 from sweeper.trainable import Settings, Trainable
 from sweeper.wording import key_path, nearest, nearest_path, shown
@@ -32,6 +32,7 @@ def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
         trainable = Trainable.load(spec.trainable, outside)
     except ValueError as error:
         raise Refusal(("trainable",), str(error)) from None
+    spec = _without_secrets(spec)
     legal = set(setting_paths(config_model(spec)))
     for where, path in _paths(spec):
         if path not in legal:
@@ -41,7 +42,7 @@ def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
     lacking = [name for name in vars(Settings) if not name.startswith("_") and name not in there]
     if lacking:
         raise Refusal(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
-    base = plain.model_dump(mode="json")
+    base = dumped(spec, {})
     if spec.objective in trainable.at_end():
         reason = f"{spec.objective!r} is in a run's last row alone; it can stand behind another, as in [val/loss, …]"
         raise Refusal(("objective",), reason)
@@ -88,9 +89,54 @@ def config_model(spec: SweepSpec) -> type[BaseModel]:
 
 
 def settings(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel:
-    """The trainable's Config: config < data < params (by path). Raises Refusal."""
+    """The trainable's Config: config < data < params (by path), secrets from the environment. Raises Refusal."""
     model = config_model(spec)
-    tree = copy.deepcopy(spec.config)
+    kinds, tree = secrecy.declared(model), _tree(spec, params)
+    try:
+        tree = secrecy.given(tree, kinds)
+    except ValueError as error:
+        raise Refusal(("config",), str(error)) from None
+    try:
+        # Through JSON: there, strictness lets a list be a tuple, but no text be a number.
+        return model.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        found = refusal(error, model)
+        secret = secrecy.is_secret(".".join(map(str, found.location)), kinds) and isinstance(_input(error), str)
+        reason = "is refused; being a secret, it is not shown" if secret else secrecy.redact(found.reason)
+        below_data = found.location[:1] == ("data",) and precedence.touches(spec.data, found.location[1:2])
+        raise Refusal(found.location if below_data else ("config", *found.location), reason) from None
+    except SystemExit as error:  # an end without a word, with status 0 at that
+        raise Refusal(("trainable",), f"the Config of {spec.trainable} raised SystemExit: {error}") from None
+
+
+def _input(error: ValidationError) -> Any:
+    """What was refused first."""
+    return error.errors(include_url=False)[0]["input"]
+
+
+def dumped(spec: SweepSpec, params: Mapping[str, Any]) -> dict[str, Any]:
+    """As `settings`, but the whole as a plain tree, with references in the place of secrets."""
+    kinds = secrecy.declared(config_model(spec))
+    return secrecy.returned(settings(spec, params).model_dump(mode="json"), _tree(spec, params), kinds)
+
+
+def _without_secrets(spec: SweepSpec) -> SweepSpec:
+    """The spec with its secrets in the environment, and references to them in their place."""
+    kinds = secrecy.declared(config_model(spec))
+    for path, domain in spec.space.items():
+        if secrecy.is_secret(path, kinds) and any(isinstance(corner, str) for corner in domain.corners()):
+            raise Refusal(("space", path), "is a secret, which no search varies; give it in config")
+    try:
+        config = secrecy.taken(spec.config, "config", kinds)
+        data = secrecy.taken({"data": spec.data}, "", kinds)["data"]
+        arms = {name: secrecy.taken(arm, f"arms.{name}", kinds) for name, arm in spec.arms.items()}
+    except ValueError as error:
+        raise Refusal((), str(error)) from None
+    return spec.model_copy(update={"config": config, "data": data, "arms": arms})
+
+
+def _tree(spec: SweepSpec, params: Mapping[str, Any]) -> dict[str, Any]:
+    model, tree = config_model(spec), copy.deepcopy(spec.config)
     if spec.data:
         if "data" not in model.model_fields:
             raise Refusal(("data",), f"{spec.trainable} has no data settings; leave data out")
@@ -98,15 +144,7 @@ def settings(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel:
         tree["data"] = precedence.merge(below if isinstance(below, Mapping) else {}, spec.data, ("data",))
     for path, value in Trainable.load(spec.trainable).expand(params).items():
         _place(tree, path.split("."), value)
-    try:
-        # Through JSON: there, strictness lets a list be a tuple, but no text be a number.
-        return model.model_validate_json(json.dumps(tree), strict=True)
-    except ValidationError as error:
-        found = refusal(error, model)
-        below_data = found.location[:1] == ("data",) and precedence.touches(spec.data, found.location[1:2])
-        raise Refusal(found.location if below_data else ("config", *found.location), found.reason) from None
-    except SystemExit as error:  # an end without a word, with status 0 at that
-        raise Refusal(("trainable",), f"the Config of {spec.trainable} raised SystemExit: {error}") from None
+    return tree
 
 
 def _settled(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel | None:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweeper import files
+from sweeper import files, secrecy
 
 OBJECT_STORE_BYTES = 256 * 2**20  # nothing but configurations and rows of metrics goes through it
 JOIN_S, AWAIT_S, LOOK_S = 10.0, 2.0, 120.0
@@ -333,9 +333,16 @@ def _joined(workers_code: Sequence[str], verbose: bool) -> Iterator[None]:
             address=address,
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
-            runtime_env=None if submitted() or not workers_code else {"py_modules": list(workers_code)},
+            runtime_env=_carried(workers_code) or None,
         )
     yield
+
+
+def _carried(workers_code: Sequence[str]) -> dict[str, Any]:
+    """What a cluster's processes need of this one: its code, where no job brought it, and the settings' secrets."""
+    code = {"py_modules": list(workers_code)} if workers_code and not submitted() else {}
+    variables = secrecy.environment()
+    return code | ({"env_vars": variables} if variables else {})
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 from sweeper import checkpoints, files, folders, probe, remote, report
 from sweeper.artifacts import Artifacts
 from sweeper.journal import TrialRecord
+from sweeper.markdown import plain
 from sweeper.secrecy import redact
 from sweeper.spec import SpecError, SweepSpec, load
 from sweeper.verdict import headline
@@ -71,7 +71,7 @@ def lines(
     """For people. path: of the spec as it was given, with all its profiles. caution: what stands beside the verdict."""
     shown = []
     if verdict:
-        shown.append(f"verdict        {re.sub('[*`]', '', headline(verdict))}")
+        shown.append(f"verdict        {plain(headline(verdict))}")
     if caution:
         shown.append(f"caution        {caution}")
     if best:

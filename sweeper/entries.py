@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.journal import Ask, End, Report, Session
-from sweeper.secrecy import redact
+from sweeper.markdown import text as as_text
+from sweeper.secrecy import redact, veiled
 
 MAX_PARAM = 6000
 MAX_TAG = 5000
@@ -101,7 +102,8 @@ class Child:
 
 def settings(tree: Mapping[str, Any]) -> dict[str, str]:
     """A tree of settings as parameters: their text by their path."""
-    texts = {path: value if isinstance(value, str) else json.dumps(value) for path, value in _flat(tree).items()}
+    shown = {path: veiled(path, value) for path, value in _flat(tree).items()}
+    texts = {path: value if isinstance(value, str) else json.dumps(value) for path, value in shown.items()}
     return {path: cut(text, MAX_PARAM) for path, text in texts.items()}
 
 
@@ -111,8 +113,14 @@ def session_tags(session: Session) -> dict[str, str]:
 
 
 def name(text: str) -> str:
-    """The text as a name that MLflow accepts for a metric or a parameter."""
-    return re.sub(r"[^\w\-. :/]", "_", text)[:250]
+    """The text as a name that MLflow accepts for a metric or a parameter: a relative path that climbs nowhere."""
+    parts = re.sub(r"[^\w\-. :/]", "_", text)[:250].split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
+
+
+def note(text: str) -> str:
+    """Text for where MLflow's pages show Markdown, fetching its pictures: descriptions of runs and models."""
+    return as_text(text)
 
 
 def cut(text: str, length: int) -> str:

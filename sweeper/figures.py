@@ -2,10 +2,14 @@
 
 Colours are those of Okabe & Ito (2008), for lines with dashes and for points with marks of their own; the scale for
 losses is Cividis, that for differences runs from orange to blue. All are vectors: no WebGL.
+
+Plotly takes every text for a little HTML with links, and fills in `%{...}`: names go through `as_text`, `short` or
+`last`.
 """
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +18,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sweeper.files import one_line
 from sweeper.objectives import maximised
 from sweeper.pareto import Trade
 from sweeper.tables import Verdict, interval, nats
@@ -88,7 +93,7 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
     for row, one in enumerate(comparisons):
         colour, mark = _OF_VERDICT.get(one["verdict"], (BLACK, "circle"))
         told = verdict.get("told", {}).get(one["arm"], one["verdict"])
-        verdict_text = told.replace("worthwhile ", "worthwhile<br>")
+        verdict_text = as_text(told).replace("worthwhile ", "worthwhile<br>")
         labels.append(f"{short(one['arm'])}<br><b>{verdict_text}</b>" if told else short(one["arm"]))
         differences = one["differences"]
         spread = [row if plain else row + 0.18 + 0.16 * (i % 2) for i in range(len(differences))]
@@ -98,7 +103,7 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
             mode="markers",
             marker={"size": 9 if plain else 6, "color": colour, "opacity": 0.55},
             text=[f"seed {seed}" for seed in one["seeds"]],
-            hovertemplate=f"{one['arm']}, %{{text}}: %{{x:+.4f}}<extra></extra>",
+            hovertemplate=f"{as_text(one['arm'])}, %{{text}}: %{{x:+.4f}}<extra></extra>",
         )
         if one["interval"] is not None:
             _add_bar(figure, one["interval"], row - 0.04, {"color": colour, "width": 3}, "seeds")
@@ -109,12 +114,12 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
                 y=[row - 0.04],
                 mode="markers",
                 marker={"size": 12, "symbol": mark, "color": colour, "line": {"width": 2, "color": colour}},
-                hovertemplate=f"{one['arm']}: {nats(one['mean'])}<extra></extra>",
+                hovertemplate=f"{as_text(one['arm'])}: {nats(one['mean'])}<extra></extra>",
             )
     if (worthwhile := verdict.get("worthwhile")) is not None:
         figure.add_vrect(x0=-worthwhile, x1=worthwhile, fillcolor=GREY, opacity=0.18, line_width=0, layer="below")
     figure.add_vline(x=0, line={"color": BLACK, "width": 1.5})
-    title = f"{verdict['metric']} to {short(verdict['baseline'])}, nats<br>← better · worse →"
+    title = f"{as_text(verdict['metric'])} to {short(verdict['baseline'])}, nats<br>← better · worse →"
     _laid_out(figure, 120 + height * len(comparisons), x=title)
     figure.update_yaxes(
         tickvals=list(range(len(comparisons))),
@@ -140,7 +145,7 @@ def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
         lines = [run for group in thin for run in group.runs]
         xs = [x for run in lines for x in (*(step for step, _ in run), None)]
         ys = [y for run in lines for y in (*(_rounded(value) for _, value in run), None)]
-        name = "search trials" if len(thin) > 1 else thin[0].name
+        name = "search trials" if len(thin) > 1 else as_text(thin[0].name)
         figure.add_scatter(x=xs, y=ys, mode="lines", line={"width": 0.8, "color": GREY}, name=name, hoverinfo="skip")
     styled = 0
     for group in (group for group in groups if not group.thin):
@@ -154,7 +159,7 @@ def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
         figure.add_hline(y=0, line={"color": BLACK, "width": 1})
     if zero and named:
         figure.update_yaxes(range=_padded([0.0, *named], 0.3))
-    _laid_out(figure, 400, x="step", y=y)
+    _laid_out(figure, 400, x="step", y=as_text(y))
     return figure.update_layout(legend=_BELOW)
 
 
@@ -169,7 +174,7 @@ def ternary(points: Sequence[Point], parts: Mapping[str, float], objective: str)
             c=[100 * point.values[c] for point in points],
             mode="markers",
             marker=_by_loss(points, objective),
-            text=[f"{point.name}: {point.loss:.4f}" for point in points],
+            text=[f"{as_text(point.name)}: {point.loss:.4f}" for point in points],
             hovertemplate=f"%{{text}}<br>{told}<extra></extra>",
             cliponaxis=False,
         )
@@ -195,7 +200,7 @@ def pairwise(points: Sequence[Point], x: str, y: str, objective: str, logarithmi
         y=[point.values[y] for point in points],
         mode="markers",
         marker=_by_loss(points, objective),
-        text=[f"{point.name}: {point.loss:.4f}" for point in points],
+        text=[f"{as_text(point.name)}: {point.loss:.4f}" for point in points],
         hovertemplate=f"%{{text}}<br>{last(x)} %{{x}}, {last(y)} %{{y:.3g}}<extra></extra>",
         cliponaxis=False,
     )
@@ -223,11 +228,11 @@ def pareto(trades: Sequence[Trade], objectives: Sequence[str], number: int) -> g
                 line={"shape": "hv", "color": COLOURS[1], "width": 2},
                 marker=marker,
                 name=name,
-                text=[one.name for one in chosen],
+                text=[as_text(one.name) for one in chosen],
                 hovertemplate="%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
                 cliponaxis=False,
             )
-    titles = [f"{name}<br>{'more' if maximised(name) else 'less'} is better" for name in objectives]
+    titles = [f"{as_text(name)}<br>{'more' if maximised(name) else 'less'} is better" for name in objectives]
     return _laid_out(figure, 440, x=titles[0], y=titles[number]).update_layout(legend=_BELOW)
 
 
@@ -237,7 +242,7 @@ def bars(values: Mapping[str, float]) -> go.Figure:
     figure = go.Figure(
         go.Bar(
             x=[value for _, value in ordered],
-            y=[short(last(name)) for name, _ in ordered],
+            y=[short(_leaf(name)) for name, _ in ordered],
             orientation="h",
             marker={"color": COLOURS[0]},
             text=[f"{value:.2f}" for _, value in ordered],
@@ -269,7 +274,7 @@ def parallel(points: Sequence[Point], axes: Mapping[str, Axis]) -> go.Figure:
         line = {"color": colour, "width": width, "dash": dash}
         figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name=name, hoverinfo="skip")
     _laid_out(figure, 420)
-    labels = [short(last(name), 14).replace("_", "<br>") for name in names]
+    labels = [short(_leaf(name), 14).replace("_", "<br>") for name in names]
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=labels, gridcolor=GREY)
     figure.update_xaxes(range=[-0.35, len(names) - 0.65])
     figure.update_yaxes(range=[-0.08, 1.08], showticklabels=False, showgrid=False)
@@ -290,7 +295,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=[[_rounded(value) for value in row] for row in away],
-            x=parts,
+            x=[as_text(part) for part in parts],
             y=[short(name) for name in names],
             text=[[f"{value:.1f}" for value in row] for row in values],
             texttemplate="%{text}",
@@ -304,17 +309,27 @@ def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
             ygap=1,
         )
     )
-    _laid_out(figure, 110 + 24 * len(names), x=x)
+    _laid_out(figure, 110 + 24 * len(names), x=as_text(x))
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure.update_xaxes(type="category", showgrid=False)
 
 
+def as_text(name: str) -> str:
+    """A name as Plotly shows it letter by letter, in one line."""
+    return html.escape(one_line(name), quote=False).replace("%", "&#37;")
+
+
 def short(name: str, length: int = _LABEL) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    """As `as_text`, cut to a label's length."""
+    return as_text(name if len(name) <= length else f"{name[: length - 1]}…")
 
 
 def last(path: str) -> str:
-    """A setting's own name."""
+    """A setting's own name, as `as_text`."""
+    return as_text(_leaf(path))
+
+
+def _leaf(path: str) -> str:
     return path.rpartition(".")[2]
 
 
@@ -341,7 +356,7 @@ def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str
             mode="lines",
             hoverinfo="skip",
             showlegend=False,
-            legendgroup=group.name,
+            legendgroup=as_text(group.name),
         )
     figure.add_scatter(
         x=steps,
@@ -350,8 +365,8 @@ def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str
         line={"color": colour, "dash": dash, "width": 2},
         marker={"symbol": mark, "size": 6},
         name=f"{short(group.name)} ({len(group.runs)})" if len(group.runs) > 1 else short(group.name),
-        legendgroup=group.name,
-        hovertemplate=f"{group.name}, step %{{x}}: %{{y:.4f}}<extra></extra>",
+        legendgroup=as_text(group.name),
+        hovertemplate=f"{as_text(group.name)}, step %{{x}}: %{{y:.4f}}<extra></extra>",
     )
 
 
@@ -362,7 +377,13 @@ def _by_loss(points: Sequence[Point], objective: str) -> dict[str, Any]:
         "color": [_rounded(point.loss) for point in points],
         "colorscale": "Cividis",
         "line": {"width": 1, "color": BLACK},
-        "colorbar": {"title": {"text": objective}, "orientation": "h", "thickness": 12, "len": 0.8, "nticks": 4}
+        "colorbar": {
+            "title": {"text": as_text(objective)},
+            "orientation": "h",
+            "thickness": 12,
+            "len": 0.8,
+            "nticks": 4,
+        }
         | _UNDER,
     }
 

@@ -153,6 +153,22 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """The text as `printable`, in one line: every run of white space is one space."""
+    return printable(" ".join(text.split()))
+
+
+def say(line: str) -> None:
+    """A line for people on stderr, that stays one line and steers no terminal, whatever names are in it.
+
+    Where its reader has gone, as `head` does, it and the rest are for nobody.
+    """
+    try:
+        print(printable(line).replace("\n", "\\n"), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class Parser(argparse.ArgumentParser):
     """Refuses in one line."""
 
@@ -198,9 +214,9 @@ def _unread_too(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def emit(text: str) -> None:
-    """Results on stdout. Where their reader has gone, as `head` does, the rest is for nobody."""
+    """Results on stdout, steering no terminal. Where their reader has gone, as `head` does, the rest is for nobody."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

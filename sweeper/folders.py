@@ -17,8 +17,10 @@ from pathlib import Path
 
 from sweeper import cluster, files, remote
 from sweeper.journal import Journal
+from sweeper.recorded import known as recorded_of
 from sweeper.secrecy import redact
 from sweeper.spec import SweepSpec, load, recorded
+from sweeper.trainable import shipped
 
 SPEC, JOURNAL = remote.SPEC, remote.JOURNAL
 SCRATCH = ".tune"
@@ -98,6 +100,17 @@ def _tidy(run_dir: Path) -> None:
         if path.name != SCRATCH or path.is_symlink():  # Tune's own folder goes, whatever is in it
             files.refuse_links(path)
     files.clear_old(run_dir.parent, ".mlflow.db-*")
+
+
+def opened(run_dir: Path, trust: bool = False) -> tuple[SweepSpec, Journal]:
+    """Spec and journal of a run folder, to be read. Raises ValueError, in one line, where they cannot be.
+
+    Or where they are not what was written, unless people `trust` them all the same.
+    """
+    refuse_strange(run_dir)
+    spec, journal = recorded(run_dir / SPEC), Journal(run_dir / JOURNAL, read_only=True, trust=trust)
+    journal.refuse_other_spec(spec.spec_hash, trust)
+    return (spec if shipped(spec.trainable) else spec.knowing(recorded_of(journal))), journal
 
 
 def runs(parent: Path, spec: SweepSpec) -> list[Path]:

@@ -341,13 +341,17 @@ def fingerprints_in(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def nested(metrics: Mapping[str, float], prefix: str) -> dict[str, Any]:
-    """The metrics under a prefix as a tree: {"audit/shares/random": 1.0}, "audit/" -> {"shares": {"random": 1.0}}."""
+    """The metrics under a prefix by group: {"audit/shares/random": 1.0}, "audit/" -> {"shares": {"random": 1.0}}.
+
+    What is named after the first slash is one name, slashes and all. A number that is called like a group stays, and
+    what the group has stands beside it under its whole name.
+    """
+    told = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
     tree: dict[str, Any] = {}
-    for key, value in metrics.items():
-        if key.startswith(prefix):
-            *path, leaf = key.removeprefix(prefix).split("/")
-            node = tree
-            for part in path:
-                node = node.setdefault(part, {})
-            node[leaf] = value
+    for key, value in told.items():
+        group, _, part = key.partition("/")
+        if part and group not in told:
+            tree.setdefault(group, {})[part] = value
+        else:
+            tree[key] = value
     return tree

@@ -22,8 +22,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.files import one_line
 from sweeper.journal import Ask, End, Family, Journal, Over, Session, TrialRecord
-from sweeper.report import best, describe, settings
+from sweeper.report import best, describe, ended, is_shares, settings
+from sweeper.secrecy import veiled
 from sweeper.verdict import declared
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ class Live:
         """Print a line."""
         with contextlib.suppress(Exception):
             # Beside a table words stay whole; in a log a line stays a line.
-            self._console.print(Text(text), soft_wrap=self._table is None)
+            self._console.print(_text(text), soft_wrap=self._table is None)
 
     def _follow(self) -> None:
         pause = PAINT_S
@@ -184,32 +186,32 @@ def picture(spec: SweepSpec, journal: Journal, total: int, width: int, height: i
         ratio = 1 if column is columns[-1] else None
         justify = "right" if column.right else "left"
         table.add_column(
-            column.head, ratio=ratio, justify=justify, no_wrap=True, overflow="ellipsis", vertical="bottom"
+            Text(column.head), ratio=ratio, justify=justify, no_wrap=True, overflow="ellipsis", vertical="bottom"
         )
     for index, record in enumerate(shown):
         table.add_row(*(column.cells[index] for column in columns), style="bold" if record is found else "")
     lines: list[Table | Text] = [table] if records else []
     if len(shown) < len(records):
         lines.append(Text(f"{len(records) - len(shown)} more trials are not shown", style="dim"))
-    return Group(*lines, Text(_progress(spec, journal, total)))
+    return Group(*lines, _text(_progress(spec, journal, total)))
 
 
 def _columns(spec: SweepSpec, shown: Sequence[TrialRecord], since: float, width: int) -> list[Column]:
     """As many as fit: without the names of shares, the speed and the reason, and with all settings in one column, if
     need be."""
-    trial = [Column("trial", [Text(record.id) for record in shown])]
+    trial = [Column("trial", [_text(record.id) for record in shown])]
     if any(record.ask.arm for record in shown):
-        trial.append(Column("arm", [Text(record.ask.arm or "") for record in shown]))
+        trial.append(Column("arm", [_text(record.ask.arm or "") for record in shown]))
     chosen, named = _settings(shown), _settings(shown, named=True)
     seeds = [Column("seed", [Text(str(record.ask.seed)) for record in shown], right=True)]
     speeds = [Column("steps/s", [Text(_rate(speed(record, since))) for record in shown], right=True)]
     states = [(state, _STYLES.get(state, "dim")) for state in map(_state, shown)]
     done = [
         _steps(shown),
-        Column(spec.objective, [Text(_score(record, spec.objective)) for record in shown], right=True),
-        Column("state", [Text(state, style) for state, style in states]),
+        Column(one_line(spec.objective), [Text(_score(record, spec.objective)) for record in shown], right=True),
+        Column("state", [Text(one_line(state), style) for state, style in states]),
     ]
-    why = [Column("why", [Text(_reason(record)) for record in shown])] if any(map(_reason, shown)) else []
+    why = [Column("why", [_text(_reason(record)) for record in shown])] if any(map(_reason, shown)) else []
     seeds = seeds if len({record.ask.seed for record in shown}) > 1 else []
     for columns in (
         [*trial, *named, *seeds, *done[:1], *speeds, *done[1:], *why],
@@ -220,7 +222,7 @@ def _columns(spec: SweepSpec, shown: Sequence[TrialRecord], since: float, width:
         if used <= width:
             return [*columns, *why] if columns[-1:] != why and used + _GAP + WHY <= width else columns
     left = width - sum(column.width + _GAP for column in (*trial, *done))
-    cells = [Text(settings(record.ask)) for record in shown]
+    cells = [_text(settings(record.ask)) for record in shown]
     for cell in cells:
         cell.truncate(max(8, left), overflow="ellipsis")
     return [*trial, Column("settings", cells), *done]
@@ -237,10 +239,11 @@ def _settings(shown: Sequence[TrialRecord], named: bool = False) -> list[Column]
     for path, leaf in zip(paths, leaves, strict=True):
         values = [record.ask.params.get(path) for record in shown]
         head = (leaf if leaves.count(leaf) == 1 else path.replace(".", "_")).replace("_", "\n", 1)
-        parts = next((value for value in values if isinstance(value, Mapping)), None)
+        head = "\n".join(map(one_line, head.split("\n", 1)))
+        parts = next((value for value in values if is_shares(value)), None)
         if named and parts:
-            head = f"{leaf}\n{'/'.join(parts)}"
-        cells = [Text(_value(value, _decimals(values))) for value in values]
+            head = f"{one_line(leaf)}\n{one_line('/'.join(parts))}"
+        cells = [_text(_value(veiled(path, value), _decimals(values))) for value in values]
         columns.append(Column(head, cells, right=not any(isinstance(value, str | Mapping) for value in values)))
     return columns
 
@@ -255,7 +258,7 @@ def _decimals(values: Sequence[object]) -> int | None:
 
 def _value(value: object, decimals: int | None) -> str:
     """A setting; shares as whole percentages, for the report has them exactly."""
-    if isinstance(value, Mapping):
+    if is_shares(value):
         return "/".join(f"{100 * share:.0f}" for share in value.values())
     if isinstance(value, float):
         return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
@@ -272,6 +275,11 @@ def _steps(shown: Sequence[TrialRecord]) -> Column:
     return Column("step", [Text(f"{record.step:,}{length}") for record, length in pairs], right=True)
 
 
+def _text(text: str) -> Text:
+    """Text as it is, whatever it looks like: no markup, no colours, one line."""
+    return Text(one_line(text))
+
+
 def _rate(rate: float | None) -> str:
     return "" if rate is None else f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
 
@@ -282,7 +290,7 @@ def _score(record: TrialRecord, objective: str) -> str:
 
 
 def _reason(record: TrialRecord) -> str:
-    return " ".join((record.end.reason or "").split()) if record.end else ""
+    return ended(record) or ""
 
 
 def _shown(records: Sequence[TrialRecord], found: TrialRecord | None, room: int) -> list[TrialRecord]:

@@ -1,10 +1,48 @@
-"""How reports set tables and numbers in Markdown."""
+"""How reports set text, tables and numbers in Markdown.
+
+What a spec, a record or a trainable says is text, whatever it looks like: it goes through `text`, `code` or `table`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from sweeper.files import one_line
+
 ABSENT = "-"
+_WIDEST = 200  # characters of a cell
+
+# What Markdown acts on inside a line. An underscore inside a word is none of it, and names are full of them.
+_ACTS = re.compile(r"[`*\[<$~]|\\(?=[!-/:-@\[-`{-~]|$)|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
+_BEGINS = re.compile(r"(?:#{1,6}|[-+])(?=\s|$)|>|(?:-+|=+)$")  # and at a line's beginning
+_CODE = re.compile(r"((?<!`)`[^`]+`(?!`))")
+_NUMBERED = re.compile(r"(\d{1,9})[.)](?=\s|$)")
+
+
+def text(given: str) -> str:
+    """Text that Markdown shows as it is, in one line: no heading, list, link, picture or HTML comes of it.
+
+    What stands between two backticks is code, as messages have it, and acts as little.
+    """
+    parts = _CODE.split(one_line(given))
+    line = "".join(part if place % 2 else _inline(part) for place, part in enumerate(parts))
+    if number := _NUMBERED.match(line):
+        return f"{number[1]}\\{line[number.end(1) :]}"
+    return f"\\{line}" if _BEGINS.match(line) else line
+
+
+def code(given: str) -> str:
+    """Text as code, in one line; a fence of more backticks than the text has in a row keeps them text."""
+    line = one_line(given) or " "
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def plain(markdown: str) -> str:
+    """Markdown of such text and code without its marks, for a terminal."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])|[*`]", r"\1", markdown)
 
 
 def number(value: float | None, sign: str = "") -> str:
@@ -37,5 +75,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[st
     return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")[:200]
+def _cell(given: str) -> str:
+    return _inline(one_line(given)[:_WIDEST]).replace("|", "\\|")
+
+
+def _inline(line: str) -> str:
+    return _ACTS.sub(r"\\\g<0>", line)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.budget import Common
 from sweeper.journal import Ask, Journal, TrialRecord
-from sweeper.markdown import ABSENT, number, table
+from sweeper.markdown import ABSENT, number, table, text
 from sweeper.objectives import maximised
 
 if TYPE_CHECKING:
@@ -88,11 +88,11 @@ def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> st
         if one.front or one.baseline:
             row = [one.name, what(one.ask), str(one.seeds), *map(number, one.values)]
             rows.append([*row, note if one.baseline else ABSENT])
-    aims = ", ".join(f"{name} {'more' if maximised(name) else 'less'}" for name in spec.objectives)
-    text = (
+    aims = ", ".join(f"{text(name)} {'more' if maximised(name) else 'less'}" for name in spec.objectives)
+    first = (
         f"{sum(one.front for one in found)} of {len(found)} configurations are on the front ({aims} is better): no "
         "other is as good in all and better in one. Search scores: exploration, not a result; between neighbours seeds "
-        f"alone decide. The best of the search and the verdicts go by {spec.objective} alone."
+        f"alone decide. The best of the search and the verdicts go by {text(spec.objective)} alone."
     )
     heads = ["trial", "what", "n", *spec.objectives, "note"]
-    return f"{text}\n\n{table(heads, rows, left=('trial', 'what', 'note'))}"
+    return f"{first}\n\n{table(heads, rows, left=('trial', 'what', 'note'))}"

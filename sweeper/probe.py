@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, files, plan
+from sweeper import cluster, files, plan, secrecy
 from sweeper.spec import SweepSpec
 from sweeper.spread import Spread
 from sweeper.trainable import Pace, Trainable
@@ -48,7 +48,11 @@ def paced(spec: SweepSpec, at_once: int) -> Pace | None:
     settings, held = plan.dearest(spec), spec.resources
     if Trainable.load(spec.trainable).probe is None or (held.gpus_per_worker and not cluster.this_machine()["GPU"]):
         return None
-    config = settings.model_dump(mode="json")  # pyright: ignore[reportAttributeAccessIssue]
+    config = secrecy.returned(  # the probes' command line is there for all to see
+        settings.model_dump(mode="json"),  # pyright: ignore[reportAttributeAccessIssue]
+        {**spec.config, "data": spec.data},
+        secrecy.declared(type(settings)),  # pyright: ignore[reportArgumentType]
+    )
     shape = {key: value for key, value in config.items() if key != "steps"}
     shape["flops_per_step"] = settings.flops_per_step  # follows what settings name, such as a tokenizer's files
     key = _key(spec, shape, at_once)
@@ -174,7 +178,8 @@ def main(arguments: list[str]) -> None:
     name, config, device, world_size = arguments
     trainable = Trainable.load(name)
     assert trainable.probe is not None, name
-    pace = trainable.probe(trainable.config.model_validate_json(config), device, int(world_size))
+    settings = secrecy.given(json.loads(config), secrecy.declared(trainable.config))
+    pace = trainable.probe(trainable.config.model_validate_json(json.dumps(settings)), device, int(world_size))
     print(json.dumps(pace._asdict()))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper import budget, in_record
 from sweeper.budget import TOKENS
 from sweeper.journal import Journal, Session
-from sweeper.trainable import Budget, Trainable, shipped
+from sweeper.trainable import Budget, Trainable
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -59,20 +59,6 @@ def refuse_modules_here(run_dir: Path | None) -> None:
     code = next((Path(at, name) for at, _, names in os.walk(here) for name in names if name.endswith(suffixes)), None)
     if code:
         raise ValueError(f"{here} is a run's folder and holds code, {code.name}, which would be run: start elsewhere")
-
-
-def opened(run_dir: Path, trust: bool = False) -> tuple[SweepSpec, Journal]:
-    """Spec and journal of a run folder, to be read. Raises ValueError, in one line, where they cannot be.
-
-    Or where they are not what was written, unless people `trust` them all the same.
-    """
-    from sweeper import folders  # which need what stands above
-    from sweeper.spec import recorded
-
-    folders.refuse_strange(run_dir)
-    spec, journal = recorded(run_dir / "spec.yaml"), Journal(run_dir / "journal.jsonl", read_only=True, trust=trust)
-    journal.refuse_other_spec(spec.spec_hash, trust)
-    return (spec if shipped(spec.trainable) else spec.knowing(known(journal))), journal
 
 
 def noted(spec: SweepSpec) -> dict[str, Any]:

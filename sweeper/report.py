@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sweeper import budget, learned, pareto, tasks, verdict
 from sweeper.budget import PREDICTED, Common
+from sweeper.files import one_line
 from sweeper.journal import AUDIT, Ask, Journal, Session, TrialRecord, fingerprints_in, nested
-from sweeper.markdown import ABSENT, number, table
-from sweeper.secrecy import redact
+from sweeper.markdown import ABSENT, code, number, table, text
+from sweeper.secrecy import redact, veiled
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -69,19 +70,29 @@ def state(record: TrialRecord) -> str:
 
 def markdown(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
     """The text of `report.md`."""
-    parts = [f"## {title}\n\n{text}" if title else text for title, text in sections(spec, journal, outcome).items()]
-    return "\n\n".join([f"# {spec.name}", *parts]) + "\n"
+    parts = [
+        f"## {text(title)}\n\n{body}" if title else body for title, body in sections(spec, journal, outcome).items()
+    ]
+    return "\n\n".join([f"# {text(spec.name)}", *parts]) + "\n"
 
 
 def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, str]:
-    """Heading -> Markdown, in the order of `report.md`; the first, without a heading, says what came out."""
+    """Heading, as text, -> Markdown, in the order of `report.md`; the first, without one, says what came out."""
     records, said = list(journal.trials.values()), journal.verdict()
     answer, found = verdict.headline(said) if said else verdict.unsaid(journal), best(spec, records)
-    caution = f"**{text}**" if (text := learned.caution(spec, journal)) else ""
-    lacking = [text] if (text := shortfall(records)) else []
-    cautions = [f"**Caution:** {line}" for line in [*journal.facts().get("warnings", ()), *lacking]]
-    cautions += [f"This is {text}." for text in [spec.known and spec.known.lacking(spec.trainable)] if text]
-    first = (spec.question, answer, caution, _headline(spec, records, outcome), budget.differ(spec, records), *cautions)
+    caution = f"**{text(told)}**" if (told := learned.caution(spec, journal)) else ""
+    lacking = [told] if (told := shortfall(records)) else []
+    cautions = [*journal.facts().get("warnings", ()), *lacking, *journal.doubts()]
+    left_out = spec.known.lacking(spec.trainable) if spec.known else None
+    first = (
+        text(spec.question),
+        answer,
+        caution,
+        _headline(spec, records, outcome),
+        budget.differ(spec, records),
+        *(f"**Caution:** {text(line)}" for line in cautions),
+        *([f"This is {text(left_out)}."] if left_out else []),
+    )
     front, judged = pareto.section(spec, journal, describe), tasks.section(spec, journal, describe)
     return {
         "": "\n\n".join(part for part in first if part),
@@ -113,14 +124,21 @@ def params(by_path: Mapping[str, Any]) -> str:
 
 
 def _setting(path: str, value: Any) -> str:
-    return _value(value) if isinstance(value, Mapping) else f"{path.rpartition('.')[2]}={_value(value)}"
+    return one_line(
+        _value(path, value) if isinstance(value, Mapping) else f"{path.rpartition('.')[2]}={_value(path, value)}"
+    )
 
 
-def _value(value: Any) -> str:
-    """A parameter's value: shares as percentages, other numbers with three digits."""
-    if isinstance(value, Mapping):
+def _value(path: str, value: Any) -> str:
+    """A parameter's value: shares as percentages, other numbers with three digits; of a secret nothing."""
+    if is_shares(value):
         return "/".join(f"{100 * share:.3g}" for share in value.values())
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(veiled(path, value))
+
+
+def is_shares(value: Any) -> TypeGuard[Mapping[str, float]]:
+    """Whether a parameter's value is of named parts and how much of each."""
+    return isinstance(value, Mapping) and all(isinstance(share, int | float) for share in value.values())
 
 
 def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome) -> str:
@@ -132,39 +150,39 @@ def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome)
     if found is None:
         within = " within the budget" if counts["completed"] else ""
         return f"**No trial completed{within}** ({len(records)} trials: {told})."
-    text = f"**Best of the search: `{found.id}`** ({describe(found.ask)}), {spec.objective} "
-    text += f"{number(found.score(spec.objective))} at step {found.step:,} ({len(records)} trials: {told})."
+    said = f"**Best of the search: {code(found.id)}** ({text(describe(found.ask))}), {text(spec.objective)} "
+    said += f"{number(found.score(spec.objective))} at step {found.step:,} ({len(records)} trials: {told})."
     if outcome.interrupted:
-        text += " The sweep was interrupted."
-    return text + " Search scores: exploration, not a result. The best of many equal trials looks good by luck alone."
+        said += " The sweep was interrupted."
+    return said + " Search scores: exploration, not a result. The best of many equal trials looks good by luck alone."
 
 
 def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
     sessions = [event for event in journal.events if isinstance(event, Session)]
     facts: list[tuple[str, str]] = [
-        ("trainable", f"`{spec.trainable}`, objective {', '.join(spec.objectives)}"),
-        ("method", _method(spec, journal)),
-        ("profile", str(spec.profile or "none")),
+        ("trainable", f"{code(spec.trainable)}, objective {text(', '.join(spec.objectives))}"),
+        ("method", text(_method(spec, journal))),
+        ("profile", text(str(spec.profile or "none"))),
         ("spec hash", f"`{spec.spec_hash}`"),
     ]
     if spec.evaluate:
-        facts.append(("tasks", tasks.words(spec)))
+        facts.append(("tasks", text(tasks.words(spec))))
     if journal.events:
         begin, end = (datetime.fromtimestamp(journal.events[i].time, UTC) for i in (0, -1))
         facts.append(("time", f"{begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC, {len(sessions)} session(s)"))
     if sessions:
         last = sessions[-1]
         facts += [
-            ("command", f"`{redact(last.command)}`"),
-            ("git commit", f"`{last.git_commit}`" if last.git_commit else "none"),
-            ("machine", ", ".join(f"{key} {value}" for key, value in last.machine.items())),
-            ("versions", ", ".join(f"{name} {version}" for name, version in sorted(last.versions.items()))),
+            ("command", code(redact(last.command))),
+            ("git commit", code(last.git_commit) if last.git_commit else "none"),
+            ("machine", text(", ".join(f"{key} {value}" for key, value in last.machine.items()))),
+            ("versions", text(", ".join(f"{name} {version}" for name, version in sorted(last.versions.items())))),
         ]
     known = journal.facts()
-    facts += [("data", note) for note in known.get("notes", ())]
+    facts += [("data", text(note)) for note in known.get("notes", ())]
     told = fingerprints_in(known)
-    facts += [(key, f"`{value}`") for key, value in {**told, **fingerprints(outcome.bundle)}.items()]
-    return "\n".join(f"* {key}: {' '.join(value.split())}" for key, value in facts)
+    facts += [(text(key), code(value)) for key, value in {**told, **fingerprints(outcome.bundle)}.items()]
+    return "\n".join(f"* {key}: {value}" for key, value in facts)
 
 
 def _method(spec: SweepSpec, journal: Journal) -> str:
@@ -201,21 +219,21 @@ def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
     for record in sorted(records, key=order):
         values = record.rows[-1].metrics if record.rows else {}
         row = [record.id, record.ask.stage, record.ask.arm or ABSENT, str(record.ask.seed)]
-        row += [_value(record.ask.params[path]) if path in record.ask.params else ABSENT for path in paths]
+        row += [_value(path, record.ask.params[path]) if path in record.ask.params else ABSENT for path in paths]
         row += [number(values.get(key)) for key in metrics]
-        why = (record.end and record.end.reason) or learned.stuck(spec, record) or ABSENT
+        why = ended(record) or learned.stuck(spec, record) or ABSENT
         row += [f"{record.step:,}", _masked(record), state(record), why]
         rows.append(row)
     heads = ["trial", "stage", "arm", "seed", *(_head(path, records) for path in paths), *metrics]
-    text = f"Sorted by {spec.objective} at the last step; a trial stopped early ranks below every completed one."
+    first = f"Sorted by {text(spec.objective)} at the last step; a trial stopped early ranks below every completed one."
     heads += ["step", "masked %", "state", "reason"]
-    return f"{text}\n\n{table(heads, rows, left=('trial', 'stage', 'arm', 'state', 'reason'))}"
+    return f"{first}\n\n{table(heads, rows, left=('trial', 'stage', 'arm', 'state', 'reason'))}"
 
 
 def _head(path: str, records: Sequence[TrialRecord]) -> str:
     """A parameter's heading; for shares with the order of their parts."""
     value = next(record.ask.params[path] for record in records if path in record.ask.params)
-    return f"{path} ({'/'.join(value)}) %" if isinstance(value, Mapping) else path
+    return f"{path} ({'/'.join(value)}) %" if is_shares(value) else path
 
 
 def _masked(record: TrialRecord) -> str:
@@ -241,13 +259,14 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
             numbers = [number(score), number(base), number(score - base, "+")]
             rows.append([record.id, describe(record.ask), str(record.ask.seed), *numbers])
     if not rows:
-        return f"Nothing but the baseline, `{name}`, completed."
-    text = (
-        f"Difference in {spec.objective} to the arm `{name}` under the same seed; negative is better. Search scores: "
-        "exploration, not a result. Each line is one pair of runs, and seeds alone move a loss as much.\n\n"
+        return f"Nothing but the baseline, {code(name)}, completed."
+    first = (
+        f"Difference in {text(spec.objective)} to the arm {code(name)} under the same seed; negative is better. "
+        "Search scores: exploration, not a result. Each line is one pair of runs, and seeds alone move a loss as much."
+        "\n\n"
     )
     heads = ["trial", "what", "seed", spec.objective, "baseline", "difference"]
-    return text + table(heads, rows, left=("trial", "what"))
+    return first + table(heads, rows, left=("trial", "what"))
 
 
 def _audits(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, str]:
@@ -278,25 +297,36 @@ def shortfall(records: Iterable[TrialRecord]) -> str | None:
 def _breakdowns(records: Sequence[TrialRecord]) -> dict[str, str]:
     """A table for every breakdown of the masks that the trials report, such as by frequency."""
     audits = [(record, nested(record.rows[-1].metrics, AUDIT)) for record in records if record.rows]
-    groups = [key for _, audit in audits for key, value in audit.items() if isinstance(value, Mapping)]
+    groups = dict.fromkeys(key for _, audit in audits for key, value in audit.items() if isinstance(value, Mapping))
     texts = {}
-    for group in (key for key in dict.fromkeys(groups) if key != "shares"):
-        parts = list(dict.fromkeys(part for _, audit in audits for part in audit.get(group, {})))
+    for group in (key for key in groups if key != "shares"):
+        told = [(record, found) for record, audit in audits if (found := breakdown(audit, group))]
+        parts = list(dict.fromkeys(part for _, found in told for part in found))
         rows = [
-            [record.id, describe(record.ask), *(f"{100 * audit[group].get(part, 0):.2f}" for part in parts)]
-            for record, audit in audits
-            if group in audit
+            [record.id, describe(record.ask), *(f"{100 * found.get(part, 0):.2f}" for part in parts)]
+            for record, found in told
         ]
         texts[f"Masked by {group} %"] = table(["trial", "what", *parts], rows, left=("trial", "what"))
     return texts
+
+
+def breakdown(audit: Mapping[str, Any], group: str) -> Mapping[str, float]:
+    """What a trial tells of a group, by part; nothing where it tells none, or a number of that name."""
+    found = audit.get(group)
+    return found if isinstance(found, Mapping) else {}
+
+
+def ended(record: TrialRecord) -> str | None:
+    """Why a trial ended, in a line that tells no secret."""
+    return redact(one_line(record.end.reason)) if record.end and record.end.reason else None
 
 
 def _apart(spec: SweepSpec, common: Common) -> str:
     due = f" ({common.predicted:,.0f} positions)" if common.predicted is not None else ""
     return (
         f"These trials do not predict as many positions as the baseline{due}, or not as exactly: their "
-        f"{spec.objective} is no comparison with the others, is not ranked and confirms nothing, for {budget.FREE}. "
-        "`budget: free` in the spec compares them all the same."
+        f"{text(spec.objective)} is no comparison with the others, is not ranked and confirms nothing, for "
+        f"{budget.FREE}. `budget: free` in the spec compares them all the same."
     )
 
 
@@ -308,10 +338,10 @@ def _audit_table(spec: SweepSpec, records: Sequence[TrialRecord], ending: bool =
         metrics = record.rows[-1].metrics if record.rows else {}
         audit, predicted = nested(metrics, AUDIT), metrics.get(PREDICTED)
         row = [record.id, describe(record.ask), ABSENT if predicted is None else f"{predicted:,.0f}", _masked(record)]
-        row += [_parts(audit["shares"]) if "shares" in audit else ABSENT]
-        row += [f"{audit[key]:,.6g}" if key in audit else ABSENT for key in keys]
+        row += [_parts(breakdown(audit, "shares")) if "shares" in audit else ABSENT]
+        row += [f"{audit[key]:,.6g}" if isinstance(audit.get(key), int | float) else ABSENT for key in keys]
         ends = [record.ask.stage, str(record.ask.seed), f"{record.step:,}", state(record)]
-        ends.append((record.end and record.end.reason) or ABSENT)
+        ends.append(ended(record) or ABSENT)
         rows.append([*row, number(record.score(spec.objective)), _speed(record), *(ends if ending else ())])
     heads = ["trial", "what", "predicted", "masked %", "realised shares %", *keys, spec.objective, "steps/s"]
     heads += ["stage", "seed", "step", "state", "reason"] if ending else []
@@ -331,18 +361,18 @@ def _speed(record: TrialRecord) -> str:
 
 
 def _commands(outcome: Outcome, trial: str | None, confirmed: bool) -> str:
-    folder = shlex.quote(str(outcome.run_dir))
-    spec = shlex.quote(str(outcome.run_dir / "spec.yaml"))
+    folder = shlex.quote(one_line(str(outcome.run_dir)))
+    spec = shlex.quote(one_line(str(outcome.run_dir / "spec.yaml")))
     more = []
     if trial:
-        again = f"    python -m sweeper.run --reproduce {folder} --trial {trial}"
+        again = f"    python -m sweeper.run --reproduce {folder} --trial {shlex.quote(one_line(trial))}"
         more += ["Run a trial again and compare its loss with the journal's:", again]
     if confirmed:
         again = f"    python -m sweeper.run {spec} --resume {folder} --more-seeds 8"
         more += ["Confirm on more seeds, as a further look at half of the level:", again]
-    lines = [f"Run folder: `{outcome.run_dir}`."]
+    lines = [f"Run folder: {code(str(outcome.run_dir))}."]
     if outcome.bundle:
-        lines.append(f"The best trial's bundle: `{outcome.bundle}`.")
+        lines.append(f"The best trial's bundle: {code(str(outcome.bundle))}.")
     lines += [
         "Continue what is open, or deliver what MLflow lacks:",
         f"    python -m sweeper.run {spec} --resume {folder}",
@@ -350,7 +380,7 @@ def _commands(outcome: Outcome, trial: str | None, confirmed: bool) -> str:
         "Make the reports anew from the journal:",
         f"    python -m sweeper.report {folder}",
         "Browse the curves:",
-        f"    {ui_command(outcome.tracking_uri, outcome.run_dir.parent)}",
+        f"    {one_line(ui_command(outcome.tracking_uri, outcome.run_dir.parent))}",
     ]
     return "\n\n".join(lines)
 

@@ -1,10 +1,13 @@
 """`report.html`: the report with figures, in one file that loads nothing and needs no network.
 
-The words and tables are those of `report.md`. A content policy in the page forbids it to fetch anything.
+The words and tables are those of `report.md`. A content policy in the page forbids it to fetch anything, and to run
+any script but the two that are always the same: Plotly, and the one here that draws what the figures' data say.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from markdown_it import MarkdownIt
-from plotly.io import to_html
+from plotly.io.json import to_json_plotly
 from plotly.offline import get_plotlyjs
 
 from sweeper import figures, tables
 from sweeper.budget import Common
 from sweeper.curves import curves_of, gaps_of
 from sweeper.figures import Axis, Point
+from sweeper.files import printable
 from sweeper.journal import Journal, TrialRecord, nested
 from sweeper.pareto import trades
-from sweeper.report import APART, AUDIT, FRONT, JUDGED, Outcome, sections
+from sweeper.report import APART, AUDIT, FRONT, JUDGED, Outcome, breakdown, sections
 from sweeper.space import Choice, LogUniform, Simplex
 
 if TYPE_CHECKING:
@@ -34,7 +38,6 @@ MOST_POINTS = 2000
 MOST_LINES = 300  # of a table; results.csv has all
 
 _CONFIG = {"displayModeBar": False, "responsive": True, "scrollZoom": False}
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #111; background: #fff; max-width: 1080px; margin: 0 auto;
@@ -46,6 +49,7 @@ h2 { font-size: 1.2rem; margin: 2em 0 .4em; border-top: 1px solid #bbb; padding-
 p.note, figcaption { color: #444; font-size: .92rem; max-width: 75ch; }
 html { overflow-y: scroll; }
 figure { margin: 12px 0; min-width: 0; overflow: auto hidden; }
+.plotly-graph-div { width: 100%; }
 .wide .plotly-graph-div { min-width: 560px; }
 @media (min-width: 900px) { .pair { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 24px; } }
 .scroll { overflow-x: auto; }
@@ -66,8 +70,12 @@ dt { color: #444; } dd { margin: 0; }
   table { font-size: 7pt; } th, td { white-space: normal; padding: 1px 3px; } }
 """
 # On paper, a figure as wide as the window would be cut off.
-_PRINT = """
+_DRAW = """
 const figures = () => document.querySelectorAll(".plotly-graph-div");
+figures().forEach(figure => {
+  const {data, layout, config} = JSON.parse(figure.nextElementSibling.textContent);
+  Plotly.newPlot(figure, data, layout, config);
+});
 addEventListener("beforeprint", () => {
   figures().forEach(figure => Plotly.relayout(figure, {width: 660}));
 });
@@ -86,7 +94,7 @@ class _Part:
     folded: bool = False
 
     def html(self) -> str:
-        title = html.escape(self.title)
+        title = _plain(self.title)
         if self.folded:
             return f"<details><summary>{title}</summary>{self.body}</details>"
         return f"<section><h2>{title}</h2>{self.body}</section>"
@@ -101,14 +109,24 @@ def page(spec: SweepSpec, journal: Journal, outcome: Outcome, importance: Mappin
     parts += [_Part(title, text, folded=True) for title, text in texts.items()]
     parts += [_Part("Reproduce and extend", last["Go on from here"]), _Part("What ran", last["What ran"])]
     body = "\n".join(part.html() for part in parts)
+    scripts = get_plotlyjs(), _DRAW
+    name = _plain(spec.name)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(spec.name)}</title>\n<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n"
-        f'<body>\n<h1>{html.escape(spec.name)}</h1>\n<div class="answer">{answer}</div>\n{body}\n'
-        f"<script>{_PRINT}</script>\n</body>\n</html>\n"
+        f"<title>{name}</title>\n<style>{_STYLE}</style>\n<script>{scripts[0]}</script>\n</head>\n"
+        f'<body>\n<h1>{name}</h1>\n<div class="answer">{answer}</div>\n{body}\n'
+        f"<script>{scripts[1]}</script>\n</body>\n</html>\n"
     )
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Nothing is fetched, and no script runs but these. Plotly writes styles into the page itself."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    own = " ".join(f"'sha256-{digest}'" for digest in digests)
+    rest = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; script-src {own}; {rest}"
 
 
 def _parts(
@@ -166,7 +184,7 @@ def _pareto(spec: SweepSpec, journal: Journal, table: str) -> Iterator[_Part]:
         "scores: exploration, not a result."
     )
     body = "".join(
-        _figure(f"pareto-{number}", figures.pareto(shown, spec.objectives, number), caption)
+        _figure("pareto", figures.pareto(shown, spec.objectives, number), caption)
         for number in range(1, len(spec.objectives))
     )
     yield _Part(FRONT, body + table)
@@ -229,7 +247,7 @@ def _settings(spec: SweepSpec, points: Sequence[Point], importance: Mapping[str,
             parts = {f"{path}.{part}": low for part, low in zip(domain.parts, domain.minima, strict=True)}
             figure = figures.ternary(points, parts, spec.objective)
             title = f"Mixture: {figures.last(path)}"
-            yield _Part(title, _figure(f"ternary-{path}", figure, f"Each mark is a trial; dark is a low loss.{named}"))
+            yield _Part(title, _figure("ternary", figure, f"Each mark is a trial; dark is a low loss.{named}"))
     every, decay = (next((path for path in spec.space if path.endswith(end)), None) for end in _MEMORY)
     if every and decay:
         logarithmic = [path for path, domain in spec.space.items() if isinstance(domain, LogUniform)]
@@ -283,13 +301,13 @@ def _masked(spec: SweepSpec, journal: Journal, texts: dict[str, str]) -> Iterato
     shown = ""
     for group in groups:
         rows = {
-            name: _mean([audit[group] for audit in audits if isinstance(audit.get(group), Mapping)])
+            name: _mean([found for audit in audits if (found := breakdown(audit, group))])
             for name, audits in list(by.items())[:MOST_ROWS]
         }
         rows = {name: row for name, row in rows.items() if row}
         if rows and group != "shares":
             caption = f"Percent of the masked positions by {group}; colour: the difference from the first row."
-            shown += _figure(f"masked-{group}", figures.shares(rows, group), caption, "wide")
+            shown += _figure("masked wide", figures.shares(rows, group), caption)
             if table := texts.pop(f"Masked by {group} %", ""):
                 shown += _Part(f"By {group}, every trial", table, folded=True).html()
     if shown:
@@ -324,16 +342,20 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {part: fmean(row.get(part, 0.0) for row in rows) for part in parts}
 
 
-def _figure(name: str, figure: go.Figure, caption: str, kind: str = "") -> str:
-    """kind: a class of the style sheet."""
-    div = to_html(figure, include_plotlyjs=False, full_html=False, config=_CONFIG, div_id=name.replace(".", "-"))
-    return f'<figure class="{kind}">{div}<figcaption>{html.escape(caption)}</figcaption></figure>'
+def _figure(kind: str, figure: go.Figure, caption: str) -> str:
+    """A place to draw in, and its data, which end no script. kind: classes, of our words alone."""
+    data = str(to_json_plotly({**figure.to_plotly_json(), "config": _CONFIG})).replace("<", "\\u003c")
+    drawn = f'<div class="plotly-graph-div"></div><script type="application/json">{data}</script>'
+    return f'<figure class="{kind}">{drawn}<figcaption>{_plain(caption)}</figcaption></figure>'
 
 
 def _listed(facts: Mapping[str, str]) -> str:
-    return (
-        f"<dl>{''.join(f'<dt>{html.escape(key)}</dt><dd>{html.escape(text)}</dd>' for key, text in facts.items())}</dl>"
-    )
+    return f"<dl>{''.join(f'<dt>{_plain(key)}</dt><dd>{_plain(text)}</dd>' for key, text in facts.items())}</dl>"
+
+
+def _plain(text: str) -> str:
+    """Text as HTML shows it letter by letter."""
+    return html.escape(printable(text))
 
 
 def _rendered(text: str) -> str:

@@ -5,11 +5,10 @@ Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from sweeper import files, recorded, report, report_html, tables
+from sweeper import files, folders, report, report_html, tables
 from sweeper.journal import Journal
 from sweeper.report import Outcome
 from sweeper.spec import SweepSpec
@@ -49,13 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_dir = args.run_dir.resolve()
         if not (run_dir / "journal.jsonl").is_file():
             raise ValueError(f"{run_dir}: there is no run, for it has no journal.jsonl")
-        spec, journal = recorded.opened(run_dir, args.trust_record)
+        spec, journal = folders.opened(run_dir, args.trust_record)
         files.private(spec.shared)
         for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):
             files.emit(str(path))
     except (ValueError, OSError) as error:
         told = files.told(error) if isinstance(error, OSError) else None
-        print(f"error: {told or error}", file=sys.stderr)
+        files.say(f"error: {told or error}")
         return 2
     return 0
 

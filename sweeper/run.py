@@ -381,7 +381,7 @@ def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    files.say(line)
 
 
 if __name__ == "__main__":

@@ -410,7 +410,7 @@ class SweepSpec(Section):
 
     def trainable_config(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """As `settings`, but the whole as a plain tree."""
-        return check.settings(self, params).model_dump(mode="json")
+        return check.dumped(self, params)
 
     def to_yaml(self) -> str:
         """The resolved spec as YAML: `load` gives the same spec and hash back."""

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, confirm, files, folders, recorded, report
+from sweeper import cluster, confirm, files, folders, report
 from sweeper.journal import Journal, Session, TrialRecord
-from sweeper.secrecy import redact
 from sweeper.spec import SweepSpec
 from sweeper.spec import recorded as load_recorded
 from sweeper.summary import sweep_state
@@ -46,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_dir = (args.run_dir or newest(Path("runs"))).resolve()
         found = status(run_dir, args.trust_record)
     except (ValueError, cluster.NotStarted) as error:
-        print(f"error: {error}", file=sys.stderr)
+        files.say(f"error: {error}")
         return REFUSED
     except OSError as error:
         if (told := files.told(error)) is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        files.say(f"error: {told}")
         return REFUSED
     files.emit(json.dumps(found) if args.json else "\n".join(lines(found)))
     return EXITS[found["state"]]
@@ -70,7 +69,7 @@ def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
     if not (run_dir / folders.SPEC).is_file():
         raise ValueError(f"{run_dir} is no run folder, for it has no {folders.SPEC}")
     driver = driven(run_dir)  # before the journal: what a driver wrote before it ended is then read
-    spec, journal = recorded.opened(run_dir, trust)
+    spec, journal = folders.opened(run_dir, trust)
     records = list(journal.trials.values())
     begun = next((event.machine for event in reversed(journal.events) if isinstance(event, Session)), {})
     at_once = begun.get("concurrency")
@@ -133,7 +132,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     shown += [f"caution     {doubt}" for doubt in found["doubts"]]
     if found["left_out"]:
         shown.append(f"note        {found['left_out']}")
-    return shown
+    return [line.replace("\n", "\\n") for line in shown]
 
 
 def foreign(spec: Path | None, resume: Path | None) -> Path | None:
@@ -184,7 +183,7 @@ def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]
 
 def _why_trial(record: TrialRecord, driver: bool) -> str | None:
     if record.end and record.end.reason:
-        return redact(" ".join(record.end.reason.split()))
+        return report.ended(record)
     if record.open and not driver:
         return f"goes on from step {record.step:,} when the sweep is resumed"
     if record.state == "interrupted":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper import learned
 from sweeper.journal import Journal, TrialRecord, nested
 from sweeper.report import AUDIT, Outcome, best, state
-from sweeper.secrecy import redact
+from sweeper.secrecy import redact, veiled
 
 if TYPE_CHECKING:
     from sweeper.spec import SweepSpec
@@ -51,11 +51,11 @@ def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[
         "state": state(record),
         "step": record.step,
         "score": record.score(objective),
-        "params": record.ask.params,
+        "params": veiled("", record.ask.params),
         "metrics": {key: value for key, value in metrics.items() if not key.startswith(AUDIT)},
         "audit": nested(metrics, AUDIT) or None,
         "run_id": run_id,
-        "reason": record.end.reason if record.end else None,
+        "reason": redact(record.end.reason) if record.end and record.end.reason else None,
     }
 
 

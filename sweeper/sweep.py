@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import shutil
 import sys
 import time
@@ -29,7 +28,7 @@ from sweeper.journal import End, Journal, Session
 from sweeper.remote import Remote
 from sweeper.scheduling import Recording, scheduler
 from sweeper.search import ConfirmSearch, JournalSearch, ListSearch, OpenSearch, StudySearch, known, write_study
-from sweeper.secrecy import redact
+from sweeper.secrecy import command
 from sweeper.spec import SweepSpec
 
 WATCH_S, GRACE_S = 3.0, 1.0
@@ -287,9 +286,8 @@ def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Se
         "threads": spec.resources.cpus_per_worker,
         "device": _device(spec),
     }
-    command = redact(shlex.join(sys.orig_argv))
     return Session(
-        command=command,
+        command=command(sys.orig_argv),
         versions=provenance.versions(),
         git_commit=provenance.commit(),
         machine=machine,

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper import learned, tasks
 from sweeper.budget import TOKENS, Common
+from sweeper.files import one_line, printable
 from sweeper.journal import Ask, End, Journal, Report, Session, TrialRecord
-from sweeper.report import AUDIT
+from sweeper.report import AUDIT, ended
+from sweeper.secrecy import veiled
 from sweeper.wording import confidence
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ _ESCAPES = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    **{char: f"{{{char}}}" for char in "[]*"},  # after a row's \\\\ they would be its arguments
 }
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # what spreadsheets calculate, if a cell begins so
 
 
 def results_csv(spec: SweepSpec, journal: Journal) -> str:
@@ -44,17 +48,22 @@ def results_csv(spec: SweepSpec, journal: Journal) -> str:
     judged = list(dict.fromkeys([*spec.objectives[1:], *tasks.metrics(journal)]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+
+    def write(row: Sequence[Any]) -> None:
+        writer.writerow(map(_cell, row))
+
     heads = ["stage", "trial", "arm", "seed", "state", "steps", spec.objective, test]
-    writer.writerow([*heads, *columns, *judged, "masked_share", "matched", "stuck", "config_hash"])
+    write([*heads, *columns, *judged, "masked_share", "matched", "stuck", "config_hash"])
     for record, each in zip(records, settings, strict=True):
         last = record.rows[-1].metrics if record.rows else {}
         ask = record.ask
         row = [ask.stage, ask.trial, ask.arm, ask.seed, record.state, record.step]
-        row += [last.get(spec.objective), last.get(test), *(each.get(column) for column in columns)]
+        row += [last.get(spec.objective), last.get(test)]
+        row += [veiled(column, each.get(column)) for column in columns]
         row += [last.get(key) for key in judged]
         stuck = learned.known(spec, record)
         row += [last.get(f"{AUDIT}rate"), int(common.same(record)), None if stuck is None else int(stuck)]
-        writer.writerow([*row, ask.config_hash])
+        write([*row, ask.config_hash])
     return text.getvalue()
 
 
@@ -89,9 +98,25 @@ def verdict_tex(verdict: Verdict | None) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
 
+def _cell(value: Any) -> Any:
+    """A value of results.csv; text that a spreadsheet would calculate, but for numbers, has an apostrophe before it."""
+    if not isinstance(value, str | list | tuple | Mapping):
+        return value
+    text = printable(str(value))
+    return f"'{text}" if str(value).lstrip(" ").startswith(_FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def escape(text: str) -> str:
-    """Text as LaTeX sets it."""
-    return "".join(_ESCAPES.get(char, char) for char in text)
+    """Text as LaTeX sets it, in one line."""
+    return "".join(_ESCAPES.get(char, char) for char in one_line(text))
 
 
 def nats(value: float | None) -> str:
@@ -127,9 +152,9 @@ def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
         counts = Counter(record.state for record in records if record.ask.stage == stage)
         facts[f"trials, {stage}"] = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     why = Counter(
-        " ".join(f"{record.state}: {record.end.reason}".split())[:160]
+        f"{record.state}: {reason}"[:160]
         for record in records
-        if record.end and record.end.reason and record.state != "completed"
+        if record.state != "completed" and (reason := ended(record))
     )
     if why:
         facts["why trials ended early"] = "; ".join(f"{count} × {reason}" for reason, count in why.most_common(8))

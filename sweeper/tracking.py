@@ -7,7 +7,6 @@ the first. Training never waits for the server: what cannot be delivered stays i
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper import learned, store
+from sweeper import files, learned, store
 from sweeper.artifacts import SMALL_S, Artifacts
-from sweeper.entries import LACKS, STATUS, Child, cut_tags, milliseconds, session_tags
+from sweeper.entries import LACKS, STATUS, Child, cut_tags, milliseconds, note, session_tags
 from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
 from sweeper.report import REPORTS, fingerprints
 from sweeper.secrecy import redact
@@ -77,7 +76,7 @@ class Tracker:
         self.run_ids: dict[str, str] = {}
         self._journal, self._spec, self._run_dir, self._uri = journal, spec, run_dir, uri
         self._tags = dict(tags or {})
-        self._say = say or (lambda line: print(line, file=sys.stderr))
+        self._say = say or files.say
         self._cursor = 0
         self._session: Session | None = None
         self._described: Session | None = None
@@ -141,7 +140,7 @@ class Tracker:
             send = partial(client.log_artifacts, run_id, str(bundle), "bundle")
             if not self._artifacts.put(client, send, self._most()):
                 return None
-            store.unless_there(lambda: client.create_registered_model(model, description=self._spec.question))
+            store.unless_there(lambda: client.create_registered_model(model, description=note(self._spec.question)))
             tags = {
                 **self._identity(),
                 "sweeper.trial": trial.id,
@@ -258,7 +257,7 @@ class Tracker:
         tags = {**session_tags(session), "sweeper.machine": json.dumps(session.machine, default=str)}
         tags |= {**self._identity(), **self._digest(), "mlflow.runName": self._run_dir.name}
         tags |= {"sweeper.doubt": " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
-        tags |= {"mlflow.note.content": self._spec.question, "sweeper.profile": self._spec.profile or "none"}
+        tags |= {"mlflow.note.content": note(self._spec.question), "sweeper.profile": self._spec.profile or "none"}
         store.log(client, self.parent_run_id, tags=tags)
         self._store_spec(client)
         self._described = session

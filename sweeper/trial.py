@@ -22,7 +22,7 @@ from typing import Any
 from ray import train, tune
 from ray.util import get_node_ip_address
 
-from sweeper import checkpoints, faults, files, remote
+from sweeper import checkpoints, faults, files, remote, secrecy
 from sweeper.remote import Remote
 from sweeper.trainable import Trainable, TrainContext
 from sweeper.wording import nearest
@@ -218,7 +218,7 @@ def _train_in(folder: Path, place: Remote | None, task: Mapping[str, Any], send:
     report = (lambda *_: send(_message([]))) if ranks.get("rank") else reporter
     asked = {"seed": task["seed"], "test": task["test"], "evaluate": task["evaluate"]}
     context = TrainContext(report, restore_from=restore_from, **asked, **ranks)
-    config = trainable.config.model_validate(task["config"])
+    config = trainable.config.model_validate(secrecy.given(task["config"], secrecy.declared(trainable.config)))
     try:
         trainable.train(config, context)
     except torch.OutOfMemoryError as error:
@@ -264,6 +264,7 @@ def _noted(task: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _note(task: Mapping[str, Any], told: str) -> None:
+    told = secrecy.redact(told)
     if place := _place(task):
         with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as name:
             if not (place / ERROR).exists():
@@ -275,6 +276,6 @@ def _note(task: Mapping[str, Any], told: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line: its type and the first line of what it says."""
+    """An error in one line that tells no secret: its type and the first line of what it says."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return secrecy.redact(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__

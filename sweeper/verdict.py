@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.journal import Journal
-from sweeper.markdown import ABSENT, between, number, table
+from sweeper.markdown import ABSENT, between, code, number, table, text
 from sweeper.wording import confidence
 
 ASSUMED = (
@@ -22,17 +22,17 @@ def headline(said: Mapping[str, Any]) -> str:
     found = next((one for one in said["comparisons"] if one["arm"] == champion), None)
     seeds = found["n"] if found else f"{'up to ' * ('looks' in said)}{len(said['seeds'])}"
     fresh = "" if said["fresh"] else " Not all of those seeds were fresh."
-    against = f"against `{said['baseline']}` over {seeds} seeds by {test}"
+    against = f"against {code(said['baseline'])} over {seeds} seeds by {text(test)}"
     if found is None:
-        verdicts = "; ".join(f"`{arm}`: {text}" for arm, text in told.items())
+        verdicts = "; ".join(f"{code(arm)}: {text(words)}" for arm, words in told.items())
         return f"**Nothing is confirmed** {against}. {verdicts}.{_going_on(said)}{fresh}"
     low, high = found["interval"]
     interval = f"{_level(said, champion)} {low:+.4f} to {high:+.4f}"
-    text = f"**Confirmed: `{champion}`** {against}: {found['mean']:+.4f} nats, {interval}."
+    first = f"**Confirmed: {code(champion)}** {against}: {found['mean']:+.4f} nats, {interval}."
     if challenge := said.get("challenge"):
-        text += f" {challenge['said'][:1].upper()}{challenge['said'][1:]}."
-    others = [f"`{arm}`: {verdict}" for arm, verdict in told.items() if arm != champion]
-    return " ".join([text, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(said) + fresh
+        first += f" {text(challenge['said'][:1].upper() + challenge['said'][1:])}."
+    others = [f"{code(arm)}: {text(words)}" for arm, words in told.items() if arm != champion]
+    return " ".join([first, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(said) + fresh
 
 
 def going_on(said: Mapping[str, Any]) -> list[str]:
@@ -44,7 +44,7 @@ def going_on(said: Mapping[str, Any]) -> list[str]:
 
 
 def _going_on(said: Mapping[str, Any]) -> str:
-    going = [f"`{arm}`" for arm in going_on(said)]
+    going = [code(arm) for arm in going_on(said)]
     told = f" This was look {said['look']} of at most {_declared_looks(said)}: {', '.join(going)} run"
     return f"{told}{'s'[len(going) > 1 :]} on." if going else ""
 
@@ -81,16 +81,16 @@ def section(said: Mapping[str, Any]) -> str:
         if one["needed"]
     ]
     joint = any(one.get("documents") for one in said["comparisons"])
-    text = (
-        f"Paired differences in {said['metric']} to `{said['baseline']}` under the same seeds ("
+    first = (
+        f"Paired differences in {text(said['metric'])} to {code(said['baseline'])} under the same seeds ("
         f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {level} "
         "answers what other seeds would give, unadjusted; the interval over documents what other documents would"
         f"{'; the one over both what other seeds with other documents would' * joint}.\n\n"
     )
-    caution = [f"**{said['unlearned']}**"] if said.get("unlearned") else []
-    lines = [*caution, *said["rule"], ASSUMED, *said.get("judged", ()), *said["notes"], *notes, *needed]
-    told = "\n".join(f"* {line}" for line in lines)
-    return "\n\n".join(part for part in (f"{text}{compared}", _runs(said), told) if part)
+    caution = [f"**{text(said['unlearned'])}**"] if said.get("unlearned") else []
+    lines = [*said["rule"], ASSUMED, *said.get("judged", ()), *said["notes"], *notes, *needed]
+    told = "\n".join(f"* {line}" for line in [*caution, *map(text, lines)])
+    return "\n\n".join(part for part in (f"{first}{compared}", _runs(said), told) if part)
 
 
 def _runs(said: Mapping[str, Any]) -> str:
@@ -105,13 +105,13 @@ def _runs(said: Mapping[str, Any]) -> str:
         rows.append(row)
     if not rows:
         return ""
-    text = (
+    first = (
         "How the runs of each arm came out over the seeds that it shares with the baseline. Stuck: runs that did not "
         "begin to learn, with the p of McNemar's exact test that both arms are as likely to; sd: over seeds, with the "
         "p of Pitman and Morgan that the two are equal. Neither p is adjusted."
     )
     heads = ["arm", "stuck", "baseline stuck", "p (stuck)", "sd of runs", "baseline's", "ratio (95 %)", "p (spread)"]
-    return f"{text}\n\n{table(heads, rows, left=('arm',))}"
+    return f"{first}\n\n{table(heads, rows, left=('arm',))}"
 
 
 def _share(stuck: Sequence[int] | None, pairs: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -234,8 +235,15 @@ def _masking(masking: MaskingConfig) -> str:
 
 def _data(facts: Mapping[str, Any]) -> str:
     """What the tokenizer is, and what it drops of the text."""
-    lines = [f"**Caution:** {line}" for line in facts.get("warnings", ())] + list(facts.get("notes", ()))
+    lines = [f"**Caution:** {_as_text(line)}" for line in facts.get("warnings", ())]
+    lines += map(_as_text, facts.get("notes", ()))
     return "\n".join(f"* {line}" for line in lines)
+
+
+def _as_text(given: str) -> str:
+    """Text that Markdown shows as it is, in one line; what stands between two backticks is code."""
+    acts = r"(?<!`)`[^`]+`(?!`)|[\\`*_\[<&~$|]"
+    return re.sub(acts, lambda found: found[0] if len(found[0]) > 1 else f"\\{found[0]}", files.one_line(given))
 
 
 def _card(config: Config, metadata: dict[str, Any]) -> str:
@@ -248,7 +256,7 @@ tags: [masked-language-modeling, compact-bert]
 # Compact BERT, {metadata["parameters"] / 1e6:.1f} M parameters
 
 Pretrained for {metrics["step"]} steps of {config.batch_size} rows of {config.data.block} tokens, {metadata["words"]:,}
-words, on `{config.data.corpus}`, {_masking(config.masking)}. Seed {metadata["seed"]}.
+words, on `{files.one_line(config.data.corpus).replace("`", "'")}`, {_masking(config.masking)}. Seed {metadata["seed"]}.
 {N_HOT if config.model.embedding == "nhot" else ""}
 
 | metric | nats |

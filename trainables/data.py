@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ import numpy as np
 from filelock import Timeout
 
 from sweeper import files
-from trainables import corpus, dropped, limits, machine, noise, tokenizer
+from trainables import corpus, dropped, limits, noise, tokenizer
 from trainables.config import DataConfig
 from trainables.preparation import (
     EVALUATION_ARRAYS,
@@ -162,10 +161,10 @@ def prepare(config: DataConfig) -> Prepared:
     if not _is_sound(folder):
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with files.locked(root / f".{folder.name}.lock", LOCK_S, _say):
+            with files.locked(root / f".{folder.name}.lock", LOCK_S, files.say):
                 if damage := _damage(folder):
                     if os.path.lexists(folder):
-                        machine.say(f"the cache's {folder} {damage}: it is prepared anew")
+                        files.say(f"the cache's {folder} {damage}: it is prepared anew")
                     parts = corpus.divide(config, *sources)
                     _write(folder, lambda partial: Preparation(config, parts, words).write(partial))
         except Timeout:
@@ -176,10 +175,6 @@ def prepare(config: DataConfig) -> Prepared:
         except OSError as error:
             raise ValueError(f"cannot write the cache {root} ({error}): set SWEEPER_CACHE to a folder") from error
     return _open(folder, config)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def is_prepared(config: DataConfig) -> bool:

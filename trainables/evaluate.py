@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return machine.refused(error)
     if untrained_parts:
-        machine.say(untrained_parts)
+        files.say(untrained_parts)
     _print(scores, options.json)
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from sweeper import files
 
@@ -30,16 +29,8 @@ def use(device: str, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def say(line: str) -> None:
-    """A line on stderr. Where its reader has gone, as `head` does, it and the rest are for nobody."""
-    try:
-        print(files.printable(line), file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
 def refused(error: ValueError | OSError) -> int:
     """Says in one line why a command ends. Returns its exit status, 2."""
     told = files.told(error) if isinstance(error, OSError) else None
-    say(f"error: {' '.join((told or str(error)).split())}")
+    files.say(f"error: {' '.join((told or str(error)).split())}")
     return 2

@@ -403,30 +403,30 @@ def main(arguments: list[str] | None = None) -> int:
     files.standard_streams()
     files.private()
     try:
-        _train(_options(arguments))
+        return _train(_options(arguments))
     except (ValueError, OSError) as error:
         return machine.refused(error)
-    return 0
 
 
-def _train(options: argparse.Namespace) -> None:
-    """Raises ValueError or OSError."""
+def _train(options: argparse.Namespace) -> int:
+    """The exit status. Raises ValueError or OSError for what cannot begin."""
     config, facts, restore = _begun(options)
     for line in facts["warnings"]:
-        machine.say(f"caution: {line}")
+        files.say(f"caution: {line}")
     if "series" in facts:
-        machine.say(f"series: {', '.join(facts['series']) or 'the run is too short for any'}")
+        files.say(f"series: {', '.join(facts['series']) or 'the run is too short for any'}")
     kept = options.output / KEPT
     context = TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore)
     try:
         with files.temporary():
             train(config, context)
     except OSError as error:
-        print(f"error: {files.told(error) or error}; --resume goes on from what is kept", file=sys.stderr)
+        files.say(f"error: {files.told(error) or error}; --resume goes on from what is kept")
         return 1
     if (kept / "bundle" / "series").exists():
         (kept / "bundle" / "series").rename(options.output / "series")
-    machine.say(f"bundle: {kept / 'bundle'}")
+    files.say(f"bundle: {kept / 'bundle'}")
+    return 0
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -465,7 +465,7 @@ def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
         except ValueError as error:
             raise ValueError(f"--resume: {error}; give what it was begun with, or another --output") from None
     elif options.resume:
-        machine.say(f"{options.output} holds no checkpoint: this begins anew")
+        files.say(f"{options.output} holds no checkpoint: this begins anew")
     options.output.mkdir(parents=True, exist_ok=True)
     if not os.access(options.output, os.W_OK | os.X_OK):
         raise ValueError(f"--output {options.output}: cannot be written to")
@@ -477,7 +477,7 @@ def _reporter(kept: Path) -> Any:
 
     def report(metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         shown = "  ".join(f"{key} {metrics[key]:.4f}" for key in ("train/loss", "val/loss", "val/loss_mask"))
-        machine.say(f"step {metrics['step']}  {shown}  unigram {metrics['val/unigram_mask']:.4f}")
+        files.say(f"step {metrics['step']}  {shown}  unigram {metrics['val/unigram_mask']:.4f}")
         assert checkpoint is not None
         shutil.rmtree(kept.with_name(NEXT), ignore_errors=True)  # of a run that was killed
         new = Path(shutil.move(checkpoint, kept.with_name(NEXT)))

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from trainables import data, machine, marks
+from sweeper import files
+from trainables import data, marks
 from trainables.config import BOTH_LENGTHS, DataConfig
 from trainables.data import Batches, Prepared
 
@@ -101,5 +102,5 @@ def _rows(corpus: str, words: int) -> int:
     """Of a DataConfig as JSON: a spec's check asks for the same many times."""
     config = DataConfig.model_validate_json(corpus)
     if not data.is_prepared(config):
-        machine.say(f"preparing {config.corpus}, to count its words")
+        files.say(f"preparing {config.corpus}, to count its words")
     return rows_for(data.prepare(config), words)

@@ -118,7 +118,7 @@ def test_what_is_on_record_says_as_much_as_the_trainable_itself(
     asked = texts(mine, journal, run_dir)
     told = (tables.cost(mine, journal), mine.comparable, mine.compared, confirm.expected(mine, journal))
     import_nothing(monkeypatch)
-    read, again = recorded.opened(run_dir)
+    read, again = folders.opened(run_dir)
     assert texts(read, again, run_dir) == asked
     assert "stayed put" in asked[0]
     assert "All was lost at 1.650" in asked[0]
@@ -134,7 +134,7 @@ def test_what_an_older_record_lacks_is_left_out_with_a_line(
 ) -> None:
     run_dir = made(tmp_path, mine, noted=False)
     import_nothing(monkeypatch)
-    sweep, journal = recorded.opened(run_dir)
+    sweep, journal = folders.opened(run_dir)
     assert sweep.comparable == ["plain", "other"]  # by what each trial was asked for
     assert tables.cost(sweep, journal)["tokens read"] == "not on record"
     assert learned.known(sweep, journal.trials["t0001"]) is None
@@ -150,7 +150,7 @@ def test_of_an_older_record_what_comes_with_sweeper_still_tells_all(
 ) -> None:
     sweep = spec.resolve({**TREE, "trainable": "trainables.toy:train"})
     run_dir = made(tmp_path, sweep, noted=False)
-    read, journal = recorded.opened(run_dir)
+    read, journal = folders.opened(run_dir)
     assert read.known is None
     assert read == sweep
     assert tables.cost(read, journal)["tokens read"] == str(6 * 20 * sweep.settings({}).tokens_per_step)

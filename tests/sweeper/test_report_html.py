@@ -142,7 +142,7 @@ def test_what_left_the_budget_stands_apart(tmp_path: Path) -> None:
     assert "Budget not matched" in found.headings
     assert "Paired differences of the search" not in found.headings
     assert "1 trials kept the budget, 15.000 % of the positions predicted." in text
-    curves = text.split('id="curves"')[1].split("<figcaption>")[0]
+    curves = text.split('class="curves"')[1].split("<figcaption>")[0]
     assert "baseline" in curves
     assert "published" not in curves
 

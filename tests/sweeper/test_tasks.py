@@ -132,7 +132,7 @@ def test_the_reports_have_the_front_and_the_scores(tmp_path: Path, spec: SweepSp
     assert "* tasks: toy at the end of every trial" in found["What ran"]
     assert found["Trials"].splitlines()[2].split("|")[6:8] == [" val/loss ", " toy/accuracy "]
     text = page(spec, journal, outcome, {})
-    assert text.index(f"<h2>{FRONT}</h2>") < text.index('id="pareto-1"') < text.index(f"<h2>{JUDGED}</h2>")
+    assert text.index(f"<h2>{FRONT}</h2>") < text.index('class="pareto"') < text.index(f"<h2>{JUDGED}</h2>")
     rows = list(csv.DictReader(io.StringIO(results_csv(spec, journal))))
     assert [float(rows[0][key]) for key in ("toy/accuracy", "toy/untrained", "toy/ties")] == [0.61, 0.5, 0.0]
     assert next(row for row in rows if row["state"] == "failed")["toy/accuracy"] == ""
