@@ -159,11 +159,13 @@ def _tried(shared: Bench, numbers: Sequence[int], kinds: list[str], jobs: int) -
         yield from (tried(shared, number, kinds) for number in numbers)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
-        waiting = [pool.submit(tried, shared, number, kinds) for number in numbers]
+        waiting, seen = [pool.submit(tried, shared, number, kinds) for number in numbers], Counter[str]()
         for count, one in enumerate(waiting, 1):
-            yield one.result()
+            row = one.result()
+            seen.update(fault.kind for fault in row["faults"])
             if not count % 100:
-                print(f"{count} of {len(waiting)}", file=sys.stderr, flush=True)
+                print(f"{count} of {len(waiting)}: {dict(seen)}", file=sys.stderr, flush=True)
+            yield row
 
 
 def tried(shared: Bench, number: int, kinds: Sequence[str], commands: Sequence[str] | None = None) -> dict[str, Any]:

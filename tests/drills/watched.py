@@ -37,7 +37,7 @@ _KINDS = {
     0x400: "removed",  # IN_DELETE_SELF
     0x800: "moved",  # IN_MOVE_SELF
 }
-# By whom a command may be helped: what tells of the machine and of the code, from where the code lies.
+# By whom a command may be helped, besides by another Python: what tells of the machine and of the code.
 HELPERS = {"git", "uname", "lscpu", "ldconfig", "nvidia-smi"}
 _CHANGES = {
     "os.remove": (0, 1),
@@ -187,8 +187,9 @@ class _Hook:
             case "open":
                 return self._opened(*given[:3])
             case "exec":
-                name = getattr(given[0], "co_filename", "")
-                return f"imported from inside: {name}" if _below(os.path.realpath(name), (self._inside,)) else None
+                name = getattr(given[0], "co_filename", "<")
+                inside = not name.startswith("<") and _below(os.path.realpath(name), (self._inside,))
+                return f"imported from inside: {name}" if inside else None
             case "import":
                 name = given[1] if isinstance(given[1], str) else ""
                 inside = name and _below(os.path.realpath(name), (self._inside,))
@@ -219,6 +220,8 @@ class _Hook:
         if not os.path.isabs(name) and flags & os.O_DIRECTORY:
             return None  # of a folder that is open, as rmtree does, which says so itself
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC) or set(str(mode or "")) & set("wax+")
+        if not writes and not os.path.isabs(name) and not os.path.lexists(name):
+            return None  # below a folder that is open, as of rmtree, or nowhere
         real = _real(name)
         if writes:
             fine = _below(real, self._writes) or _below(real, self._devices)
@@ -239,7 +242,7 @@ class _Hook:
 
     def _started(self, program: Any) -> str | None:
         name = os.fsdecode(program)
-        if os.path.basename(name) in HELPERS and not _below(_real(name), (self._inside,)):
+        if (os.path.basename(name) in HELPERS or name == sys.executable) and not _below(_real(name), (self._inside,)):
             return None
         return f"started {name}"
 
