@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import functools
 import importlib
 import io
 import json
@@ -125,18 +126,20 @@ def bench(seed: int, quick: bool = False, earnest_every: int = 0, shown: bool = 
         tasks = folder / "pairs.jsonl"
         tasks.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
         made = Bench(folder, {one.name: one for one in seeds}, tasks, seed, earnest_every, shown)
-        _warm(made)
+        _warm(
+            made, [("report", "toy"), ("resume", "toy"), *((name, "mlm") for name in ("dry-run", "trial", "evaluate"))]
+        )
         yield made
 
 
 @contextlib.contextmanager
 def records(seed: int) -> Iterator[Bench]:
     """A bench of records alone, without models, made in a moment."""
-    from sweeper import results, search, status  # noqa: F401  (so that forked children have them)
-
     with _place() as folder:
         seeds = received.quick(folder / "seeds", None)
-        yield Bench(folder, {one.name: one for one in seeds}, folder, seed, 0)
+        made = Bench(folder, {one.name: one for one in seeds}, folder, seed, 0)
+        _warm(made, [("report", "toy")])
+        yield made
 
 
 @contextlib.contextmanager
@@ -433,18 +436,14 @@ def _main(name: str) -> Callable[[list[str]], Any]:
     return {"status": status.main, "report": results.main, "evaluate": evaluate.main}.get(name, run.main)
 
 
+@functools.cache
 def _trusts(name: str) -> bool:
     """Whether the command knows the option in this version."""
-    return TRUST in _helps().get(name, "")
-
-
-def _helps(known: dict[str, str] = {}) -> dict[str, str]:  # noqa: B006 (asked once)
-    if not known:
-        for name in USUAL:
-            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-                _main(name)(["--help"])
-            known[name] = out.getvalue()
-    return known
+    if name not in USUAL:
+        return False
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        _main(name)(["--help"])
+    return TRUST in out.getvalue()
 
 
 def _without_ray() -> None:
@@ -470,14 +469,13 @@ def _fresh(shared: Bench, case: damage.Case, name: str) -> Callable[[], Any]:
     return call
 
 
-def _warm(shared: Bench) -> None:
-    """Load here what the commands load, as children of this process tell."""
+def _warm(shared: Bench, calls: Sequence[tuple[str, str]]) -> None:
+    """Load here what the commands load with these seeds, as children of this process tell."""
     from sweeper import cluster
 
     cluster.isolate()
-    _helps()
     listed = shared.folder / "modules"
-    for name, seed in (("report", "toy"), ("resume", "toy"), ("dry-run", "mlm"), ("trial", "mlm"), ("evaluate", "mlm")):
+    for name, seed in calls:
         draw = random.Random(0)
         arena = Arena(shared.folder / "arena-warm", draw)
         case = damage.Case(shared.seeds[seed].put(arena.storage), arena.outside, arena.work, FORMS[0])
@@ -498,6 +496,5 @@ def _warm(shared: Bench) -> None:
                 with contextlib.suppress(Exception):
                     importlib.import_module(module)
         listed.unlink()
-    import torch
-
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)

@@ -77,6 +77,10 @@ def test_every_mutation_of_a_checkpoint_is_refused_and_none_is_not(tmp_path: Pat
         assert trials.outcome(agreeing, random.Random(1)) == "wrong numbers", "the drill does not see what it is for"
 
 
+# Of what is changed in a folder whose trials had no models.
+RECORDS = [name for name, kind in damage.KINDS.items() if kind.what not in ("bundle", "checkpoints")]
+
+
 class Watch:
     """A run folder, and what lies around it, for `watched.command`."""
 
@@ -152,27 +156,30 @@ def test_what_never_ends_is_seen(watch: Watch, monkeypatch: pytest.MonkeyPatch) 
     assert watch.kinds(lambda: time.sleep(100)) == {"no end"}
 
 
-def test_no_damage_is_in_vain(tmp_path: Path) -> None:
-    kinds = [(name, kind) for name, kind in damage.KINDS.items() if kind.what not in ("bundle", "checkpoints")]
+@pytest.fixture(scope="module")
+def bench() -> Iterator[hostile.Bench]:
+    with hostile.records(0) as made:
+        yield made
+
+
+def test_no_damage_is_in_vain(bench: hostile.Bench, tmp_path: Path) -> None:
     same = []
-    with hostile.records(0) as bench:
-        for number, (name, kind) in enumerate(kinds):
-            storage, outside = tmp_path / str(number) / "storage", tmp_path / str(number) / "outside"
-            (outside / "victim").mkdir(parents=True)
-            (outside / "private.txt").touch()
-            case = damage.Case(bench.seeds["toy"].put(storage), outside, outside, hostile.FORMS[0])
-            before = hostile.state(storage)
-            kind.do(case, random.Random(0))
-            if hostile.state(storage) == before:
-                same.append(name)
+    for number, name in enumerate(RECORDS):
+        storage, outside = tmp_path / str(number) / "storage", tmp_path / str(number) / "outside"
+        (outside / "victim").mkdir(parents=True)
+        (outside / "private.txt").touch()
+        case = damage.Case(bench.seeds["toy"].put(storage), outside, outside, hostile.FORMS[0])
+        before = hostile.state(storage)
+        damage.KINDS[name].do(case, random.Random(0))
+        if hostile.state(storage) == before:
+            same.append(name)
     assert same == ["untouched: as it was sent"]
 
 
-def test_strangers_run_folders_do_no_harm() -> None:
-    """A case of every kind of damage to what is not trained, through the commands that only read; `hostile` has all."""
-    kinds = [name for name, kind in damage.KINDS.items() if kind.what not in ("bundle", "checkpoints")]
-    with hostile.records(1) as bench:
-        rows = [hostile.tried(bench, number, kinds, ("status", "report")) for number in range(len(kinds))]
+def test_strangers_run_folders_do_no_harm(bench: hostile.Bench) -> None:
+    """One of every kind, through one of the commands that only read; the drill itself has all commands, and models."""
+    commands = ("report", "status")
+    rows = [hostile.tried(bench, number, RECORDS, [commands[number % 2]]) for number in range(len(RECORDS))]
     found = hostile.told(rows)
     assert found["held"], found["first"]
     assert found["statuses"].get(0), "nothing was read at all"
