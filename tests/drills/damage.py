@@ -99,9 +99,8 @@ class Case:
 
     def write(self, lines: list[bytes], end: bytes = b"\n") -> None:
         """The journal; with its chain made anew where this case has that form."""
-        if self.form == "made anew":
-            lines = rechained(lines)
-        self.journal.write_bytes(b"\n".join(lines) + end)
+        made = rechained(lines) if self.form == "made anew" else None
+        self.journal.write_bytes(b"\n".join(lines) + end if made is None else made)
 
     def write_events(self, events: list[Any]) -> None:
         self.write([json.dumps(event).encode() for event in events])
@@ -120,17 +119,14 @@ def chains() -> bool:
     return hasattr(journal, "rechained")
 
 
-def rechained(lines: list[bytes]) -> list[bytes]:
-    """The lines with the chained digests that a stranger with this program would give them, where that can be done."""
+def rechained(lines: list[bytes]) -> bytes | None:
+    """The file with the chained digests that a stranger with this program would give it; None where that cannot be."""
     from sweeper import journal
 
-    made = getattr(journal, "rechained", None)
-    if made is None:
-        return lines
     try:
-        return [line if isinstance(line, bytes) else line.encode() for line in made(lines)]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return lines  # such lines have no chain
+        return journal.rechained(lines)  # type: ignore[attr-defined]  (not of versions without a chain)
+    except (AttributeError, ValueError, TypeError, IndexError):
+        return None
 
 
 Damage = Callable[[Case, random.Random], None]
