@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="K", help="this one alone, with what its commands print")
     parser.add_argument("--part", help="only damage of this part, such as journal")
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no case after so long (60)")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at the same time")
     parser.add_argument("--earnest-every", type=int, default=250, help="one run in so many with Ray (250; 0: none)")
     parser.add_argument("--quick", action="store_true", help="run folders that are made without Ray")
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     numbers = [options.only] if options.only is not None else range(options.runs)
     kinds = [name for name, kind in damage.KINDS.items() if options.part in (None, kind.what)]
     with bench(options.seed, options.quick, options.earnest_every, options.only is not None) as shared:
-        rows = list(_tried(shared, numbers, kinds, options.jobs))
+        rows = list(_tried(shared, numbers, kinds, options.jobs, time.monotonic() + 60 * options.minutes))
     return {**told(rows), "seconds": round(time.monotonic() - begin)}
 
 
@@ -137,9 +138,12 @@ def records(seed: int) -> Iterator[Bench]:
     """A bench of records alone, without models, made in a moment."""
     with _place() as folder:
         seeds = received.quick(folder / "seeds", None)
-        made = Bench(folder, {one.name: one for one in seeds}, folder, seed, 0)
-        _warm(made, [("report", "toy")])
-        yield made
+        from sweeper import cluster, results
+
+        cluster.isolate()
+        with contextlib.redirect_stdout(io.StringIO()):
+            results.main([str(seeds[0].put(folder / "first"))])  # what it loads, forked children have
+        yield Bench(folder, {one.name: one for one in seeds}, folder, seed, 0)
 
 
 @contextlib.contextmanager
@@ -157,18 +161,23 @@ def _place() -> Iterator[Path]:
         yield folder
 
 
-def _tried(shared: Bench, numbers: Sequence[int], kinds: list[str], jobs: int) -> Iterator[dict[str, Any]]:
+def _tried(shared: Bench, numbers: Sequence[int], kinds: list[str], jobs: int, end: float) -> Iterator[dict[str, Any]]:
+    """The rows, in order. end: by the monotonic clock, after which no further case begins."""
     if jobs <= 1 or len(numbers) == 1:
-        yield from (tried(shared, number, kinds) for number in numbers)
+        yield from (tried(shared, number, kinds) for number in numbers if time.monotonic() < end)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
-        waiting, seen = [pool.submit(tried, shared, number, kinds) for number in numbers], Counter[str]()
+        waiting, seen = [pool.submit(_in_time, shared, number, kinds, end) for number in numbers], Counter[str]()
         for count, one in enumerate(waiting, 1):
-            row = one.result()
-            seen.update(fault.kind for fault in row["faults"])
+            if row := one.result():
+                seen.update(fault.kind for fault in row["faults"])
+                yield row
             if not count % 100:
                 print(f"{count} of {len(waiting)}: {dict(seen)}", file=sys.stderr, flush=True)
-            yield row
+
+
+def _in_time(shared: Bench, number: int, kinds: Sequence[str], end: float) -> dict[str, Any] | None:
+    return tried(shared, number, kinds) if time.monotonic() < end else None
 
 
 def tried(shared: Bench, number: int, kinds: Sequence[str], commands: Sequence[str] | None = None) -> dict[str, Any]:
