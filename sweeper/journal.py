@@ -266,8 +266,8 @@ class Journal:
         """The file less a torn last line."""
         if not os.path.lexists(self.path):
             return b""
-        files.refuse_links(self.path)
-        data = self.path.read_bytes()
+        with files.reading(self.path) as file:
+            data = file.read()
         whole, end, rest = data.rpartition(b"\n")
         if rest:
             self.torn = rest.decode(errors="replace")

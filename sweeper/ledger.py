@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeper import budget, confirm, earlier, learned, remote, store, tracking
+from sweeper import budget, checkpoints, confirm, earlier, learned, remote, store, tracking
 from sweeper.journal import Family, Journal, TrialRecord
 from sweeper.spec import SweepSpec
 
@@ -148,8 +148,8 @@ def crowned(
         )
         return None
     record = _first(journal, label, families[0].seeds)
-    bundle = run_dir / (record.end.checkpoint or "") / "bundle" if record and record.end else None
-    if record is None or bundle is None or not bundle.is_dir():
+    bundle = checkpoints.bundle(run_dir, record.end.checkpoint) if record and record.end else None
+    if record is None or bundle is None:
         return None
     return tracking.Crowned(record, bundle, _tags(spec, facts, said, record, run_dir))
 

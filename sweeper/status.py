@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, confirm, files, folders, report
+from sweeper import cluster, confirm, faults, files, folders, report
 from sweeper.journal import Journal, Session, TrialRecord
 from sweeper.spec import SweepSpec
 from sweeper.spec import recorded as load_recorded
@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         files.say(f"error: {error}")
         return REFUSED
     except OSError as error:
-        if (told := files.told(error)) is None:
-            raise
-        files.say(f"error: {told}")
+        files.say(f"error: {faults.told(error)}")
         return REFUSED
     files.emit(json.dumps(found) if args.json else "\n".join(lines(found)))
     return EXITS[found["state"]]

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper import files, learned, store
+from sweeper import checkpoints, files, learned, store
 from sweeper.artifacts import SMALL_S, Artifacts
 from sweeper.entries import LACKS, STATUS, Child, cut_tags, milliseconds, note, session_tags
 from sweeper.journal import Ask, End, Event, Journal, Report, Session, TrialRecord
@@ -138,7 +138,7 @@ class Tracker:
                 client.set_model_version_tag(model, version, key, value)
         else:
             send = partial(client.log_artifacts, run_id, str(bundle), "bundle")
-            if not self._artifacts.put(client, send, self._most()):
+            if not self._artifacts.put(client, send, self._most(), source=bundle):
                 return None
             store.unless_there(lambda: client.create_registered_model(model, description=note(self._spec.question)))
             tags = {
@@ -269,10 +269,14 @@ class Tracker:
     def _store_analysis(self, client: MlflowClient, child: Child) -> None:
         """Have the files that a trial ended with in MLflow, or a tag there which says that they lack."""
         run_id, end = str(child.run_id), self._journal.trials[child.ask.trial].end
-        folder = self._run_dir / (end.checkpoint or "") / "bundle" / "analysis" if end and end.checkpoint else None
-        if folder is None or not folder.is_dir():
-            return
-        stored = self._artifacts.put(client, lambda: client.log_artifacts(run_id, str(folder), "analysis"))
+        try:
+            bundle = checkpoints.bundle(self._run_dir, end.checkpoint) if end else None
+        except files.Unsafe as error:
+            return self._say(f"{error}; MLflow lacks it")
+        if bundle is None or not (folder := bundle / "analysis").is_dir():
+            return None
+        send = partial(client.log_artifacts, run_id, str(folder), "analysis")
+        stored = self._artifacts.put(client, send, source=folder)
         if not stored and not child.lacks:
             store.log(client, run_id, tags={LACKS: folder.name})
         if stored and child.lacks:
@@ -349,7 +353,7 @@ class Tracker:
                 self._store_analysis(client, child)
         for path in (self._run_dir / file for file in REPORTS):
             if path.exists():
-                self._artifacts.put(client, lambda path=path: client.log_artifact(parent, str(path)))
+                self._artifacts.put(client, partial(client.log_artifact, parent, str(path)), source=path)
 
     def _register(self, closing: _Close) -> None:
         best, bundle, crowned = closing.best, closing.bundle, closing.crowned

@@ -6,12 +6,13 @@ import argparse
 import json
 import sys
 
-from tests.drills import bitwise, compose, disk, fuzz, inputs, job, kill, listeners, outage, postgres, soak
+from tests.drills import bitwise, compose, disk, fuzz, hostile, inputs, job, kill, listeners, outage, postgres, soak
 
 DRILLS = {
     "kill": kill,
     "bitwise": bitwise,
     "fuzz": fuzz,
+    "hostile": hostile,
     "compose": compose,
     "disk": disk,
     "outage": outage,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,7 +20,7 @@ from typing import Any
 import pytest
 
 from sweeper.journal import Ask, End, Journal, Report
-from tests.drills import fuzz, kill, listeners
+from tests.drills import damage, fuzz, hostile, kill, listeners, watched
 from tests.drills.bitwise import cache
 from tests.trainables.tiny import write_corpus
 
@@ -97,3 +103,111 @@ def test_a_listener_that_harms_is_seen(tmp_path: Path) -> None:
     assert not listeners.Listener("@name", "any", "open to every user").held
     assert str(tmp_path / "socket") in found
     assert found[str(tmp_path / "socket")].held, "a folder of the tests is its user's alone"
+
+
+# Of what is changed in a folder whose trials had no models.
+RECORDS = [name for name, kind in damage.KINDS.items() if kind.what not in ("bundle", "checkpoints")]
+
+
+class Watch:
+    """A run folder, and what lies around it, for `watched.command`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run, self.outside, self.scratch = folder / "run", folder / "outside", folder / "scratch"
+        for made in (self.run, self.outside, self.scratch):
+            made.mkdir()
+        self.private = self.outside / "private.txt"
+        self.private.write_text("private", "utf-8")
+        (self.run / "evil_module.py").write_text("x = 1\n", "utf-8")
+        (self.run / "link").symlink_to(self.private)
+        self.untouchable = watched.Untouchables([self.outside])
+
+    def kinds(self, call: Callable[[], Any]) -> set[str]:
+        """Of what was seen while this was called."""
+        bounds = watched.Bounds(self.run, (), (str(self.run),))
+        found = watched.command(call, bounds, self.scratch, self.run, 20)
+        lines = [*found.done, *self.untouchable.touched()]
+        return {line.partition(":")[0] for line in lines} | {kind for kind, _ in hostile.judged("status", found)}
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Watch]:
+    made = Watch(tmp_path)
+    yield made
+    made.untouchable.close()
+
+
+def imports(name: str, folder: Path) -> None:
+    sys.path.insert(0, str(folder))
+    importlib.import_module(name)
+
+
+def tells(text: str) -> Callable[[], int]:
+    def call() -> int:
+        print(text, file=sys.stderr)
+        return 2
+
+    return call
+
+
+HARM: list[tuple[Callable[[Watch], Callable[[], Any]], set[str]]] = [
+    (lambda watch: lambda: (watch.run / "new").write_text("", "utf-8") and 0, set()),
+    (lambda watch: lambda: watch.private.read_text("utf-8") and 0, {"read outside", "opened outside"}),
+    (lambda watch: lambda: (watch.run / "link").read_text("utf-8") and 0, {"read outside", "opened outside"}),
+    (
+        lambda watch: lambda: subprocess.run(["cat", watch.private], check=True) and 0,
+        {"started cat", "opened outside", "read outside"},
+    ),
+    (lambda watch: lambda: watch.private.unlink(), {"os.remove outside", "removed outside"}),
+    (lambda watch: lambda: os.rename(watch.private, watch.run / "x"), {"os.rename outside", "moved outside"}),
+    (lambda watch: lambda: (watch.outside / "new").mkdir(), {"os.mkdir outside", "made outside"}),
+    (lambda watch: lambda: (watch.outside / "new").symlink_to("x"), {"os.symlink outside", "made outside"}),
+    (lambda watch: lambda: imports("evil_module", watch.run), {"imported from inside"}),
+    (lambda watch: lambda: 1 / 0, {"traceback"}),
+    (lambda watch: lambda: sys.exit(70), {"exit status"}),
+    (lambda watch: lambda: os.kill(os.getpid(), signal.SIGKILL), {"died"}),
+    (lambda watch: tells("error: one line"), set()),
+    (lambda watch: tells("error: one line\nand one more"), {"refused in more or less than a line"}),
+    (lambda watch: tells("error: \x1b[2J"), {"escape sequence"}),
+    (lambda watch: tells("error: \u202e"), {"escape sequence"}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(HARM)))
+def test_harm_is_seen(watch: Watch, number: int) -> None:
+    harm, kinds = HARM[number]
+    assert watch.kinds(harm(watch)) == kinds
+
+
+def test_what_never_ends_is_seen(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "STILL_S", 1.5)
+    assert watch.kinds(lambda: time.sleep(100)) == {"no end"}
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[hostile.Bench]:
+    with hostile.records(0) as made:
+        yield made
+
+
+def test_no_damage_is_in_vain(bench: hostile.Bench, tmp_path: Path) -> None:
+    same = []
+    for number, name in enumerate(RECORDS):
+        storage, outside = tmp_path / str(number) / "storage", tmp_path / str(number) / "outside"
+        (outside / "victim").mkdir(parents=True)
+        (outside / "private.txt").touch()
+        case = damage.Case(bench.seeds["toy"].put(storage), outside, outside, hostile.FORMS[0])
+        before = hostile.state(storage)
+        damage.KINDS[name].do(case, random.Random(0))
+        if hostile.state(storage) == before:
+            same.append(name)
+    assert same == ["untouched: as it was sent"]
+
+
+def test_strangers_run_folders_do_no_harm(bench: hostile.Bench) -> None:
+    """One of every kind, through one of the commands that only read; the drill itself has all commands, and models."""
+    commands = ("report", "status", "status")
+    rows = [hostile.tried(bench, number, RECORDS, [commands[number % 3]]) for number in range(len(RECORDS))]
+    found = hostile.told(rows)
+    assert found["held"], found["first"]
+    assert found["statuses"].get(0), "nothing was read at all"

@@ -176,19 +176,21 @@ def test_a_reader_that_has_gone_ends_nothing(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (4, "")
 
 
-def test_an_error_that_is_no_paths_is_not_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_system_without_a_path_is_one_line_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(*_: object) -> SweepSpec:
         raise OSError("a socket, say")
 
     monkeypatch.setattr(run, "load", broken)
-    with pytest.raises(OSError, match="a socket"):
-        run.main(["toy.yaml"])
-    monkeypatch.setattr(status.recorded, "opened", broken)
+    assert run.main(["toy.yaml"]) == 2
+    assert capsys.readouterr().err == "error: a socket, say\n"
+    monkeypatch.setattr(status.folders, "opened", broken)
     held = folder / "runs" / "toy-1"
     held.mkdir(parents=True)
     (held / "spec.yaml").touch()
-    with pytest.raises(OSError, match="a socket"):
-        status.main([str(held)])
+    assert status.main([str(held)]) == 2
+    assert capsys.readouterr().err == "error: a socket, say\n"
 
 
 def test_a_disk_that_closes_while_a_sweep_runs_is_one_line_and_status_1(
@@ -200,5 +202,6 @@ def test_a_disk_that_closes_while_a_sweep_runs_is_one_line_and_status_1(
     monkeypatch.setattr(run, "_carry_out", closed)
     assert run.main(["toy.yaml"]) == 1
     told = capsys.readouterr().err
-    assert "error: runs/toy/journal.jsonl: Permission denied; what had ended is kept; go on with: python -m" in told
+    assert "(runs/toy/journal.jsonl: Permission denied)" in told
+    assert "; what had ended is kept; go on with: python -m" in told
     assert Journal(folder / "j.jsonl").events == []
