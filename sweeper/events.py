@@ -143,7 +143,7 @@ class ChallengeSaid(TypedDict):
     """What came of the challenge to the standing champion."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
-    champion: str
+    champion: NotRequired[str]
     crowned: str | None
     said: str
 

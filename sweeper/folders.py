@@ -25,7 +25,7 @@ from sweeper.trainable import shipped
 SPEC, JOURNAL = remote.SPEC, remote.JOURNAL
 SCRATCH = ".tune"
 LOCK = ".lock"
-NEWEST = Path()  # resume whichever run of the spec is the newest
+NEWEST = Path("\0newest")  # resume whichever run of the spec is the newest; no folder is called so
 
 
 def here(given: str | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:

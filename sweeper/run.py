@@ -70,7 +70,7 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
         args.storage, args.resume = folders.here(args.storage, args.resume)
         if args.dry_run and (run_dir := status.foreign(args.spec, args.resume)):
             return _show_record(run_dir, args.json)
-        recorded.refuse_modules_here(args.reproduce or args.resume)
+        recorded.refuse_modules_here(args.reproduce or (args.resume if args.resume != folders.NEWEST else None))
         files.cache_root()  # refused without one: paces and prepared data go there
         files.at_home()
         if args.reproduce:

@@ -55,7 +55,7 @@ class Budget:
 
     def largest(self, share: float = 1.0) -> int:
         """No row is given more than this for a share of the budget."""
-        return min(self.length, math.ceil(share * self.total / self.rows) + 1)
+        return min(self.length, math.ceil(share * self.total / self.rows) + 2)
 
     def slots(self, rows: slice) -> int:
         """S: what those rows can hold at this rate, a constant."""

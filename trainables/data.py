@@ -211,6 +211,8 @@ def _damage(folder: Path) -> str | None:
         if wrong := sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name)):
             return f"is damaged ({files.printable(wrong[0])} is not as it was written)"
         _refuse_other(folder)
+    except files.Unsafe as error:
+        return f"is damaged ({files.printable(limits.one_line(error))})"
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
             raise

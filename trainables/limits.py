@@ -136,7 +136,7 @@ def yaml_value(content: str | bytes) -> Any:
     """What YAML says. Raises ValueError, in one line, for what is no YAML, has aliases or is nested too deep."""
     try:
         # The parser itself recurses for what is written in brackets, before the loader sees it.
-        return yaml.load(content, _Loader)
+        return _Loader(content).get_single_data()  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         raise ValueError(f"it is nested more than {DEPTH} deep" if deep else " ".join(str(error).split())) from None

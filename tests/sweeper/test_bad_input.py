@@ -88,7 +88,7 @@ def test_a_journal_that_is_none(folder: Path, capsys: pytest.CaptureFixture[str]
     held = folders.new(folder / "runs", load(FILE))
     (held / "journal.jsonl").write_text("nonsense\n", "utf-8")
     assert run.main([FILE, "--resume", str(held)]) == 2
-    assert (f"error: {held}: journal line 1 is not an event") in capsys.readouterr().err
+    assert (f"error: {held}: journal line 1: not an event: ") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.what in TIMED], ids=lambda row: row.what)

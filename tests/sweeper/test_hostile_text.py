@@ -95,7 +95,7 @@ def hostile_journal(folder: Path, spec: SweepSpec, evil: str) -> Journal:
             journal.append(Over(stage="search", reason=evil, time=T0 + 5))
             arms = {label: dict(spec.arms.get(label, {evil: evil})) for label in labels}
             journal.append(Family(look=1, baseline=labels[0], arms=arms, seeds=SEEDS, champion=labels[1], time=T0 + 6))
-        trial, loss = f"{evil} {number}", 2 - 0.01 * labels.index(arm or labels[0]) + 0.001 * (number % 3)
+        trial, loss = f"t{number:04d}", 2 - 0.01 * labels.index(arm or labels[0]) + 0.001 * (number % 3)
         params = {f"a {evil}": evil, f"b {evil}": 2.0, "x": 0.5, f"d {evil}": {evil: 0.5, "rest": 0.5}, "e": [evil]}
         asked: dict[str, Any] = {"stage": stage, "arm": arm, "seed": seed, "number": number}
         settings = {"steps": 20, "note": evil, evil: evil}
@@ -130,7 +130,7 @@ def _verdict(losses: dict[str, dict[int, float | None]], labels: list[str], evil
         "told": {one.arm: f"{one.told} {evil}" for one in found.comparisons},
         "documents": {one.arm: [-0.1, 0.1] for one in found.comparisons},
         "champion": found.champion.arm if found.champion else None,
-        "challenge": {"said": evil},
+        "challenge": {"crowned": None, "said": evil},
         "unlearned": evil,
         "judged": [evil],
         "notes": [evil],
@@ -312,15 +312,15 @@ def test_lines_of_the_commands(outputs: Outputs, evil: str, capfd: pytest.Captur
     assert len(said.splitlines()) == len(outputs.plan) + 1
     files.emit(json.dumps(outputs.summary))
     assert not steers(said := capfd.readouterr().out)
-    assert json.loads(said)["trials"][0]["id"] == f"{evil} 0"
+    assert json.loads(said)["trials"][0]["id"] == "t0000"
     trials = [status._trial(outputs.spec, record, False) for record in outputs.journal.trials.values()]
     found = {"name": "x", "state": "open", "driver": False, "run_dir": evil, "counts": {"failed": 1}, "total": 1}
-    found |= {"best": evil, "silent_s": 1.0, "trials": trials, "resume": evil, "left_out": None}
+    found |= {"best": evil, "silent_s": 1.0, "trials": trials, "resume": evil, "left_out": None, "doubts": [evil]}
     lines = status.lines({**found, "waiting": {"trials": 1, "why": evil}})
     files.emit("\n".join(lines))
     said = capfd.readouterr().out
     assert not steers(said)
-    assert len(said.splitlines()) == len(lines) == 6 + len(trials)
+    assert len(said.splitlines()) == len(lines) == 7 + len(trials)
 
 
 def test_what_mlflow_is_told(outputs: Outputs, evil: str) -> None:
