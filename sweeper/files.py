@@ -119,6 +119,14 @@ def _refuse(path: Path, kind: int) -> None:
         raise Unsafe(f"{path} is {what}: it is not read, copied or sent; put the file itself there")
 
 
+def refuse_record_links(path: Path) -> None:
+    """Raises Unsafe where a link of a run folder leads to this path; links that people made elsewhere are theirs."""
+    whole = Path(os.path.abspath(path))
+    for folder in whole.parents:
+        if (folder / "journal.jsonl").exists():
+            inside(folder, whole.relative_to(folder).as_posix())
+
+
 def reading(path: Path) -> io.BufferedReader:
     """A file of a record, to be read: never through a link, nor from a pipe, which would wait for its writer.
 

@@ -79,6 +79,7 @@ def _never_trained(bundle: Path) -> str:
     """A line on what of the bundle no training ever touched, where its settings tell."""
     path = bundle / "training_config.yaml"
     if bundle.exists():
+        files.refuse_record_links(bundle)
         files.refuse_links(bundle.resolve())
     if not path.is_file():
         return ""

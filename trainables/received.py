@@ -47,6 +47,7 @@ def check_bundle(folder: Path) -> None:
     """Raises ValueError, in one line, for a folder that is no bundle, or one whose files do not go together."""
     if not folder.is_dir() or not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no bundle: it has no config.json")
+    files.refuse_record_links(folder)
     files.refuse_links(folder.resolve())
     if (folder / "adapter_config.json").exists():
         raise ValueError(f"{folder} has an adapter_config.json, which would load another model: only bundles are read")

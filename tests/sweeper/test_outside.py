@@ -40,3 +40,13 @@ def test_pipes_are_not_opened(tmp_path: Path) -> None:
 def test_what_steers_a_terminal_is_escaped() -> None:
     assert files.printable("plain ü 字 \n\tनमस्ते") == "plain ü 字 \n\tनमस्ते"
     assert files.printable("\x1b[2J \x9b \u202e \r") == "\\x1b[2J \\x9b \\u202e \\r"
+
+
+def test_a_link_of_a_record_is_no_way_to_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "run" / "bundles").mkdir(parents=True)
+    (tmp_path / "run" / "journal.jsonl").touch()
+    (tmp_path / "run" / "bundles" / "t0001").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="bundles/t0001 is a link"):
+        files.refuse_record_links(tmp_path / "run" / "bundles" / "t0001")
+    (tmp_path / "mine").symlink_to(tmp_path / "run")
+    files.refuse_record_links(tmp_path / "mine")
