@@ -234,16 +234,13 @@ class Arena:
 
     def bounds(self, case: damage.Case, shared: Bench) -> watched.Bounds:
         """What a reader's commands need beside the run folder: the store, the cache, the data, temporary files."""
-        store = [
-            str(self.storage / ".address"),
-            str(self.storage / f"{received.STORE}*"),
-            str(self.storage / f".{received.STORE}-*"),
-        ]
+        store = [str(self.storage / f"{received.STORE}*"), str(self.storage / f".{received.STORE}-*")]
         real = case.run_dir.resolve()
         caches = [str(self.home / name) for name in (".cache", ".config")]
         writes = (str(case.run_dir), str(real), *store, str(self.storage / received.ARTIFACTS), *caches)
         writes += (str(self.temporary), str(shared.folder / "cache"))
-        reads = (str(shared.tasks), str(shared.folder / "corpus.txt"), str(self.storage / ".address"))
+        reads = (str(shared.tasks), str(shared.folder / "corpus.txt"))
+        reads += tuple(str(storage / ".address") for storage in (self.storage, self.work / "runs"))  # the default, too
         return watched.Bounds(real, reads, writes)
 
     def spilled(self, case: damage.Case) -> list[str]:
