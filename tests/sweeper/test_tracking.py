@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from sweeper import learned, store, tracking
+from sweeper import learned, ledger, store, tracking
 from sweeper.journal import Journal
 from sweeper.report import best, ui_command
+from sweeper.spec import SweepSpec
 from sweeper.store import store_uri
 from sweeper.tracking import Tracker
 from tests.sweeper.samples import T0, ask, audit, end, report, session, toy_spec, written
@@ -528,3 +530,69 @@ def test_parameters_travel_with_the_first_report_or_after_a_while_alone(
     before = held.calls
     tracker._pass(None)
     assert held.calls == before
+
+
+def born(folder: Path, spec: SweepSpec) -> Journal:
+    """A sweep of this version, with an id, on which two trials have ended."""
+    folder.mkdir(parents=True)
+    journal = Journal(folder / "journal.jsonl")
+    journal.born(spec.spec_hash)
+    for event in (session(), ask(spec, 0, 1, "baseline"), report(0, 10, 2.0, 2), end(0, "completed", 3)):
+        journal.append(event)
+    return journal
+
+
+def test_a_renamed_run_goes_on_as_itself_and_a_copy_that_is_behind_does_not(
+    storage: Path, client: MlflowClient
+) -> None:
+    place = storage / "identity"
+    uri, spec, said = store_uri(toy_spec(), storage), toy_spec(place.name), list[str]()
+    first = place / 'it\'s "named"'  # a quote once broke tracking for good
+    journal = born(first, spec)
+    tracker, told = track(journal, first, uri)
+    assert (tracker.close("interrupted", None, None, 60), told) == (0, [])
+    journal.close()
+    moved, behind = first.rename(place / "another name"), place / "a copy"
+    shutil.copytree(moved, behind)
+
+    again = Journal(moved / "journal.jsonl")
+    ledger.refuse_stale(again, uri, moved, said.append)
+    for event in (ask(spec, 1, 5, "published"), report(1, 10, 1.9, 6), end(1, "completed", 7)):
+        again.append(event)
+    second, told = track(again, moved, uri)
+    assert (second.close("completed", None, None, 60), told) == (0, [])
+    assert second.parent_run_id == tracker.parent_run_id
+    assert set(children(client, second.parent_run_id)) == {"t0000", "t0001"}
+    ledger.refuse_stale(again, uri, moved, said.append)
+
+    copied = Journal(behind / "journal.jsonl")
+    with pytest.raises(ValueError, match=r"a copy: the tracking store has events of run [0-9a-f]{16} .*--fork"):
+        ledger.refuse_stale(copied, uri, behind, said.append)
+    copied.fork()
+    ledger.refuse_stale(copied, uri, behind, said.append)
+    third, told = track(copied, behind, uri)
+    assert (third.close("interrupted", None, None, 60), told) == (0, [])
+    assert third.parent_run_id != tracker.parent_run_id
+    assert set(children(client, third.parent_run_id)) == {"t0000"}
+    assert said == []
+
+
+def test_a_store_that_is_away_is_said_and_an_object_stores_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    journal = born(tmp_path / "run", toy_spec())
+
+    def away(*_: object) -> list[object]:
+        raise ValueError("MLflow is away")
+
+    monkeypatch.setattr(store, "found", away)
+    ledger.refuse_stale(journal, "x", tmp_path / "run", said.append)
+    newer = SimpleNamespace(data=SimpleNamespace(tags={store.DIGEST: "0" * 32}))
+    monkeypatch.setattr(store, "found", lambda *_: [newer])
+    monkeypatch.setattr(ledger.remote, "of", lambda _: "s3://…")
+    ledger.refuse_stale(journal, "x", tmp_path / "run", said.append)
+    assert [line.partition(";")[0] for line in said] == [
+        "MLflow is away",
+        "run: the tracking store has events that were lost with the machine that ran it",
+    ]
