@@ -7,6 +7,7 @@ environment when it is imported, so this module imports it late: call `isolate` 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -341,7 +342,9 @@ def _joined(workers_code: Sequence[str], verbose: bool) -> Iterator[None]:
 def _carried(workers_code: Sequence[str]) -> dict[str, Any]:
     """What a cluster's processes need of this one: its code, where no job brought it, and the settings' secrets."""
     code = {"py_modules": list(workers_code)} if workers_code and not submitted() else {}
-    variables = secrecy.environment()
+    brought = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
+    there = brought.get("env_vars") or {}  # by the job: Ray takes no variable twice
+    variables = {name: value for name, value in secrecy.environment().items() if name not in there}
     return code | ({"env_vars": variables} if variables else {})
 
 
@@ -351,7 +354,9 @@ def _or_not_started(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
+        said = secrecy.redact(" ".join(str(error).split()))[:200] or type(error).__name__
+        if "untime env {" in said or "env_vars" in said:  # a job's may hold others' secrets
+            said = "the job's runtime environment and the driver's name the same variable"
         raise NotStarted(f"{what}: {said}; {advice} (-v shows what Ray says)") from error
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import PurePosixPath
@@ -69,18 +70,18 @@ class Facts(TypedDict, total=False):
     """What a trainable's `prepare` returned: other keys are its own, of any type."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
-    data_fingerprint: str
-    code_fingerprint: str
-    notes: list[str]
-    warnings: list[str]
-    judged: list[str]
+    data_fingerprint: str | int | float | None
+    code_fingerprint: str | int | float | None
+    notes: list[str] | str | None
+    warnings: list[str] | str | None
+    judged: list[str] | str | None
 
 
 class AskedBudget(TypedDict):
     """See `Ask`."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
-    predicted: NotRequired[Number]
+    predicted: NotRequired[Count]
     exact: NotRequired[bool]
     way: NotRequired[str]
     tokens_per_step: NotRequired[Count]
@@ -185,17 +186,17 @@ class Begin:
     __pydantic_config__ = _CONFIG
     run: RunId
     spec_hash: str
-    format: Annotated[int, Field(ge=2, strict=True)] = FORMAT
+    format: Annotated[int, Field(ge=2, le=FORMAT, strict=True)] = FORMAT
     time: Time = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """A copy of a run became one of its own. run: its id from here on; of: the id that it had."""
+    """A copy of a run became one of its own. run: its id from here on; of: the id that it had, if any."""
 
     __pydantic_config__ = _CONFIG
     run: RunId
-    of: RunId
+    of: RunId | None
     time: Time = field(default_factory=time.time)
 
 
@@ -345,6 +346,12 @@ KINDS: dict[str, type[Any]] = {
     kind.__name__.lower(): kind
     for kind in (Begin, Fork, Trust, Session, Ask, Repeat, Over, Report, End, Family, Verdict)
 }
+
+
+def with_lines(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a trainable whose lines for people are lists of texts, however it gave them."""
+    given = {key: facts[key] for key in ("notes", "warnings", "judged") if key in facts}
+    return {**facts, **{key: [told] if isinstance(told, str) else list(told or ()) for key, told in given.items()}}
 
 
 def parse(line: bytes) -> Event:

@@ -43,6 +43,13 @@ def private(shared: bool = False) -> None:
     os.umask(0o007 if shared or os.environ.get(_SHARED) == "1" else 0o077)
 
 
+def mode() -> int:
+    """Of a file that is made here, as `private` has it: some libraries give the group less than the umask lets them."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o660 & ~mask
+
+
 def cache_root() -> Path:
     """$SWEEPER_CACHE, else `sweeper` in the user's cache folder. Raises ValueError, in one line, without a home."""
     if named := os.environ.get("SWEEPER_CACHE"):
@@ -318,7 +325,7 @@ def locked(path: Path, wait_s: float, say: Callable[[str], None] | None = None) 
     """
     with contextlib.suppress(FileNotFoundError):
         _refuse(path, path.lstat().st_mode)
-    lock = FileLock(path)
+    lock = FileLock(path, mode=mode())
     try:
         lock.acquire(timeout=min(wait_s, _SOON_S))
     except Timeout:
@@ -328,8 +335,8 @@ def locked(path: Path, wait_s: float, say: Callable[[str], None] | None = None) 
         lock.acquire(timeout=max(0.0, wait_s - _SOON_S))
     try:
         with contextlib.suppress(OSError):
-            mode = path.lstat().st_mode
-            if mode & 0o044 and not mode & 0o022:  # of an earlier version: who can open it can hold it
+            seen = path.lstat().st_mode
+            if seen & 0o044 and not seen & 0o022:  # of an earlier version: who can open it can hold it
                 path.chmod(0o600)
         yield
     finally:
@@ -364,6 +371,14 @@ def _take_from_readers(path: Path) -> None:
                 fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
+
+
+def holders(path: Path) -> list[tuple[int, int | None]]:
+    """(process, its user) of those on this machine that hold a lock file; a user is None where it is not told."""
+    try:
+        return _holders(path.lstat())
+    except OSError:
+        return []
 
 
 def _holders(file: os.stat_result) -> list[tuple[int, int | None]]:

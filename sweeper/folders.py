@@ -121,7 +121,7 @@ def runs(parent: Path, spec: SweepSpec) -> list[Path]:
                 remote.fetch(parent / name)
     found = {number: path for path in parent.glob(f"{_stem(spec)}*") if (number := _number(path, spec))}
     newest = [found[number] for number in sorted(found, reverse=True)]
-    return [path for path in newest if _own_hash(path) == spec.spec_hash]
+    return [path for path in newest if own_hash(path) == spec.spec_hash]
 
 
 def new(parent: Path, spec: SweepSpec) -> Path:
@@ -165,7 +165,10 @@ def _reached(what: object) -> Iterator[None]:
 
 
 def _made(parent: Path, spec: SweepSpec) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
+    if not parent.exists():
+        parent.mkdir(parents=True, exist_ok=True)
+        if spec.shared:
+            parent.chmod(0o2770)
     taken = set(remote.names(parent))
     for number in count(1):
         folder = parent / (_stem(spec) if number == 1 else f"{_stem(spec)}-{number}")
@@ -179,7 +182,7 @@ def _made(parent: Path, spec: SweepSpec) -> Path:
     raise AssertionError
 
 
-def _own_hash(folder: Path) -> str | None:
+def own_hash(folder: Path) -> str | None:
     """Of the spec in a run's folder; None where nothing had begun. ValueError, in one line, where it cannot be read."""
     if not (folder / SPEC).exists():
         return None

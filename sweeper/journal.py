@@ -36,6 +36,7 @@ from sweeper.events import (
     Trust,
     Verdict,
     parse,
+    with_lines,
 )
 
 __all__ = ["Ask", "Begin", "End", "Event", "Family", "Fork", "Over", "Repeat", "Report", "Session", "State", "Trust"]
@@ -117,6 +118,7 @@ class Journal:
                 return False
             body = json.dumps({"event": type(event).__name__.lower(), **vars(event)}, allow_nan=False).encode()
             parse(body)
+            self._check(event)
             line = _chained(self._seen, body)
             self._put(self._file.fileno(), line)
             self._seen.update(line)
@@ -135,9 +137,10 @@ class Journal:
         return any(isinstance(event, Session) for event in self.events)
 
     @property
-    def trusted(self) -> bool:
-        """Whether people went on with the record though it was not what had been written."""
-        return any(isinstance(event, Trust) for event in self.events)
+    def respecified(self) -> bool:
+        """Whether people went on with another spec than the run had begun with, or are about to."""
+        told = any(isinstance(event, Trust) and event.line == 0 for event in self.events)
+        return told or any(line == 0 for line, _ in self.faults)
 
     @property
     def chained(self) -> bool:
@@ -153,7 +156,16 @@ class Journal:
         why = f"spec.yaml is not the one that the run goes by: its hash is {spec_hash[:8]}, the journal has {own[:8]}"
         if not trust:
             raise ValueError(f"{why}; put it back, or begin a new run with it; {TRUST}")
-        self.faults.append((0, why))
+        self.faults.insert(0, (0, why))
+
+    def refuse_gaps(self) -> None:
+        """Raises ValueError, in one line, where a trial's ask is lost: the next one would take another's number."""
+        for name, records in self._stages.items():
+            if [one.ask.number for one in records] != list(range(len(records))):
+                raise ValueError(
+                    f"trials of the stage {name} are lost, so nothing can go on; status and report read the rest with "
+                    "--trust-record"
+                )
 
     def doubts(self) -> list[str]:
         """What a reader must know of the record itself, a sentence each; nothing where it is as it was written."""
@@ -179,8 +191,7 @@ class Journal:
 
     def fork(self) -> None:
         """Make the run one of its own, with an id that no store knows."""
-        if self.run:
-            self.append(Fork(run=secrets.token_hex(8), of=self.run))
+        self.append(Fork(run=secrets.token_hex(8), of=self.run))
 
     def stage(self, name: str) -> Sequence[TrialRecord]:
         """The trials of a stage, in the order in which they were asked for; it grows with the journal."""
@@ -201,7 +212,7 @@ class Journal:
     def facts(self) -> Mapping[str, Any]:
         """The trainable's, of the newest session that has any."""
         sessions = (event for event in reversed(self.events) if isinstance(event, Session))
-        return next((event.facts for event in sessions if event.facts), {})
+        return with_lines(next((event.facts for event in sessions if event.facts), {}))
 
     def verdict(self) -> dict[str, Any] | None:
         """The latest look's."""
@@ -227,7 +238,8 @@ class Journal:
         """Read lines. What stands before a `Trust` was trusted when that was written, and what was bad is left out."""
         lines = data.splitlines(keepends=True)
         sound = list(_sound(lines, self._seen))
-        trusted = max((n for n, line in enumerate(lines, 1) if sound[n - 1] and line.startswith(_TRUST)), default=0)
+        vouching = [line.startswith(_TRUST) and _MARK in line for line in lines]
+        trusted = max((n for n, ours in enumerate(vouching, 1) if ours and sound[n - 1]), default=0)
         broken = False
         for number, line in enumerate(lines, 1):
             vouched, (body, digest) = number <= trusted, _split(line[:-1])
@@ -237,7 +249,11 @@ class Journal:
                     self._fault(
                         number, "it does not follow from the lines before: something was changed or lost", trust
                     )
-                self._apply(parse(body), digest)
+                event = parse(body)
+                if isinstance(event, Begin | Fork | Trust) and not (digest or broken or vouched):
+                    broken = True
+                    self._fault(number, "its digest is gone, and every version that writes it writes one", trust)
+                self._apply(event, digest)
             except Damaged:
                 raise
             except ValueError as error:
@@ -249,9 +265,14 @@ class Journal:
             raise Damaged(f"{_place(number, why)}; {TRUST}")
         self.faults.append((number, why))
 
-    def _apply(self, event: Event, digest: str) -> None:
+    def _check(self, event: Event) -> None:
+        """Raises ValueError for an event that cannot follow."""
         if isinstance(event, Begin) and self.events:
             raise ValueError("a run begins once")
+        check(self.trials, event)
+
+    def _apply(self, event: Event, digest: str) -> None:
+        self._check(event)
         apply(self.trials, event)
         if isinstance(event, Ask):
             self._stages.setdefault(event.stage, []).append(self.trials[event.trial])
@@ -276,19 +297,23 @@ class Journal:
         return whole + end
 
 
-def apply(trials: dict[str, TrialRecord], event: Event) -> None:
-    """Bring the trials up to date with the next event. Raises ValueError for one that cannot follow."""
+def check(trials: Mapping[str, TrialRecord], event: Event) -> None:
+    """Raises ValueError for an event that cannot follow."""
     if isinstance(event, Report | End) and event.trial not in trials:
         raise ValueError(f"it is of trial {event.trial}, which was not asked for")
+    if isinstance(event, Ask) and event.trial in trials:
+        raise ValueError(f"trial {event.trial} is asked for twice")
+    if isinstance(event, Report) and event.step <= (last := trials[event.trial].step):
+        raise ValueError(f"trial {event.trial} reports step {event.step} after step {last}")
+
+
+def apply(trials: dict[str, TrialRecord], event: Event) -> None:
+    """Bring the trials up to date with the next event, one that `check` lets pass."""
     match event:
         case Ask():
-            if event.trial in trials:
-                raise ValueError(f"trial {event.trial} is asked for twice")
             trials[event.trial] = TrialRecord(event)
         case Report():
             record = trials[event.trial]
-            if event.step <= record.step:
-                raise ValueError(f"trial {event.trial} reports step {event.step} after step {record.step}")
             record.rows.append(event)
             record.end = None
         case End():

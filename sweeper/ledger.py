@@ -50,8 +50,8 @@ def refuse_stale(journal: Journal, uri: str, run_dir: Path, say: Say) -> None:
     if remote.of(run_dir):
         return say(f"{run_dir.name}: the tracking store has events that were lost with the machine that ran it")
     raise ValueError(
-        f"{run_dir}: the tracking store has events of run {journal.run} that this folder lacks, so another copy of it "
-        "has gone on: resume that one, or give --fork and have this copy go on as a run of its own"
+        f"{run_dir}: the tracking store has events of run {journal.run} that this folder lacks: another copy of it "
+        "has gone on, or this one lost lines: resume that one, or give --fork and have this one go on as another run"
     )
 
 

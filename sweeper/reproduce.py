@@ -38,13 +38,11 @@ class Reproduction:
     changed: list[str] = field(default_factory=list)
 
 
-def chosen(run_dir: Path, identity: str | None) -> tuple[SweepSpec, Journal, TrialRecord]:
+def chosen(run_dir: Path, identity: str | None, trust: bool = False) -> tuple[SweepSpec, Journal, TrialRecord]:
     """Spec, journal and the completed trial, the best of the search if none is named. ValueError in one line."""
     if not (run_dir / folders.SPEC).is_file():
         raise ValueError(f"--reproduce {run_dir}: there is no run, for it has no {folders.SPEC}")
-    folders.refuse_strange(run_dir)
-    spec, journal = load(run_dir / folders.SPEC, outside=run_dir), Journal(run_dir / "journal.jsonl", read_only=True)
-    journal.refuse_other_spec(spec.spec_hash)
+    spec, journal = load(run_dir / folders.SPEC, outside=run_dir), folders.opened(run_dir, trust)[1]
     done = {record.id: record for record in journal.trials.values() if record.state == "completed"}
     record = done.get(identity) if identity else report.best(spec, done.values())
     if record is None:

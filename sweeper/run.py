@@ -69,7 +69,7 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
         args = _arguments(argv)
         args.storage, args.resume = folders.here(args.storage, args.resume)
         if args.dry_run and (run_dir := status.foreign(args.spec, args.resume)):
-            return _show_record(run_dir, args.json)
+            return _show_record(run_dir, args.json, args.trust_record)
         recorded.refuse_modules_here(args.reproduce or (args.resume if args.resume != folders.NEWEST else None))
         files.cache_root()  # refused without one: paces and prepared data go there
         files.at_home()
@@ -98,6 +98,9 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     except Timeout:
         _say(f"error: another sweep works on {run_dir}")
         return REFUSED
+    except ValueError as error:  # what a trainable gave and no record can hold
+        _say(f"error: {error}; what had ended is kept; {signals.hint}")
+        return FAILED
     except KeyboardInterrupt:
         _say(f"interrupted; go on with: {folders.resume(run_dir)}")
         return INTERRUPTED
@@ -107,6 +110,7 @@ def _asked(args: argparse.Namespace) -> tuple[Admission, list[str]]:
     """What the arguments ask for, and why this machine could not carry it out. Raises ValueError in one line."""
     own: Path | None = args.resume if args.spec is None and args.resume != folders.NEWEST else None
     if own is not None:
+        folders.refuse_strange(own)
         args.spec = own / folders.SPEC
     if args.spec is None:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
@@ -195,14 +199,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     args = parser.parse_args(argv)
     given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
-    beside = sorted(given - {"reproduce", "trial", "json", "verbose", "yes"})
+    beside = sorted(given - {"reproduce", "trial", "trust_record", "json", "verbose", "yes"})
     if args.reproduce and beside:
         what = "SPEC" if beside[0] == "spec" else f"--{beside[0].replace('_', '-')}"
         raise ValueError(f"--reproduce trains a trial as the run's record has it: {what} does not go with it")
     if args.trial and not args.reproduce:
         raise ValueError("--trial names the trial of --reproduce RUN_DIR")
     for name in ("trust_record", "fork"):
-        if getattr(args, name) and args.resume is None:
+        if getattr(args, name) and args.resume is None and not args.reproduce:
             raise ValueError(f"--{name.replace('_', '-')} goes with --resume RUN_DIR")
     if args.again and args.resume is not None:
         raise ValueError("--again begins a new run, --resume goes on with one: give one of them")
@@ -261,9 +265,9 @@ def _show_plan(args: argparse.Namespace, admission: Admission, refused: list[str
     return COMPLETED
 
 
-def _show_record(run_dir: Path, as_json: bool) -> int:
+def _show_record(run_dir: Path, as_json: bool, trust: bool) -> int:
     """What a plan of a record tells whose trainable is not imported for it."""
-    found = status.status(run_dir)
+    found = status.status(run_dir, trust)
     for line in status.planned(found):
         _say(line)
     if as_json:
@@ -291,11 +295,13 @@ def _carry_out(
 
     try:
         journal = Journal(run_dir / "journal.jsonl", trust=args.trust_record)
-        journal.refuse_other_spec(spec.spec_hash, args.trust_record)
+        own = folders.own_hash(run_dir) or spec.spec_hash
+        journal.refuse_other_spec(own, args.trust_record)
+        journal.refuse_gaps()
     except ValueError as error:
         _say(f"error: {run_dir}: {error}")
         return REFUSED
-    journal.born(spec.spec_hash)
+    journal.born(own)
     if args.fork:
         journal.fork()
     for line in journal.doubts():
@@ -366,7 +372,7 @@ def _carry_out(
 def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
     """Train a trial again: 0 where the same bits came out, else 1."""
     try:
-        spec, found = repeated(args.reproduce, args.trial, signals, args.verbose)
+        spec, found = repeated(args.reproduce, args.trial, signals, args.verbose, args.trust_record)
     except (cluster.NotStarted, cluster.Lost) as error:
         _say(f"error: {error}")
         return FAILED

@@ -23,7 +23,7 @@ _SHORTEST = 4  # characters of a secret that is looked for in what is said: fewe
 # A tokenizer's `mask_token` and its like are none.
 _OTHER_TOKENS = "".join(f"(?<!{kind}[_-])" for kind in ("mask", "pad", "unk", "cls", "sep", "bos", "eos"))
 _NAME = (
-    r"(?:pass(?:words?|wd|phrase)|secrets?|credentials?|signature|authorization|(?<![a-z])sig"
+    r"(?:pass(?:words?|wd|phrase)|(?<![a-z])pwd|bearer|secrets?|credentials?|signature|authorization|(?<![a-z])sig"
     rf"|(?:api|access|private|account|secret|signing)[_-]?key(?:[_-]?id)?|{_OTHER_TOKENS}token)"
 )
 _ENDS = re.compile(rf"{_NAME}$", re.IGNORECASE)

@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from sweeper import check, grid, objectives, precedence, space, stopping, yaml_input
+from sweeper import check, files, grid, objectives, precedence, space, stopping, yaml_input
 from sweeper.recorded import Known
 from sweeper.refusal import Refusal, refusal
 from sweeper.trainable import Budget, Settings, shipped
@@ -440,6 +440,8 @@ def recorded(path: Path) -> SweepSpec:
     Raises SpecError for what no driver writes.
     """
     try:
+        if os.path.lexists(path):
+            files.refuse_links(path)  # nor a pipe, which would wait for its writer
         spec = SweepSpec.model_validate_json(json.dumps(yaml_input.read(path)), strict=True)
         if spec.search.method == "grid" or spec.ablation:
             raise ValueError("its arms are not laid out, as a run's folder has them")

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import Timeout
 
 from sweeper import check, cluster, confirm, files, folders, learned, ledger, remote, reproduce, tasks
+from sweeper.events import with_lines
 from sweeper.interrupts import Interrupts
 from sweeper.journal import Journal, Session, Verdict, fingerprints_in
 from sweeper.reproduce import Reproduction
@@ -37,7 +38,7 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
     waiting = Timer(2, say, [f"{spec.name}: preparing what its trials share"])
     waiting.start()
     try:
-        facts = Trainable.load(spec.trainable).prepare(spec.settings({}))
+        facts = with_lines(Trainable.load(spec.trainable).prepare(spec.settings({})))
         if cautions := unserved(spec, facts):
             facts = {**facts, "warnings": [*facts.get("warnings", ()), *cautions]}
         return {**facts, **tasks.checked(spec)}
@@ -73,7 +74,7 @@ def begun(spec: SweepSpec, known: Path | None, facts: dict[str, Any], trust: boo
         return None
     with naming(known):
         journal = Journal(known / "journal.jsonl", read_only=True, trust=trust)
-        journal.refuse_other_spec(spec.spec_hash, trust)
+        journal.refuse_other_spec(folders.own_hash(known) or spec.spec_hash, trust)
         first = next((event for event in journal.events if isinstance(event, Session)), None)
         if first is None:
             return journal
@@ -84,8 +85,9 @@ def begun(spec: SweepSpec, known: Path | None, facts: dict[str, Any], trust: boo
                     f"its trials would not be comparable, for the data, or what prepares it, is not as it was ({key} "
                     f"{then} then, {now[key]} now): put it back, or start a new run; versions then: {first.versions}"
                 )
-        if any(line == 0 for line, _ in journal.faults) or journal.trusted:
-            return journal  # another spec, knowingly
+        journal.refuse_gaps()
+        if journal.respecified:
+            return journal  # knowingly
         for one in {record.ask.config_hash: record for record in journal.trials.values()}.values():
             if one.ask.config_hash and one.ask.config_hash != spec.config_hash(spec.trainable_config(one.ask.params)):
                 raise ValueError(
@@ -216,9 +218,11 @@ class Stages:
             return None, tags
 
 
-def repeated(run_dir: Path, trial: str | None, signals: Interrupts, verbose: bool) -> tuple[SweepSpec, Reproduction]:
+def repeated(
+    run_dir: Path, trial: str | None, signals: Interrupts, verbose: bool, trust: bool = False
+) -> tuple[SweepSpec, Reproduction]:
     """Train a trial of a run again, the best if none is named, beside its original. ValueError in one line."""
-    spec, journal, record = reproduce.chosen(run_dir.resolve(), trial)
+    spec, journal, record = reproduce.chosen(run_dir.resolve(), trial, trust)
     files.private(spec.shared)
     if line := imported_from(spec.trainable):
         signals.say(line)

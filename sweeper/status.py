@@ -101,6 +101,8 @@ def driven(run_dir: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except PermissionError:
+        return bool(files.holders(run_dir / folders.LOCK))
     except OSError:
         return False
     return False

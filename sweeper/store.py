@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from sweeper import files
 from sweeper.entries import cut, cut_tags, milliseconds, name, utc
 from sweeper.secrecy import redact
 
@@ -134,6 +135,7 @@ def _make(path: Path) -> None:
     with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as folder:
         aside = Path(folder, path.name)
         MlflowClient(tracking_uri=sqlite_uri(aside)).search_experiments(max_results=1)
+        aside.chmod(files.mode())  # SQLite gives the group nothing to write
         try:
             os.link(aside, path)
         except FileExistsError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeper.journal import Damaged, Journal, rechained
-from tests.sweeper.samples import end, toy_spec, written
+from tests.sweeper.samples import end, session, toy_spec, written
 
 Change = Callable[[list[bytes]], list[bytes]]
 
@@ -59,7 +60,7 @@ def test_a_record_that_is_trusted_says_so_for_good(path: Path) -> None:
     journal = Journal(path, trust=True)
     assert next(line for line, _ in journal.faults) == 4
     journal.born("aa")
-    assert journal.trusted
+    assert not journal.respecified
     journal.append(end(5, "interrupted", 30))
     journal.close()
     again = Journal(path, read_only=True)  # no need to be trusted twice
@@ -185,3 +186,41 @@ def test_another_spec_is_refused_and_trusted_knowingly(tmp_path: Path) -> None:
     assert "spec.yaml is not the one" in again.doubts()[0]
     again.fork()
     assert again.run not in (None, first)
+
+
+def test_a_record_that_lost_its_digests_is_no_earlier_versions(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.born("a" * 64)
+    journal.append(session())
+    journal.close()
+    changed(journal.path, lambda lines: [line[: line.index(b', "digest"')] + b"}\n" for line in lines])
+    with pytest.raises(Damaged, match=r"^journal line 1: its digest is gone"):
+        Journal(journal.path, read_only=True)
+    journal.path.write_bytes(
+        rechained([b'{"event": "begin", "run": "0123456789abcdef", "spec_hash": "a", "format": 99}'])
+    )
+    with pytest.raises(Damaged, match=r"^journal line 1: its format"):
+        Journal(journal.path, read_only=True)
+
+
+def test_an_event_that_cannot_follow_is_not_written(path: Path) -> None:
+    journal, size = Journal(path), path.stat().st_size
+    with pytest.raises(ValueError, match="asked for twice"):
+        journal.append(journal.trials["t0001"].ask)
+    assert path.stat().st_size == size
+
+
+def test_nothing_goes_on_where_a_trial_is_lost(path: Path) -> None:
+    changed(path, lambda lines: [line for line in lines if b"t0001" not in line])
+    journal = Journal(path, read_only=True, trust=True)
+    assert "t0001" not in journal.trials
+    with pytest.raises(ValueError, match="trials of the stage search are lost"):
+        journal.refuse_gaps()
+    Journal(path.with_name("none"), read_only=True).refuse_gaps()
+
+
+def test_facts_of_other_trainables_are_read_as_they_gave_them(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(replace(session(), facts={"data_fingerprint": 12, "notes": "one line", "warnings": None}))
+    facts = Journal(journal.path, read_only=True).facts()
+    assert facts == {"data_fingerprint": 12, "notes": ["one line"], "warnings": []}

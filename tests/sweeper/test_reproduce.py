@@ -62,9 +62,9 @@ def told(folder: Path, **facts: str) -> Journal:
 def test_a_run_does_not_go_on_where_a_name_stands_for_other_settings_by_now(tmp_path: Path) -> None:
     """A spec keeps an arm's preset by its name, so that its hash stays where the preset's rule changes."""
     journal = told(tmp_path)
-    journal.append(ask(SPEC, 1, 1, next(iter(SPEC.arms))))
+    journal.append(ask(SPEC, 0, 1, next(iter(SPEC.arms))))
     assert begun(SPEC, tmp_path, {})
-    then = ask(SPEC, 2, 2, next(iter(SPEC.arms)))
+    then = ask(SPEC, 1, 2, next(iter(SPEC.arms)))
     journal.append(type(then)(**{**vars(then), "config_hash": "0" * 64}))
     journal.close()
     with pytest.raises(ValueError, match=r"stands for other settings now: start a new run"):
