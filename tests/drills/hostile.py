@@ -232,7 +232,7 @@ class Arena:
             path.write_text(f"{self.secret}\n", "utf-8")
         self.untouchable = watched.Untouchables({path.parent for path in private})
 
-    def bounds(self, case: damage.Case, shared: Bench) -> watched.Bounds:
+    def bounds(self, case: damage.Case, shared: Bench, ray: bool = False) -> watched.Bounds:
         """What a reader's commands need beside the run folder: the store, the cache, the data, temporary files."""
         store = [str(self.storage / f"{received.STORE}*"), str(self.storage / f".{received.STORE}-*")]
         real = case.run_dir.resolve()
@@ -241,7 +241,8 @@ class Arena:
         writes += (str(self.temporary), str(shared.folder / "cache"))
         reads = (str(shared.tasks), str(shared.folder / "corpus.txt"))
         reads += tuple(str(storage / ".address") for storage in (self.storage, self.work / "runs"))  # the default, too
-        return watched.Bounds(real, reads, writes)
+        writes += ("/tmp/sw-*", "/dev/shm") if ray else ()
+        return watched.Bounds(real, reads, writes, ray)
 
     def spilled(self, case: damage.Case) -> list[str]:
         """Files of the storage that have the private text in them; not links to it."""
@@ -273,7 +274,7 @@ def _checked(
     real = earnest and name == "resume"
     found = watched.command(
         call,
-        arena.bounds(case, shared),
+        arena.bounds(case, shared, real),
         arena.scratch,
         case.cwd,
         EARNEST_S if real else watched.WALL_S,

@@ -56,12 +56,13 @@ _PAIRS = {"os.rename": (2, 3), "os.link": (2, 3), "shutil.move": (None, None), "
 class Bounds:
     """Below which folders a command may read and write, besides what Python and the system need.
 
-    inside: the run folder, from which nothing is ever imported. writes are reads, too.
+    inside: the run folder, from which nothing is ever imported. writes are reads, too. ray: whether Ray may start.
     """
 
     inside: Path
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    ray: bool = False
 
 
 @dataclass
@@ -164,7 +165,7 @@ def watch(bounds: Bounds, log: int) -> None:
 
 class _Hook:
     def __init__(self, bounds: Bounds, log: int) -> None:
-        self._log, self._busy = log, False
+        self._log, self._busy, self._ray = log, False, bounds.ray
         self._inside = os.path.realpath(bounds.inside)
         self._writes = tuple(map(os.path.realpath, bounds.writes))
         system = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/opt", "/bin", "/sbin", "/run")
@@ -244,7 +245,7 @@ class _Hook:
         name = os.fsdecode(program)
         if (os.path.basename(name) in HELPERS or name == sys.executable) and not _below(_real(name), (self._inside,)):
             return None
-        return f"started {name}"
+        return None if self._ray and "/ray/" in _real(name) else f"started {name}"
 
 
 def _real(name: str) -> str:
