@@ -20,10 +20,11 @@ from sweeper.journal import Journal
 from sweeper.recorded import known as recorded_of
 from sweeper.secrecy import redact
 from sweeper.spec import SweepSpec, load, recorded
+from sweeper.store import sqlite_uri
 from sweeper.trainable import shipped
 
 SPEC, JOURNAL = remote.SPEC, remote.JOURNAL
-SCRATCH = ".tune"
+SCRATCH, BEGUN = ".tune", "begun"
 LOCK = ".lock"
 NEWEST = Path("\0newest")  # resume whichever run of the spec is the newest; no folder is called so
 
@@ -100,6 +101,26 @@ def _tidy(run_dir: Path) -> None:
         if path.name != SCRATCH or path.is_symlink():  # Tune's own folder goes, whatever is in it
             files.refuse_links(path)
     files.clear_old(run_dir.parent, ".mlflow.db-*")
+
+
+def begin_here(journal: Journal) -> None:
+    """Note that a run was begun, or gone on with, by this user on this machine."""
+    if journal.run:
+        (files.cache_root() / BEGUN).mkdir(parents=True, exist_ok=True)
+        (files.cache_root() / BEGUN / journal.run).touch()
+
+
+def refuse_store(spec: SweepSpec, run_dir: Path, trust: bool) -> None:
+    """Raises ValueError, in one line, where a record that came from elsewhere says where results are to be sent."""
+    uri, storage = spec.tracking.uri, run_dir.resolve().parent
+    if uri in (None, os.environ.get("MLFLOW_TRACKING_URI"), sqlite_uri(storage / "mlflow.db")):
+        return
+    run = Journal(run_dir / JOURNAL, read_only=True, trust=trust).run
+    if not (run and (files.cache_root() / BEGUN / run).exists()):
+        raise ValueError(
+            f"--resume {run_dir}: its record sends results to {redact(str(uri))}, and the run was not begun here: set "
+            "MLFLOW_TRACKING_URI to that address to send them there"
+        )
 
 
 def opened(run_dir: Path, trust: bool = False) -> tuple[SweepSpec, Journal]:

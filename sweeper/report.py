@@ -200,7 +200,8 @@ def fingerprints(bundle: Path | None) -> dict[str, str]:
     path = bundle / "metadata.json" if bundle else None
     if path is None or not path.exists():
         return {}
-    return fingerprints_in(json.loads(path.read_text("utf-8")))
+    metadata = json.loads(path.read_text("utf-8"))
+    return fingerprints_in(metadata) if isinstance(metadata, Mapping) else {}
 
 
 def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:

@@ -116,6 +116,8 @@ def _asked(args: argparse.Namespace) -> tuple[Admission, list[str]]:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
     spec, unheard = _agreed(args, load(args.spec, args.profile, args.set, own))
     files.private(spec.shared)
+    if own is not None and not any(change.startswith("tracking") for change in args.set):
+        folders.refuse_store(spec, own, args.trust_record)
     if own is not None and (line := imported_from(spec.trainable)):
         _say(line)
     if line := other_baseline(args.spec, spec):
@@ -304,6 +306,7 @@ def _carry_out(
     journal.born(own)
     if args.fork:
         journal.fork()
+    folders.begin_here(journal)
     for line in journal.doubts():
         _say(f"caution: {line}")
     uri = store_uri(spec, run_dir.parent)

@@ -66,6 +66,7 @@ def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
     """State, trials and what waits, as plain data. Raises ValueError, in one line, for what is no run folder."""
     if not (run_dir / folders.SPEC).is_file():
         raise ValueError(f"{run_dir} is no run folder, for it has no {folders.SPEC}")
+    folders.refuse_strange(run_dir)
     driver = driven(run_dir)  # before the journal: what a driver wrote before it ended is then read
     spec, journal = folders.opened(run_dir, trust)
     records = list(journal.trials.values())

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import files
+from sweeper import files, folders
+from sweeper.journal import Journal
+from tests.sweeper.samples import toy_spec
 
 
 def test_paths_from_outside_stay_inside(tmp_path: Path) -> None:
@@ -50,3 +52,22 @@ def test_a_link_of_a_record_is_no_way_to_a_bundle(tmp_path: Path) -> None:
         files.refuse_record_links(tmp_path / "run" / "bundles" / "t0001")
     (tmp_path / "mine").symlink_to(tmp_path / "run")
     files.refuse_record_links(tmp_path / "mine")
+
+
+def test_a_record_does_not_choose_where_results_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run_dir, theirs = tmp_path / "runs" / "toy", "https://them:secret@elsewhere/x"
+    run_dir.mkdir(parents=True)
+    journal = Journal(run_dir / "journal.jsonl")
+    journal.born("a" * 64)
+    spec = toy_spec(tracking={"uri": theirs})
+    folders.refuse_store(toy_spec(), run_dir, False)
+    folders.refuse_store(toy_spec(tracking={"uri": f"sqlite:///{run_dir.parent}/mlflow.db"}), run_dir, False)
+    with pytest.raises(ValueError, match=r"sends results to https://\*\*\*@elsewhere/x, .* set MLFLOW_TRACKING_URI"):
+        folders.refuse_store(spec, run_dir, False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", theirs)
+    folders.refuse_store(spec, run_dir, False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    folders.begin_here(journal)
+    folders.refuse_store(spec, run_dir, False)
