@@ -73,6 +73,12 @@ class TrialRecord:
     def step(self) -> int:
         return self.rows[-1].step if self.rows else 0
 
+    @property
+    def steps(self) -> int | None:
+        """Its full length, where its settings tell."""
+        told = self.ask.config.get("steps")
+        return told if type(told) is int else None
+
     def score(self, objective: str) -> float | None:
         """The objective at the last step reported (never its minimum), or None."""
         return self.rows[-1].metrics.get(objective) if self.rows else None

@@ -267,7 +267,7 @@ def _value(value: object, decimals: int | None) -> str:
 
 def _steps(shown: Sequence[TrialRecord]) -> Column:
     """The length goes into the heading where it is the same for all."""
-    lengths = [record.ask.config.get("steps") for record in shown]
+    lengths = [record.steps for record in shown]
     if len(set(lengths)) == 1 and isinstance(lengths[0], int):
         return Column(f"step\nof {lengths[0]:,}", [Text(f"{record.step:,}") for record in shown], right=True)
     told = [f"/{length:,}" if isinstance(length, int) else "" for length in lengths]
@@ -328,7 +328,7 @@ def _work(record: TrialRecord, at: float) -> float:
     if record.end and not record.open and record.end.time <= at:
         return 1.0
     step = max((row.step for row in record.rows if row.time <= at), default=0)
-    steps = record.ask.config.get("steps")
+    steps = record.steps
     return min(1.0, step / steps) if isinstance(steps, int) and steps > 0 else 0.0
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from sweeper import budget, learned, pareto, tasks, verdict
+from sweeper import budget, files, learned, pareto, tasks, verdict
 from sweeper.budget import PREDICTED, Common
 from sweeper.files import one_line
 from sweeper.journal import AUDIT, Ask, Journal, Session, TrialRecord, fingerprints_in, nested
@@ -200,7 +200,8 @@ def fingerprints(bundle: Path | None) -> dict[str, str]:
     path = bundle / "metadata.json" if bundle else None
     if path is None or not path.exists():
         return {}
-    metadata = json.loads(path.read_text("utf-8"))
+    with files.reading(path) as file:
+        metadata = json.load(file)
     return fingerprints_in(metadata) if isinstance(metadata, Mapping) else {}
 
 

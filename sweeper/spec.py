@@ -427,6 +427,7 @@ def load(
     path = Path(path)
     if outside is None and (path.parent / "journal.jsonl").exists():
         outside = path.parent
+        files.refuse_record_links(path)
     try:
         tree = yaml_input.read(path)
     except ValueError as error:

@@ -175,7 +175,7 @@ def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]
         "what": f"{report.describe(record.ask)}, seed {record.ask.seed}",
         "state": record.state if driver or not record.open else "open",
         "step": record.step,
-        "steps": record.ask.config.get("steps"),
+        "steps": record.steps,
         "score": record.score(spec.objective),
         "node": record.rows[-1].node if record.rows else None,
         "why": _why_trial(record, driver),

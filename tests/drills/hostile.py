@@ -123,6 +123,7 @@ def bench(seed: int, quick: bool = False, earnest_every: int = 0, shown: bool = 
     with _place() as folder:
         corpus = write_corpus(folder)
         seeds = (received.quick if quick else received.real)(folder / "seeds", corpus)
+        shutil.rmtree(folder / "cache" / "begun", ignore_errors=True)  # these runs are strangers'
         rows = [{"sentence_good": "ba ne", "sentence_bad": "ne ba"}]
         tasks = folder / "pairs.jsonl"
         tasks.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
