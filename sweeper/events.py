@@ -42,7 +42,7 @@ Count = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
 Time = Annotated[
     float, Field(ge=0, le=250_000_000_000, allow_inf_nan=False, strict=True)
 ]  # s since 1970, up to the year 9000
-Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Number = Annotated[float, Field(gt=-1e300, lt=1e300, allow_inf_nan=False, strict=True)]  # sums of them are finite, too
 Flag = Annotated[bool, Field(strict=True)]
 StoredPath = Annotated[str, Field(max_length=200), AfterValidator(_below)]
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')

@@ -200,8 +200,11 @@ def fingerprints(bundle: Path | None) -> dict[str, str]:
     path = bundle / "metadata.json" if bundle else None
     if path is None or not path.exists():
         return {}
-    with files.reading(path) as file:
-        metadata = json.load(file)
+    files.refuse_links(path)
+    try:
+        metadata = json.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
     return fingerprints_in(metadata) if isinstance(metadata, Mapping) else {}
 
 

@@ -9,7 +9,6 @@ A trial that meets a fault (`faults`) sends it before it fails: `"fault": [errno
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 import tempfile
@@ -28,6 +27,7 @@ from sweeper.trainable import Trainable, TrainContext
 from sweeper.wording import nearest
 
 ERROR = "error.txt"
+LARGEST = 1e300  # of a metric: sums of several are finite, too
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -79,7 +79,7 @@ class Reporter:
         if self.objective not in row:
             raise ValueError(f"objective {self.objective!r} is not among what is reported: {', '.join(sorted(row))}")
         for key, value in row.items():
-            if not math.isfinite(value):
+            if not abs(value) < LARGEST:  # nor NaN
                 raise RuntimeError(f"diverged: {key} is {value:g} at step {step}")
 
 

@@ -399,6 +399,7 @@ def _call(
     def call() -> Any:
         os.environ.update(HOME=str(arena.home), TMPDIR=str(arena.temporary), COLUMNS="120")
         tempfile.tempdir = None
+        shutil.rmtree(shared.folder / "cache" / "begun", ignore_errors=True)  # what other cases went on with
         sys.path[:] = [path for path in sys.path if path not in ("", str(ROOT))] + [str(ROOT)]
         sys.path.insert(0, str(case.cwd))  # as `python -m` has it
         if name == "resume" and not earnest:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import files, folders
+from sweeper import files, folders, report
 from sweeper.journal import Journal
 from tests.sweeper.samples import toy_spec
 
@@ -71,3 +71,17 @@ def test_a_record_does_not_choose_where_results_go(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     folders.begin_here(journal)
     folders.refuse_store(spec, run_dir, False)
+
+
+def test_a_bundles_own_metadata_is_no_way_out_and_no_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.json"
+    path.write_text('["fingerprint"]', "utf-8")
+    assert report.fingerprints(tmp_path) == {}
+    path.write_text("[" * 100_000, "utf-8")
+    with pytest.raises(ValueError, match=r"metadata\.json is nested too deep"):
+        report.fingerprints(tmp_path)
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_text("{}", "utf-8")
+    with pytest.raises(ValueError, match=r"metadata\.json is a link"):
+        report.fingerprints(tmp_path)
