@@ -7,6 +7,7 @@ masked nor counted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,8 @@ def load(folder: Path) -> tuple[Any, Any]:
     )
     if found["missing_keys"]:
         raise ValueError(f"{folder} lacks weights of its model, such as {min(found['missing_keys'])}")
+    if unused := [name for name in found["unexpected_keys"] if re.search(r"\.\d+\.", name)]:
+        raise ValueError(f"{folder} has weights of layers that its config leaves out, such as {min(unused)}")
     _try(folder, model, tokenizer)
     return model, tokenizer
 

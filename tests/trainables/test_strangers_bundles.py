@@ -156,6 +156,7 @@ BUNDLES: list[tuple[str, Harm, str]] = [
     ("a config without a type", content("config.json", "{}"), "config.json cannot be read"),
     ("a type that is a number", settings(model_type=7), "config.json cannot be read"),
     ("10^7 layers", settings(num_hidden_layers=10**7), "num_hidden_layers is 10000000, and model.safetensors has"),
+    ("no layers", settings(num_hidden_layers=0), "weights of layers that its config leaves out"),
     ("another's layers", settings(num_hidden_layers=40), "lacks weights of its model"),
     ("10^9 channels", settings(hidden_size=10**9), "hidden_size is 1000000000, and model.safetensors has"),
     ("10^6 channels", settings(hidden_size=10**6), "of shape [248, 1000000]"),
