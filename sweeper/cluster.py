@@ -354,8 +354,9 @@ def _or_not_started(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = secrecy.redact(" ".join(str(error).split()))[:200] or type(error).__name__
-        if "untime env {" in said or "env_vars" in said:  # a job's may hold others' secrets
+        whole = " ".join(str(error).split())
+        said = secrecy.redact(whole)[:200] or type(error).__name__
+        if "env_vars" in whole:  # a job's may hold others' secrets
             said = "the job's runtime environment and the driver's name the same variable"
         raise NotStarted(f"{what}: {said}; {advice} (-v shows what Ray says)") from error
 

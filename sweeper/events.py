@@ -14,16 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import PurePosixPath
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    NotRequired,  # pydantic takes no other before Python 3.12
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 FORMAT = 2  # of the record; 1 had no chain and did not say so
 DEEPEST = 100  # levels of what a line holds
@@ -39,9 +33,8 @@ State = Literal["completed", "stopped", "failed", "interrupted"]
 TrialId = Annotated[str, Field(pattern=r"^[a-z][0-9]{4,9}$")]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16,32}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
-Time = Annotated[
-    float, Field(ge=0, le=250_000_000_000, allow_inf_nan=False, strict=True)
-]  # s since 1970, up to the year 9000
+# s since 1970, up to the year 9000
+Time = Annotated[float, Field(ge=0, le=250_000_000_000, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(gt=-1e300, lt=1e300, allow_inf_nan=False, strict=True)]  # sums of them are finite, too
 Flag = Annotated[bool, Field(strict=True)]
 StoredPath = Annotated[str, Field(max_length=200), AfterValidator(_below)]

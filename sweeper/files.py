@@ -184,6 +184,13 @@ def say(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def refused(error: ValueError | OSError) -> int:
+    """Says in one line why a command ends. Returns its exit status, 2."""
+    what = told(error) if isinstance(error, OSError) else None
+    say(f"error: {' '.join((what or str(error)).split())}")
+    return 2
+
+
 class Parser(argparse.ArgumentParser):
     """Refuses in one line."""
 

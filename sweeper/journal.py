@@ -94,7 +94,8 @@ class Journal:
     Opening cuts off a torn last line (a crash in mid-write) and keeps its text in `torn`. Any other line that is not
     what was written raises Damaged, in one line that names it; with `trust`, such lines are left out and `faults`
     lists them: (line, why). `read_only` leaves the file alone, for a driver may be writing that line. digests: of the
-    lines of `events`, each "" where an earlier version wrote it.
+    lines of `events`, each "" where an earlier version wrote it. run: its id, whatever its folder is called; None of
+    one that an earlier version began.
     """
 
     def __init__(self, path: Path, read_only: bool = False, trust: bool = False) -> None:
@@ -105,6 +106,7 @@ class Journal:
         self._stages: dict[str, list[TrialRecord]] = {}
         self._repeats: dict[str, list[Repeat]] = {}
         self._over: dict[str, str] = {}
+        self.run: str | None = None
         self.torn: str | None = None
         self.faults: list[tuple[int, str]] = []
         self._lock = threading.Lock()
@@ -130,12 +132,6 @@ class Journal:
             self._seen.update(line)
             self._apply(event, _split(line[:-1])[1])
             return True
-
-    @property
-    def run(self) -> str | None:
-        """The id of the run, whatever its folder is called; None of one that an earlier version began."""
-        named = (event.run for event in reversed(self.events) if isinstance(event, Begin | Fork))
-        return next(named, None)
 
     @property
     def begun(self) -> bool:
@@ -259,6 +255,7 @@ class Journal:
                 if isinstance(event, Begin | Fork | Trust) and not (digest or broken or vouched):
                     broken = True
                     self._fault(number, "its digest is gone, and every version that writes it writes one", trust)
+                self._check(event)
                 self._apply(event, digest)
             except Damaged:
                 raise
@@ -278,7 +275,6 @@ class Journal:
         check(self.trials, event)
 
     def _apply(self, event: Event, digest: str) -> None:
-        self._check(event)
         apply(self.trials, event)
         if isinstance(event, Ask):
             self._stages.setdefault(event.stage, []).append(self.trials[event.trial])
@@ -286,6 +282,8 @@ class Journal:
             self._repeats.setdefault(event.stage, []).append(event)
         elif isinstance(event, Over):
             self._over[event.stage] = event.reason
+        elif isinstance(event, Begin | Fork):
+            self.run = event.run
         self.digests.append(digest)
         self.events.append(event)
 

@@ -53,9 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):
             files.emit(str(path))
     except (ValueError, OSError) as error:
-        told = files.told(error) if isinstance(error, OSError) else None
-        files.say(f"error: {told or error}")
-        return 2
+        return files.refused(error)
     return 0
 
 

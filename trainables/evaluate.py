@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         with files.temporary(), _bar() as progress:
             scores = _scores(options, wanted, progress)
     except (ValueError, OSError) as error:
-        return machine.refused(error)
+        return files.refused(error)
     if untrained_parts:
         files.say(untrained_parts)
     _print(scores, options.json)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 
-from sweeper import files
-
 MOST_THREADS = 1024  # no machine has more, and starting a million of them ends the process
 
 
@@ -27,10 +25,3 @@ def use(device: str, threads: int) -> None:
     except (RuntimeError, AssertionError):
         raise ValueError(f"--device {device}: there is no such device here; cpu always is") from None
     torch.set_num_threads(threads)
-
-
-def refused(error: ValueError | OSError) -> int:
-    """Says in one line why a command ends. Returns its exit status, 2."""
-    told = files.told(error) if isinstance(error, OSError) else None
-    files.say(f"error: {' '.join((told or str(error)).split())}")
-    return 2

@@ -405,7 +405,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _train(_options(arguments))
     except (ValueError, OSError) as error:
-        return machine.refused(error)
+        return files.refused(error)
 
 
 def _train(options: argparse.Namespace) -> int:
