@@ -16,34 +16,27 @@ from typing import Any
 
 from filelock import Timeout
 
-from sweeper import (
-    cluster,
-    earlier,
-    ending,
-    faults,
-    files,
-    folders,
-    interrupts,
-    plan,
-    probe,
-    recorded,
-    remote,
-    report,
-    reproduce,
-    room,
-    status,
-)
-from sweeper.admission import Admission
-from sweeper.interrupts import Interrupts
-from sweeper.journal import Journal, fingerprints_in
-from sweeper.spec import SweepSpec, load, other_baseline
-from sweeper.spread import Spread, spread
-from sweeper.stages import Stages, finished, repeated
-from sweeper.store import sqlite_file, store_uri
-from sweeper.summary import summary, sweep_state
-from sweeper.tracking import DRAIN_S, Tracker
+from sweeper import closing, preflight, status
+from sweeper.journal import object_store, run_folders
+from sweeper.journal import records as records_of
+from sweeper.journal.journal import Journal, fingerprints_in
+from sweeper.plan import capacity, probe
+from sweeper.plan.estimate import few_points, shown
+from sweeper.plan.seed_noise import Spread, spread
+from sweeper.preflight import Admission, finished
+from sweeper.report import sections
+from sweeper.report.summary import summary, sweep_state
+from sweeper.spec.hints import naming
+from sweeper.spec.load import load, other_baseline
+from sweeper.spec.spec import SweepSpec
+from sweeper.stages import Stages, repeated
+from sweeper.system import faults, files, interrupts, nodes
+from sweeper.system.interrupts import Interrupts
+from sweeper.tracking import history
+from sweeper.tracking.store import sqlite_file, store_uri
+from sweeper.tracking.tracker import DRAIN_S, Tracker
 from sweeper.trainable import imported_from
-from sweeper.wording import naming
+from sweeper.trials import cluster, reproduce
 
 COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
 FULL_S = 5.0  # the tracking store may lie on the disk that is full
@@ -67,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     try:
         args = _arguments(argv)
-        args.storage, args.resume = folders.here(args.storage, args.resume)
+        args.storage, args.resume = run_folders.here(args.storage, args.resume)
         if args.dry_run and (run_dir := status.foreign(args.spec, args.resume)):
             return _show_record(run_dir, args.json, args.trust_record)
-        recorded.refuse_modules_here(args.reproduce or (args.resume if args.resume != folders.NEWEST else None))
+        run_folders.refuse_modules_here(args.reproduce or (args.resume if args.resume != run_folders.NEWEST else None))
         files.cache_root()  # refused without one: paces and prepared data go there
         files.at_home()
         if args.reproduce:
@@ -91,9 +84,9 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     except KeyboardInterrupt:
         _say("interrupted before it began")
         return INTERRUPTED
-    signals.hint = f"go on with: {folders.resume(run_dir)}"
+    signals.hint = f"go on with: {run_folders.resume(run_dir)}"
     try:
-        with files.locked(run_dir / folders.LOCK, 0.5):  # status, too, holds it for a moment
+        with files.locked(run_dir / run_folders.LOCK, 0.5):  # status, too, holds it for a moment
             return _carry_out(args, spec, run_dir, admission.facts or {}, signals)
     except Timeout:
         _say(f"error: another sweep works on {run_dir}")
@@ -102,28 +95,28 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
         _say(f"error: {error}; what had ended is kept; {signals.hint}")
         return FAILED
     except KeyboardInterrupt:
-        _say(f"interrupted; go on with: {folders.resume(run_dir)}")
+        _say(f"interrupted; go on with: {run_folders.resume(run_dir)}")
         return INTERRUPTED
 
 
 def _asked(args: argparse.Namespace) -> tuple[Admission, list[str]]:
     """What the arguments ask for, and why this machine could not carry it out. Raises ValueError in one line."""
-    own: Path | None = args.resume if args.spec is None and args.resume != folders.NEWEST else None
+    own: Path | None = args.resume if args.spec is None and args.resume != run_folders.NEWEST else None
     if own is not None:
-        folders.refuse_strange(own)
-        args.spec = own / folders.SPEC
+        run_folders.refuse_strange(own)
+        args.spec = own / run_folders.SPEC
     if args.spec is None:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
     spec, unheard = _agreed(args, load(args.spec, args.profile, args.set, own))
     files.private(spec.shared)
     if own is not None and not any(change.startswith("tracking") for change in args.set):
-        folders.refuse_store(spec, own, args.trust_record)
+        preflight.refuse_store(spec, own, args.trust_record)
     if own is not None and (line := imported_from(spec.trainable)):
         _say(line)
     if line := other_baseline(args.spec, spec):
         _say(line)
-    storage = folders.storage(args.storage, args.resume)
-    known = folders.known(storage, spec, args.resume)
+    storage = run_folders.storage(args.storage, args.resume)
+    known = run_folders.known(storage, spec, args.resume)
     fit, lacking = _fit(spec)
     names = ("more_seeds", "reuse_seeds", "trust_record", "fork")
     asked = {name: getattr(args, name) for name in names}
@@ -135,10 +128,13 @@ def _done(args: argparse.Namespace, admission: Admission) -> Path | None:
     """The run that a plain call is answered with: the newest of the spec that has finished."""
     if args.again or args.resume is not None or args.more_seeds:
         return None
-    runs = folders.runs(admission.storage, admission.spec)
+    runs = run_folders.runs(admission.storage, admission.spec)
     done = next((run for run in runs if finished(admission.spec, run)), None)
     if runs and not done:
-        _say(f"an earlier run of this spec has not completed, and this begins anew: {folders.resume(runs[0])} goes on")
+        _say(
+            f"an earlier run of this spec has not completed, and this begins anew: "
+            f"{run_folders.resume(runs[0])} goes on"
+        )
     return done
 
 
@@ -157,9 +153,9 @@ def _begun(admission: Admission, refused: list[str]) -> Path:
     for lines in admission.refusals():
         if lines:
             raise ValueError("; ".join(lines))
-    for line in filter(None, [plan.few_points(admission.spec), *(admission.facts or {}).get("warnings", ())]):
+    for line in filter(None, [few_points(admission.spec), *(admission.facts or {}).get("warnings", ())]):
         _say(f"caution: {line}")
-    return admission.known or folders.new(admission.storage, admission.spec)
+    return admission.known or run_folders.new(admission.storage, admission.spec)
 
 
 def _parser() -> files.Parser:
@@ -171,7 +167,7 @@ def _parser() -> files.Parser:
     parser.add_argument(
         "--resume",
         nargs="?",
-        const=folders.NEWEST,
+        const=run_folders.NEWEST,
         metavar="RUN_DIR",
         help="go on with this run, or with the newest of the spec",
     )
@@ -220,8 +216,8 @@ def _agreed(args: argparse.Namespace, spec: SweepSpec) -> tuple[SweepSpec, list[
 
     Nobody is asked for a plan; with it goes, in a line, what would be refused.
     """
-    machine = cluster.this_machine()
-    if not spec.resources.gpus_per_worker or machine["GPU"] or cluster.configured():
+    machine = nodes.this_machine()
+    if not spec.resources.gpus_per_worker or machine["GPU"] or nodes.configured():
         return spec, []
     slow = load(args.spec, args.profile, [*args.set, "resources.gpus_per_worker=0"])
     hours = probe.of(slow, _fit(slow)[0], measure=False).hours
@@ -239,11 +235,11 @@ def _agreed(args: argparse.Namespace, spec: SweepSpec) -> tuple[SweepSpec, list[
 
 def _fit(spec: SweepSpec) -> tuple[int | None, list[str]]:
     """How many trials fit at once, None where that is not known or not even one does; and then why not, in a line."""
-    if cluster.configured():
+    if nodes.configured():
         return None, []
     try:
-        return cluster.room(spec.resources, [cluster.this_machine()]), []
-    except cluster.NoRoom as error:
+        return nodes.max_concurrent(spec.resources, [nodes.this_machine()]), []
+    except nodes.NoRoom as error:
         return None, [str(error)]
 
 
@@ -256,9 +252,9 @@ def _show_plan(args: argparse.Namespace, admission: Admission, refused: list[str
     answered = done is not None and admission.facts is not None and admission.same_data(done)
     told = {key: (admission.facts or {}).get(key, []) for key in ("notes", "warnings")}
     estimate = replace(admission.estimate, refused=[] if answered else refused, **told)
-    for line in plan.shown(spec, estimate):
+    for line in shown(spec, estimate):
         _say(line)
-    for line in [] if cluster.configured() else room.notes(room.free(storage)):
+    for line in [] if nodes.configured() else capacity.notes(capacity.free(storage)):
         _say(line)
     if answered:
         _say(f"a start answers with the run that has finished already, {done}; --again trains it once more")
@@ -282,7 +278,7 @@ def _spread(spec: SweepSpec, storage: Path) -> Spread | None:
     if len(spec.seeds.confirm) < 2:
         return None
     try:
-        return spread(earlier.losses(store_uri(spec, storage), spec))
+        return spread(history.losses(store_uri(spec, storage), spec))
     except ValueError as error:
         _say(str(error))
         return None
@@ -292,12 +288,12 @@ def _carry_out(
     args: argparse.Namespace, spec: SweepSpec, run_dir: Path, facts: dict[str, Any], signals: Interrupts
 ) -> int:
     """Run what is left of the sweep, then leave and show its results."""
-    from sweeper import results
-    from sweeper.live import Live
+    from sweeper.report.terminal import Live
+    from sweeper.report.write import texts
 
     try:
         journal = Journal(run_dir / "journal.jsonl", trust=args.trust_record)
-        own = folders.own_hash(run_dir) or spec.spec_hash
+        own = run_folders.own_hash(run_dir) or spec.spec_hash
         journal.refuse_other_spec(own, args.trust_record)
         journal.refuse_gaps()
     except ValueError as error:
@@ -306,11 +302,11 @@ def _carry_out(
     journal.born(own)
     if args.fork:
         journal.fork()
-    folders.begin_here(journal)
+    run_folders.begin_here(journal)
     for line in journal.doubts():
         _say(f"caution: {line}")
     uri = store_uri(spec, run_dir.parent)
-    if remote.of(run_dir) and sqlite_file(uri):
+    if object_store.of(run_dir) and sqlite_file(uri):
         _say("MLflow's store lies on this machine alone, and with it which seeds were used: set MLFLOW_TRACKING_URI")
     tags = {f"sweeper.{key}": value for key, value in fingerprints_in(facts).items()}
     stages = Stages(
@@ -324,21 +320,21 @@ def _carry_out(
         wait=args.wait,
     )
     done, lost, began = False, False, not stages.over
-    with Live(spec, journal, stages.trials) as live, remote.mirrored(run_dir, journal, live.say):
+    with Live(spec, journal, stages.trials) as live, object_store.mirrored(run_dir, journal, live.say):
         tracker = Tracker(journal, spec, run_dir, uri, tags=tags, say=live.say)
         tracker.start()
         signals.say = live.say
         try:
             done = stages.over or stages.run(signals)
-        except (cluster.NoRoom, cluster.NotShared, cluster.NotStarted) as error:
+        except (nodes.NoRoom, nodes.NotShared, nodes.NotStarted) as error:
             live.say(f"error: {error}")
             if journal.begun:
                 tracker.close("interrupted", None, None, FULL_S)
-            folders.discard(run_dir, journal)
+            run_folders.discard(run_dir, journal)
             if run_dir.exists():
-                live.say(f"go on with: {folders.resume(run_dir)}")
-            return FAILED if isinstance(error, cluster.NotStarted) else REFUSED
-        except cluster.Lost as error:
+                live.say(f"go on with: {run_folders.resume(run_dir)}")
+            return FAILED if isinstance(error, nodes.NotStarted) else REFUSED
+        except nodes.Lost as error:
             live.say(f"error: {error}")
             lost = True
         except KeyboardInterrupt:
@@ -348,12 +344,12 @@ def _carry_out(
             raise
         signals.closing = True
         signals.install()
-        ends = ending.Steps(live.say)
+        ends = closing.Steps(live.say)
         records = list(journal.trials.values())
-        best = ends.take("choosing the best trial", lambda: report.best(spec, records), None)
-        bundle = ends.take("keeping the best trial's bundle", lambda: ending.keep_bundle(run_dir, best), None)
-        outcome = report.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=bundle, interrupted=not done)
-        for name, write in results.texts(spec, journal, outcome):
+        best = ends.take("choosing the best trial", lambda: records_of.best(spec, records), None)
+        bundle = ends.take("keeping the best trial's bundle", lambda: closing.keep_bundle(run_dir, best), None)
+        outcome = sections.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=bundle, interrupted=not done)
+        for name, write in texts(spec, journal, outcome):
             ends.take(f"writing {name}", write, None)
         state = sweep_state(records, not done)
         crowned, tags = ends.take("choosing the champion", lambda: stages.crowned(live.say), (None, {}))
@@ -362,11 +358,11 @@ def _carry_out(
         signals.say = _say
     outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
     told = summary(spec, journal, outcome)
-    cautions = filter(None, [told["caution"], report.shortfall(journal.trials.values())])
-    for line in ending.lines(args.spec, spec, outcome, best, told["verdict"], " ".join(cautions)):
+    cautions = filter(None, [told["caution"], sections.shortfall(journal.trials.values())])
+    for line in closing.lines(args.spec, spec, outcome, best, told["verdict"], " ".join(cautions)):
         _say(line)
     if args.resume is None and not began:
-        _say(f"to look again or go on: {folders.resume(run_dir)}; to train it once more on purpose: --again")
+        _say(f"to look again or go on: {run_folders.resume(run_dir)}; to train it once more on purpose: --again")
     if args.json:
         files.emit(json.dumps(told))
     return FAILED if lost or ends.failed else _STATUS[told["state"]]
@@ -376,7 +372,7 @@ def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:
     """Train a trial again: 0 where the same bits came out, else 1."""
     try:
         spec, found = repeated(args.reproduce, args.trial, signals, args.verbose, args.trust_record)
-    except (cluster.NotStarted, cluster.Lost) as error:
+    except (nodes.NotStarted, nodes.Lost) as error:
         _say(f"error: {error}")
         return FAILED
     if signals.happened:
@@ -394,4 +390,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    ending.leave(main())
+    closing.leave(main())

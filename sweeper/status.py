@@ -16,11 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, confirm, faults, files, folders, report
-from sweeper.journal import Journal, Session, TrialRecord
-from sweeper.spec import SweepSpec
-from sweeper.spec import recorded as load_recorded
-from sweeper.summary import sweep_state
+from sweeper.confirmation import design
+from sweeper.journal import records as records_of
+from sweeper.journal import run_folders
+from sweeper.journal.events import Session
+from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.report.summary import sweep_state
+from sweeper.spec.load import recorded as load_recorded
+from sweeper.spec.spec import SweepSpec
+from sweeper.system import faults, files
+from sweeper.system.nodes import NotStarted
+from sweeper.trials import cluster
 
 JOURNAL = "journal.jsonl"
 EXITS = {"completed": 0, "failed": 1, "running": 3, "open": 4}
@@ -44,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         run_dir = (args.run_dir or newest(Path("runs"))).resolve()
         found = status(run_dir, args.trust_record)
-    except (ValueError, cluster.NotStarted) as error:
+    except (ValueError, NotStarted) as error:
         files.say(f"error: {error}")
         return REFUSED
     except OSError as error:
@@ -56,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def newest(storage: Path) -> Path:
     """The run folder in which something happened last. Raises ValueError where there is none."""
-    runs = [path.parent for path in storage.glob(f"*/{folders.SPEC}")]
+    runs = [path.parent for path in storage.glob(f"*/{run_folders.SPEC}")]
     if not runs:
         raise ValueError(f"there is no run in {storage.resolve()}: name a run folder")
     return max(runs, key=_touched)
@@ -64,18 +70,18 @@ def newest(storage: Path) -> Path:
 
 def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
     """State, trials and what waits, as plain data. Raises ValueError, in one line, for what is no run folder."""
-    if not (run_dir / folders.SPEC).is_file():
-        raise ValueError(f"{run_dir} is no run folder, for it has no {folders.SPEC}")
-    folders.refuse_strange(run_dir)
+    if not (run_dir / run_folders.SPEC).is_file():
+        raise ValueError(f"{run_dir} is no run folder, for it has no {run_folders.SPEC}")
+    run_folders.refuse_strange(run_dir)
     driver = driven(run_dir)  # before the journal: what a driver wrote before it ended is then read
-    spec, journal = folders.opened(run_dir, trust)
+    spec, journal = run_folders.opened(run_dir, trust)
     records = list(journal.trials.values())
     begun = next((event.machine for event in reversed(journal.events) if isinstance(event, Session)), {})
     at_once = begun.get("concurrency")
-    total = confirm.expected(spec, journal)
+    total = design.expected(spec, journal)
     left = total - len(records)
     state = _state(spec, journal, driver)
-    best = report.best(spec, records)
+    best = records_of.best(spec, records)
     return {
         "state": state,
         "name": spec.name,
@@ -89,7 +95,7 @@ def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
         "silent_s": round(max(0.0, time.time() - journal.events[-1].time), 1) if journal.events else None,
         "trials": [_trial(spec, record, driver) for record in records],
         "waiting": {"trials": left, "why": _why(state, left, at_once, bool(journal.events))},
-        "resume": folders.resume(run_dir) if state == "open" else None,
+        "resume": run_folders.resume(run_dir) if state == "open" else None,
         "doubts": journal.doubts(),
         "left_out": spec.known.lacking(spec.trainable) if spec.known else None,
     }
@@ -98,12 +104,12 @@ def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
 def driven(run_dir: Path) -> bool:
     """Whether a driver holds the run's lock. Asked by a shared lock, let go at once."""
     try:
-        with files.reading(run_dir / folders.LOCK) as lock:
+        with files.reading(run_dir / run_folders.LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except PermissionError:
-        return bool(files.holders(run_dir / folders.LOCK))
+        return bool(files.holders(run_dir / run_folders.LOCK))
     except OSError:
         return False
     return False
@@ -141,10 +147,10 @@ def foreign(spec: Path | None, resume: Path | None) -> Path | None:
 
     spec, resume: what the command names. Raises ValueError, in one line, for a spec that cannot be read.
     """
-    path = resume / folders.SPEC if spec is None and resume not in (None, folders.NEWEST) else spec
+    path = resume / run_folders.SPEC if spec is None and resume not in (None, run_folders.NEWEST) else spec
     if path is None or not path.is_file():
         return None
-    if path is spec and not (path.name == folders.SPEC and (path.parent / JOURNAL).exists()):
+    if path is spec and not (path.name == run_folders.SPEC and (path.parent / JOURNAL).exists()):
         return None
     return None if load_recorded(path).known is None else path.parent.resolve()
 
@@ -164,7 +170,7 @@ def _node(node: dict[str, Any]) -> str:
 def _state(spec: SweepSpec, journal: Journal, driver: bool) -> str:
     if driver:
         return "running"
-    if not confirm.finished(spec, journal):
+    if not design.finished(spec, journal):
         return "open"
     return sweep_state(journal.trials.values(), interrupted=False)
 
@@ -172,7 +178,7 @@ def _state(spec: SweepSpec, journal: Journal, driver: bool) -> str:
 def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]:
     return {
         "id": record.id,
-        "what": f"{report.describe(record.ask)}, seed {record.ask.seed}",
+        "what": f"{records_of.describe(record.ask)}, seed {record.ask.seed}",
         "state": record.state if driver or not record.open else "open",
         "step": record.step,
         "steps": record.steps,
@@ -184,7 +190,7 @@ def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]
 
 def _why_trial(record: TrialRecord, driver: bool) -> str | None:
     if record.end and record.end.reason:
-        return report.ended(record)
+        return records_of.ended(record)
     if record.open and not driver:
         return f"goes on from step {record.step:,} when the sweep is resumed"
     if record.state == "interrupted":
@@ -203,7 +209,7 @@ def _why(state: str, left: int, at_once: int | None, begun: bool) -> str | None:
 
 def _touched(run_dir: Path) -> float:
     path = run_dir / JOURNAL
-    return (path if path.exists() else run_dir / folders.SPEC).stat().st_mtime
+    return (path if path.exists() else run_dir / run_folders.SPEC).stat().st_mtime
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from sweeper import pairs, stats
+from sweeper.confirmation import paired_tests, verdicts
 
 FAMILIES = 20_000
 # 2.5 % and three standard errors of 2,000 families.
@@ -42,9 +42,9 @@ SIZES = (1, 3, 8)
 ONE_LOOK = (6, 8, 12, 16)
 LOOKS = (8, 16, 24)
 RACE = 4
-RULE = stats.Rule()
+RULE = verdicts.Rule()
 
-Array = pairs.Array
+Array = paired_tests.Array
 Law = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 
@@ -104,12 +104,12 @@ class Cell:
 def outcomes(differences: Array, dropped: Array | bool = False, look: int = 1, *, wary: bool = True) -> Array:
     """What the product says of (families, k, n) differences at a look: (families, k)."""
     alpha = RULE.level(look)
-    tests = pairs.t_tests(differences, RULE.margin, alpha)
-    p = stats.adjusted(tests, dropped)
-    second = stats.guarded(tests, dropped)[0] if wary else p
+    tests = paired_tests.t_tests(differences, RULE.margin, alpha)
+    p = verdicts.adjusted(tests, dropped)
+    second = verdicts.guarded(tests, dropped)[0] if wary else p
     flip, asked = np.ones_like(p), (p < alpha) & (second < alpha)
-    flip[asked] = pairs.sign_flip(differences[asked], tests.mean[asked], RULE.margin)
-    return stats.decide(tests, p, second, flip, dropped, RULE, alpha)
+    flip[asked] = paired_tests.sign_flip(differences[asked], tests.mean[asked], RULE.margin)
+    return verdicts.decide(tests, p, second, flip, dropped, RULE, alpha)
 
 
 def confirmed(differences: Array, dropped: Array | bool = False, look: int = 1) -> Array:
@@ -131,7 +131,7 @@ def ever(
             better |= (said == "confirmed") & told
             worse |= (said == "worse") & told
         if race:
-            dropped |= stats.hopeless(differences[..., :n], RULE)
+            dropped |= verdicts.hopeless(differences[..., :n], RULE)
     return better, worse
 
 
@@ -265,7 +265,7 @@ def costs() -> Iterator[Cell]:
     for n in ONE_LOOK:
         for k in SIZES:
             differences = family(normal, k, n, (41, k, n))
-            differences[:, 0] -= math.sqrt(2) * pairs.t_detectable(n, k)
+            differences[:, 0] -= math.sqrt(2) * paired_tests.t_detectable(n, k)
             plain, rate = (share(outcomes(differences, wary=w)[:, 0] == "confirmed") for w in (False, True))
             yield Cell("cost", f"at {100 * plain:.1f} %", "normal", k, str(n), plain - rate)
 

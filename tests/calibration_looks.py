@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeper import looks, pairs, stats
+from sweeper.confirmation import looks, paired_tests, verdicts
 from tests.calibration import FALSE_RATE, LAWS, SIZES, SMALL_EFFECT, Cell, family, share
 
 DESIGNS = ((8, 12, 16), (8, 16, 24))
@@ -52,24 +52,24 @@ SPENT = {
 }
 
 
-def rules(design: Sequence[int], k: int) -> dict[str, stats.Rule]:
+def rules(design: Sequence[int], k: int) -> dict[str, verdicts.Rule]:
     """The ways to divide 5 % among looks; halving takes twice as much in all, as it always did."""
-    levels = {name: looks.levels(tuple(design), name, pairs.ALPHA, k) for name in ("obrien_fleming", "pocock")}
-    return {**{name: stats.Rule(levels=found) for name, found in levels.items()}, "halving": stats.Rule()}
+    levels = {name: looks.levels(tuple(design), name, paired_tests.ALPHA, k) for name in ("obrien_fleming", "pocock")}
+    return {**{name: verdicts.Rule(levels=found) for name, found in levels.items()}, "halving": verdicts.Rule()}
 
 
-def outcomes(differences: Array, out: Array, rule: stats.Rule, look: int) -> Array:
+def outcomes(differences: Array, out: Array, rule: verdicts.Rule, look: int) -> Array:
     """What the product says of (families, k, n) differences at a look: (families, k). out: arms that run no more."""
     alpha = rule.level(look)
-    tests = pairs.t_tests(differences, rule.margin, alpha)
-    p = stats.adjusted(tests, out)
+    tests = paired_tests.t_tests(differences, rule.margin, alpha)
+    p = verdicts.adjusted(tests, out)
     flip, asked = np.ones_like(p), p < alpha
-    flip[asked] = pairs.sign_flip(differences[asked], tests.mean[asked], rule.margin)
-    second, _ = stats.guarded(tests, out)
-    return stats.decide(tests, p, second, flip, out, rule, alpha)
+    flip[asked] = paired_tests.sign_flip(differences[asked], tests.mean[asked], rule.margin)
+    second, _ = verdicts.guarded(tests, out)
+    return verdicts.decide(tests, p, second, flip, out, rule, alpha)
 
 
-def until_decided(differences: Array, design: Sequence[int], rule: stats.Rule) -> tuple[Array, Array]:
+def until_decided(differences: Array, design: Sequence[int], rule: verdicts.Rule) -> tuple[Array, Array]:
     """Which of (families, k, n) differences are ever confirmed, and each arm's number of pairs: (families, k)."""
     found, settled = np.zeros(differences.shape[:-1], bool), np.zeros(differences.shape[:-1], bool)
     ended = np.full(differences.shape[:-1], design[-1])
@@ -88,7 +88,7 @@ def leader(differences: Array, first: int) -> tuple[Array, Array]:
     """As `until_decided`, where the arm that is ahead after the first pairs alone goes on, and all count for Holm."""
     ahead = differences[..., :first].mean(-1).argmin(-1)
     out = np.arange(differences.shape[-2]) != ahead[:, None]
-    found = outcomes(differences, out, stats.Rule(), 1) == "confirmed"
+    found = outcomes(differences, out, verdicts.Rule(), 1) == "confirmed"
     return found, np.where(out, first, differences.shape[-1])
 
 
@@ -122,7 +122,7 @@ def powers() -> Iterator[tuple[Cell, float]]:
             for k in SIZES[:2]:
                 differences = family(LAWS["normal"], k, design[-1], (60, k, design[-1], round(100 * effect)))
                 differences[:, 0] -= effect * PAIR_SD
-                alone = share(until_decided(differences, design[-1:], stats.Rule())[0][:, 0])
+                alone = share(until_decided(differences, design[-1:], verdicts.Rule())[0][:, 0])
                 yield Cell("power", f"{effect:g} sd, one look", "normal", k, str(design[-1]), alone), design[-1]
                 for name, rule in rules(design, k).items():
                     found, ended = until_decided(differences, design, rule)

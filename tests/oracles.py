@@ -22,31 +22,33 @@ import torch
 
 from tests.trainables import obvious
 from tests.trainables.drawn import DRAWS, EXACT, Compared, Row, alone, answered, furthest, published_rounding
-from trainables import amlm, corpus, data, masking
-from trainables.config import Config, DataConfig
+from trainables.data import batches as batches_module
+from trainables.data import corpus
+from trainables.masking import amlm, mixture
+from trainables.masking.policy import Answers, MaskingPolicy, Vocabulary
 from trainables.noise import StepNoise
-from trainables.policy import Answers, MaskingPolicy, Vocabulary
+from trainables.settings.config import Config, DataConfig
 
 BATCHES, ROWS, LENGTH = 1_000, 6, 32  # 29 of a batch: their upper quartile is one of them, not between two
 
 
-def prepared_slice(folder: Path) -> data.Prepared:
+def prepared_slice(folder: Path) -> batches_module.Prepared:
     """400 conversations with a WordPiece of 1,000 entries, prepared in $SWEEPER_CACHE."""
     path = folder / "slice.txt"
     path.write_text("\n\n".join(islice(corpus.Embedded().texts(), 400)), "utf-8")
     settings = DataConfig(corpus=f"files:{path}", tokenizer="train:1000", block=LENGTH, held_out=0.1)
-    return data.prepare(settings)
+    return batches_module.prepare(settings)
 
 
 def settled(
-    prepared: data.Prepared, steps: int = BATCHES, **settings: Any
+    prepared: batches_module.Prepared, steps: int = BATCHES, **settings: Any
 ) -> Iterator[tuple[int, MaskingPolicy, Row, Answers]]:
     """Batches of real text; after each: the step, the policy, the batch, and the answers of what it selected."""
     config = Config.model_validate({"steps": steps, "batch_size": ROWS, "data": {"block": LENGTH}, "masking": settings})
     strings = prepared.token_strings
     vocabulary = Vocabulary(prepared.forms, np.asarray(prepared.eligible), np.asarray(prepared.unigram))
-    policy = masking.build(config, vocabulary, slice(0, ROWS), 7, "cpu")
-    batches, draw = data.Batches(prepared, ROWS, 7), np.random.default_rng(7)
+    policy = mixture.build(config, vocabulary, slice(0, ROWS), 7, "cpu")
+    batches, draw = batches_module.Batches(prepared, ROWS, 7), np.random.default_rng(7)
     for step in range(steps):
         ids = torch.from_numpy(batches.tokens(step))
         selection = policy.select(ids, StepNoise(7, 0, step, (ROWS, LENGTH)))
@@ -59,13 +61,15 @@ def settled(
     policy.metrics(alone)
 
 
-def morph(name: str, settings: Mapping[str, Any], slow: obvious.Morph, prepared: data.Prepared) -> list[Compared]:
+def morph(
+    name: str, settings: Mapping[str, Any], slow: obvious.Morph, prepared: batches_module.Prepared
+) -> list[Compared]:
     """Counts and scores after every refresh in 1,000 batches. Shuffled scores are compared in order of size."""
     strings, every = prepared.token_strings, 100
     low, high = settings.get("band_low", 0.0), settings.get("band_high", np.inf)
     differences = dict.fromkeys(("counts by token and trigram", "scores by token", "scores by trigram"), 0.0)
     for step, policy, _, answers in settled(prepared, **settings, update_every=every):
-        assert isinstance(policy, masking.Mixture)
+        assert isinstance(policy, mixture.Mixture)
         right = (answers.predictions == answers.labels).tolist()
         slow.observe([strings[i] for i in answers.labels.tolist()], right)
         if (step + 1) % every:
@@ -91,13 +95,13 @@ def morph(name: str, settings: Mapping[str, Any], slow: obvious.Morph, prepared:
 
 
 def cms(
-    name: str, settings: Mapping[str, Any], prepared: data.Prepared, batches: int = 40, every: int = 1
+    name: str, settings: Mapping[str, Any], prepared: batches_module.Prepared, batches: int = 40, every: int = 1
 ) -> list[Compared]:
     """CMS-Morph's counts and scores after each of some batches from the end of its warm-up, or after every so many."""
     strings, warmup, slow = prepared.token_strings, round(0.1 * BATCHES), obvious.Cms(settings.get("cap", 5.0))
     worst, capped = [0.0, 0.0, 0.0], False
     for step, policy, _, answers in settled(prepared, preset="published/cms-morph", **settings):
-        assert isinstance(policy, masking.Mixture)
+        assert isinstance(policy, mixture.Mixture)
         found = policy.difficulty
         if step < warmup:
             assert not any(table.any() for table in (found.window, found.token_store.table, found.trigram_store.table))
@@ -126,11 +130,11 @@ def cms(
     return [Compared(name, f"{kind} {when}", one, EXACT) for kind, one in zip(kinds, worst, strict=True)]
 
 
-def frequency(prepared: data.Prepared) -> list[Compared]:
+def frequency(prepared: batches_module.Prepared) -> list[Compared]:
     worst = [0.0, 0.0]
     index = {token: i for i, token in enumerate(prepared.token_strings)}
     for _, policy, batch, _ in settled(prepared, preset="frequency", mask_warmup=0):
-        assert isinstance(policy, masking.Mixture)
+        assert isinstance(policy, mixture.Mixture)
         for i, (source, slow) in enumerate(
             zip((policy.token, policy.trigram), obvious.frequency_weights(batch), strict=True)
         ):
@@ -142,7 +146,7 @@ def frequency(prepared: data.Prepared) -> list[Compared]:
     ]
 
 
-def weights(name: str, settings: Mapping[str, Any], prepared: data.Prepared) -> list[Compared]:
+def weights(name: str, settings: Mapping[str, Any], prepared: batches_module.Prepared) -> list[Compared]:
     """AMLM's weights after each of 5 updates, one every 200 of 1,000 batches."""
     options = {key: settings[key] for key in ("floor", "pseudo_count", "renormalise") if key in settings}
     linear = settings["preset"].endswith("decay")
@@ -160,7 +164,9 @@ def weights(name: str, settings: Mapping[str, Any], prepared: data.Prepared) -> 
     return [Compared(name, "weights after each of 5 updates", max(differences), EXACT)]
 
 
-def code(name: str, settings: Mapping[str, Any], prepared: data.Prepared, update_every: int = 200) -> list[Compared]:
+def code(
+    name: str, settings: Mapping[str, Any], prepared: batches_module.Prepared, update_every: int = 200
+) -> list[Compared]:
     """AMLM's code: when its weights are renewed, what they and the probabilities of the next batch's rows are."""
     steps, preset = 5 * update_every + 1, settings["preset"]
     slow = obvious.AmlmCode(len(prepared.token_strings), "soft" in preset, "decay" in preset, steps, update_every)
@@ -222,7 +228,7 @@ AMLMS: dict[str, dict[str, Any]] = {
 }
 
 
-def table(prepared: data.Prepared) -> list[Compared]:
+def table(prepared: batches_module.Prepared) -> list[Compared]:
     """All comparisons."""
     rows = [row for name, (settings, slow) in MORPHS.items() for row in morph(name, settings, slow(), prepared)]
     rows += [row for name, settings in CMSES.items() for row in cms(name, settings, prepared)]

@@ -20,7 +20,7 @@ from zipfile import ZipFile
 import pytest
 import yaml
 
-from sweeper.journal import Journal
+from sweeper.journal.journal import Journal
 from tests.drills import compose, job, nodes, postgres, processes
 
 ROOT = Path(__file__).parents[1]

@@ -128,9 +128,9 @@ def test_a_sweep_is_gone_on_with(latin: dict[str, str], tmp_path: Path) -> None:
         "space": {"x": {"uniform": [0, 1]}}, "arms": {"baseline": {"x": 0.5}},
         "search": {"method": "random", "trials": 1}, "seeds": {"search": [1]},
     }  # fmt: skip
-    from sweeper import yaml_input
+    from sweeper.spec import yaml_reader
 
-    (tmp_path / "umlaut.yaml").write_text(yaml_input.dump(spec), "utf-8")
+    (tmp_path / "umlaut.yaml").write_text(yaml_reader.dump(spec), "utf-8")
     for more in ((), ("--resume",)):
         done = ran(latin, tmp_path, "-m", "sweeper.run", "umlaut.yaml", "--storage", "runs", *more)
         assert done.returncode == 0, done.stderr.decode("utf-8", "replace")

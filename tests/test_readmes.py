@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from sweeper import precedence, run, yaml_input
-from sweeper.spec import load, resolve
+from sweeper import run
+from sweeper.spec import layers, yaml_reader
+from sweeper.spec.load import load, resolve
 from sweeper.trainable import Trainable, TrainContext
 from tests.trainables.tiny import write_corpus
-from trainables.config import Config
+from trainables.settings.config import Config
 from trainables.toy import Config as ToyConfig
 
 ROOT = Path(__file__).parents[1]
@@ -156,9 +157,9 @@ MINIMAL: dict[str, Any] = {
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_is_a_spec_or_part_of_one(block: Block, tmp_path: Path) -> None:
     for document in block.text.split("---\n"):
-        tree = yaml_input.parse(document)
+        tree = yaml_reader.parse(document)
         if "name" not in tree:
-            spec = resolve(precedence.merge(MINIMAL, tree))
+            spec = resolve(layers.merge(MINIMAL, tree))
         else:
             (tmp_path / "spec.yaml").write_text(document, "utf-8")
             spec = load(tmp_path / "spec.yaml")

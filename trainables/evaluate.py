@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper import files
+from sweeper.system import files
 from trainables import limits, machine
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from trainables.tasks import TaskScore
+    from trainables.evaluation.tasks import TaskScore
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _scores(
     options: argparse.Namespace, wanted: dict[str, str], progress: Callable[[str, int, int], None]
 ) -> dict[str, TaskScore]:
-    from trainables import pseudo_likelihood, tasks
+    from trainables.evaluation import pseudo_likelihood, tasks
 
     machine.use(options.device, options.threads)
     model, _ = pseudo_likelihood.load(options.bundle)
@@ -116,7 +116,7 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
 def _print(scores: dict[str, TaskScore], as_json: bool) -> None:
     from rich.console import Console
 
-    from trainables import tasks
+    from trainables.evaluation import tasks
 
     if as_json:
         files.emit(json.dumps(tasks.details(scores)))

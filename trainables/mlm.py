@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
-from sweeper import files
+from sweeper.system import files
 from sweeper.trainable import Pace, TrainContext
-from trainables import config as settings
 from trainables import machine
-from trainables.bands import NAMES
-from trainables.presets import expand
+from trainables.settings import config as settings
+from trainables.settings.presets import expand
+from trainables.settings.slice_names import NAMES
 
 if TYPE_CHECKING:
     import torch
 
-    from trainables import replay
-    from trainables.data import Prepared
+    from trainables.data.batches import Prepared
     from trainables.noise import StepNoise
+    from trainables.training import cuda_graph
 
 __all__ = [
     "Config",
@@ -65,14 +65,14 @@ class Config(settings.Config):
         """`length.words` as rows of the corpus, which must be read for it."""
         if not isinstance(tree, Mapping) or tree.get("length") is None:
             return tree
-        from trainables import series
+        from trainables.data import words_seen
 
-        return series.counted(tree)
+        return words_seen.counted(tree)
 
     @property
     def vocabulary(self) -> int:
         """Entries of the vocabulary: its own where a tokenizer is named and at hand, else as the settings tell it."""
-        from trainables import tokenizer
+        from trainables.data import tokenizer
 
         return tokenizer.entries(self.data.tokenizer) or super().vocabulary
 
@@ -82,14 +82,17 @@ def prepare(config: settings.Config) -> dict[str, Any]:
 
     Says which checkpoints of a series a run of seed 0 will leave; under another seed, one at the very end may differ.
     """
-    from trainables import data, series
+    from trainables.data import batches as batches_module
+    from trainables.data import words_seen
 
-    prepared = data.prepare(config.data)
+    prepared = batches_module.prepare(config.data)
     facts = {"data_fingerprint": prepared.fingerprint, "judged": [JUDGED], **prepared.facts}
     if config.series is None:
         return facts
-    batches = data.Batches(prepared, config.batch_size, 0)
-    return facts | {"series": [mark.name for mark in series.reached(prepared, batches, config.series, config.steps)]}
+    batches = batches_module.Batches(prepared, config.batch_size, 0)
+    return facts | {
+        "series": [mark.name for mark in words_seen.reached(prepared, batches, config.series, config.steps)]
+    }
 
 
 def check(config: settings.Config, facts: Mapping[str, Any]) -> list[str]:
@@ -97,7 +100,8 @@ def check(config: settings.Config, facts: Mapping[str, Any]) -> list[str]:
 
     Returns cautions for people: of a start that is not known to get beyond word frequencies.
     """
-    from trainables import tried, word_forms
+    from trainables.data import word_forms
+    from trainables.training import tried
 
     word_forms.refuse(config, facts["word_scheme"])
     return tried.cautions(config, facts["vocabulary"])
@@ -145,10 +149,10 @@ def check_tasks(config: settings.Config, tasks: Mapping[str, str]) -> dict[str, 
 
     ValueError, in one line, for a task that it cannot be judged by.
     """
-    from trainables import data
-    from trainables import tasks as known
+    from trainables.data import batches as batches_module
+    from trainables.evaluation import tasks as known
 
-    found = known.check(tasks, data.prepare(config.data).tokenizer_files(), config.model.max_positions)
+    found = known.check(tasks, batches_module.prepare(config.data).tokenizer_files(), config.model.max_positions)
     return {known.main_metric(name): fingerprint for name, fingerprint in found.items()}
 
 
@@ -158,12 +162,13 @@ def train(config: settings.Config, context: TrainContext) -> None:
     All that a step depends on is (config, seed, step) and the restored state: stopped anywhere and resumed, it ends
     with the same bits as if it had never been stopped (same device kind, threads and number of ranks).
     """
-    from trainables import data, word_forms
+    from trainables.data import batches as batches_module
+    from trainables.data import word_forms
 
-    prepared = data.prepare(config.data)
+    prepared = batches_module.prepare(config.data)
     word_forms.refuse(config, prepared.scheme.kind)
     if context.evaluate and not context.rank:  # this node, or these settings, may not allow what the driver's do
-        from trainables import tasks
+        from trainables.evaluation import tasks
 
         tasks.check(context.evaluate, prepared.tokenizer_files(), config.model.max_positions)
     run = _Run(config, context, prepared)
@@ -176,21 +181,21 @@ def train(config: settings.Config, context: TrainContext) -> None:
 
 def preparing(config: settings.Config) -> float:
     """Seconds that `prepare` would take, about. 0 also for a corpus on the hub, which only the hub could tell of."""
-    from trainables import data
+    from trainables.data.batches import is_prepared
 
-    return 0.0 if config.data.corpus.startswith("hub:") or data.is_prepared(config.data) else PREPARING_S
+    return 0.0 if config.data.corpus.startswith("hub:") or is_prepared(config.data) else PREPARING_S
 
 
 def probe(config: settings.Config, device: str = "cpu", world_size: int = 1) -> Pace:
     """Train on made-up tokens, past the mask warm-up, as the first of so many ranks; nothing is summed over them."""
-    from trainables import rehearsal
+    from trainables.training.probe import made_up, seconds, validation_share
 
     context = TrainContext(lambda *_: None, device=device, world_size=world_size)
-    run = _Run(config, context, rehearsal.made_up(config))
+    run = _Run(config, context, made_up(config))
     steps = itertools.cycle(range(config.warmup_steps, config.steps))
-    step = rehearsal.seconds(lambda: run.step(next(steps)), device)
-    validation = rehearsal.seconds(lambda: run.validation(run.model, context.all_reduce), device)
-    return Pace(step, validation * rehearsal.validation_share(config))
+    step = seconds(lambda: run.step(next(steps)), device)
+    validation = seconds(lambda: run.validation(run.model, context.all_reduce), device)
+    return Pace(step, validation * validation_share(config))
 
 
 class _Run:
@@ -199,27 +204,31 @@ class _Run:
     def __init__(self, config: settings.Config, context: TrainContext, prepared: Prepared) -> None:
         import torch
 
-        from trainables import bundle, data, masked, masking, model, optimiser, policy, replay, series, validation
+        from trainables.data import words_seen
+        from trainables.data.batches import Batches
+        from trainables.masking import mixture, policy, statistics
+        from trainables.model import initialisation
+        from trainables.training import bundle, cuda_graph, optimiser, validation
 
-        replay.own_stream(context.device)
+        cuda_graph.own_stream(context.device)
         self.config, self.context, self.prepared = config, context, prepared
         self.rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
-        self.batches = data.Batches(self.prepared, config.batch_size, context.seed)
-        self.model = model.begun(config.model, self.prepared, context.seed).to(context.device).train()
+        self.batches = Batches(self.prepared, config.batch_size, context.seed)
+        self.model = initialisation.begun(config.model, self.prepared, context.seed).to(context.device).train()
         self.optimiser = optimiser.Optimiser(self.model, config)
         known = (prepared.forms, prepared.eligible, prepared.unigram, prepared.initial)
         vocabulary = policy.Vocabulary(*known, self.batches.word_start)
-        self.masked = masked.Masked(vocabulary)
-        self.policy = masking.build(config, vocabulary, self.rows, context.seed, context.device)
-        self.replacement = masking.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
+        self.masked = statistics.Masked(vocabulary)
+        self.policy = mixture.build(config, vocabulary, self.rows, context.seed, context.device)
+        self.replacement = mixture.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
         self.where = (context.device, context.rank, context.world_size)
         self.validation = validation.Validation(self.prepared, *self.where)
         self.losses = torch.zeros(2, dtype=torch.float64, device=context.device)  # their sum, and how many
         self.scores = self.policy.scores()["token"]
         self.history: list[bundle.Row] = []
-        self.marks = series.reached(prepared, self.batches, config.series, config.steps) if config.series else []
+        self.marks = words_seen.reached(prepared, self.batches, config.series, config.steps) if config.series else []
         self.series = bundle.Series(context.restore_from) if self.marks and context.rank == 0 else None
-        self.steps = self.launch if context.device == "cpu" else self.replayed(replay.cuda_graph)
+        self.steps = self.launch if context.device == "cpu" else self.replayed(cuda_graph.cuda_graph)
         self.identity = bundle.identity(config, context.seed, prepared.fingerprint)
         if context.restore_from:
             refuse_other(context.restore_from, self.identity)
@@ -228,7 +237,8 @@ class _Run:
 
     def restored(self, checkpoint: Path) -> list[dict[str, float]]:
         """Take over a checkpoint's states. Returns its history. ValueError, in one line, for one that is damaged."""
-        from trainables import bundle, limits
+        from trainables import limits
+        from trainables.training import bundle
 
         states, history = bundle.read_checkpoint(checkpoint)
         own = {"model": self.model.state_dict(), "optimiser": self.optimiser.state()}
@@ -277,7 +287,7 @@ class _Run:
         """Select, replace, predict, update, observe: on the device, from nothing of the host's but what noise gives."""
         import torch
 
-        from trainables import policy
+        from trainables.masking import policy
 
         config, context = self.config, self.context
         bfloat16 = torch.autocast(torch.device(context.device).type, torch.bfloat16, config.precision == "bfloat16")
@@ -317,9 +327,9 @@ class _Run:
         torch.manual_seed(self.dropped(step))
         self.take(self.noise(step))
 
-    def replayed(self, capture: replay.Capture) -> replay.Steps:
+    def replayed(self, capture: cuda_graph.Capture) -> cuda_graph.Steps:
         """Steps as graphs, where every step of a kind is the same but for what it is given."""
-        from trainables import replay
+        from trainables.training import cuda_graph
 
         config = self.config
         same = self.context.world_size == 1 and config.rate_at(0) == config.rate_at(config.steps)
@@ -327,11 +337,15 @@ class _Run:
         def warm(step: int) -> bool:
             return step >= config.warmup_steps
 
-        return replay.Steps(self.take, self.noise, self.dropped, warm, self.context.device, capture if same else None)
+        return cuda_graph.Steps(
+            self.take, self.noise, self.dropped, warm, self.context.device, capture if same else None
+        )
 
     def report(self, step: int) -> None:
         """Validate, audit and checkpoint."""
-        from trainables import bundle, masked, series, validation
+        from trainables.data import words_seen
+        from trainables.masking import statistics
+        from trainables.training import bundle, validation
 
         all_reduce = self.context.all_reduce
         all_reduce(self.losses)
@@ -356,10 +370,10 @@ class _Run:
         states = {"model": self.model.state_dict(), "optimiser": self.optimiser.state(), "masking": masking_state}
         checkpoint = bundle.write_checkpoint(states, self.history, self.identity)
         if last:
-            words = series.seen(self.prepared, self.batches, step)
+            words = words_seen.seen(self.prepared, self.batches, step)
             facts = {"seed": self.context.seed, "words": words, "metrics": row}
             bundle.write_bundle(checkpoint / "bundle", self.model, self.prepared, self.config, facts)
-            masked.write(checkpoint / "bundle" / "analysis", self.masked, (by_id, initial), scores, self.history)
+            statistics.write(checkpoint / "bundle" / "analysis", self.masked, (by_id, initial), scores, self.history)
             validation.write_slices(checkpoint / "bundle" / "analysis", self.validation)
             if test:
                 validation.write_documents(checkpoint / "bundle" / "analysis", test)
@@ -374,7 +388,8 @@ class _Run:
         """Metrics and details of the tasks, from such files as a bundle has. The other ranks wait meanwhile."""
         if not self.context.evaluate:
             return {}, {}
-        from trainables import bundle, tasks
+        from trainables.evaluation import tasks
+        from trainables.training import bundle
 
         with tempfile.TemporaryDirectory(prefix="judged-") as kept:
             folder = Path(kept) / "bundle"
@@ -388,7 +403,7 @@ def refuse_other(checkpoint: Path, run: Mapping[str, Any], unsaid: bool = True) 
 
     unsaid: whether one will do that does not say, as those of earlier versions: a sweep keeps a record of its own.
     """
-    from trainables import bundle
+    from trainables.training import bundle
 
     try:
         departs = bundle.departure(checkpoint, run)
@@ -457,7 +472,7 @@ def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
     facts = prepare(config)
     facts["warnings"] = [*facts["warnings"], *check(config, facts)]
     if there:
-        from trainables import bundle
+        from trainables.training import bundle
 
         identity = bundle.identity(config, options.seed, facts["data_fingerprint"])
         try:

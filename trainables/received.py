@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sweeper import files
+from sweeper.system import files
 from trainables import limits
 
 WEIGHTS = "model.safetensors"

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sweeper.trainable import Pace, TrainContext
-from trainables.config import Frozen, Shares
+from trainables.settings.config import Frozen, Shares
 
 
 class Config(Frozen):

@@ -23,9 +23,10 @@ import torch
 from tests.trainables.one_by_one import fit, make_bundle, one_by_one
 from tests.trainables.probes import reversed_words
 from tests.trainables.texts import SYLLABLES, sentences
-from trainables import minimal_pairs, pseudo_likelihood, tokenizer
-from trainables.pairs import Pairs
-from trainables.pseudo_likelihood import Scorer
+from trainables.data import tokenizer
+from trainables.evaluation import minimal_pairs, pseudo_likelihood
+from trainables.evaluation.pseudo_likelihood import Scorer
+from trainables.evaluation.sentence_pairs import Pairs
 
 ENTRIES = 30_522
 PUBLISHED = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}

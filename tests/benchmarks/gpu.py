@@ -34,11 +34,13 @@ from typing import Any
 
 import torch
 
-from sweeper.spec import SweepSpec, load, resolve
+from sweeper.spec.load import load, resolve
+from sweeper.spec.spec import SweepSpec
 from sweeper.trainable import TrainContext
 from tests.benchmarks import step, sweep
-from trainables import data, mlm
-from trainables.config import Config
+from trainables import mlm
+from trainables.data import batches
+from trainables.settings.config import Config
 
 PRECISIONS = ("bfloat16", "float32")
 FULL = 10_000  # published steps
@@ -78,7 +80,7 @@ def recipe(spec: SweepSpec) -> Config:
 def train(config: Config, device: str, seed: int) -> dict[str, Any]:
     """All steps in one go, and the loss that comes of them."""
     context = TrainContext(lambda *_: None, seed=seed, device=device)
-    run = mlm._Run(config, context, data.prepare(config.data))
+    run = mlm._Run(config, context, batches.prepare(config.data))
 
     def every_step() -> None:
         for at in range(config.steps):
@@ -110,7 +112,7 @@ def packing(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         for at_a_time in (together, 1):
             spec, storage = published(options, "bfloat16", options.steps, at_a_time), Path(folder) / str(at_a_time)
-            data.prepare(recipe(spec).data)  # found by both
+            batches.prepare(recipe(spec).data)  # found by both
             written = storage.with_suffix(".yaml")
             written.write_text(spec.to_yaml(), "utf-8")
             journal, took = sweep._sweep(written, storage)

@@ -19,10 +19,13 @@ import numpy as np
 import torch
 
 from sweeper.trainable import TrainContext
-from trainables import masking, mlm, presets, rehearsal
-from trainables.config import Config
+from trainables import mlm
+from trainables.masking import mixture
+from trainables.masking.policy import Answers, Vocabulary
 from trainables.noise import StepNoise
-from trainables.policy import Answers, Vocabulary
+from trainables.settings import presets
+from trainables.settings.config import Config
+from trainables.training import probe
 
 REPEATS = 15
 STEPS = 8
@@ -43,25 +46,25 @@ def milliseconds(call: Callable[[], Any], repeats: int = REPEATS) -> float:
     return 1000 * statistics.median(times)
 
 
-def zipfian(config: Config) -> rehearsal.MadeUp:
+def zipfian(config: Config) -> probe.MadeUp:
     """Made-up tokens of which few are frequent, and a vocabulary a third of which continues words."""
-    plain = rehearsal.made_up(config)
+    plain = probe.made_up(config)
     draws = np.random.default_rng(0)
-    size = plain.vocab_size - rehearsal.SPECIALS
+    size = plain.vocab_size - probe.SPECIALS
     weight = 1 / np.arange(1, size + 1)
-    tokens = rehearsal.SPECIALS + draws.choice(size, len(plain.tokens), p=weight / weight.sum())
+    tokens = probe.SPECIALS + draws.choice(size, len(plain.tokens), p=weight / weight.sum())
     unigram = np.full(plain.vocab_size, 1e-9)
-    unigram[rehearsal.SPECIALS :] = weight / weight.sum()
+    unigram[probe.SPECIALS :] = weight / weight.sum()
     strings = ["##" + token if i % 3 == 2 else token for i, token in enumerate(plain.token_strings)]
     return dataclasses.replace(plain, tokens=tokens.astype(np.uint32), unigram=unigram, token_strings=strings)
 
 
-def cost(name: str, prepared: rehearsal.MadeUp) -> dict[str, float]:
+def cost(name: str, prepared: probe.MadeUp) -> dict[str, float]:
     """Milliseconds a step of one preset's policy, past its warm-up."""
     config = Config.model_validate({"masking": {"preset": name, "mask_warmup": 0.0}})
     rows = slice(0, config.batch_size)
     vocabulary = Vocabulary(prepared.forms, prepared.eligible, prepared.unigram)
-    policy = masking.build(config, vocabulary, rows, 0, "cpu")
+    policy = mixture.build(config, vocabulary, rows, 0, "cpu")
     block = config.data.block
     ids = torch.from_numpy(prepared.tokens[: config.batch_size * block].astype(np.int64)).view(-1, block)
     noise = StepNoise(0, 0, 1, (config.batch_size, block))

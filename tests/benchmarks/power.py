@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sweeper import pairs, spec, stats
-from sweeper.markdown import between
+from sweeper.confirmation import paired_tests, verdicts
+from sweeper.spec import load
+from sweeper.system.markdown import between
 from sweeper.trainable import TrainContext
 from tests.benchmarks.recipe import leaves
 from trainables import mlm
@@ -53,7 +54,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 def trained(profile: str, arm: str, seed: int) -> dict[str, Any]:
     """One run's record."""
-    question = spec.load(Path("search_spaces/mix_ratios.yaml"), profile)
+    question = load.load(Path("search_spaces/mix_ratios.yaml"), profile)
     config = mlm.Config.model_validate(question.trainable_config(ARMS[arm]))
     rows: list[Mapping[str, float]] = []
     documents: dict[str, Any] = {}
@@ -93,12 +94,12 @@ def table(runs: Sequence[Mapping[str, Any]], metric: str) -> Iterator[str]:
         by[run["arm"]][run["seed"]] = run
     arms = [name for name in ARMS if name in by]
     losses = {arm: {seed: run[metric] for seed, run in by[arm].items()} for arm in arms}
-    sums: dict[str, dict[int, pairs.Array]] = {arm: {} for arm in arms}
+    sums: dict[str, dict[int, paired_tests.Array]] = {arm: {} for arm in arms}
     for run in runs:
         if metric == "test/loss" and run["documents"]:
             sums[run["arm"]][run["seed"]] = np.array([run["documents"]["loss"], run["documents"]["predictions"]])
     stuck = {arm: {seed: STAYED for seed, run in by[arm].items() if run["gain"] <= mlm.LEARNED} for arm in arms}
-    found = stats.verdicts(losses, BASELINE, documents=sums, stuck=stuck)
+    found = verdicts.verdicts(losses, BASELINE, documents=sums, stuck=stuck)
     said = {one.arm: one for one in found.comparisons}
     yield (
         f"| arm | pairs | {metric} | 95 % over seeds | over seeds and documents | sd (95 %) | correlation | "
@@ -114,8 +115,8 @@ def table(runs: Sequence[Mapping[str, Any]], metric: str) -> Iterator[str]:
         if one is None or one.interval is None or not one.sd:
             yield f"| {arm} | {len(mine)} | {np.mean([run[metric] for run in mine]):.4f} |{' - |' * 7} {end}"
             continue
-        sds = (one.sd, *pairs.sd_interval(one.sd, one.n))
-        needed = [pairs.pairs_needed(EFFECT / sd, 1) for sd in sds]
+        sds = (one.sd, *paired_tests.sd_interval(one.sd, one.n))
+        needed = [paired_tests.pairs_needed(EFFECT / sd, 1) for sd in sds]
         both = between(one.documents.combined) if one.documents else "-"
         yield (
             f"| {arm} | {one.n} | {one.mean:+.4f} | {between(one.interval)} | {both} | {sds[0]:.4f} ({sds[1]:.4f} to "

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from sweeper import spec
+from sweeper.spec import load
 from sweeper.trainable import TrainContext
 from trainables import mlm
 
@@ -100,7 +100,7 @@ def settings(start: str, changes: Mapping[str, Any]) -> mlm.Config:
 
 def profiled(name: str) -> mlm.Config:
     """What the baseline of a shipped profile trains, reported as often as the variants."""
-    question = spec.load(Path("search_spaces/mix_ratios.yaml"), name)
+    question = load.load(Path("search_spaces/mix_ratios.yaml"), name)
     params = {**question.arms["baseline"], "report_every": EVERY}
     return mlm.Config.model_validate(question.trainable_config(params))
 

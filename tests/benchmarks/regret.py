@@ -30,11 +30,12 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from sweeper import search
-from sweeper.journal import Journal
-from sweeper.scheduling import scheduler
-from sweeper.search import StudySearch
-from sweeper.spec import SweepSpec, resolve
+from sweeper.journal.journal import Journal
+from sweeper.search import optuna_search
+from sweeper.search.optuna_search import StudySearch
+from sweeper.search.schedulers import scheduler
+from sweeper.spec.load import resolve
+from sweeper.spec.spec import SweepSpec
 from sweeper.trainable import TrainContext
 from trainables import toy
 
@@ -97,7 +98,7 @@ class Stock(Contender):
 
     def __init__(self, spec: SweepSpec, seed: int) -> None:
         self.spec = spec
-        space = {name.replace("/", "#"): found for name, found in search._distributions(spec).items()}
+        space = {name.replace("/", "#"): found for name, found in optuna_search._distributions(spec).items()}
         self.search = OptunaSearch(space=space, metric="val/loss", mode="min", seed=seed)
         self.rule = ASHAScheduler("step", "val/loss", "min", STEPS, FIRST, REDUCTION)
         self.configs: dict[str, toy.Config] = {}
@@ -220,7 +221,7 @@ def measure(seeds: range) -> dict[str, Any]:
     """Each contender's outcomes over the seeds, and the paired differences in regret of ours from the others."""
     budget = FULL_RUNS * STEPS
     outcomes: dict[str, list[Outcome]] = {"ours": [], "random": [], "stock": []}
-    search.write_study = lambda *_: None  # type: ignore[assignment]  # the dashboard's file is not what is measured
+    optuna_search.write_study = lambda *_: None  # type: ignore[assignment]  # the dashboard's file is not what is measured
     for seed in seeds:
         halving = spec("tpe", {"halving": {"first": FIRST, "reduction": REDUCTION}}, budget // FIRST, seed)
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:

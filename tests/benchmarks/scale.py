@@ -37,12 +37,13 @@ from typing import Any
 
 import numpy as np
 
-from sweeper import store
-from sweeper.journal import Journal, Repeat, Session, TrialRecord
-from sweeper.report import best
-from sweeper.search import StudySearch, write_study
-from sweeper.spec import SweepSpec
-from sweeper.tracking import Tracker
+from sweeper.journal.events import Repeat, Session
+from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.journal.records import best
+from sweeper.search.optuna_search import StudySearch, write_study
+from sweeper.spec.spec import SweepSpec
+from sweeper.tracking import store
+from sweeper.tracking.tracker import Tracker
 from tests.benchmarks.regret import Curve, Ours, play, spec
 from trainables import toy
 

@@ -32,10 +32,10 @@ from sweeper.trainable import TrainContext
 from tests.benchmarks.masking import nobody, zipfian
 from tests.trainables.obvious import Morph
 from trainables import mlm
-from trainables.config import Config
+from trainables.masking.policy import Answers
 from trainables.noise import StepNoise
-from trainables.policy import Answers
-from trainables.rehearsal import SPECIALS, MadeUp
+from trainables.settings.config import Config
+from trainables.training.probe import SPECIALS, MadeUp
 
 CUBE, PRODUCTS = 2048, 5
 ROUNDS, PER_ROUND = 10, 2
@@ -49,7 +49,7 @@ class Plain:
     def __init__(self, config: Config, prepared: MadeUp, device: str) -> None:
         from transformers import BertConfig, BertForMaskedLM
 
-        from trainables.model import hub_config
+        from trainables.model.bert import hub_config
 
         self.device, self.batch_size = device, config.batch_size
         settings: Any = hub_config(config.model, prepared.vocab_size, prepared.pad_id)

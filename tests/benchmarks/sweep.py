@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.journal import Journal, TrialRecord
-from sweeper.spec import SweepSpec, load
+from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.spec.load import load
+from sweeper.spec.spec import SweepSpec
 from sweeper.trainable import Trainable
 
 SPEC = Path(__file__).parents[2] / "search_spaces" / "mix_ratios.yaml"

@@ -16,9 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweeper import cluster, confirm, report
-from sweeper.journal import Journal, Verdict
-from sweeper.spec import SweepSpec, resolve
+from sweeper.confirmation import design
+from sweeper.journal import records
+from sweeper.journal.events import Verdict
+from sweeper.journal.journal import Journal
+from sweeper.spec.load import resolve
+from sweeper.spec.spec import SweepSpec
+from sweeper.system import nodes as nodes_module
+from sweeper.trials import cluster
 
 RUN_SD = 0.01
 PAIR_SD = math.sqrt(2) * RUN_SD
@@ -48,18 +53,18 @@ def spec(number: int, effect: float) -> SweepSpec:
 
 def judged(sweep: SweepSpec, folder: Path, slots: int) -> tuple[bool, float]:
     """Whether something was confirmed; and by how much the best of the search beat the baseline's run there."""
-    from sweeper import sweep as stages
+    from sweeper.trials import tuner as stages
 
     folder.mkdir()
     journal = Journal(folder / "journal.jsonl")
     assert stages.run(sweep, folder, journal, slots, say=lambda _: None)
-    best = report.best(sweep, journal.trials.values())
+    best = records.best(sweep, journal.trials.values())
     baseline = next(record for record in journal.stage("search") if record.ask.arm == "baseline")
     assert best is not None
     gain = (baseline.score(sweep.objective) or 0.0) - (best.score(sweep.objective) or 0.0)
-    journal.append(confirm.declared(sweep, journal, fresh=True, earlier=0))
+    journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     assert stages.confirm(sweep, folder, journal, slots, say=lambda _: None)
-    journal.append(Verdict(data=confirm.conclude(sweep, journal, folder)))
+    journal.append(Verdict(data=design.conclude(sweep, journal, folder)))
     said = journal.verdict()
     journal.close()
     assert said is not None
@@ -77,7 +82,7 @@ def main() -> None:
     nulls: list[tuple[bool, float]] = []
     first = spec(0, 0.0)
     with tempfile.TemporaryDirectory() as temporary, cluster.session() as nodes:
-        slots = cluster.room(first.resources, nodes)
+        slots = nodes_module.max_concurrent(first.resources, nodes)
         for number in range(options.sweeps):
             real.append(judged(spec(number, EFFECT), Path(temporary) / f"real-{number}", slots)[0])
             nulls.append(judged(spec(5000 + number, 0.0), Path(temporary) / f"null-{number}", slots))

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """A row for each preset: the steps, and in how many resumed runs anything differed."""
     from tests.trainables.tiny import write_corpus
-    from trainables.presets import Preset
+    from trainables.settings.presets import Preset
 
     with tempfile.TemporaryDirectory(prefix="bitwise-") as name, cache(Path(name)):
         corpus, draw = write_corpus(Path(name)), random.Random(options.seed)
@@ -51,7 +51,7 @@ def cache(folder: Path) -> Iterator[None]:
 def compared(corpus: Path, folder: Path, preset: str, stops: list[int]) -> dict[str, Any]:
     """How many of the runs stopped in these steps (from 0) end with other weights, rows or masks."""
     from tests.trainables.tiny import Recorder, config
-    from trainables.config import Config
+    from trainables.settings.config import Config
 
     tree = config(corpus, steps=STEPS, report_every=EVERY).model_dump(exclude={"masking": True, "model": {"embedding"}})
     rule = {"preset": preset, "update_every": 2, "mask_warmup": 0.1}
@@ -85,11 +85,12 @@ def _train(
     import torch
 
     from sweeper.trainable import TrainContext
-    from trainables import masking, mlm
+    from trainables import mlm
+    from trainables.masking import mixture
 
     torch.set_num_threads(1)
     masks: dict[int, str] = {}
-    build: Callable[..., Any] = masking.build
+    build: Callable[..., Any] = mixture.build
 
     def watched(*arguments: Any) -> Any:
         policy = build(*arguments)
@@ -106,7 +107,7 @@ def _train(
         return policy
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masking, "build", watched)
+        patch.setattr(mixture, "build", watched)
         try:
             mlm.train(settings, TrainContext(recorder, restore_from=restore_from))
         except _Ended:

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from sweeper.journal import Journal
+from sweeper.journal.journal import Journal
 from tests.drills import nodes, processes
 from tests.drills.outage import ROOT, delivered, wanted
 from tests.drills.postgres import ABSENT, Postgres, available

@@ -114,14 +114,14 @@ class Case:
 
 def chains() -> bool:
     """Whether this version's journal has a chain that can be made anew."""
-    from sweeper import journal
+    from sweeper.journal import journal
 
     return hasattr(journal, "rechained")
 
 
 def rechained(lines: list[bytes]) -> bytes | None:
     """The file with the chained digests that a stranger with this program would give it; None where that cannot be."""
-    from sweeper import journal
+    from sweeper.journal import journal
 
     try:
         return journal.rechained(lines)  # type: ignore[attr-defined]  (not of versions without a chain)
@@ -803,7 +803,7 @@ def _respecified(case: Case, tree: Any) -> None:
 
 
 def _hash(path: Path) -> str | None:
-    from sweeper.spec import load
+    from sweeper.spec.load import load
 
     try:
         return load(path).spec_hash

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sweeper.journal import Journal
+from sweeper.journal.journal import Journal
 from tests.drills import processes
 from tests.drills.kill import LIMIT_S, MARK, MODES, Bench, Mode, Sweep, compared, undisturbed
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sweeper import checkpoints
+from sweeper.journal import checkpoints
 from tests.drills.bitwise import cache
 
 STEPS, EVERY, CUT = 20, 5, 15
@@ -42,12 +42,12 @@ def _specs(count: int, seed: int) -> dict[str, Any]:
     import hypothesis
     from hypothesis import HealthCheck, Phase
 
-    from sweeper import yaml_input
+    from sweeper.spec import yaml_reader
     from tests.sweeper.mutations import idle_machine, mutated, planned
-    from tests.sweeper.test_spec import EXPLICIT, TOY
+    from tests.sweeper.spec.test_spec import EXPLICIT, TOY
 
     real = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
-    trees = (*(yaml_input.read(path) for path in real), TOY, EXPLICIT)
+    trees = (*(yaml_reader.read(path) for path in real), TOY, EXPLICIT)
     outcomes, faults = Counter(), []
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name, idle_machine():
         folder = Path(name) / "specs"
@@ -134,7 +134,7 @@ class Trials:
         """The rows that the journal would have, each with its checkpoint's seal. steps: of the messages."""
         import pytest
 
-        from sweeper import trial
+        from sweeper.trials import trial
 
         rows: dict[int, tuple[dict[str, Any], str | None]] = {}
 

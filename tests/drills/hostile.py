@@ -139,11 +139,12 @@ def records(seed: int) -> Iterator[Bench]:
     """A bench of records alone, without models, made in a moment."""
     with _place() as folder:
         seeds = received.quick(folder / "seeds", None)
-        from sweeper import cluster, results
+        from sweeper.report import write
+        from sweeper.trials import cluster
 
         cluster.isolate()
         with contextlib.redirect_stdout(io.StringIO()):
-            results.main([str(seeds[0].put(folder / "first"))])  # what it loads, forked children have
+            write.main([str(seeds[0].put(folder / "first"))])  # what it loads, forked children have
         yield Bench(folder, {one.name: one for one in seeds}, folder, seed, 0)
 
 
@@ -416,10 +417,10 @@ def _gone_on(case: damage.Case) -> int:
     """
     from ray import tune
 
-    from sweeper import sweep, trial
-    from sweeper.journal import Journal
-    from sweeper.search import known
-    from sweeper.spec import load
+    from sweeper.journal.journal import Journal
+    from sweeper.search.optuna_search import known
+    from sweeper.spec.load import load
+    from sweeper.trials import trial, tuner
 
     spec, journal = load(case.spec), Journal(case.journal, read_only=True)
     folders = {path.parent.parent.parent.name for path in damage.manifests(case)}
@@ -433,7 +434,7 @@ def _gone_on(case: damage.Case) -> int:
 
     tune.report = reported
     try:
-        trial.run({**sweep.shared(spec, case.run_dir), **own, "known": known(spec, record)})
+        trial.run({**tuner.shared(spec, case.run_dir), **own, "known": known(spec, record)})
     except KeyboardInterrupt:
         return 0
     except Exception as error:
@@ -443,10 +444,11 @@ def _gone_on(case: damage.Case) -> int:
 
 
 def _main(name: str) -> Callable[[list[str]], Any]:
-    from sweeper import results, run, status
+    from sweeper import run, status
+    from sweeper.report import write
     from trainables import evaluate
 
-    return {"status": status.main, "report": results.main, "evaluate": evaluate.main}.get(name, run.main)
+    return {"status": status.main, "report": write.main, "evaluate": evaluate.main}.get(name, run.main)
 
 
 @functools.cache
@@ -461,10 +463,11 @@ def _trusts(name: str) -> bool:
 
 def _without_ray() -> None:
     """A Ray that does not start is told in a line, and the run stays as it is."""
-    from sweeper import cluster
+    from sweeper.system import nodes
+    from sweeper.trials import cluster
 
     def session(*_: Any, **__: Any) -> Any:
-        raise cluster.NotStarted("there is no Ray in this drill")
+        raise nodes.NotStarted("there is no Ray in this drill")
 
     cluster.session = session
 
@@ -484,7 +487,7 @@ def _fresh(shared: Bench, case: damage.Case, name: str) -> Callable[[], Any]:
 
 def _warm(shared: Bench, calls: Sequence[tuple[str, str]]) -> None:
     """Load here what the commands load with these seeds, as children of this process tell."""
-    from sweeper import cluster
+    from sweeper.trials import cluster
 
     cluster.isolate()
     listed = shared.folder / "modules"

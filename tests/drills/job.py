@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweeper.journal import End, Journal
+from sweeper.journal.events import End
+from sweeper.journal.journal import Journal
 from tests.drills import nodes
 from tests.drills.hosts import Hosts
 from tests.drills.outage import ROOT

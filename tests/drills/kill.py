@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeper.journal import Ask, End, Journal, Report
+from sweeper.journal.events import Ask, End, Report
+from sweeper.journal.journal import Journal
 from tests.drills import nodes, processes
 from tests.drills.outage import ROOT, Server
 

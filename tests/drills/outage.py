@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeper.journal import Journal, TrialRecord
+from sweeper.journal.journal import Journal, TrialRecord
 from tests.drills.processes import until
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-from sweeper.journal import Journal, TrialRecord
+from sweeper.journal.journal import Journal, TrialRecord
 from tests.drills import nodes
 from tests.drills.outage import ROOT, Server, delivered, wanted
 from tests.drills.processes import until

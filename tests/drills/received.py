@@ -78,7 +78,7 @@ def quick(folder: Path, corpus: Path | None) -> list[Seed]:
 
 def _checkpoints(run_dir: Path, spec: Any, trained: Path) -> None:
     """A checkpoint of t0001, and a bundle: those of the trained one, sealed as the trial's."""
-    from sweeper import checkpoints
+    from sweeper.journal import checkpoints
 
     copy = run_dir / "copy"
     shutil.copytree(trained, copy)

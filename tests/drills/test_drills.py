@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.journal import Ask, End, Journal, Report
+from sweeper.journal.events import Ask, End, Report
+from sweeper.journal.journal import Journal
 from tests.drills import damage, fuzz, hostile, kill, listeners, watched
 from tests.drills.bitwise import cache
 from tests.trainables.tiny import write_corpus

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweeper.journal import Ask, End, Family, Journal, Report, Verdict
-from sweeper.spec import SweepSpec
-from sweeper.stats import Rule, verdicts
+from sweeper.confirmation.verdicts import Rule, verdicts
+from sweeper.journal.events import Ask, End, Family, Report, Verdict
+from sweeper.journal.journal import Journal
+from sweeper.spec.spec import SweepSpec
 from tests.sweeper.samples import T0, session, toy_spec
 
 SEEDS = (101, 102, 103, 104, 105, 106, 107, 108)

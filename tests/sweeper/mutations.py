@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from sweeper import cluster, probe, run, yaml_input
+from sweeper import run
+from sweeper.plan import probe
+from sweeper.spec import yaml_reader
+from sweeper.trials import cluster
 
 JUNK = st.one_of(
     st.none(),
@@ -71,7 +74,7 @@ def idle_machine() -> Iterator[None]:
 
 def planned(path: Path, tree: dict[str, Any]) -> bool:
     """Whether the command plans the spec, else refuses it: in one line, with status 2, and writing nothing."""
-    path.write_text(yaml_input.dump(tree), encoding="utf-8")
+    path.write_text(yaml_reader.dump(tree), encoding="utf-8")
     with contextlib.redirect_stderr(io.StringIO()) as told, contextlib.redirect_stdout(io.StringIO()) as output:
         status = run.main([str(path), "--storage", str(path.parent / "runs"), "--dry-run", "--json"])
     assert [one.name for one in path.parent.iterdir()] == [path.name], "something was written"

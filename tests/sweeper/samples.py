@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeper.journal import Ask, End, Journal, Report, Session, State
-from sweeper.spec import SweepSpec, resolve
+from sweeper.journal.events import Ask, End, Report, Session, State
+from sweeper.journal.journal import Journal
+from sweeper.spec.load import resolve
+from sweeper.spec.spec import SweepSpec
 
 T0 = 1_800_000_000.0
 PUBLISHED = {"random": 0.8, "token": 0.15, "trigram": 0.05}

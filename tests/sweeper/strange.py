@@ -9,7 +9,7 @@ from pydantic import ConfigDict, SecretStr
 
 from sweeper.trainable import TrainContext
 from trainables import toy
-from trainables.config import Frozen
+from trainables.settings.config import Frozen
 
 said = "nothing"
 

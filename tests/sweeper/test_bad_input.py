@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import folders, run
-from sweeper.spec import load
+from sweeper import run
+from sweeper.journal import run_folders
+from sweeper.spec.load import load
 from sweeper.trainable import Trainable
 from tests.sweeper.bad_inputs import FILE, GOOD, ROWS, Row
 
@@ -62,7 +63,7 @@ def test_what_the_rows_change_is_legal_as_it_stands(folder: Path) -> None:
 
 def test_a_folder_that_holds_another_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / FILE).write_text(GOOD, "utf-8")
-    held = folders.new(folder / "runs", load(FILE))
+    held = run_folders.new(folder / "runs", load(FILE))
     before = left(folder)
     assert run.main([FILE, "--set", "config.steps=200", "--resume", str(held)]) == 2
     refused(capsys.readouterr().err, ("--resume", str(held), "it holds another run"))
@@ -74,18 +75,18 @@ def test_a_run_whose_spec_cannot_be_read_is_not_begun_anew(
     folder: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
     (folder / FILE).write_text(GOOD, "utf-8")
-    held = folders.new(folder / "runs", load(FILE))
-    (held / folders.SPEC).write_bytes(content)
+    held = run_folders.new(folder / "runs", load(FILE))
+    (held / run_folders.SPEC).write_bytes(content)
     before = left(folder)
     for arguments in ([FILE, "--resume"], [FILE, "--resume", str(held)], ["--resume", str(held)]):
         assert run.main(arguments) == 2
-        refused(capsys.readouterr().err, (str(held / folders.SPEC),))
+        refused(capsys.readouterr().err, (str(held / run_folders.SPEC),))
     assert left(folder) == before
 
 
 def test_a_journal_that_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Row("nothing", ()).write(folder)
-    held = folders.new(folder / "runs", load(FILE))
+    held = run_folders.new(folder / "runs", load(FILE))
     (held / "journal.jsonl").write_text("nonsense\n", "utf-8")
     assert run.main([FILE, "--resume", str(held)]) == 2
     assert (f"error: {held}: journal line 1: not an event: ") in capsys.readouterr().err

@@ -14,9 +14,14 @@ from typing import Any
 
 import pytest
 
-from sweeper import cluster, files, folders, results, run, status
-from sweeper.journal import Journal
-from sweeper.spec import SweepSpec
+from sweeper import run, status
+from sweeper.journal import run_folders
+from sweeper.journal.journal import Journal
+from sweeper.report import write
+from sweeper.spec import load
+from sweeper.spec.spec import SweepSpec
+from sweeper.system import files
+from sweeper.trials import cluster
 from tests.sweeper import samples
 from tests.sweeper.test_run import written
 from trainables import evaluate, mlm
@@ -102,7 +107,7 @@ def test_what_is_locked_is_one_line_and_status_2(folder: Path) -> None:
         (run.main, ["--reproduce", LONG]),
         (run.main, [LONG]),
         (status.main, [LONG]),
-        (results.main, [LONG]),
+        (write.main, [LONG]),
         (evaluate.main, [LONG, "--task", "blimp=x"]),
         (evaluate.main, [".", "--task", f"blimp={LONG}"]),
         (mlm.main, [*TINY, "--output", LONG]),
@@ -145,10 +150,10 @@ def test_without_a_home_the_line_says_how_to_give_the_cache_another(
 
 @pytest.mark.usefixtures("homeless")
 def test_what_needs_no_cache_needs_no_home(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    held = folders.new(folder / "runs", run.load("toy.yaml"))
+    held = run_folders.new(folder / "runs", load.load("toy.yaml"))
     samples.written(held, samples.toy_spec()).close()
     assert status.main([str(held)]) == 4
-    assert results.main([str(held)]) == 0
+    assert write.main([str(held)]) == 0
 
 
 def test_a_stranger_has_no_home() -> None:
@@ -166,7 +171,7 @@ def test_a_closed_stdin_is_one_that_says_nothing(
 
 
 def test_a_reader_that_has_gone_ends_nothing(folder: Path) -> None:
-    held = folders.new(folder / "runs", run.load("toy.yaml"))
+    held = run_folders.new(folder / "runs", load.load("toy.yaml"))
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "sweeper.status", str(held)]
@@ -185,7 +190,7 @@ def test_an_error_of_the_system_without_a_path_is_one_line_too(
     monkeypatch.setattr(run, "load", broken)
     assert run.main(["toy.yaml"]) == 2
     assert capsys.readouterr().err == "error: a socket, say\n"
-    monkeypatch.setattr(status.folders, "opened", broken)
+    monkeypatch.setattr(status.run_folders, "opened", broken)
     held = folder / "runs" / "toy-1"
     held.mkdir(parents=True)
     (held / "spec.yaml").touch()

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from sweeper import interrupts
-from sweeper.interrupts import Interrupts
-from sweeper.journal import Journal
+from sweeper.journal.journal import Journal
+from sweeper.system import interrupts
+from sweeper.system.interrupts import Interrupts
 from tests.drills.processes import kill, until
 
 SPEC = {

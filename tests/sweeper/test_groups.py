@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import checkpoints, cluster, sweep
-from sweeper.journal import Journal
-from sweeper.spec import Resources, SweepSpec
+from sweeper.journal import checkpoints, run_folders
+from sweeper.journal.journal import Journal
+from sweeper.spec.spec import Resources, SweepSpec
+from sweeper.system import nodes as nodes_module
+from sweeper.trials import cluster, tuner
 from tests.drills.soak import marked
 from tests.sweeper.samples import toy_spec
-from tests.sweeper.test_sweep import assert_all_given_back
+from tests.sweeper.trials.test_tuner import assert_all_given_back
 
 pytestmark = pytest.mark.slow
 GROUP = Resources(workers=1)
@@ -31,7 +33,7 @@ def slots() -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GROUPS_TEST", mark)
         with cluster.session() as nodes:
-            yield cluster.room(GROUP, nodes)
+            yield nodes_module.max_concurrent(GROUP, nodes)
     deadline = time.monotonic() + 10
     while (left := marked(f"GROUPS_TEST={mark}")) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -53,7 +55,7 @@ def arms(**settings: dict[str, object]) -> SweepSpec:
 def run(spec: SweepSpec, folder: Path, slots: int) -> Journal:
     folder.mkdir()
     journal = Journal(folder / "journal.jsonl")
-    assert sweep.run(spec, folder, journal, slots)
+    assert tuner.run(spec, folder, journal, slots)
     assert_all_given_back()
     return journal
 
@@ -105,7 +107,7 @@ def test_a_fault_of_a_rank_ends_the_sweep_and_leaves_its_trial_open(
     assert (met.value.errno, met.value.filename) == (errno.EIO, "/a/file")
     journal = Journal(tmp_path / "run/journal.jsonl")
     assert [(record.open, record.step) for record in journal.trials.values()] == [(True, 5)]
-    assert sweep.run(spec, tmp_path / "run", journal, slots), "the second try meets no fault"
+    assert tuner.run(spec, tmp_path / "run", journal, slots), "the second try meets no fault"
     assert ends(journal) == [("completed", 20, None)]
 
 
@@ -119,9 +121,9 @@ def test_a_trial_killed_between_its_reservation_and_its_workers_leaves_room_for_
         """The first trial's process, as soon as its group has its CPU."""
         from ray.util import placement_group_table
 
-        from sweeper import ray_inside
+        from sweeper.system import ray_inside
 
-        begin, name = time.monotonic(), cluster.reserved(str(tmp_path / "run" / sweep.SCRATCH / "train"))
+        begin, name = time.monotonic(), cluster.reserved(str(tmp_path / "run" / run_folders.SCRATCH / "train"))
         while not killed and time.monotonic() < begin + 60:
             reserved = [one for one in placement_group_table().values() if one["name"].startswith(name)]
             if any(one["state"] == "CREATED" for one in reserved):

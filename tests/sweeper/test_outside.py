@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import files, folders, report
-from sweeper.journal import Journal
+from sweeper import preflight
+from sweeper.journal import records, run_folders
+from sweeper.journal.journal import Journal
+from sweeper.system import files
 from tests.sweeper.samples import toy_spec
 
 
@@ -62,26 +64,26 @@ def test_a_record_does_not_choose_where_results_go(tmp_path: Path, monkeypatch: 
     journal = Journal(run_dir / "journal.jsonl")
     journal.born("a" * 64)
     spec = toy_spec(tracking={"uri": theirs})
-    folders.refuse_store(toy_spec(), run_dir, False)
-    folders.refuse_store(toy_spec(tracking={"uri": f"sqlite:///{run_dir.parent}/mlflow.db"}), run_dir, False)
+    preflight.refuse_store(toy_spec(), run_dir, False)
+    preflight.refuse_store(toy_spec(tracking={"uri": f"sqlite:///{run_dir.parent}/mlflow.db"}), run_dir, False)
     with pytest.raises(ValueError, match=r"sends results to https://\*\*\*@elsewhere/x, .* set MLFLOW_TRACKING_URI"):
-        folders.refuse_store(spec, run_dir, False)
+        preflight.refuse_store(spec, run_dir, False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", theirs)
-    folders.refuse_store(spec, run_dir, False)
+    preflight.refuse_store(spec, run_dir, False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    folders.begin_here(journal)
-    folders.refuse_store(spec, run_dir, False)
+    run_folders.begin_here(journal)
+    preflight.refuse_store(spec, run_dir, False)
 
 
 def test_a_bundles_own_metadata_is_no_way_out_and_no_bomb(tmp_path: Path) -> None:
     path = tmp_path / "metadata.json"
     path.write_text('["fingerprint"]', "utf-8")
-    assert report.fingerprints(tmp_path) == {}
+    assert records.fingerprints(tmp_path) == {}
     path.write_text("[" * 100_000, "utf-8")
     with pytest.raises(ValueError, match=r"metadata\.json is nested too deep"):
-        report.fingerprints(tmp_path)
+        records.fingerprints(tmp_path)
     path.unlink()
     path.symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").write_text("{}", "utf-8")
     with pytest.raises(ValueError, match=r"metadata\.json is a link"):
-        report.fingerprints(tmp_path)
+        records.fingerprints(tmp_path)

@@ -18,8 +18,14 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from sweeper import cluster, folders, report, room, run
-from sweeper.journal import Ask, End, Journal, State
+from sweeper import run
+from sweeper.journal import run_folders
+from sweeper.journal.events import Ask, End, State
+from sweeper.journal.journal import Journal
+from sweeper.plan import capacity
+from sweeper.spec import load
+from sweeper.system import nodes
+from sweeper.trials import cluster
 from tests.sweeper import samples
 from tests.sweeper.bad_inputs import FILE, ROWS, Row
 from tests.sweeper.mutations import idle_machine
@@ -98,13 +104,13 @@ def results(journal: Path) -> list[Any]:
 
 
 def test_interrupted_then_killed_then_resumed_is_as_if_nothing_had_happened(tmp_path: Path, start: Start):
-    from sweeper import sweep
+    from sweeper.trials import tuner
 
     spec = written(tmp_path)
     whole, storage = tmp_path / "whole", tmp_path / "runs"
     whole.mkdir()
-    assert sweep.run(run.load(spec), whole, Journal(whole / "journal.jsonl"), 1), "the undisturbed one"
-    run_dir = storage / f"toy-{run.load(spec).spec_hash[:8]}"
+    assert tuner.run(load.load(spec), whole, Journal(whole / "journal.jsonl"), 1), "the undisturbed one"
+    run_dir = storage / f"toy-{load.load(spec).spec_hash[:8]}"
     journal = run_dir / "journal.jsonl"
 
     process = start(spec, "--storage", str(storage), "--json")
@@ -137,8 +143,8 @@ def test_interrupted_then_killed_then_resumed_is_as_if_nothing_had_happened(tmp_
     assert bundle == run_dir / "bundles" / summary["best"]["id"]
     assert (bundle / "metadata.json").exists()
     assert list(storage.glob("toy-*")) == [run_dir]
-    left = {path.name for path in run_dir.iterdir()} - {folders.LOCK}
-    assert left == {"spec.yaml", "journal.jsonl", "optuna.log", "trials", "bundles", *report.REPORTS}
+    left = {path.name for path in run_dir.iterdir()} - {run_folders.LOCK}
+    assert left == {"spec.yaml", "journal.jsonl", "optuna.log", "trials", "bundles", *run_folders.REPORTS}
 
     before = journal.read_text("utf-8")
     status, again, _ = ended(start(spec, "--storage", str(storage), "--resume", "--json"))
@@ -222,8 +228,8 @@ def test_bad_input_is_refused_before_anything_heavy_is_imported(tmp_path: Path):
 
 def test_a_run_of_another_spec_or_driver_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     spec = written(tmp_path)
-    run_dir = folders.new(tmp_path / "runs", run.load(spec))
-    with FileLock(run_dir / folders.LOCK):
+    run_dir = run_folders.new(tmp_path / "runs", load.load(spec))
+    with FileLock(run_dir / run_folders.LOCK):
         assert run.main([spec, "--storage", str(tmp_path / "runs"), "--resume"]) == 2
     assert "another sweep works on" in capsys.readouterr().err
     assert run.main([spec, "--set", "config.steps=40", "--resume", str(run_dir)]) == 2
@@ -285,7 +291,7 @@ def test_a_plan_names_all_that_would_be_refused(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 0})
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
-    monkeypatch.setattr(room, "free", lambda storage: room.Free(memory=1e6, disk=1e6, shared=2**20))
+    monkeypatch.setattr(capacity, "free", lambda storage: capacity.Free(memory=1e6, disk=1e6, shared=2**20))
     spec = written(tmp_path, resources={"gpus_per_worker": 1, "cpus_per_worker": 3}, limits={"hours": 1e-6})
     assert run.main([spec, "--storage", str(tmp_path / "runs"), "--dry-run", "--json"]) == 0
     output = capsys.readouterr()
@@ -302,7 +308,7 @@ def test_a_plan_names_all_that_would_be_refused(
     assert json.loads(capsys.readouterr().out)["refused"] == []
 
 
-@pytest.mark.parametrize(("error", "status"), [(cluster.NotStarted, 1), (cluster.NoRoom, 2)])
+@pytest.mark.parametrize(("error", "status"), [(nodes.NotStarted, 1), (nodes.NoRoom, 2)])
 def test_where_ray_does_not_start_one_line_says_so_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, error: type[Exception], status: int
 ):
@@ -331,20 +337,20 @@ def test_a_storage_whose_name_is_not_utf8_is_refused(tmp_path: Path, capsys: pyt
 
 
 def test_run_folders_are_numbered_and_the_newest_is_found(tmp_path: Path):
-    spec, other = run.load(written(tmp_path)), run.load(written(tmp_path / "other", name="toy2"))
-    made = [folders.new(tmp_path, spec) for _ in range(11)]
+    spec, other = load.load(written(tmp_path)), load.load(written(tmp_path / "other", name="toy2"))
+    made = [run_folders.new(tmp_path, spec) for _ in range(11)]
     assert [folder.name.removeprefix(f"toy-{spec.spec_hash[:8]}") for folder in (*made[:2], made[-1])] == [
         "",
         "-2",
         "-11",
     ]
-    assert folders.known(tmp_path, spec, folders.NEWEST) == made[-1]
-    (made[-1] / folders.SPEC).unlink()  # by a crash before it was written: nothing had begun
-    assert folders.known(tmp_path, spec, folders.NEWEST) == made[-2]
-    (made[-2] / folders.SPEC).write_text("torn", "utf-8")
+    assert run_folders.known(tmp_path, spec, run_folders.NEWEST) == made[-1]
+    (made[-1] / run_folders.SPEC).unlink()  # by a crash before it was written: nothing had begun
+    assert run_folders.known(tmp_path, spec, run_folders.NEWEST) == made[-2]
+    (made[-2] / run_folders.SPEC).write_text("torn", "utf-8")
     with pytest.raises(ValueError, match=rf"{made[-2].name}/spec\.yaml: .*mend it, or move its folder away"):
-        folders.known(tmp_path, spec, folders.NEWEST)
-    assert folders.known(tmp_path, other, folders.NEWEST) is None
+        run_folders.known(tmp_path, spec, run_folders.NEWEST)
+    assert run_folders.known(tmp_path, other, run_folders.NEWEST) is None
 
 
 @pytest.mark.parametrize(
@@ -359,8 +365,8 @@ def test_a_repetition_takes_nothing_that_would_change_it(tmp_path: Path, beside:
 
 def held(storage: Path, spec: str, state: State = "completed", facts: dict[str, Any] | None = None) -> Path:
     """A run of the spec in which every trial has ended so."""
-    loaded = run.load(spec)
-    folder = folders.new(storage, loaded)
+    loaded = load.load(spec)
+    folder = run_folders.new(storage, loaded)
     journal = Journal(folder / "journal.jsonl")
     journal.append(replace(samples.session(), facts=facts or {}))
     for number in range(loaded.total_trials):
@@ -411,10 +417,10 @@ def test_a_run_that_did_not_complete_or_had_other_data_is_no_answer(
     told = capsys.readouterr().err
     assert "an earlier run of this spec has not completed, and this begins anew: python -m sweeper.run --resume" in told
     other = held(storage, spec, facts={"data_fingerprint": "then"})
-    monkeypatch.setattr("sweeper.admission.prepared", lambda *_: {"data_fingerprint": "now"})
+    monkeypatch.setattr("sweeper.preflight.prepared", lambda *_: {"data_fingerprint": "now"})
     assert run.main(plain) == 0
     assert carried[1] not in (failed, carried[0], other)
-    monkeypatch.setattr("sweeper.admission.prepared", lambda *_: {"data_fingerprint": "then"})
+    monkeypatch.setattr("sweeper.preflight.prepared", lambda *_: {"data_fingerprint": "then"})
     assert run.main(plain) == 0
     assert carried[2] == other
 
@@ -453,7 +459,7 @@ def test_a_plan_refuses_seeds_that_were_used_as_a_start_does(
     def used(*_: Any) -> None:
         raise ValueError("seeds.confirm: runs of this data in the tracking store have used 2")
 
-    monkeypatch.setattr("sweeper.admission.refuse_used", used)
+    monkeypatch.setattr("sweeper.preflight.refuse_used", used)
     spec = written(tmp_path, seeds={"search": [1], "confirm": [2, 3]})
     for more, status in ((["--dry-run"], 0), ([], 2)):
         assert run.main([spec, "--storage", str(tmp_path / "runs"), *more]) == status

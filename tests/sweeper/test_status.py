@@ -12,19 +12,20 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from sweeper import folders, status
-from sweeper.journal import Journal, rechained
-from sweeper.spec import SweepSpec
+from sweeper import status
+from sweeper.journal import run_folders
+from sweeper.journal.journal import Journal, rechained
+from sweeper.spec.spec import SweepSpec
 from tests.sweeper.samples import ask, end, report, session, toy_spec
 
 
 def made(tmp_path: Path, *events: Any, spec: SweepSpec | None = None) -> Path:
-    run_dir = folders.new(tmp_path / "runs", spec or toy_spec())
+    run_dir = run_folders.new(tmp_path / "runs", spec or toy_spec())
     journal = Journal(run_dir / "journal.jsonl")
     for event in events:
         journal.append(event)
     journal.close()
-    (run_dir / folders.LOCK).touch()
+    (run_dir / run_folders.LOCK).touch()
     return run_dir
 
 
@@ -63,7 +64,7 @@ def test_an_ended_sweep(
 
 def test_a_running_sweep_says_what_runs_and_what_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = made(tmp_path, *begun())
-    with FileLock(run_dir / folders.LOCK):
+    with FileLock(run_dir / run_folders.LOCK):
         assert status.main([str(run_dir), "--json"]) == 3
         found = json.loads(capsys.readouterr().out)
         assert status.main([str(run_dir)]) == 3
@@ -86,7 +87,7 @@ def test_how_many_run_at_a_time_is_why_the_others_wait(tmp_path: Path) -> None:
     run_dir = made(tmp_path, *begun())
     lines = (run_dir / "journal.jsonl").read_bytes().replace(b'"cpus": 2', b'"cpus": 2, "concurrency": 2')
     (run_dir / "journal.jsonl").write_bytes(rechained(lines.splitlines()))
-    with FileLock(run_dir / folders.LOCK):
+    with FileLock(run_dir / run_folders.LOCK):
         assert status.status(run_dir)["waiting"] == {"trials": 3, "why": "2 run at a time"}
     assert status.status(run_dir)["waiting"] == {"trials": 3, "why": "no driver works on the sweep"}
 
@@ -119,16 +120,16 @@ def test_a_line_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_sweep_that_has_not_begun_is_open(tmp_path: Path) -> None:
-    run_dir = folders.new(tmp_path, toy_spec())
+    run_dir = run_folders.new(tmp_path, toy_spec())
     found = status.status(run_dir)
     assert (found["state"], found["trials"], found["silent_s"]) == ("open", [], None)
-    assert [path.name for path in run_dir.iterdir()] == [folders.SPEC]
+    assert [path.name for path in run_dir.iterdir()] == [run_folders.SPEC]
 
 
 def test_asking_does_not_keep_a_driver_from_starting(tmp_path: Path) -> None:
     run_dir = made(tmp_path, *begun())
     assert not status.driven(run_dir)
-    with FileLock(run_dir / folders.LOCK, timeout=0):
+    with FileLock(run_dir / run_folders.LOCK, timeout=0):
         assert status.driven(run_dir)
 
 

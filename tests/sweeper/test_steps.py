@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import ending, report, results, tables
+from sweeper import closing
+from sweeper.journal import run_folders
+from sweeper.report import sections, tables
+from sweeper.report import write as write_module
 from tests.sweeper.samples import toy_spec, written
 
 
 def test_a_step_that_fails_is_one_line_and_no_other_waits_for_it() -> None:
     said, done = list[str](), list[str]()
-    steps = ending.Steps(said.append)
+    steps = closing.Steps(said.append)
 
     def broken() -> int:
         raise TypeError("'float' object\nis not token=hidden")
@@ -33,8 +36,10 @@ def test_reports_do_not_wait_for_one_another(tmp_path: Path, monkeypatch: pytest
     spec, said = toy_spec(), list[str]()
     journal = written(tmp_path, spec)
     monkeypatch.setattr(tables, "results_csv", lambda *_: 1 / 0)
-    steps = ending.Steps(said.append)
-    for name, write in results.texts(spec, journal, report.Outcome(run_dir=tmp_path, tracking_uri="sqlite:////x.db")):
+    steps = closing.Steps(said.append)
+    for name, write in write_module.texts(
+        spec, journal, sections.Outcome(run_dir=tmp_path, tracking_uri="sqlite:////x.db")
+    ):
         steps.take(f"writing {name}", write, None)
-    there = {name for name in report.REPORTS if (tmp_path / name).exists()}
+    there = {name for name in run_folders.REPORTS if (tmp_path / name).exists()}
     assert (there, steps.failed) == ({"report.md", "report.html", "table.tex"}, ["writing results.csv"])

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from tests.trainables import obvious
-from trainables import amlm, masking
-from trainables.config import Config
+from trainables.data.word_forms import WORDPIECE
+from trainables.masking import amlm, mixture
+from trainables.masking.policy import Answers, MaskingPolicy, Vocabulary
 from trainables.noise import StepNoise
-from trainables.policy import Answers, MaskingPolicy, Vocabulary
-from trainables.word_forms import WORDPIECE
+from trainables.settings.config import Config
 
 EXACT, SDS = 1e-9, 5.0
 DRAWN_ROWS, DRAWN_STEPS = 200, 100
@@ -77,7 +77,7 @@ def policy_of(rate: float, words: Row, shares: Mapping[str, float], rows: int = 
     unigram = np.array([1.0] * len(SPECIALS) + [2.0 + i // 2 for i in range(len(words))])
     vocabulary = Vocabulary(WORDPIECE.forms(strings), np.arange(len(strings)) >= len(SPECIALS), unigram / unigram.sum())
     row = torch.arange(len(SPECIALS), len(strings))
-    return masking.build(Config.model_validate(tree), vocabulary, slice(0, rows), 0, "cpu"), row.repeat(rows, 1)
+    return mixture.build(Config.model_validate(tree), vocabulary, slice(0, rows), 0, "cpu"), row.repeat(rows, 1)
 
 
 def draws(policy: MaskingPolicy, ids: torch.Tensor, steps: int = DRAWN_STEPS) -> np.ndarray:
@@ -89,7 +89,7 @@ def draws(policy: MaskingPolicy, ids: torch.Tensor, steps: int = DRAWN_STEPS) ->
     return chosen[:, :-1].reshape(steps, *ids.shape).numpy()
 
 
-def taught(policy: masking.Mixture, words: Row) -> obvious.Morph:
+def taught(policy: mixture.Mixture, words: Row) -> obvious.Morph:
     """Answers from which every word has a score of its own, to the policy and to the obvious version."""
     slow = obvious.Morph(1.0, 1.0, 3.0, 0.9)
     labels = torch.arange(len(SPECIALS), len(SPECIALS) + len(words)).repeat(30)

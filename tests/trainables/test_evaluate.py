@@ -16,7 +16,8 @@ from sweeper.trainable import TrainContext
 from tests.trainables.one_by_one import one_by_one
 from tests.trainables.probes import write_blimp, write_rows, write_wug, write_zorro
 from tests.trainables.tiny import config, run
-from trainables import evaluate, finetune, minimal_pairs, mlm, pseudo_likelihood, tasks
+from trainables import evaluate, mlm
+from trainables.evaluation import finetune, minimal_pairs, pseudo_likelihood, tasks
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from sweeper.trainable import TrainContext
-from tests.trainables.test_policies import PRESETS
+from tests.trainables.masking.test_policies import PRESETS
 from tests.trainables.tiny import Recorder, Stopped, config, run, run_rank
-from trainables import data, mlm
-from trainables.config import Config
+from trainables import mlm
+from trainables.data import batches
+from trainables.settings.config import Config
 
 # One name a rule, and the n-hot embeddings, which are trained beside the rest.
 POLICIES = [*PRESETS, "published/amlm-hard-nhot"]
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def test_a_state_of_an_earlier_version_is_completed(corpus: Path) -> None:
     """It lacks where words began, which the entries of WordPiece tell of every prediction."""
     settings = config(corpus)
-    whole = mlm._Run(settings, TrainContext(lambda *_: None), data.prepare(settings.data))
+    whole = mlm._Run(settings, TrainContext(lambda *_: None), batches.prepare(settings.data))
     for step in range(settings.steps):
         whole.step(step)
     state = whole.policy.state(lambda _: None)

@@ -10,13 +10,13 @@ import torch
 from tests import oracles
 from tests.oracles import AMLMS, CMSES, CODES, MORPHS
 from tests.trainables.drawn import DRAWS, Compared
-from trainables import data
+from trainables.data import batches
 
 OFTEN = ("accuracy-morph", "amlm hard", "amlm soft")
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[data.Prepared]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[batches.Prepared]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWEEPER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
@@ -34,27 +34,27 @@ def check(rows: list[Compared]) -> None:
 
 
 @pytest.mark.parametrize("name", names({**MORPHS}))
-def test_counts_and_scores_after_1000_batches(name: str, prepared: data.Prepared) -> None:
+def test_counts_and_scores_after_1000_batches(name: str, prepared: batches.Prepared) -> None:
     settings, slow = MORPHS[name]
     check(oracles.morph(name, settings, slow(), prepared))
 
 
 @pytest.mark.parametrize("name", CMSES)
-def test_cms_morph_after_each_of_40_batches_from_the_end_of_the_warmup(name: str, prepared: data.Prepared) -> None:
+def test_cms_morph_after_each_of_40_batches_from_the_end_of_the_warmup(name: str, prepared: batches.Prepared) -> None:
     check(oracles.cms(name, CMSES[name], prepared))
 
 
-def test_frequency_weights_of_1000_batches(prepared: data.Prepared) -> None:
+def test_frequency_weights_of_1000_batches(prepared: batches.Prepared) -> None:
     check(oracles.frequency(prepared))
 
 
 @pytest.mark.parametrize("name", names({**AMLMS}))
-def test_amlm_weights_after_each_of_5_updates(name: str, prepared: data.Prepared) -> None:
+def test_amlm_weights_after_each_of_5_updates(name: str, prepared: batches.Prepared) -> None:
     check(oracles.weights(name, AMLMS[name], prepared))
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_amlms_code_through_five_updates(name: str, prepared: data.Prepared) -> None:
+def test_amlms_code_through_five_updates(name: str, prepared: batches.Prepared) -> None:
     check(oracles.code(name, CODES[name], prepared, update_every=20))
 
 

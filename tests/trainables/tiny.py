@@ -13,7 +13,7 @@ import torch
 
 from sweeper.trainable import TrainContext
 from trainables import mlm
-from trainables.config import Config
+from trainables.settings.config import Config
 
 
 def write_corpus(folder: Path, documents: int = 120) -> Path:

@@ -1,0 +1,150 @@
+"""What a confirmation must know of the tracking store: spent seeds, earlier verdicts, the standing champion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweeper.confirmation import design
+from sweeper.confirmation.fresh_seeds import spent
+from sweeper.journal import budget, checkpoints, learned
+from sweeper.journal.events import Family
+from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.spec.spec import SweepSpec
+from sweeper.tracking import history, store, tracker
+
+Say = Callable[[str], None]
+PARAMS, BUDGET = "sweeper.params", "sweeper.budget"
+
+
+def declare(spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say) -> Family:
+    """The first look's family, the standing champion among its arms where it can be compared."""
+    baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
+    fresh, before, standing, own = False, 0, None, store.identity(journal, run_dir)
+    try:
+        fresh = not spent(uri, facts, own) & {*spec.seeds.confirm}
+        before = history.confirmations(uri, baseline, own)
+        standing = _standing(spec, uri, facts, say)
+    except ValueError as error:
+        say(f"{error}; the confirmation goes on without what earlier runs tell")
+    return design.declared(spec, journal, fresh=fresh, earlier=before, champion=standing)
+
+
+def further(
+    spec: SweepSpec, journal: Journal, number: int, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say
+) -> Family:
+    """One more look, on seeds that nothing has used as far as the store tells."""
+    try:
+        return design.further(spec, journal, number, spent(uri, facts, store.identity(journal, run_dir)))
+    except ValueError as error:
+        say(f"{error}; the further seeds are marked as not fresh")
+        return replace(design.further(spec, journal, number, set()), fresh=False)
+
+
+def _standing(spec: SweepSpec, uri: str, facts: Mapping[str, Any], say: Say) -> dict[str, Any] | None:
+    """The settings of the standing champion, None where there is none that can be compared."""
+    tags = store.champion(uri, spec.name)
+    if tags is None:
+        return None
+    if not comparable(spec, facts, tags):
+        say(f"the standing champion of {spec.name} had other data or another budget: it is not compared, and stays")
+        return None
+    try:
+        params = json.loads(tags[PARAMS])
+        stray = budget.stray(spec, params)
+    except (KeyError, ValueError) as error:
+        say(f"the standing champion of {spec.name} cannot be trained again: {error}")
+        return None
+    if stray:
+        say(f"the standing champion of {spec.name} leaves the budget: it is not compared, and stays")
+        return None
+    return params
+
+
+def comparable(spec: SweepSpec, facts: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
+    """Whether a model version's tags tell of the same data and budget."""
+    data = str(facts.get("data_fingerprint", ""))
+    return tags.get(BUDGET) == spec.budget_hash and tags.get(history.DATA, "") == data
+
+
+def crowned(
+    spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say
+) -> tracker.Crowned | None:
+    """The run to be registered as champion: of what the last look confirmed, on its first declared seed.
+
+    None, and nothing moves, where nothing is confirmed, where the runs learned too little for that to mean anything,
+    where the standing champion is the best of them or none is confirmed against it, and where that one cannot be
+    compared or was not: another sweep may have made it since.
+    """
+    said, families = journal.verdict(), journal.families()
+    label: str | None = said["champion"] if said else None
+    if said is None or label is None:
+        standing = store.champion(uri, spec.name) if len(families) > 1 else None
+        if standing is not None and history.is_own(store.identity(journal, run_dir), standing):
+            say(f"the champion of {spec.name} is of an earlier look of this run, which this one does not confirm")
+        return None
+    if learned.caution(spec, journal):
+        say(f"{label} is confirmed, but among runs that learned too little to say anything: no champion is registered")
+        return None
+    if challenge := said.get("challenge"):
+        if challenge["crowned"] is None:
+            say(challenge["said"])
+            return None
+        label = str(challenge["crowned"])
+    if label == families[-1].champion:
+        say(f"the standing champion of {spec.name} is the best again and stays")
+        return None
+    standing = store.champion(uri, spec.name)
+    if standing is not None and not comparable(spec, facts, standing):
+        say(f"{label} is confirmed; the champion of {spec.name}, of other data or budget, stays: rename the sweep")
+        return None
+    if standing is not None and not _met(spec, journal, standing, run_dir):
+        say(
+            f"{label} is confirmed; the champion of {spec.name}, which it has not met, stays: a new sweep challenges it"
+        )
+        return None
+    record = _first(journal, label, families[0].seeds)
+    bundle = checkpoints.bundle(run_dir, record.end.checkpoint) if record and record.end else None
+    if record is None or bundle is None:
+        return None
+    return tracker.Crowned(record, bundle, _tags(spec, facts, said, record, run_dir))
+
+
+def _met(spec: SweepSpec, journal: Journal, standing: Mapping[str, str], run_dir: Path) -> bool:
+    """Whether the standing champion is of this very run, or was one of the arms that its confirmation compared."""
+    family = journal.families()[-1]
+    if history.is_own(store.identity(journal, run_dir), standing):
+        return True
+    try:
+        theirs = spec.config_hash(spec.trainable_config(json.loads(standing[PARAMS])))
+    except (KeyError, ValueError):
+        return False
+    return any(spec.config_hash(spec.trainable_config(params)) == theirs for params in family.arms.values())
+
+
+def _first(journal: Journal, label: str, seeds: list[int]) -> TrialRecord | None:
+    runs = [one for one in journal.stage(design.STAGE) if one.ask.arm == label and one.state == "completed"]
+    return min((one for one in runs if one.ask.seed in seeds), key=lambda one: seeds.index(one.ask.seed), default=None)
+
+
+def _tags(
+    spec: SweepSpec, facts: Mapping[str, Any], said: Mapping[str, Any], record: TrialRecord, run_dir: Path
+) -> dict[str, str]:
+    """The verdict, for people and for the sweep that challenges it."""
+    found = next(one for one in said["comparisons"] if one["arm"] == record.ask.arm)
+    return {
+        "sweeper.verdict": str(said["told"][record.ask.arm]),
+        "sweeper.difference": repr(found["mean"]),
+        "sweeper.interval": json.dumps(found["interval"]),
+        "sweeper.pairs": str(found["n"]),
+        "sweeper.metric": str(said["metric"]),
+        "sweeper.baseline": str(said["baseline"]),
+        "sweeper.fresh": str(said["fresh"]).lower(),
+        "sweeper.report": str(run_dir / "report.html"),
+        PARAMS: json.dumps(record.ask.params),
+        BUDGET: spec.budget_hash,
+        history.DATA: str(facts.get("data_fingerprint", "")),
+    }

@@ -1,0 +1,159 @@
+"""Which runs of a sweep share a budget: those that predict as many positions as the baseline, and as exactly.
+
+More predictions lower a loss by themselves, whatever is masked. So what predicts another number, for whatever reason,
+is not ranked, compared or shown to the sampler, but where the spec says `budget: free`. The settings tell it before a
+run (`Config.budget`), the metrics `train/predicted` and `audit/matched` after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sweeper.journal.journal import AUDIT, TrialRecord
+from sweeper.trainable import Budget
+
+if TYPE_CHECKING:
+    from sweeper.spec.spec import SweepSpec
+
+PREDICTED, TOKENS = "train/predicted", "tokens_per_step"
+FREE = "a larger budget lowers the loss by itself, whatever is masked"
+NAMED = 6  # arms in a line
+
+
+@dataclass(frozen=True)
+class Common:
+    """The budget that the runs of a sweep are to have in common: the baseline's.
+
+    predicted: positions; None while nothing tells. exact: whether every batch predicts the same number, else way says
+    how the number comes about, and counted what the baseline's run predicted in fact. free: whether the spec compares
+    runs all the same.
+    """
+
+    predicted: float | None
+    exact: bool
+    free: bool = False
+    way: str = ""
+    counted: float | None = None
+
+    @staticmethod
+    def of(spec: SweepSpec, records: Iterable[TrialRecord] = ()) -> Common:
+        """By the baseline's settings; where those tell nothing, by the first of these trials that is the baseline's."""
+        own, params = next(iter(spec.arms.items()), (None, {}))
+        told, free = spec.budget_of(params), spec.budget == "free"
+        if told and told.exact:  # no need to look at the runs, of which the sampler has thousands
+            return Common(told.predicted, True, free)
+        reported = [record for record in records if record.rows and record.ask.arm == own]
+        first = next((record for record in reported if record.state == "completed"), next(iter(reported), None))
+        if told:
+            return Common(told.predicted, False, free, told.way, _counted(first) if first and own else None)
+        if first is None:
+            return Common(None, True, free)
+        return Common(_counted(first) if own else None, _exact(first) is not False, free)
+
+    def kept(self, record: TrialRecord) -> bool:
+        """Whether the trial is ranked and compared."""
+        return self.free or self.same(record)
+
+    def same(self, record: TrialRecord) -> bool:
+        """Whether the trial has the baseline's budget, as far as is known by now."""
+        if not self.foretold(record.ask.budget):
+            return False
+        counted = _counted(record)
+        if _exact(record) not in (None, self.exact):
+            return False
+        if self.exact:
+            return counted is None or self.predicted in (None, counted)
+        if counted is None or self.counted is None:
+            return True
+        # Chance, or the text, has a part in it: 4 sd of independent draws, or as much as two seeds' batches differ.
+        return abs(counted - self.counted) <= max(0.01 * self.counted, 4 * (2 * self.counted) ** 0.5)
+
+    def foretold(self, budget: Mapping[str, Any] | None) -> bool:
+        """The same by a trial's settings alone, as its Ask has them: known before it runs, whatever the clock does."""
+        known = read(budget)
+        return known is None or self.predicted is None or known == (self.predicted, self.exact, False, self.way)
+
+
+def told(budget: Budget | None, tokens: int | None = None) -> dict[str, Any] | None:
+    """A budget as the journal keeps it, `{"predicted": 184800, "exact": true}`; tokens: of a step, beside it."""
+    found: dict[str, Any] = {}
+    if budget is not None:
+        found = {"predicted": budget.predicted, "exact": budget.exact, **({"way": budget.way} if budget.way else {})}
+    return found | ({} if tokens is None else {TOKENS: tokens}) or None
+
+
+def read(kept: object) -> Budget | None:
+    """A budget from what the journal keeps, None where that tells none."""
+    if not isinstance(kept, Mapping):
+        return None
+    predicted, exact, way = kept.get("predicted"), kept.get("exact", True), kept.get("way", "")
+    if type(predicted) is not int or type(exact) is not bool or not isinstance(way, str):
+        return None
+    return Budget(predicted, exact, way=way)
+
+
+def stray(spec: SweepSpec, params: Mapping[str, Any]) -> bool:
+    """Whether settings leave the baseline's budget. Nothing does where budgets are free, or the trainable is silent."""
+    return spec.budget != "free" and not Common.of(spec).foretold(told(spec.budget_of(params)))
+
+
+def differ(spec: SweepSpec, records: Iterable[TrialRecord]) -> str:
+    """Where budgets are free and these runs use that, a sentence that says what it means; else nothing."""
+    records = list(records)
+    common = Common.of(spec, records)
+    others = sum(not common.same(record) for record in records) if common.free else 0
+    if not others:
+        return ""
+    runs = f"{others} of {len(records)} runs do not predict what the baseline does"
+    return f"Budgets differ, as the spec allows (`budget: free`): {runs}, and {FREE}."
+
+
+def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
+    """(heading, text) of lines of the plan: which arms and points of the space leave the budget."""
+    base = next(iter(spec.arms.values()), {})
+    budget = spec.budget_of(base)
+    if budget is None:
+        return
+    found = {name: spec.budget_of(params) for name, params in spec.arms.items()}
+    off = {name: one for name, one in found.items() if one and not one.same(budget)}
+    why = {name: _count(one) if one.exact else "not the same number in every batch" for name, one in off.items()}
+    parts = [f"{name} ({why[name]})" for name in list(off)[:NAMED]]
+    parts += [f"{len(off) - NAMED} more arms"] * (len(off) > NAMED)
+    if spec.search.method != "arms":
+        parts += [f"points of the space that change {path}" for path in spec.space if _leaves(spec, path, base, budget)]
+    if not parts:
+        return
+    if spec.budget == "free":
+        yield "caution", f"budgets differ, as budget: free allows: {', '.join(parts)}; {FREE}"
+    else:
+        consequence = "reported apart, not ranked, confirming nothing; budget: free would compare them"
+        yield "caution", f"budget not matched: {', '.join(parts)}: {consequence}"
+
+
+def _leaves(spec: SweepSpec, path: str, base: Mapping[str, Any], budget: Budget) -> bool:
+    """Whether some corner of a setting's domain leaves the budget, all else as in the baseline."""
+    for corner in spec.space[path].corners():
+        try:
+            found = spec.budget_of({**base, path: corner})
+        except ValueError:  # the two together are none
+            continue
+        if found and not found.same(budget):
+            return True
+    return False
+
+
+def _count(budget: Budget) -> str:
+    return f"{'' if budget.exact else 'about '}{budget.predicted:,} positions"
+
+
+def _exact(record: TrialRecord) -> bool | None:
+    """What a run says of itself by the metric `audit/matched`, if anything."""
+    said = record.rows[-1].metrics.get(f"{AUDIT}matched") if record.rows else None
+    return None if said is None else said != 0
+
+
+def _counted(record: TrialRecord) -> float | None:
+    """What a run of the full length predicted in fact."""
+    return record.rows[-1].metrics.get(PREDICTED) if record.rows and record.state == "completed" else None

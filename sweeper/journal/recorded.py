@@ -1,0 +1,52 @@
+"""A run folder read as data: its spec and its journal, and nothing imported of what they name.
+
+A trainable that comes with sweeper is part of it and is asked as ever. Of any other, what a report says is what the
+driver noted while it ran: `noted` in every session, and of each run in its `Ask` and its `End`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sweeper.journal import budget
+from sweeper.journal.budget import TOKENS
+from sweeper.journal.events import Session
+from sweeper.journal.journal import Journal
+from sweeper.trainable import Budget, Trainable
+
+if TYPE_CHECKING:
+    from sweeper.spec.spec import SweepSpec
+from sweeper.spec.recorded import Known
+
+FACT = "trainable"  # of a session
+
+
+def noted(spec: SweepSpec) -> dict[str, Any]:
+    """What a session keeps of the trainable. Raises ValueError as `SweepSpec.settings`."""
+    return {
+        FACT: {
+            "budgets": {name: budget.told(spec.budget_of(params)) for name, params in spec.arms.items()},
+            TOKENS: spec.settings(next(iter(spec.arms.values()), {})).tokens_per_step,
+            "stuck": Trainable.load(spec.trainable).stuck is not None,
+        }
+    }
+
+
+def known(journal: Journal) -> Known:
+    """What a journal tells; what is not of the type that a driver writes counts as not told."""
+    told = {str(one.ask.arm): one.ask.budget for one in journal.trials.values() if one.ask.arm}
+    begun = next((event for event in journal.events if isinstance(event, Session)), None)
+    noted = begun.facts.get(FACT) if begun else None  # of the first: what an earlier version began lacks some ends
+    if not isinstance(noted, Mapping):
+        return Known(_budgets(told))
+    tokens, stuck = noted.get(TOKENS), noted.get("stuck")
+    return Known(
+        _budgets({**told, **(noted["budgets"] if isinstance(noted.get("budgets"), Mapping) else {})}),
+        tokens if type(tokens) is int else None,
+        stuck if type(stuck) is bool else None,
+    )
+
+
+def _budgets(told: Mapping[str, Any]) -> dict[str, Budget]:
+    return {name: found for name, one in told.items() if (found := budget.read(one)) is not None}

@@ -1,0 +1,239 @@
+"""Run folders: STORAGE/NAME-HASH8[-2…], one for each plain call, found again by the hash of their spec.
+
+Where STORAGE is in an object store, they are the folders of its mirror on this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import stat
+from collections.abc import Iterator
+from importlib.machinery import all_suffixes
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper import in_record
+from sweeper.journal import object_store
+from sweeper.journal.journal import Journal
+from sweeper.journal.recorded import known as recorded_of
+from sweeper.spec.load import load, recorded
+from sweeper.spec.spec import SweepSpec
+from sweeper.system import files, nodes
+from sweeper.system.secrecy import redact
+from sweeper.trainable import shipped
+
+if TYPE_CHECKING:
+    pass
+
+
+SPEC, JOURNAL = object_store.SPEC, object_store.JOURNAL
+SCRATCH, BEGUN = ".tune", "begun"
+LOCK = ".lock"
+REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
+NEWEST = Path("\0newest")  # resume whichever run of the spec is the newest; no folder is called so
+
+
+def here(given: str | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
+    """`--storage` and `--resume` as folders of this machine. Raises ValueError, in one line, for an address in vain."""
+    if isinstance(resume, str) and object_store.is_address(resume):
+        parent, name = object_store.Address(resume).split()
+        folder = object_store.mirror(parent)
+        run_dir = files.inside(folder, name)
+        with _reached(f"--resume {redact(resume)}"):
+            object_store.fetch(run_dir)
+        return folder, run_dir
+    found = Path(resume) if resume is not None else None
+    if given is not None and object_store.is_address(given):
+        return object_store.mirror(given), found
+    return Path(given) if given is not None else None, found
+
+
+def storage(given: Path | None, resume: Path | None) -> Path:
+    """Where run folders lie, absolute. Raises ValueError in one line where that cannot be."""
+    named, chosen = ("--resume", resume.parent) if resume and resume != NEWEST else ("--storage", given or Path("runs"))
+    if nodes.submitted() and not chosen.is_absolute():
+        raise ValueError(f"--storage {chosen}: a submitted job's own folder is temporary; name an absolute one")
+    with _reached(named):
+        chosen = chosen.resolve()
+        try:
+            str(chosen).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{named} {chosen}: its name is not UTF-8, which Ray and MLflow want") from None
+        existing = next(path for path in (chosen, *chosen.parents) if path.exists())
+        folder = existing.is_dir()
+    if not folder or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{named} {chosen}: {existing} is not a folder that can be written to")
+    return chosen
+
+
+def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
+    """The run to go on with, or None for a new one. Raises ValueError in one line."""
+    if resume is None:
+        return None
+    if resume == NEWEST:
+        newest = next(iter(runs(parent, spec)), None)
+        if newest:
+            _tidy(newest)
+        return newest
+    with _reached("--resume"):
+        folder = resume.resolve()
+        there = (folder / SPEC).is_file()
+    if not there:
+        raise ValueError(f"--resume {folder}: there is no run, for it has no {SPEC}")
+    found = recorded(folder / SPEC)
+    if spec.spec_hash not in (found.spec_hash, _hash_now(folder, spec, found)):
+        raise ValueError(
+            f"--resume {folder}: it holds another run, {found.spec_hash[:8]}, and this spec is "
+            f"{spec.spec_hash[:8]}; resume it with {folder / SPEC}"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"--resume {folder}: cannot be written to")
+    _tidy(folder)
+    return folder
+
+
+def refuse_strange(run_dir: Path) -> None:
+    """Raises files.Unsafe, in one line, where what is read of a record is a link, or a pipe that would hold us up."""
+    for name in (SPEC, JOURNAL, LOCK):
+        if os.path.lexists(run_dir / name):
+            files.refuse_links(run_dir / name)
+
+
+def _tidy(run_dir: Path) -> None:
+    """Refuse a run with links in it, for it is written to: files.Unsafe, in one line. Clear old leftovers beside it."""
+    for path in run_dir.iterdir():
+        if path.name != SCRATCH or path.is_symlink():  # Tune's own folder goes, whatever is in it
+            files.refuse_links(path)
+    files.clear_old(run_dir.parent, ".mlflow.db-*")
+
+
+def begin_here(journal: Journal) -> None:
+    """Note that a run was begun, or gone on with, by this user on this machine."""
+    if journal.run:
+        (files.cache_root() / BEGUN).mkdir(parents=True, exist_ok=True)
+        (files.cache_root() / BEGUN / journal.run).touch()
+
+
+def opened(run_dir: Path, trust: bool = False) -> tuple[SweepSpec, Journal]:
+    """Spec and journal of a run folder, to be read. Raises ValueError, in one line, where they cannot be.
+
+    Or where they are not what was written, unless people `trust` them all the same.
+    """
+    refuse_strange(run_dir)
+    spec, journal = recorded(run_dir / SPEC), Journal(run_dir / JOURNAL, read_only=True, trust=trust)
+    journal.refuse_other_spec(spec.spec_hash, trust)
+    return (spec if shipped(spec.trainable) else spec.knowing(recorded_of(journal))), journal
+
+
+def runs(parent: Path, spec: SweepSpec) -> list[Path]:
+    """The runs of a spec in a storage, the newest first. Raises ValueError in one line."""
+    with _reached(parent):
+        for name in object_store.names(parent):
+            if _number(Path(name), spec):
+                object_store.fetch(parent / name)
+    found = {number: path for path in parent.glob(f"{_stem(spec)}*") if (number := _number(path, spec))}
+    newest = [found[number] for number in sorted(found, reverse=True)]
+    return [path for path in newest if own_hash(path) == spec.spec_hash]
+
+
+def new(parent: Path, spec: SweepSpec) -> Path:
+    """A folder for a new run, with its spec. Raises ValueError in one line."""
+    try:
+        folder = _made(parent, spec)
+        files.clear_old(parent, ".mlflow.db-*")
+        files.put(folder / SPEC, spec.to_yaml())
+        if place := object_store.of(folder):
+            (place / SPEC).push(folder / SPEC)
+    except OSError as error:
+        raise ValueError(f"--storage {parent}: {error.strerror or error}") from error
+    return folder
+
+
+def discard(folder: Path, journal: Journal) -> None:
+    """Take a run folder away again in which nothing has begun."""
+    if not journal.begun:
+        journal.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def size(folder: Path | None) -> tuple[int, int]:
+    """Bytes on disk of a run, and its files and folders; 0 of one that is yet to come. Links are not followed."""
+    found = [path.lstat() for path in folder.rglob("*")] if folder else []
+    return sum(one.st_size for one in found if stat.S_ISREG(one.st_mode)), len(found)
+
+
+def resume(folder: Path) -> str:
+    """The command that goes on with a run."""
+    place = object_store.of(folder)
+    return shlex.join(["python", "-m", "sweeper.run", "--resume", place.address if place else str(folder)])
+
+
+@contextlib.contextmanager
+def _reached(what: object) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{what}: {files.told(error) or ' '.join(str(error).split())[:200]}") from error
+
+
+def _made(parent: Path, spec: SweepSpec) -> Path:
+    if not parent.exists():
+        parent.mkdir(parents=True, exist_ok=True)
+        if spec.shared:
+            parent.chmod(0o2770)
+    taken = set(object_store.names(parent))
+    for number in count(1):
+        folder = parent / (_stem(spec) if number == 1 else f"{_stem(spec)}-{number}")
+        if folder.name in taken:
+            continue
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            if spec.shared:
+                folder.chmod(0o2770)  # what is made in it is the group's, whoever makes it
+            return folder
+    raise AssertionError
+
+
+def own_hash(folder: Path) -> str | None:
+    """Of the spec in a run's folder; None where nothing had begun. ValueError, in one line, where it cannot be read."""
+    if not (folder / SPEC).exists():
+        return None
+    try:
+        return recorded(folder / SPEC).spec_hash
+    except ValueError as error:
+        raise ValueError(f"{error}; mend it, or move its folder away to begin a new run") from None
+
+
+def _hash_now(folder: Path, spec: SweepSpec, found: SweepSpec) -> str | None:
+    """Of the spec that a run's folder holds, once a trainable which is imported already has completed it."""
+    return load(folder / SPEC, outside=folder).spec_hash if found.trainable == spec.trainable else None
+
+
+def _stem(spec: SweepSpec) -> str:
+    return f"{spec.name}-{spec.spec_hash[:8]}"
+
+
+def _number(path: Path, spec: SweepSpec) -> int | None:
+    """1 for the first run of a spec, n for the folder that ends in -n, None for any other."""
+    match = re.fullmatch(re.escape(_stem(spec)) + r"(?:-(\d+))?", path.name)
+    return int(match[1] or 1) if match else None
+
+
+def refuse_modules_here(run_dir: Path | None) -> None:
+    """Raises ValueError, in one line, where the current folder lies in a run's, such as `run_dir`, and holds code.
+
+    What a sweep starts looks for modules in the current folder, whatever is done about that in this process: Ray's
+    workers do.
+    """
+    here = Path.cwd()
+    if not (in_record(str(here)) or (run_dir and run_dir.resolve() in (here, *here.parents))):
+        return
+    suffixes = tuple(all_suffixes())
+    code = next((Path(at, name) for at, _, names in os.walk(here) for name in names if name.endswith(suffixes)), None)
+    if code:
+        raise ValueError(f"{here} is a run's folder and holds code, {code.name}, which would be run: start elsewhere")

@@ -1,0 +1,419 @@
+"""The report's figures, by Plotly: what can be seen in print and in shades of grey, too.
+
+Colours are those of Okabe & Ito (2008), for lines with dashes and for points with marks of their own; the scale for
+losses is Cividis, that for differences runs from orange to blue. All are vectors: no WebGL.
+
+Plotly takes every text for a little HTML with links, and fills in `%{...}`: names go through `as_text`, `short` or
+`last`.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sweeper.report.pareto import Trade
+from sweeper.report.tables import Verdict, interval, nats
+from sweeper.spec.objectives import maximised
+from sweeper.system.files import one_line
+
+BLACK, GREY = "#000000", "#9a9a9a"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+_OF_VERDICT = {
+    "confirmed": ("#009E73", "diamond"),
+    "worse": ("#D55E00", "x"),
+    "no worthwhile difference": ("#0072B2", "square"),
+    "inconclusive": (BLACK, "circle-open"),
+    "dropped": (GREY, "line-ns-open"),
+}
+_LABEL = 24
+_UNDER = {"yref": "container", "yanchor": "bottom", "y": 0}
+_BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial where only its settings and its loss count. values: setting -> number or text."""
+
+    name: str
+    values: Mapping[str, Any]
+    loss: float
+    arm: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Curves of one arm, or of the unnamed trials of a search: by run, (step, value)."""
+
+    name: str
+    runs: Sequence[Sequence[tuple[int, float]]]
+    thin: bool = False
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting's range: two bounds, or choices from the bottom up."""
+
+    low: float = 0.0
+    high: float = 1.0
+    logarithmic: bool = False
+    choices: tuple[Any, ...] = ()
+
+    def position(self, value: Any) -> float | None:
+        """Between 0 and 1; None for what the axis does not have."""
+        if self.choices:
+            return self.choices.index(value) / max(1, len(self.choices) - 1) if value in self.choices else None
+        if not isinstance(value, int | float):
+            return None
+        low, high, at = (math.log(x) if self.logarithmic else x for x in (self.low, self.high, value))
+        return _rounded((at - low) / (high - low))
+
+    def marks(self) -> list[tuple[float, str]]:
+        if self.choices:
+            return [(self.position(choice) or 0.0, short(str(choice), 14)) for choice in self.choices]
+        return [(0.0, f"{self.low:.4g}"), (1.0, f"{self.high:.4g}")]
+
+
+def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
+    """Mean paired differences with their intervals, and every seed's difference as a dot below."""
+    figure = go.Figure()
+    documents = verdict.get("documents", {})
+    plain = not any(one["interval"] for one in comparisons)
+    height = 26 if plain else 58 if len(comparisons) <= 8 else 46
+    labels = []
+    for row, one in enumerate(comparisons):
+        colour, mark = _OF_VERDICT.get(one["verdict"], (BLACK, "circle"))
+        told = verdict.get("told", {}).get(one["arm"], one["verdict"])
+        verdict_text = as_text(told).replace("worthwhile ", "worthwhile<br>")
+        labels.append(f"{short(one['arm'])}<br><b>{verdict_text}</b>" if told else short(one["arm"]))
+        differences = one["differences"]
+        spread = [row if plain else row + 0.18 + 0.16 * (i % 2) for i in range(len(differences))]
+        figure.add_scatter(
+            x=differences,
+            y=spread,
+            mode="markers",
+            marker={"size": 9 if plain else 6, "color": colour, "opacity": 0.55},
+            text=[f"seed {seed}" for seed in one["seeds"]],
+            hovertemplate=f"{as_text(one['arm'])}, %{{text}}: %{{x:+.4f}}<extra></extra>",
+        )
+        if one["interval"] is not None:
+            _add_bar(figure, one["interval"], row - 0.04, {"color": colour, "width": 3}, "seeds")
+            if bounds := documents.get(one["arm"]):
+                _add_bar(figure, bounds, row - 0.24, {"color": colour, "width": 1.5, "dash": "dot"}, "documents")
+            figure.add_scatter(
+                x=[one["mean"]],
+                y=[row - 0.04],
+                mode="markers",
+                marker={"size": 12, "symbol": mark, "color": colour, "line": {"width": 2, "color": colour}},
+                hovertemplate=f"{as_text(one['arm'])}: {nats(one['mean'])}<extra></extra>",
+            )
+    if (worthwhile := verdict.get("worthwhile")) is not None:
+        figure.add_vrect(x0=-worthwhile, x1=worthwhile, fillcolor=GREY, opacity=0.18, line_width=0, layer="below")
+    figure.add_vline(x=0, line={"color": BLACK, "width": 1.5})
+    title = f"{as_text(verdict['metric'])} to {short(verdict['baseline'])}, nats<br>← better · worse →"
+    _laid_out(figure, 120 + height * len(comparisons), x=title)
+    figure.update_yaxes(
+        tickvals=list(range(len(comparisons))),
+        ticktext=labels,
+        range=[len(comparisons) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    drawn = [[*one["differences"], *(one["interval"] or ()), *documents.get(one["arm"], ())] for one in comparisons]
+    band = (-worthwhile, worthwhile) if worthwhile else (0.0,)
+    figure.update_xaxes(range=_padded([*band, *(value for values in drawn for value in values)], 0.06))
+    return figure.update_layout(showlegend=False)
+
+
+def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
+    """By step: thin lines for what has no name, else the mean of the runs with a band from lowest to highest.
+
+    zero: differences; thin lines may leave the frame, which is that of the others.
+    """
+    figure = go.Figure()
+    thin = [group for group in groups if group.thin]
+    if thin:
+        lines = [run for group in thin for run in group.runs]
+        xs = [x for run in lines for x in (*(step for step, _ in run), None)]
+        ys = [y for run in lines for y in (*(_rounded(value) for _, value in run), None)]
+        name = "search trials" if len(thin) > 1 else as_text(thin[0].name)
+        figure.add_scatter(x=xs, y=ys, mode="lines", line={"width": 0.8, "color": GREY}, name=name, hoverinfo="skip")
+    styled = 0
+    for group in (group for group in groups if not group.thin):
+        colour, dash, mark = BLACK, "solid", "circle"
+        if not group.baseline:
+            colour, dash, mark = (part[styled % len(COLOURS)] for part in (COLOURS, DASHES, MARKS))
+            styled += 1
+        _add_band(figure, group, colour, dash, mark)
+    named = [value for group in groups if not group.thin for run in group.runs for _, value in run]
+    if zero:
+        figure.add_hline(y=0, line={"color": BLACK, "width": 1})
+    if zero and named:
+        figure.update_yaxes(range=_padded([0.0, *named], 0.3))
+    _laid_out(figure, 400, x="step", y=as_text(y))
+    return figure.update_layout(legend=_BELOW)
+
+
+def ternary(points: Sequence[Point], parts: Mapping[str, float], objective: str) -> go.Figure:
+    """Shares of three parts, each axis from its minimum, coloured by loss; squares are the named arms."""
+    a, b, c = parts
+    told = ", ".join(f"{last(part)} %{{{axis}:.1f}} %" for axis, part in zip("abc", parts, strict=True))
+    figure = go.Figure(
+        go.Scatterternary(
+            a=[100 * point.values[a] for point in points],
+            b=[100 * point.values[b] for point in points],
+            c=[100 * point.values[c] for point in points],
+            mode="markers",
+            marker=_by_loss(points, objective),
+            text=[f"{as_text(point.name)}: {point.loss:.4f}" for point in points],
+            hovertemplate=f"%{{text}}<br>{told}<extra></extra>",
+            cliponaxis=False,
+        )
+    )
+    axes = {
+        f"{axis}axis": {
+            "title": {"text": f"{last(name)} %"},
+            "min": 100 * parts[name],
+            "nticks": 6,
+            "gridcolor": "#dddddd",
+        }
+        for axis, name in zip("abc", parts, strict=True)
+    }
+    _laid_out(figure, 480)
+    return figure.update_layout(ternary={"sum": 100, **axes}, margin={"l": 64, "r": 76, "t": 50, "b": 110})
+
+
+def pairwise(points: Sequence[Point], x: str, y: str, objective: str, logarithmic: Iterable[str] = ()) -> go.Figure:
+    """Two settings against each other, coloured by loss; squares are the named arms."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[point.values[x] for point in points],
+        y=[point.values[y] for point in points],
+        mode="markers",
+        marker=_by_loss(points, objective),
+        text=[f"{as_text(point.name)}: {point.loss:.4f}" for point in points],
+        hovertemplate=f"%{{text}}<br>{last(x)} %{{x}}, {last(y)} %{{y:.3g}}<extra></extra>",
+        cliponaxis=False,
+    )
+    _laid_out(figure, 440, x=last(x), y=last(y))
+    if x in logarithmic:
+        ticks = [digit * 10**power for power in range(-9, 9) for digit in (1, 2, 5)]
+        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    return figure.update_layout(margin={"b": 120})
+
+
+def pareto(trades: Sequence[Trade], objectives: Sequence[str], number: int) -> go.Figure:
+    """The first objective against that of a number; of two, the front is joined by the corners of what it beats."""
+    figure, joined = go.Figure(), len(objectives) == 2
+    ring = {"symbol": "square-open", "size": 17, "color": BLACK, "line": {"width": 2.5}}
+    for name, chosen, marker in (
+        ("others", [one for one in trades if not one.front], {"symbol": "circle", "size": 7, "color": GREY}),
+        ("front", [one for one in trades if one.front], {"symbol": "diamond", "size": 11, "color": COLOURS[1]}),
+        ("baseline", [one for one in trades if one.baseline], ring),
+    ):
+        if chosen:
+            figure.add_scatter(
+                x=[_rounded(one.values[0]) for one in chosen],
+                y=[_rounded(one.values[number]) for one in chosen],
+                mode="lines+markers" if joined and name == "front" else "markers",
+                line={"shape": "hv", "color": COLOURS[1], "width": 2},
+                marker=marker,
+                name=name,
+                text=[as_text(one.name) for one in chosen],
+                hovertemplate="%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
+                cliponaxis=False,
+            )
+    titles = [f"{as_text(name)}<br>{'more' if maximised(name) else 'less'} is better" for name in objectives]
+    return _laid_out(figure, 440, x=titles[0], y=titles[number]).update_layout(legend=_BELOW)
+
+
+def bars(values: Mapping[str, float]) -> go.Figure:
+    """Importance by setting, the largest first."""
+    ordered = sorted(values.items(), key=lambda item: item[1])
+    figure = go.Figure(
+        go.Bar(
+            x=[value for _, value in ordered],
+            y=[short(_leaf(name)) for name, _ in ordered],
+            orientation="h",
+            marker={"color": COLOURS[0]},
+            text=[f"{value:.2f}" for _, value in ordered],
+            textposition="auto",
+            hoverinfo="skip",
+        )
+    )
+    return _laid_out(figure, 110 + 36 * len(ordered), x="share of the importance")
+
+
+def parallel(points: Sequence[Point], axes: Mapping[str, Axis]) -> go.Figure:
+    """A line a trial over all settings, each between its bounds; the best third stands out, the best trial most."""
+    figure = go.Figure()
+    ranked = sorted(points, key=lambda point: point.loss)
+    third = math.ceil(len(ranked) / 3)
+    styles = [
+        ("worst third", ranked[2 * third :], "#c0c0c0", 1, "solid"),
+        ("middle third", ranked[third : 2 * third], COLOURS[5], 1.5, "dot"),
+        ("best third", ranked[:third], COLOURS[0], 2, "solid"),
+        (f"best: {short(ranked[0].name)}", ranked[:1], COLOURS[1], 4, "solid"),
+    ]
+    names = list(axes)
+    for name, chosen, colour, width, dash in styles:
+        xs: list[int | None] = []
+        ys: list[float | None] = []
+        for point in chosen:
+            xs += [*range(len(names)), None]
+            ys += [*(axes[axis].position(point.values.get(axis)) for axis in names), None]
+        line = {"color": colour, "width": width, "dash": dash}
+        figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name=name, hoverinfo="skip")
+    _laid_out(figure, 420)
+    labels = [short(_leaf(name), 14).replace("_", "<br>") for name in names]
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=labels, gridcolor=GREY)
+    figure.update_xaxes(range=[-0.35, len(names) - 0.65])
+    figure.update_yaxes(range=[-0.08, 1.08], showticklabels=False, showgrid=False)
+    for i, axis in enumerate(axes.values()):
+        for height, text in axis.marks():
+            figure.add_annotation(
+                x=i, y=height, text=text, showarrow=False, yanchor=_anchor(height), bgcolor="rgba(255,255,255,0.8)"
+            )
+    return figure.update_layout(legend=_BELOW)
+
+
+def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
+    """What was masked, in percent by part, a row an arm, the baseline first; coloured by the difference from it."""
+    names, parts = list(rows), list(dict.fromkeys(part for row in rows.values() for part in row))
+    values = [[100 * row.get(part, 0.0) for part in parts] for row in rows.values()]
+    away = [[value - base for value, base in zip(row, values[0], strict=True)] for row in values]
+    most = max((abs(value) for row in away for value in row), default=0) or 1
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[_rounded(value) for value in row] for row in away],
+            x=[as_text(part) for part in parts],
+            y=[short(name) for name in names],
+            text=[[f"{value:.1f}" for value in row] for row in values],
+            texttemplate="%{text}",
+            textfont={"size": 11},
+            zmin=-most,
+            zmax=most,
+            colorscale=[[0, "#B35806"], [0.25, "#FDB863"], [0.5, "#ffffff"], [0.75, "#B2ABD2"], [1, "#542788"]],
+            showscale=False,
+            hovertemplate="%{y}, %{x}: %{text} %, %{z:+.2f} to the first row<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    _laid_out(figure, 110 + 24 * len(names), x=as_text(x))
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure.update_xaxes(type="category", showgrid=False)
+
+
+def as_text(name: str) -> str:
+    """A name as Plotly shows it letter by letter, in one line."""
+    return html.escape(one_line(name), quote=False).replace("%", "&#37;")
+
+
+def short(name: str, length: int = _LABEL) -> str:
+    """As `as_text`, cut to a label's length."""
+    return as_text(name if len(name) <= length else f"{name[: length - 1]}…")
+
+
+def last(path: str) -> str:
+    """A setting's own name, as `as_text`."""
+    return as_text(_leaf(path))
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _add_bar(figure: go.Figure, bounds: Sequence[float], y: float, line: Mapping[str, Any], what: str) -> None:
+    name = f"{interval(bounds)}, {what}"
+    figure.add_scatter(x=list(bounds), y=[y, y], mode="lines", line=dict(line), name=name, hoverinfo="name+x")
+
+
+def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str) -> None:
+    by_step: dict[int, list[float]] = {}
+    for run in group.runs:
+        for step, value in run:
+            by_step.setdefault(step, []).append(value)
+    steps = sorted(by_step)
+    if len(group.runs) > 1:
+        edges = [_rounded(max(by_step[s])) for s in steps] + [_rounded(min(by_step[s])) for s in reversed(steps)]
+        figure.add_scatter(
+            x=[*steps, *reversed(steps)],
+            y=edges,
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.16,
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=as_text(group.name),
+        )
+    figure.add_scatter(
+        x=steps,
+        y=[_rounded(fmean(by_step[s])) for s in steps],
+        mode="lines+markers",
+        line={"color": colour, "dash": dash, "width": 2},
+        marker={"symbol": mark, "size": 6},
+        name=f"{short(group.name)} ({len(group.runs)})" if len(group.runs) > 1 else short(group.name),
+        legendgroup=as_text(group.name),
+        hovertemplate=f"{as_text(group.name)}, step %{{x}}: %{{y:.4f}}<extra></extra>",
+    )
+
+
+def _by_loss(points: Sequence[Point], objective: str) -> dict[str, Any]:
+    return {
+        "size": 12,
+        "symbol": ["square" if point.arm else "circle" for point in points],
+        "color": [_rounded(point.loss) for point in points],
+        "colorscale": "Cividis",
+        "line": {"width": 1, "color": BLACK},
+        "colorbar": {
+            "title": {"text": as_text(objective)},
+            "orientation": "h",
+            "thickness": 12,
+            "len": 0.8,
+            "nticks": 4,
+        }
+        | _UNDER,
+    }
+
+
+def _anchor(height: float) -> str:
+    return "top" if height <= 0 else "bottom" if height >= 1 else "middle"
+
+
+def _padded(values: Sequence[float], share: float) -> list[float]:
+    """A range with room at both ends."""
+    low, high = min(values), max(values)
+    room = share * (high - low) or 1e-3
+    return [low - room, high + room]
+
+
+def _rounded(value: float) -> float:
+    """Five digits are more than a figure can show."""
+    return float(f"{value:.5g}")
+
+
+def _laid_out(figure: go.Figure, height: int, x: str = "", y: str = "") -> go.Figure:
+    figure.update_layout(
+        template="none",
+        height=height,
+        autosize=True,
+        font={"family": "system-ui, sans-serif", "size": 13},
+        margin={"l": 10, "r": 10, "t": 20, "b": 10},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        dragmode=False,
+    )
+    figure.update_xaxes(title={"text": x, "standoff": 8}, automargin=True, gridcolor="#e4e4e4", zeroline=False)
+    return figure.update_yaxes(title={"text": y, "standoff": 8}, automargin=True, gridcolor="#e4e4e4", zeroline=False)

@@ -1,0 +1,54 @@
+"""What trials scored on tasks, as a section of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from sweeper.journal.budget import Common
+from sweeper.journal.events import Ask
+from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.system.markdown import number, table
+
+if TYPE_CHECKING:
+    from sweeper.spec.spec import SweepSpec
+from sweeper.journal.tasks import UNTRAINED, last, scores, task_of
+
+
+def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> str:
+    """A row a configuration: the means over its seeds. Nothing where no trial was judged. what: a trial in words."""
+    names = scores(journal)
+    groups: dict[tuple[str, str], list[TrialRecord]] = {}
+    for record in journal.trials.values():
+        if any(name in last(record) for name in names):
+            groups.setdefault((record.ask.stage, record.ask.arm or record.ask.config_hash), []).append(record)
+    if not groups:
+        return ""
+    found = {key for records in groups.values() for record in records for key in last(record)}
+    columns = [key for name in names for key in (name, f"{task_of(name)}/{UNTRAINED}") if key in found]
+    columns = list(dict.fromkeys([*columns, spec.objective]))
+    own, common = next(iter(spec.arms), None), Common.of(spec, journal.trials.values())
+
+    def order(item: tuple[tuple[str, str], Sequence[TrialRecord]]) -> tuple[bool, bool, bool, float]:
+        (stage, label), records = item
+        loss = _mean(records, spec.objective)
+        return stage == "search", not common.kept(records[0]), label != own, float("inf") if loss is None else loss
+
+    rows = []
+    for (stage, _), records in sorted(groups.items(), key=order):
+        means = [number(_mean(records, key)) for key in columns]
+        apart = "" if common.kept(records[0]) else " (budget not matched)"
+        rows.append([stage, what(records[0].ask) + apart, str(len(records)), *means])
+    text = (
+        "Means over the n seeds of a configuration, at the last step; of a score more is better. What the same "
+        f"architecture scores before it is trained is `{UNTRAINED}`: only what lies above that was learnt."
+    )
+    if any(stage == "search" for stage, _ in groups):
+        text += " Scores of the search are exploration, not a result."
+    return f"{text}\n\n{table(['stage', 'what', 'n', *columns], rows, left=('stage', 'what'))}"
+
+
+def _mean(records: Sequence[TrialRecord], metric: str) -> float | None:
+    values = [last(record)[metric] for record in records if metric in last(record)]
+    return fmean(values) if values else None

@@ -1,0 +1,215 @@
+"""Tables for other programs and for papers, `results.csv` and `table.tex`, and what a sweep cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sweeper.journal import learned, tasks
+from sweeper.journal.budget import TOKENS, Common
+from sweeper.journal.events import Ask, End, Report, Session
+from sweeper.journal.journal import AUDIT, Journal, TrialRecord
+from sweeper.journal.records import ended
+from sweeper.spec.hints import confidence
+from sweeper.system.files import one_line, printable
+from sweeper.system.secrecy import veiled
+
+if TYPE_CHECKING:
+    from sweeper.spec.spec import SweepSpec
+
+Verdict = Mapping[str, Any]
+
+_ESCAPES = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{char: f"{{{char}}}" for char in "[]*"},  # after a row's \\\\ they would be its arguments
+}
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # what spreadsheets calculate, if a cell begins so
+
+
+def results_csv(spec: SweepSpec, journal: Journal) -> str:
+    """One row a configuration and seed; losses and scores are of the last step, a share has a column of its own.
+
+    stuck: 1 of a run that did not begin to learn, where the trainable tells.
+    """
+    records = list(journal.trials.values())
+    common = Common.of(spec, records)
+    test = "test/" + spec.objective.partition("/")[2]
+    settings = [dict(flat(record.ask.params)) for record in records]
+    columns = list(dict.fromkeys(column for each in settings for column in each))
+    judged = list(dict.fromkeys([*spec.objectives[1:], *tasks.metrics(journal)]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+
+    def write(row: Sequence[Any]) -> None:
+        writer.writerow(map(_cell, row))
+
+    heads = ["stage", "trial", "arm", "seed", "state", "steps", spec.objective, test]
+    write([*heads, *columns, *judged, "masked_share", "matched", "stuck", "config_hash"])
+    for record, each in zip(records, settings, strict=True):
+        last = record.rows[-1].metrics if record.rows else {}
+        ask = record.ask
+        row = [ask.stage, ask.trial, ask.arm, ask.seed, record.state, record.step]
+        row += [last.get(spec.objective), last.get(test)]
+        row += [veiled(column, each.get(column)) for column in columns]
+        row += [last.get(key) for key in judged]
+        stuck = learned.known(spec, record)
+        row += [last.get(f"{AUDIT}rate"), int(common.same(record)), None if stuck is None else int(stuck)]
+        write([*row, ask.config_hash])
+    return text.getvalue()
+
+
+def verdict_tex(verdict: Verdict | None) -> str:
+    """The verdicts as a LaTeX table; needs the package booktabs."""
+    if verdict is None:
+        return "% No confirmation has come to a verdict.\n"
+    level = confidence(verdict["alpha"])
+    whose = ", of an arm that an earlier look settled at that look's level" if "looks" in verdict else ""
+    caption = (
+        f"Differences in {verdict['metric']} (nats) to {verdict['baseline']}, paired over seeds; negative is better. "
+        f"Intervals ({level} %{whose}) are unadjusted, p is adjusted by Holm's method."
+    )
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
+        f"\\caption{{{escape(caption)}}}",
+        "\\begin{tabular}{lrrrrl}",
+        "\\toprule",
+        f"arm & $n$ & difference & {level}\\,\\% interval & adjusted $p$ & verdict \\\\",
+        "\\midrule",
+    ]
+    for one in verdict["comparisons"]:
+        bounds = one["interval"]
+        between = "--" if bounds is None else f"$[{bounds[0]:+.4f}, {bounds[1]:+.4f}]$"
+        p = "--" if one["n"] < 2 else "$<0.0001$" if one["adjusted"] < 1e-4 else f"${one['adjusted']:.2g}$"
+        mean = "--" if one["mean"] is None else f"${nats(one['mean'])}$"
+        told = verdict.get("told", {}).get(one["arm"], one["verdict"])
+        cells = [escape(one["arm"]), str(one["n"]), mean, between, p, escape(told)]
+        lines.append(" & ".join(cells) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
+
+
+def _cell(value: Any) -> Any:
+    """A value of results.csv; text that a spreadsheet would calculate, but for numbers, has an apostrophe before it."""
+    if not isinstance(value, str | list | tuple | Mapping):
+        return value
+    text = printable(str(value))
+    return f"'{text}" if str(value).lstrip(" ").startswith(_FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX sets it, in one line."""
+    return "".join(_ESCAPES.get(char, char) for char in one_line(text))
+
+
+def nats(value: float | None) -> str:
+    """A difference with four decimals."""
+    return "-" if value is None else f"{value:+.4f}"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    return "-" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
+
+
+def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
+    """What was spent, by its name; hours that trials ran count what a killed session lost, too."""
+    records = list(journal.trials.values())
+    hours = trial_hours(journal)
+    processes, gpus = spec.resources.processes, spec.resources.gpus_per_worker
+    facts = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
+    facts["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
+    read = [_tokens(spec, record) for record in records]
+    tokens = sum(number or 0 for number in read)
+    facts["tokens read"] = "not on record" if None in read else f"{tokens:,}"
+    predicted = [record.rows[-1].metrics.get("train/predicted") for record in records if record.rows]
+    if any(predicted):
+        facts["tokens predicted"] = f"{sum(value or 0 for value in predicted):,.0f}"
+    spent: Counter[str] = Counter()
+    for record in records:
+        last = record.rows[-1].metrics if record.rows else {}
+        spent.update({key: value for key, value in last.items() if "energy" in key})  # pyright: ignore[reportArgumentType]
+    facts |= {key: f"{value:,.4g}" for key, value in spent.items()}
+    if not spent:
+        facts["energy"] = "not measured: no trial told it"
+    for stage in dict.fromkeys(record.ask.stage for record in records):
+        counts = Counter(record.state for record in records if record.ask.stage == stage)
+        facts[f"trials, {stage}"] = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    why = Counter(
+        f"{record.state}: {reason}"[:160]
+        for record in records
+        if record.state != "completed" and (reason := ended(record))
+    )
+    if why:
+        facts["why trials ended early"] = "; ".join(f"{count} × {reason}" for reason, count in why.most_common(8))
+    return facts
+
+
+def trial_hours(journal: Journal) -> float:
+    """Hours that trials were in work, over all; between sessions none is."""
+    begun: dict[str, float] = {}
+    seconds, session, last = 0.0, 0.0, 0.0
+    for event in journal.events:
+        match event:
+            case Session():
+                seconds += sum(_since(begin, last) for begin in begun.values())
+                begun, session = {}, event.time
+            case Ask():
+                begun[event.trial] = event.time
+            case Report():
+                begun.setdefault(event.trial, session)
+            case End():
+                begin = begun.pop(event.trial, session if event.state != "interrupted" else event.time)
+                seconds += _since(begin, event.time)
+        last = event.time
+    return (seconds + sum(_since(begin, last) for begin in begun.values())) / 3600
+
+
+def _wall_hours(journal: Journal) -> float:
+    """Of all sessions, from the first event of each to its last."""
+    pairs = itertools.pairwise(journal.events)
+    return sum(_since(one.time, other.time) for one, other in pairs if not isinstance(other, Session)) / 3600
+
+
+def _since(begin: float, end: float) -> float:
+    """Seconds between two moments of the wall clock; none where it was set back between them."""
+    return max(0.0, end - begin)
+
+
+def _tokens(spec: SweepSpec, record: TrialRecord) -> int | None:
+    """A trial's tokens, as it was asked for; where that is not on record, by its settings, or else the spec's own."""
+    told = (record.ask.budget or {}).get(TOKENS)
+    if type(told) is int:
+        return record.step * told
+    if spec.known is not None:
+        return None if spec.known.tokens is None else record.step * spec.known.tokens
+    try:
+        return record.step * spec.settings(record.ask.params).tokens_per_step
+    except ValueError:
+        return record.step * spec.settings(next(iter(spec.arms.values()), {})).tokens_per_step
+
+
+def flat(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings by path, a share by its part's, too."""
+    for path, value in params.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{path}.{part}", share) for part, share in value.items())
+        else:
+            yield path, value

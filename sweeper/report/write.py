@@ -1,0 +1,76 @@
+"""All that a sweep leaves to read, written into its folder: report.md, report.html, results.csv and table.tex.
+
+Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python -m sweeper.report RUN_DIR`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sweeper.journal import records, run_folders
+from sweeper.journal.journal import Journal
+from sweeper.report import sections, tables
+from sweeper.report.html import page
+from sweeper.report.sections import Outcome
+from sweeper.spec.spec import SweepSpec
+from sweeper.system import files
+from sweeper.tracking.store import store_uri
+
+
+def texts(spec: SweepSpec, journal: Journal, outcome: Outcome) -> Iterator[tuple[str, Callable[[], None]]]:
+    """(name, what writes it) of each report: as a whole or not at all, and none waits for another."""
+    made: dict[str, Callable[[], str]] = {
+        "report.md": lambda: sections.markdown(spec, journal, outcome),
+        "report.html": lambda: page.page(spec, journal, outcome, _importance(spec, journal)),
+        "results.csv": lambda: tables.results_csv(spec, journal),
+        "table.tex": lambda: tables.verdict_tex(journal.verdict()),
+    }
+    assert tuple(made) == run_folders.REPORTS
+    for name, text in made.items():
+        yield name, lambda name=name, text=text: files.put(outcome.run_dir / name, text())
+
+
+def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]:
+    """Write the reports, and say where they lie."""
+    for _, write in texts(spec, journal, outcome):
+        write()
+    return [outcome.run_dir / name for name in run_folders.REPORTS]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 done, 2 there is no run that can be read."""
+    files.standard_streams()
+    files.private()
+    files.at_home()
+    parser = files.Parser(prog="python -m sweeper.report", description="Write a run's reports anew.")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--trust-record", action="store_true", help="read a record that is not what was written")
+    try:
+        args = parser.parse_args(argv)
+        run_dir = args.run_dir.resolve()
+        if not (run_dir / "journal.jsonl").is_file():
+            raise ValueError(f"{run_dir}: there is no run, for it has no journal.jsonl")
+        spec, journal = run_folders.opened(run_dir, args.trust_record)
+        files.private(spec.shared)
+        for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):
+            files.emit(str(path))
+    except (ValueError, OSError) as error:
+        return files.refused(error)
+    return 0
+
+
+def _outcome(spec: SweepSpec, journal: Journal, run_dir: Path) -> Outcome:
+    best = records.best(spec, journal.trials.values())
+    bundle = files.inside(run_dir, "bundles", best.id) if best else run_dir
+    kept = bundle if best and bundle.is_dir() else None
+    return Outcome(run_dir=run_dir, tracking_uri=store_uri(spec, run_dir.parent), bundle=kept)
+
+
+def _importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
+    """Of the settings that a search varied; else Ray and Optuna need not load."""
+    if not spec.space:
+        return {}
+    from sweeper.search.optuna_search import importance
+
+    return importance(spec, journal)

@@ -1,0 +1,265 @@
+"""Tune's schedulers over the journal: they record what trials report, and stop what a rule of the spec stops.
+
+A rule of Ray's is asked about our trial ids and the journal's rows, one row at a time, each once. So it can be
+rebuilt: at every start it is shown the journal from the beginning, and stands where it stood when the last session
+ended, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from sweeper.journal import checkpoints, object_store
+from sweeper.journal.budget import Common
+from sweeper.journal.events import Ask, End, Report
+from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.spec import early_stopping
+from sweeper.spec.spec import SweepSpec
+from sweeper.system import faults, ray_inside
+
+
+@dataclass(frozen=True)
+class Known:
+    """A trial as Ray's rules know it: by our id."""
+
+    trial_id: str
+
+
+class Recording(FIFOScheduler):
+    """Scheduler none: what Tune tells goes into the journal, and every trial runs to its end.
+
+    Rows that the journal has already, as a restarted trial sends them, were judged when they came. `differs` is told
+    in one line of one that is not what it was.
+    """
+
+    def __init__(self, journal: Journal, run_dir: Path) -> None:
+        super().__init__()
+        self.journal, self.run_dir, self.place = journal, run_dir, object_store.of(run_dir)
+        self.differs: Callable[[str], None] = lambda line: None
+        self.free: Callable[[str], None] = lambda identity: None  # what a trial held whose process may be dead
+        self.said: Callable[[TrialRecord], dict[str, Any]] = lambda record: {}  # of one that completes
+        self._taken_up: list[Any] = []
+
+    def settle(self) -> None:
+        """Write down the ends that Tune tells nobody: it drops a trial whose process the one before has not left."""
+        for trial in self._taken_up:
+            record = self.journal.trials[trial.config["id"]]
+            if trial.status == "ERROR" and record.state == "running":
+                self._end(record, "failed", "dropped: the trial before it did not leave its process")
+        self._taken_up = [trial for trial in self._taken_up if self.journal.trials[trial.config["id"]].open]
+
+    def judge(self, identity: str, row: dict[str, Any]) -> bool:
+        """Whether a trial stops here; called once for each row of the journal, in its order."""
+        return False
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if trial not in self._taken_up:  # it comes again when it is tried again
+            self._taken_up.append(trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        record = self.journal.trials[trial.config["id"]]
+        if "fault" in result:
+            self._break_off(record, OSError(*result["fault"]))
+        for row in result["rows"]:
+            metrics = {key: value for key, value in row.items() if key != "step"}
+            seal = result.get("checkpoint") if row is result["rows"][-1] else None
+            told = {"step": row["step"], "metrics": metrics, "checkpoint": seal, "node": result.get("node")}
+            if not self.journal.append(Report(trial=record.id, **told)):
+                self._compare(record, row["step"], metrics)
+                continue
+            if self.judge(record.id, row):
+                self._stop(record)
+                return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        record = self.journal.trials[trial.config["id"]]
+        if record.open and record.rows:
+            self._end(record, "completed")
+        elif record.open:
+            self._end(record, "failed", "it ended without a report")
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Tune tells of each failure, and tries again as often as the spec's max_failures says."""
+        record = self.journal.trials[trial.config["id"]]
+        self.free(record.id)  # before it is tried again, for the same room
+        if not record.open:
+            return
+        reason = self._noted(record.id)
+        if not reason and checkpoints.no_room(self.run_dir):
+            self._break_off(record, OSError(errno.ENOSPC, "No space left on device", str(self.run_dir)))
+        reason = reason or "its process died; the machine may have run out of memory"
+        if trial.status == "ERROR" and trial.should_recover():  # the state in which Tune puts it back into its queue
+            self._end(record, "interrupted", f"tried again after {reason}")
+        else:
+            self._end(record, "failed", reason)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its arguments into a file that nothing reads."""
+        return {}
+
+    def _break_off(self, record: TrialRecord, fault: OSError) -> NoReturn:
+        """Leave a trial open that met a fault, and end the sweep, for more trials would meet it. Raises the fault."""
+        if record.open:
+            self._end(record, "interrupted", faults.line(fault))
+        raise fault
+
+    def _stop(self, record: TrialRecord) -> None:
+        self._end(record, "stopped", f"stopped by {type(self).__name__.lower()} at step {record.step}")
+
+    def _end(self, record: TrialRecord, state: Any, reason: str | None = None) -> None:
+        folder = Path("trials", record.id)
+        if self.place:
+            name = object_store.end(self.place / folder.as_posix(), record.step, self.run_dir / folder)
+        else:
+            there = checkpoints.at(self.run_dir / folder / "checkpoints", record.step)
+            name = there and f"checkpoints/{there.name}"
+        path = str(folder / name) if name else None
+        said = self.said(record) if state == "completed" else {}
+        self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path, **said))
+
+    def _compare(self, record: TrialRecord, step: int, metrics: dict[str, float]) -> None:
+        before = next((row.metrics for row in record.rows if row.step == step), metrics)
+        for key in sorted(before.keys() | metrics):
+            if before.get(key) != metrics.get(key):
+                self.differs(
+                    f"{record.id} was to repeat step {step} and does not: {key} {before.get(key)} in the journal, "
+                    f"which keeps it, {metrics.get(key)} now; another machine, or other versions?"
+                )
+                return
+
+    def _noted(self, identity: str) -> str:
+        """Why a trial failed, as it noted; nothing where it did not come to that."""
+        try:
+            if self.place:
+                (self.place / "trials" / identity / "error.txt").pull(self.run_dir / "trials" / identity / "error.txt")
+            return (self.run_dir / "trials" / identity / "error.txt").read_text("utf-8").partition("\n")[0]
+        except OSError:
+            return ""
+
+
+class Ruled(Recording):
+    """A rule of Ray's decides. At the full length nothing is stopped any more, and nothing is recorded in a rung.
+
+    The baseline, the first arm, is judged like the rest and never stopped: everything is compared with its end. A trial
+    that leaves the budget by its settings is neither judged nor a measure of others, and runs to its end.
+    """
+
+    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, rule: Any) -> None:
+        super().__init__(journal, run_dir)
+        self.steps, self.rule, self.budget = spec.steps, rule, Common.of(spec)
+        self.baseline = next(iter(spec.arms), None)
+        self._replay()
+
+    def judge(self, identity: str, row: dict[str, Any]) -> bool:
+        apart = not self.budget.free and not self.budget.foretold(self.journal.trials[identity].ask.budget)
+        if row["step"] >= self.steps or apart:
+            return False
+        stops = self.rule.on_trial_result(None, Known(identity), dict(row)) == TrialScheduler.STOP
+        arm = self.journal.trials[identity].ask.arm
+        return stops and (arm is None or arm != self.baseline)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        self.rule.on_trial_add(None, Known(trial.config["id"]))
+
+    def _replay(self) -> None:
+        """Show the rule what it has seen. A session may have ended between a report and the end that it calls for."""
+        stopped = {}
+        for event in list(self.journal.events):
+            if isinstance(event, Ask):
+                self.rule.on_trial_add(None, Known(event.trial))
+            elif isinstance(event, Report):
+                stopped[event.trial] = self.judge(event.trial, {**event.metrics, "step": event.step})
+        for identity, stop in stopped.items():
+            if stop and self.journal.trials[identity].open:
+                self._stop(self.journal.trials[identity])
+
+
+class Cutoff:
+    """Ray's cutoff of a rung, to the last bit, which Ray itself finds among all the rung's values anew: most of what
+    the driver did in a sweep of some 10,000 trials."""
+
+    def __init__(self, reduction: int) -> None:
+        self.share = (1 - 1 / reduction) * 100 / 100  # through per cent, as Ray does
+        self._sorted: defaultdict[int, list[float]] = defaultdict(list)
+
+    def __call__(self, recorded: dict[str, float]) -> float | None:
+        """Of what a rung's trials had; it only grows."""
+        values = self._sorted[id(recorded)]
+        for value in islice(reversed(recorded.values()), len(recorded) - len(values)):
+            bisect.insort(values, value)
+        if not values:
+            return None
+        place = self.share * (len(values) - 1)
+        low, part = math.floor(place), place - math.floor(place)
+        below, above = values[low], values[min(low + 1, len(values) - 1)]
+        gap = above - below
+        return above - gap * (1 - part) if part >= 0.5 else below + gap * part  # as numpy rounds
+
+
+class Halving(Ruled):
+    """Ray's ASHA. A trial is recorded in one rung at a report, the highest that it has reached: `stop_last_trials`
+    off keeps it from being judged later, by a better value, in one that it passed on the way."""
+
+    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path) -> None:
+        declared = spec.scheduler
+        assert isinstance(declared, early_stopping.Halving)
+        assert declared.first is not None
+        rule = ASHAScheduler(
+            time_attr="step",
+            metric=spec.objective,
+            mode="min",
+            max_t=spec.steps + 1,  # Tune kills a trial that reaches it
+            grace_period=declared.first,
+            reduction_factor=declared.reduction,
+            stop_last_trials=False,
+        )
+        ray_inside.bracket(rule).cutoff = Cutoff(declared.reduction)
+        super().__init__(spec, journal, run_dir, rule)
+
+    @property
+    def rungs(self) -> dict[int, dict[str, float]]:
+        """Milestone -> trial id -> the objective recorded there."""
+        return {
+            milestone: {identity: -value for identity, value in recorded.items()}
+            for milestone, recorded in ray_inside.rungs(self.rule)
+        }
+
+
+class Median(Ruled):
+    """Ray's median rule."""
+
+    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path) -> None:
+        declared = spec.scheduler
+        assert isinstance(declared, early_stopping.Median)
+        assert declared.first is not None
+        rule = MedianStoppingRule(
+            time_attr="step",
+            metric=spec.objective,
+            mode="min",
+            grace_period=declared.first,
+            min_samples_required=declared.trials,
+            min_time_slice=math.inf,  # type: ignore[arg-type]  # else it pauses trials while there are few
+        )
+        super().__init__(spec, journal, run_dir, rule)
+
+
+def scheduler(spec: SweepSpec, journal: Journal, run_dir: Path) -> Recording:
+    """The spec's scheduler, which stands where the journal ends."""
+    match spec.scheduler:
+        case early_stopping.Halving():
+            return Halving(spec, journal, run_dir)
+        case early_stopping.Median():
+            return Median(spec, journal, run_dir)
+    return Recording(journal, run_dir)

@@ -1,0 +1,59 @@
+"""Method grid: every combination of a space's values as an arm of its own. What results is method arms."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sweeper.spec.errors import Refusal
+from sweeper.spec.hints import shown
+from sweeper.spec.space import Choice, Domain, RandInt
+
+if TYPE_CHECKING:
+    from sweeper.spec.spec import SweepSpec
+from sweeper.spec.space import count_values
+
+_LONGEST = 64
+
+
+def expanded(spec: SweepSpec, settle: Callable[[Mapping[str, Any]], object]) -> SweepSpec:
+    """The spec under method arms: its own arms first, then each point of the grid that is none of them.
+
+    settle: the whole settings that some by path amount to, None if they are illegal. Raises Refusal.
+    """
+    if not spec.space:
+        raise Refusal(("space",), "is empty: grid needs one; for arms alone write search: {method: arms}")
+    values = {path: _values(path, domain) for path, domain in spec.space.items()}
+    arms, given = dict(spec.arms), [settle(arm) for arm in spec.arms.values()]
+    for number, combination in enumerate(itertools.product(*values.values()), 1):
+        point = dict(zip(values, combination, strict=True))
+        if given and (settled := settle(point)) is not None and settled in given:
+            continue
+        name = _name(list(values), combination)
+        if name in arms or len(name) > _LONGEST:
+            name = f"{name[: _LONGEST - 6]}-{number}"
+        arms[name] = point
+    count = len(arms) * len(spec.seeds.search)
+    if spec.search.trials not in (None, count):
+        counts = f"{len(arms)} arms times {len(spec.seeds.search)} search seeds is {count}"
+        raise Refusal(("search", "trials"), f"{spec.search.trials}, but {counts}; leave it out")
+    search = spec.search.model_copy(update={"method": "arms", "trials": None})
+    return spec.model_copy(update={"arms": arms, "search": search})
+
+
+def _values(path: str, domain: Domain) -> Sequence[Any]:
+    count_values(path, domain)
+    if isinstance(domain, RandInt):
+        return range(domain.low, domain.high + 1)
+    return domain.choices if isinstance(domain, Choice) else ()
+
+
+def _name(paths: Sequence[str], values: Sequence[Any]) -> str:
+    """`ema_decay_0_5-rate_0_15`: the last words of the paths with their values, of letters that a name may have."""
+    leaves = [path.rpartition(".")[2] for path in paths]
+    words = leaves if len(set(leaves)) == len(leaves) else paths
+    texts = [value if isinstance(value, str) else shown(value) for value in values]
+    text = "-".join(f"{word}_{value}" for word, value in zip(words, texts, strict=True))
+    return re.sub(r"[^A-Za-z0-9-]+", "_", text.replace("_-", "_minus")).strip("_-") or "point"

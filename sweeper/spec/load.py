@@ -1,0 +1,234 @@
+"""Whether the trainable accepts everything that a spec may ask it to run, found out before anything starts.
+
+Tried against the trainable's own Config: the base settings, every arm, every domain's corners one at a time, and all
+low and all high corners together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from sweeper.spec import ablation, early_stopping, yaml_reader
+from sweeper.spec.arms import expanded
+from sweeper.spec.errors import Refusal, SpecError, refusal, setting_paths
+from sweeper.spec.hints import key_path, nearest, nearest_path, shown
+from sweeper.spec.layers import merge_all, origin, stack
+from sweeper.spec.recorded import Known
+from sweeper.spec.settings import config_model, dumped, settings
+from sweeper.spec.spec import SweepSpec
+from sweeper.system import files, secrecy
+from sweeper.trainable import Settings, Trainable, shipped
+
+if TYPE_CHECKING:
+    pass
+
+
+def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
+    """The spec with settings and arms complete. Raises Refusal for what the trainable would not run.
+
+    outside: of a run's folder, in which the trainable must not lie.
+    """
+    try:
+        trainable = Trainable.load(spec.trainable, outside)
+    except ValueError as error:
+        raise Refusal(("trainable",), str(error)) from None
+    spec = _without_secrets(spec)
+    legal = set(setting_paths(config_model(spec)))
+    for where, path in _paths(spec):
+        if path not in legal:
+            raise Refusal((*where, path), f"the trainable has no such setting; {nearest_path(path, sorted(legal))}")
+    plain = settings(spec, {})
+    there = {*dir(type(plain)), *type(plain).model_fields}  # not asked for: some open files to answer
+    lacking = [name for name in vars(Settings) if not name.startswith("_") and name not in there]
+    if lacking:
+        raise Refusal(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
+    base = dumped(spec, {})
+    if spec.objective in trainable.at_end():
+        reason = f"{spec.objective!r} is in a run's last row alone; it can stand behind another, as in [val/loss, …]"
+        raise Refusal(("objective",), reason)
+    if spec.evaluate and trainable.check_tasks is None:
+        raise Refusal(("evaluate",), f"{spec.trainable} has no check_tasks, so it scores no tasks; leave evaluate out")
+    arms = {name: _arm(spec, name, base) for name in spec.arms}
+    if spec.search.method == "grid":
+        spec = expanded(spec.model_copy(update={"arms": arms}), lambda params: _settled(spec, params))
+        arms = spec.arms
+    if spec.ablation:
+        spec = ablation.expanded(spec.model_copy(update={"arms": arms}), trainable.expand, base)
+        arms = spec.arms
+    probed: list[Any] = []
+    for where, params in probes(spec, arms):
+        try:
+            probed.append(settings(spec, params))
+        except Refusal as error:
+            values = ", ".join(f"{path} = {shown(value)}" for path, value in params.items())
+            said = error.location == ("config",) or key_path(error.location).endswith(tuple(params))
+            raise Refusal(where, f"{values} is refused: {error.reason if said else error}") from None
+    try:
+        rule = early_stopping.placed(
+            spec.scheduler, {one.steps for one in probed}, max(one.warmup_steps for one in probed)
+        )
+    except Refusal as error:
+        raise Refusal(("scheduler", *error.location), error.reason) from None
+    if spec.search.method != "arms":
+        _refuse_twins(list(arms), probed)
+    trials = spec.search.model_copy(update={"trials": spec.search.trials or spec.total_trials or None})
+    data = base.pop("data", {})
+    done = spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials, "scheduler": rule})
+    if done.arms and not (done.total_trials or done.confirm_trials):
+        reason = "nothing would run, for no arm but the baseline keeps to its budget; budget: free compares them all"
+        raise Refusal(("arms",), reason)
+    return done
+
+
+def _without_secrets(spec: SweepSpec) -> SweepSpec:
+    """The spec with its secrets in the environment, and references to them in their place."""
+    kinds = secrecy.declared(config_model(spec))
+    for path, domain in spec.space.items():
+        if secrecy.is_secret(path, kinds) and any(isinstance(corner, str) for corner in domain.corners()):
+            raise Refusal(("space", path), "is a secret, which no search varies; give it in config")
+    try:
+        config = secrecy.taken(spec.config, "config", kinds)
+        data = secrecy.taken({"data": spec.data}, "", kinds)["data"]
+        arms = {name: secrecy.taken(arm, f"arms.{name}", kinds) for name, arm in spec.arms.items()}
+    except ValueError as error:
+        raise Refusal((), str(error)) from None
+    return spec.model_copy(update={"config": config, "data": data, "arms": arms})
+
+
+def _settled(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel | None:
+    """The trainable's Config, or None where it refuses."""
+    try:
+        return settings(spec, params)
+    except Refusal:
+        return None
+
+
+def _refuse_twins(names: list[str], settled: list[Any]) -> None:
+    """A sampler's arms are its first points, and no point is trained twice. settled: settings, those of arms first."""
+    seen: dict[str, str] = {}
+    for name, one in zip(names, settled, strict=False):
+        other = seen.setdefault(one.model_dump_json(), name)
+        if other != name:
+            raise Refusal(("arms", name), f"is the same configuration as {other}; leave one of them out")
+
+
+def _paths(spec: SweepSpec) -> Iterator[tuple[tuple[str, ...], str]]:
+    yield from ((("space",), path) for path in spec.space)
+    for name, arm in spec.arms.items():
+        yield from ((("arms", name), path) for path in arm)
+
+
+def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm's settings. A sampler's has every path of the space, from the base settings where it names none."""
+    given = spec.arms[name]
+    sampled = spec.search.method not in ("arms", "grid")
+    outside = {path: value for path, value in given.items() if path not in spec.space}
+    if sampled and outside:
+        path = next(iter(outside))
+        reason = f"is not in the space, which {spec.search.method} cannot leave; {nearest(path, spec.space)}"
+        raise Refusal(("arms", name, path), reason)
+    inside = {path: given.get(path, ablation.at(base, path)) for path in spec.space if sampled or path in given}
+    for path, value in inside.items():
+        try:
+            spec.space[path].invert(path, value)
+        except ValueError as error:
+            inherited = "" if path in given else "the arm leaves it to config, whose value is not in the space: "
+            raise Refusal(("arms", name, path), f"{inherited}{error}") from None
+    return inside | outside
+
+
+def probes(spec: SweepSpec, arms: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Where in the spec, and which settings: every arm, every corner, and all low and all high corners together."""
+    yield from ((("arms", name), arm) for name, arm in arms.items())
+    for path, domain in spec.space.items():
+        yield from ((("space", path), {path: corner}) for corner in domain.corners())
+    for end in (0, -1):
+        yield ("space",), {path: domain.corners()[end] for path, domain in spec.space.items()}
+
+
+def load(
+    path: Path | str, profile: str | None = None, sets: Iterable[str] = (), outside: Path | None = None
+) -> SweepSpec:
+    """The spec in a file, with a profile and `PATH=VALUE` settings on top. Raises SpecError.
+
+    outside: of a run's folder, from which no trainable is imported; that of the file where a record lies beside it.
+    """
+    path = Path(path)
+    if outside is None and (path.parent / "journal.jsonl").exists():
+        outside = path.parent
+        files.refuse_record_links(path)
+    try:
+        tree = yaml_reader.read(path)
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}{_neighbour(path)}") from None
+    return resolve(tree, profile, sets, str(path), outside)
+
+
+def recorded(path: Path) -> SweepSpec:
+    """The resolved spec of a run folder, as data: of what it names, nothing but what comes with sweeper is imported.
+
+    Raises SpecError for what no driver writes.
+    """
+    try:
+        if os.path.lexists(path):
+            files.refuse_links(path)  # nor a pipe, which would wait for its writer
+        spec = SweepSpec.model_validate_json(json.dumps(yaml_reader.read(path)), strict=True)
+        if spec.search.method == "grid" or spec.ablation:
+            raise ValueError("its arms are not laid out, as a run's folder has them")
+        return spec if shipped(spec.trainable) else spec.knowing(Known())
+    except ValidationError as error:
+        found = refusal(error, SweepSpec)
+    except ValueError as error:
+        found = error
+    raise SpecError(f"{path}: {found}")
+
+
+def resolve(
+    tree: Mapping[str, Any],
+    profile: str | None = None,
+    sets: Iterable[str] = (),
+    source: str = "spec",
+    outside: Path | None = None,
+) -> SweepSpec:
+    """The spec that a tree describes; `source` is how errors name it, `outside` as for `load`. Raises SpecError."""
+    try:
+        layers = stack(tree, profile, sets, source)
+    except ValueError as error:
+        raise SpecError(error) from None
+    merged = merge_all(layers)
+    try:
+        # Through JSON: there, strictness lets a list be a tuple, but no text be a number.
+        spec = SweepSpec.model_validate_json(json.dumps(merged), strict=True)
+        return completed(spec, outside).model_copy(update={"profiles": dict(tree.get("profiles") or {})})
+    except ValidationError as error:
+        found = refusal(error, SweepSpec)
+    except Refusal as error:
+        found = error
+    raise SpecError(f"{origin(layers, found.location)}: {found}") from None
+
+
+def other_baseline(path: Path, spec: SweepSpec) -> str | None:
+    """In a line, where the first arm that a file names was deleted, so that another is the baseline."""
+    try:
+        first = next(iter(yaml_reader.read(path).get("arms") or {}), None)
+    except ValueError:  # what was read once cannot be read again, as a pipe
+        return None
+    if first is None or first in spec.arms:
+        return None
+    now = next(iter(spec.arms), None)
+    becomes = f"it is {now} now" if now else "there is none now"
+    return f"the baseline changes: {first}, the first arm of {path}, is deleted; {becomes}"
+
+
+def _neighbour(path: Path) -> str:
+    """A hint at a spec of nearly that name, where there is no such file."""
+    if os.path.exists(path):  # False, too, where it cannot be seen
+        return ""
+    names = [found.name for found in path.parent.glob("*.yaml")]
+    return f"; {nearest(path.name, names)}" if names else ""

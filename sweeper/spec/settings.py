@@ -1,0 +1,91 @@
+"""The settings of a trainable that a spec asks for: read by its own Config, with secrets from the environment."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from sweeper.spec import layers
+from sweeper.spec.errors import Refusal, refusal
+from sweeper.spec.recorded import Known
+from sweeper.system import secrecy
+from sweeper.trainable import Trainable
+
+
+class Described(Protocol):
+    """What of a spec says which trainable runs, and with which settings: `SweepSpec` is one."""
+
+    @property
+    def trainable(self) -> str: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def data(self) -> Mapping[str, Any]: ...
+    @property
+    def known(self) -> Known | None: ...
+
+
+def config_model(spec: Described) -> type[BaseModel]:
+    """The trainable's Config. Raises Refusal."""
+    if spec.known is not None:
+        raise Refusal(("trainable",), f"{spec.trainable} is not imported to read a record")
+    try:
+        return Trainable.load(spec.trainable).config
+    except ValueError as error:
+        raise Refusal(("trainable",), str(error)) from None
+
+
+def settings(spec: Described, params: Mapping[str, Any]) -> BaseModel:
+    """The trainable's Config: config < data < params (by path), secrets from the environment. Raises Refusal."""
+    model = config_model(spec)
+    kinds, tree = secrecy.declared(model), _tree(spec, params)
+    try:
+        tree = secrecy.given(tree, kinds)
+    except ValueError as error:
+        raise Refusal(("config",), str(error)) from None
+    try:
+        # Through JSON: there, strictness lets a list be a tuple, but no text be a number.
+        return model.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        found = refusal(error, model)
+        secret = secrecy.is_secret(".".join(map(str, found.location)), kinds) and isinstance(_input(error), str)
+        reason = "is refused; being a secret, it is not shown" if secret else secrecy.redact(found.reason)
+        below_data = found.location[:1] == ("data",) and layers.touches(spec.data, found.location[1:2])
+        raise Refusal(found.location if below_data else ("config", *found.location), reason) from None
+    except SystemExit as error:  # an end without a word, with status 0 at that
+        raise Refusal(("trainable",), f"the Config of {spec.trainable} raised SystemExit: {error}") from None
+
+
+def _input(error: ValidationError) -> Any:
+    """What was refused first."""
+    return error.errors(include_url=False)[0]["input"]
+
+
+def dumped(spec: Described, params: Mapping[str, Any]) -> dict[str, Any]:
+    """As `settings`, but the whole as a plain tree, with references in the place of secrets."""
+    kinds = secrecy.declared(config_model(spec))
+    return secrecy.returned(settings(spec, params).model_dump(mode="json"), _tree(spec, params), kinds)
+
+
+def _tree(spec: Described, params: Mapping[str, Any]) -> dict[str, Any]:
+    model, tree = config_model(spec), copy.deepcopy(dict(spec.config))
+    if spec.data:
+        if "data" not in model.model_fields:
+            raise Refusal(("data",), f"{spec.trainable} has no data settings; leave data out")
+        below = tree.get("data")
+        tree["data"] = layers.merge(below if isinstance(below, Mapping) else {}, spec.data, ("data",))
+    for path, value in Trainable.load(spec.trainable).expand(params).items():
+        _place(tree, path.split("."), value)
+    return tree
+
+
+def _place(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        below = tree.get(key)
+        tree[key] = below if isinstance(below, dict) else {}
+        tree = tree[key]
+    tree[keys[-1]] = value

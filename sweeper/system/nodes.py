@@ -1,0 +1,137 @@
+"""What nodes hold and how many trials fit on them, found without Ray."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+OBJECT_STORE_BYTES = 256 * 2**20  # nothing but configurations and rows of metrics goes through it
+Node = Mapping[str, float]
+
+
+class NotStarted(RuntimeError):
+    """Ray did not start, or the cluster to be joined does not answer; in one line, with what to do."""
+
+
+class Lost(RuntimeError):
+    """Ray is gone in mid-sweep; in one line."""
+
+
+class NotShared(ValueError):
+    """A node does not see the storage; in one line."""
+
+
+class NoRoom(ValueError):
+    """Not even one trial fits; in one line, with the setting that would."""
+
+
+class Needs(Protocol):
+    """What one trial holds, as a spec's `resources` say it."""
+
+    @property
+    def workers(self) -> int: ...
+    @property
+    def cpus_per_worker(self) -> int: ...
+    @property
+    def gpus_per_worker(self) -> float: ...
+    @property
+    def accelerator(self) -> str | None: ...
+
+
+def configured() -> bool:
+    """Whether a running cluster is to be joined; a submitted job finds its own here, too."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def submitted() -> bool:
+    """Whether this process is a submitted job's driver, whose working folder is temporary."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def this_machine() -> Node:
+    """CPUs and GPUs that this process may use, found without importing anything heavy."""
+    return {"CPU": max(1, min(len(os.sched_getaffinity(0)), _quota())), "GPU": _gpus()}
+
+
+def max_concurrent(needs: Needs, nodes: Sequence[Node]) -> int:
+    """How many trials fit at once. Raises NoRoom where not even one does.
+
+    A worker does not span nodes; a trial's workers may.
+    """
+    each, processes, right = held(needs), max(1, needs.workers), _right(needs, nodes)
+    places = sum(_places(node, each) for node in right)
+    if places >= processes:
+        return places // processes
+    raise NoRoom(f"resources: {lacking(needs, nodes)}: {_fitting(places, right, each) if right else _types(nodes)}")
+
+
+def lacking(needs: Needs, nodes: Sequence[Node]) -> str:
+    """What a trial needs and what there is, in one line; nothing where one fits."""
+    each, processes, right = held(needs), max(1, needs.workers), _right(needs, nodes)
+    if sum(_places(node, each) for node in right) >= processes:
+        return ""
+    have = {kind: sum(node.get(kind, 0) for node in right) for kind in each}
+    wanted = " and ".join(f"{processes * value:g} {kind}" for kind, value in each.items() if value)
+    found = " and ".join(f"{have[kind]:g} {kind}" for kind, value in each.items() if value)
+    where = f" on nodes of type {needs.accelerator}" if needs.accelerator else ""
+    return f"a trial needs {wanted}{where}, there are {found}"
+
+
+def of_type(needs: Needs) -> dict[str, float]:
+    """What keeps a trial to nodes of the type that it wants: a little of what only those have."""
+    return {f"accelerator_type:{needs.accelerator}": 0.001} if needs.accelerator else {}
+
+
+def _right(needs: Needs, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes that may hold a trial's workers."""
+    return [node for node in nodes if of_type(needs).keys() <= node.keys()]
+
+
+def _types(nodes: Sequence[Node]) -> str:
+    """What may be asked for instead of a type that no node is of."""
+    there = {name.partition(":")[2] for node in nodes for name in node if name.startswith("accelerator_type:")}
+    return f"set resources.accelerator to {' or '.join(sorted(there))}" if there else "leave resources.accelerator out"
+
+
+def held(needs: Needs) -> dict[str, float]:
+    """What one worker holds."""
+    return {"CPU": needs.cpus_per_worker, "GPU": needs.gpus_per_worker}
+
+
+def _places(node: Node, each: Mapping[str, float]) -> int:
+    """Workers that fit on a node; the small term makes ten tenths one."""
+    return min(math.floor(node.get(kind, 0) / value + 1e-9) for kind, value in each.items() if value)
+
+
+def _fitting(places: int, nodes: Sequence[Node], each: Mapping[str, float]) -> str:
+    if places:
+        return f"set resources.workers to {places}" if places > 1 else "set resources.workers to 1 or 0"
+    for kind, value in each.items():
+        most = max((node.get(kind, 0) for node in nodes), default=0)
+        if value and most < value:
+            return f"set resources.{kind.lower()}s_per_worker to {most:g}{' or less' * (most > 1)}"
+    return "no node has both; lower one of resources.cpus_per_worker and resources.gpus_per_worker"
+
+
+def _quota() -> int:
+    """CPUs that the control group allows (cgroup v2), as containers set it."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("utf-8").split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return sys.maxsize
+
+
+def _gpus() -> int:
+    """NVIDIA devices that the driver shows, less those that CUDA_VISIBLE_DEVICES hides.
+
+    Two places tell: device files are made at first use on bare metal, and a sandbox may hide the driver's own list.
+    """
+    places = Path("/proc/driver/nvidia/gpus").glob("*"), Path("/dev").glob("nvidia[0-9]*")
+    count = max(sum(1 for _ in place) for place in places)
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return count if chosen is None else min(count, len([name for name in chosen.split(",") if name not in ("", "-1")]))

@@ -1,0 +1,217 @@
+"""The tracking store: where it lies, what it holds, and single calls to it.
+
+A call is tried once and raises what mlflow raises: who delivers tries again, and who asks is told in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from sweeper.system import files
+from sweeper.system.secrecy import redact
+from sweeper.tracking.trial_runs import cut, cut_tags, milliseconds, name, utc
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from sweeper.journal.journal import Journal
+    from sweeper.spec.spec import SweepSpec
+
+CHAMPION = "champion"
+RUN_ID, DIGEST = "sweeper.run_id", "sweeper.digest"
+# One attempt a call, soon given up: the tracker retries, and mlflow's own way takes minutes. Nothing on stdout.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what it says of a failed call is said in a line here
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def identity(journal: Journal, run_dir: Path) -> dict[str, str]:
+    """The tags that name this run's own runs in a store; none before it has any.
+
+    By its id, whatever its folder is called. A run that an earlier version began has none, and goes by the folder.
+    """
+    if journal.run:
+        return {RUN_ID: journal.run}
+    return named(journal, run_dir) if journal.events else {}
+
+
+def named(journal: Journal, run_dir: Path) -> dict[str, str]:
+    """For people: the run's folder, and when it began."""
+    return {"sweeper.run": run_dir.name, "sweeper.begun": utc(journal.events[0].time)}
+
+
+def store_uri(spec: SweepSpec, storage: Path) -> str:
+    """The tracking store: the spec's, else that of MLFLOW_TRACKING_URI, else a SQLite file in the storage folder."""
+    return spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(storage.resolve() / "mlflow.db")
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of a SQLite file, quoted as SQLAlchemy reads it: `%2F`, `?` and `#` may be part of a name.
+
+    Where there is something to quote it names the driver, or else MLflow makes a folder of the quoted name.
+    """
+    quoted = quote(str(path))
+    return f"sqlite:///{quoted}" if quoted == str(path) else f"sqlite+pysqlite:///{quoted}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store, None for any other store."""
+    found = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
+    return Path(unquote(found[1])) if found else None
+
+
+def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
+    """The runs with these tags in all experiments of a store, the newest first, some `most` of them.
+
+    None of a SQLite file that is not there. Raises ValueError, in one line, where the store is not to be had.
+    """
+    if _new(uri):
+        return []
+    configure()
+    try:
+        client = connection(uri)
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        return runs(client, experiments, tags, "DESC", most)
+    except Exception as error:  # whatever a store, or its server, comes up with
+        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {line(error)}") from error
+
+
+def champion(uri: str, model: str) -> dict[str, str] | None:
+    """The tags of the version `champion` of a model, if there is one. Raises ValueError as `found`."""
+    if _new(uri):
+        return None
+    configure()
+    try:
+        client = connection(uri)
+        aliases = [entry.aliases for entry in client.search_registered_models(f"name = '{model}'")]
+        if not any(CHAMPION in entry for entry in aliases):
+            return None
+        return dict(client.get_model_version_by_alias(model, CHAMPION).tags)
+    except Exception as error:  # whatever a store, or its server, comes up with
+        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {line(error)}") from error
+
+
+def configure() -> None:
+    """Set what people have not set otherwise; before mlflow is imported."""
+    for setting, value in _SETTINGS.items():
+        os.environ.setdefault(setting, value)
+
+
+def connection(uri: str) -> MlflowClient:
+    """A client of the store; importing mlflow takes seconds, and so does making a new SQLite file."""
+    from mlflow import MlflowClient
+
+    if path := _new(uri):
+        _make(path)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _new(uri: str) -> Path | None:
+    """The file of a SQLite store that is not there yet."""
+    path = sqlite_file(uri)
+    return path if path and not path.exists() else None
+
+
+def _make(path: Path) -> None:
+    """Make a SQLite file aside and put it in its place: killed in the middle, mlflow leaves one that it cannot open.
+
+    Of two processes that do so at once, the first one's stays.
+    """
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        aside = Path(folder, path.name)
+        MlflowClient(tracking_uri=sqlite_uri(aside)).search_experiments(max_results=1)
+        aside.chmod(files.mode())  # SQLite gives the group nothing to write
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.rename(aside, path)
+
+
+def experiment(client: MlflowClient, title: str, uri: str, storage: Path) -> str:
+    """The id of the experiment of that name. A server decides itself where artifacts go; a database does not."""
+    known = client.get_experiment_by_name(title)
+    if known is None:
+        local = re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri)
+        return client.create_experiment(title, (storage.resolve() / "mlartifacts").as_uri() if local else None)
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return str(known.experiment_id)
+
+
+def runs(
+    client: MlflowClient, experiments: list[str], tags: Mapping[str, str], order: str, most: float = float("inf")
+) -> list[Run]:
+    """Runs by their tags, page by page, in the order of their start."""
+    text = " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items() if _quoted(value))
+    listed: list[Run] = []
+    token = None
+    while len(listed) < most:
+        page = client.search_runs(
+            experiments, text, max_results=1000, order_by=[f"attributes.start_time {order}"], page_token=token
+        )
+        listed += [run for run in page if tags.items() <= run.data.tags.items()]
+        token = page.token
+        if not token:
+            break
+    return listed
+
+
+def _quoted(value: str) -> str | None:
+    """A value in MLflow's filter, which has no escape; None of one with both quotes, which is compared here."""
+    return next((f"{mark}{value}{mark}" for mark in ("'", '"') if mark not in value), None)
+
+
+def log(
+    client: MlflowClient,
+    run_id: str | None,
+    *,
+    metrics: Mapping[tuple[str, int, float], float] | None = None,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """One call. metrics: (key, step, time in s) -> value; sent twice they are stored once."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    client.log_batch(
+        str(run_id),
+        [Metric(name(key), value, milliseconds(at), step) for (key, step, at), value in (metrics or {}).items()],
+        [Param(name(key), value) for key, value in (params or {}).items()],
+        [RunTag(key, value) for key, value in cut_tags(tags or {}).items()],
+    )
+
+
+def unless_there(create: Callable[[], object]) -> None:
+    """Create what may be there already."""
+    try:
+        create()
+    except Exception as error:
+        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def refuses(error: Exception) -> bool:
+    """Whether the store said no for good, rather than not now."""
+    status = getattr(error, "get_http_status_code", None)
+    return status is not None and status() in (400, 404, 409)
+
+
+def line(error: Exception) -> str:
+    """An error in one line that tells no secret."""
+    return cut(" ".join(redact(f"{type(error).__name__}: {error}").split()), 200)

@@ -1,0 +1,370 @@
+"""MLflow as a projection of the journal: a thread that follows it, and the model registry.
+
+One parent run a sweep, one child a trial, found again by their tags, so that a second driver continues the runs of
+the first. Training never waits for the server: what cannot be delivered stays in the journal for `--resume`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.journal import checkpoints, learned
+from sweeper.journal.events import Ask, End, Event, Report, Session
+from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.journal.records import fingerprints
+from sweeper.journal.run_folders import REPORTS
+from sweeper.system import files
+from sweeper.system.secrecy import redact
+from sweeper.tracking import store
+from sweeper.tracking.artifacts import SMALL_S, Artifacts
+from sweeper.tracking.trial_runs import LACKS, STATUS, Child, cut_tags, milliseconds, note, session_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from sweeper.spec.spec import SweepSpec
+
+POLL_S = 0.5
+BACKOFF_S = 5.0
+DRAIN_S = 30.0
+PATIENCE_S = 5.0
+ALIAS = "candidate"
+
+
+@dataclass(frozen=True)
+class Crowned:
+    """The run whose bundle becomes the champion, and what its version's tags say of the verdict."""
+
+    trial: TrialRecord
+    bundle: Path
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Close:
+    status: str
+    best: TrialRecord | None
+    bundle: Path | None
+    deadline: float
+    crowned: Crowned | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Tracker:
+    """Follows a journal into MLflow from a thread of its own.
+
+    tags: further tags of every run, such as a data fingerprint. say: called with one line when something is amiss.
+    experiment, parent_run_id and run_ids (of trials) tell where things went; the last two fill as they are known.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        spec: SweepSpec,
+        run_dir: Path,
+        uri: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.experiment = spec.name
+        self.parent_run_id: str | None = None
+        self.run_ids: dict[str, str] = {}
+        self._journal, self._spec, self._run_dir, self._uri = journal, spec, run_dir, uri
+        self._tags = dict(tags or {})
+        self._say = say or files.say
+        self._cursor = 0
+        self._session: Session | None = None
+        self._described: Session | None = None
+        self._children: dict[str, Child] = {}
+        self._behind: dict[str, Child] = {}  # those of which something may have to be delivered
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._artifacts = Artifacts(self.experiment, self._say)
+        self._spec_stored = False
+        self._closing: _Close | None = None
+        self._closed = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow. Returns at once: importing mlflow and making a new database take seconds, in the thread."""
+        store.configure()
+        self._thread.start()
+
+    def close(
+        self,
+        status: str,
+        best: TrialRecord | None,
+        bundle: Path | None,
+        drain_s: float = DRAIN_S,
+        *,
+        crowned: Crowned | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> int:
+        """Deliver what is left, end the runs, register the bundles; give up after `drain_s` seconds.
+
+        status: completed, interrupted or failed, of the sweep. tags: further ones of the parent run. Returns how many
+        events are left, after saying so.
+        """
+        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s, crowned, dict(tags or {}))
+        self._wake.set()
+        self._thread.join(drain_s)
+        left = sum(child.left for child in self._children.values()) + len(self._unread()) + (not self._closed)
+        if left:
+            self._say(
+                f"MLflow ({redact(self._uri)}) lacks {left} event{'s'[left == 1 :]}: --resume delivers what is left"
+            )
+        return left
+
+    def register(
+        self, bundle: Path, trial: TrialRecord, alias: str = ALIAS, more: Mapping[str, str] | None = None
+    ) -> str | None:
+        """Log the bundle with the trial's run and make it the version `alias` of the model named like the sweep.
+
+        Returns the version, None where the bundle cannot be stored. A run is registered once: a second call finds the
+        version and moves the alias to it.
+        """
+        client, model, run_id = self._client, self._spec.name, self.run_ids[trial.id]
+        assert client is not None
+        known = [found for found in client.search_model_versions(f"run_id = '{run_id}'") if found.name == model]
+        if known:
+            version = str(max(int(found.version) for found in known))
+            for key, value in cut_tags(more or {}).items():
+                client.set_model_version_tag(model, version, key, value)
+        else:
+            send = partial(client.log_artifacts, run_id, str(bundle), "bundle")
+            if not self._artifacts.put(client, send, self._most(), source=bundle):
+                return None
+            store.unless_there(lambda: client.create_registered_model(model, description=note(self._spec.question)))
+            tags = {
+                **self._identity(),
+                "sweeper.trial": trial.id,
+                "sweeper.score": repr(trial.score(self._spec.objective)),
+                "sweeper.spec_hash": self._spec.spec_hash,
+                "sweeper.config_hash": trial.ask.config_hash,
+                **fingerprints(bundle),
+                **cut_tags(more or {}),
+            }
+            source = f"runs:/{run_id}/bundle"
+            version = str(client.create_model_version(model, source, run_id, tags=tags, await_creation_for=0).version)
+        client.set_registered_model_alias(model, alias, version)
+        return version
+
+    def _follow(self) -> None:
+        failures = 0
+        while True:
+            closing = self._closing  # read before the events: what was appended before close() is then delivered
+            try:
+                self._pass(closing)
+            except Exception as error:  # whatever happens here, training goes on
+                self._client = None  # whether the last call arrived is unknown: look at the store anew
+                failures += 1
+                if failures == 2:
+                    self._say(f"MLflow ({redact(self._uri)}) is not to be had, training goes on: {store.line(error)}")
+                if closing and (time.monotonic() > closing.deadline or (failures > 1 and store.refuses(error))):
+                    return
+            else:
+                if failures > 1:
+                    self._say("MLflow answers again")
+                failures = 0
+                if closing:
+                    self._closed = True
+                    return
+            self._wake.wait(min(BACKOFF_S, POLL_S * 2 ** min(failures, 10)))
+            self._wake.clear()
+
+    def _pass(self, closing: _Close | None) -> None:
+        """Deliver everything that is new. Raises what the store raises; safe to repeat from any point."""
+        self._read()
+        if not self._journal.begun:  # what no driver worked on has no run in the store
+            return
+        if self._client is None:
+            self._client = self._connect()
+        for identity, child in list(self._behind.items()):
+            if child.left and not child.refused:
+                self._unless_refused(f"the run of {identity}", lambda child=child: self._send(child), child)
+            if child.refused or not child.left:
+                del self._behind[identity]
+        self._describe_sweep(self._client)
+        if closing:
+            self._finish(self._client, closing)
+
+    def _unread(self) -> list[Event]:
+        return self._journal.events[self._cursor :]
+
+    def _read(self) -> None:
+        for event in self._unread():
+            match event:
+                case Session():
+                    self._session = event
+                case Ask():
+                    self._behind[event.trial] = self._children[event.trial] = Child(event, self._session)
+                case Report() | End():
+                    self._behind[event.trial] = self._children[event.trial]
+                    self._behind[event.trial].take(event)
+                case _:
+                    pass
+            self._cursor += 1
+
+    def _connect(self) -> MlflowClient:
+        """Experiment and parent run, found or made; the children that exist, with what they already have."""
+        client = store.connection(self._uri)
+        self._experiment_id = store.experiment(client, self.experiment, self._uri, self._run_dir.parent)
+        if not self.parent_run_id:
+            runs = self._search(client, "sweep")
+            run = runs[0] if runs else self._create(client, "sweep", self._run_dir.name, self._journal.events[0].time)
+            if run.info.status != "RUNNING":
+                client.update_run(run.info.run_id, "RUNNING")
+            self.parent_run_id = run.info.run_id
+        for run in reversed(self._search(client, "trial")):
+            child = self._children.get(run.data.tags["sweeper.trial"])
+            if child:
+                child.found(run.info.run_id, run.info.status, run.data.tags, bool(run.data.params))
+                self.run_ids[child.ask.trial] = run.info.run_id
+        return client
+
+    def _identity(self) -> dict[str, str]:
+        """Names this run among all in a store, for the tracker and for people."""
+        return store.identity(self._journal, self._run_dir) | store.named(self._journal, self._run_dir)
+
+    def _digest(self) -> dict[str, str]:
+        """The record as far as it has been read: a copy that lacks this line is stale (`ledger.refuse_stale`)."""
+        read = self._journal.digests[self._cursor - 1] if self._cursor else ""
+        return {store.DIGEST: read} if read else {}
+
+    def _search(self, client: MlflowClient, kind: str) -> list[Run]:
+        """The runs of this sweep, oldest first."""
+        tags = {"sweeper.kind": kind, **store.identity(self._journal, self._run_dir)}
+        return store.runs(client, [self._experiment_id], tags, "ASC")
+
+    def _create(
+        self, client: MlflowClient, kind: str, run_name: str, begin: float, tags: Mapping[str, str] | None = None
+    ) -> Run:
+        own = {"sweeper.kind": kind, "sweeper.spec_hash": self._spec.spec_hash, **self._identity(), **self._tags}
+        own["sweeper.trainable"] = self._spec.trainable
+        return client.create_run(self._experiment_id, milliseconds(begin), cut_tags({**own, **(tags or {})}), run_name)
+
+    def _describe_sweep(self, client: MlflowClient) -> None:
+        """Tags and spec of the parent run, for each driver's session anew."""
+        session = self._session
+        if session is None or session is self._described:
+            return
+        tags = {**session_tags(session), "sweeper.machine": json.dumps(session.machine, default=str)}
+        tags |= {**self._identity(), **self._digest(), "mlflow.runName": self._run_dir.name}
+        tags |= {"sweeper.doubt": " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
+        tags |= {"mlflow.note.content": note(self._spec.question), "sweeper.profile": self._spec.profile or "none"}
+        store.log(client, self.parent_run_id, tags=tags)
+        self._store_spec(client)
+        self._described = session
+
+    def _store_spec(self, client: MlflowClient) -> None:
+        parent, text = str(self.parent_run_id), redact(self._spec.to_yaml())
+        self._spec_stored = self._artifacts.put(client, lambda: client.log_text(parent, text, "spec.yaml"))
+
+    def _store_analysis(self, client: MlflowClient, child: Child) -> None:
+        """Have the files that a trial ended with in MLflow, or a tag there which says that they lack."""
+        run_id, end = str(child.run_id), self._journal.trials[child.ask.trial].end
+        try:
+            bundle = checkpoints.bundle(self._run_dir, end.checkpoint) if end else None
+        except files.Unsafe as error:
+            return self._say(f"{error}; MLflow lacks it")
+        if bundle is None or not (folder := bundle / "analysis").is_dir():
+            return None
+        send = partial(client.log_artifacts, run_id, str(folder), "analysis")
+        stored = self._artifacts.put(client, send, source=folder)
+        if not stored and not child.lacks:
+            store.log(client, run_id, tags={LACKS: folder.name})
+        if stored and child.lacks:
+            client.delete_tag(run_id, LACKS)
+        child.lacks = not stored
+
+    def _most(self) -> float:
+        """Seconds that a large upload may take."""
+        return max(1.0, self._closing.deadline - time.monotonic() - 1) if self._closing else SMALL_S
+
+    def _unless_refused(self, what: str, call: Callable[[], object], child: Child | None = None) -> None:
+        """Set aside, for this session, what the store refuses for good: the rest goes on."""
+        try:
+            call()
+        except Exception as error:
+            if not store.refuses(error):
+                raise
+            self._say(f"MLflow refuses {what}: {store.line(error)}")
+            if child:
+                child.refused = True
+
+    def _send(self, child: Child) -> None:
+        client = self._client
+        assert client is not None
+        if child.run_id is None:
+            tags = {"mlflow.parentRunId": str(self.parent_run_id), **child.tags(), **self._digest()}
+            run = self._create(client, "trial", child.ask.trial, child.ask.time, tags)
+            child.run_id = self.run_ids[child.ask.trial] = run.info.run_id
+        if child.reports and not child.running:
+            client.update_run(child.run_id, "RUNNING")
+            store.log(client, child.run_id, tags={"sweeper.state": "running", "sweeper.reason": ""})
+            child.running = True
+        if child.expects_more and not self._closing and time.monotonic() - child.since < PATIENCE_S:
+            return  # its parameters travel with its first report, if that is near: a call less a trial
+        while child.left:
+            batch, tags = child.batch()
+            tags |= self._digest() if tags else {}
+            if tags and (words := learned.stuck(self._spec, self._journal.trials[child.ask.trial])):
+                tags |= {learned.STUCK: words}
+            rows = {(key, report.step, report.time): value for report in batch for key, value in report.metrics.items()}
+            params = {} if child.described else child.params()
+            store.log(client, child.run_id, metrics=rows, params=params, tags=tags)
+            child.described = True
+            child.step = batch[-1].step if batch else child.step
+            del child.reports[: len(batch)]
+            if child.end and not child.reports:
+                self._store_analysis(client, child)
+                client.set_terminated(child.run_id, STATUS[child.end.state], milliseconds(child.end.time))
+                child.running, child.end = False, None
+
+    def _finish(self, client: MlflowClient, closing: _Close) -> None:
+        """End what still runs as interrupted, then the sweep; last its files, for where they go may be out of reach."""
+        for child in self._children.values():
+            if child.running and not child.refused:
+                child.end = End(trial=child.ask.trial, state="interrupted", time=self._journal.events[-1].time)
+                self._unless_refused(f"the run of {child.ask.trial}", lambda child=child: self._send(child), child)
+        parent, best = str(self.parent_run_id), closing.best
+        score = best.score(self._spec.objective) if best else None
+        if best and score is not None:
+            row = {(f"best/{self._spec.objective}", best.step, best.rows[-1].time): score}
+            store.log(client, parent, metrics=row, tags={"sweeper.best": best.id, "sweeper.best_score": repr(score)})
+        store.log(client, parent, tags={"sweeper.state": closing.status, **self._digest(), **closing.tags})
+        client.set_terminated(parent, STATUS[closing.status])
+        self._artifacts.out = False
+        self._store_rest(client, parent)
+        self._register(closing)
+
+    def _store_rest(self, client: MlflowClient, parent: str) -> None:
+        """The reports, and what could not be stored before."""
+        if not self._spec_stored:
+            self._store_spec(client)
+        for child in self._children.values():
+            if child.lacks and child.run_id and not child.refused:
+                self._store_analysis(client, child)
+        for path in (self._run_dir / file for file in REPORTS):
+            if path.exists():
+                self._artifacts.put(client, partial(client.log_artifact, parent, str(path)), source=path)
+
+    def _register(self, closing: _Close) -> None:
+        best, bundle, crowned = closing.best, closing.bundle, closing.crowned
+        if best and bundle and best.id in self.run_ids:
+            more = {key: text for key, text in closing.tags.items() if key == learned.TAG}
+            self._unless_refused("the bundle", lambda: self.register(bundle, best, more=more))
+        crowned = closing.crowned
+        if crowned and crowned.trial.id in self.run_ids:
+            register = partial(self.register, crowned.bundle, crowned.trial, store.CHAMPION, crowned.tags)
+            self._unless_refused("the champion", register)

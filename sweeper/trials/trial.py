@@ -1,0 +1,282 @@
+"""One trial: what Tune calls, in this process or as the driver of a Ray Train worker group.
+
+Both ways give the trainable the same context. A row of metrics leaves a trial only once the checkpoint that belongs
+to it is on disk. What Tune carries is `{"rows": [row, ...], "checkpoint": seal, "node": address}`: one row, or after a
+restart every row that the checkpoint remembers, since workers run ahead of the driver and the journal may lack some.
+A trial that meets a fault (`faults`) sends it before it fails: `"fault": [errno, what the system says, file]`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import train, tune
+from ray.util import get_node_ip_address
+
+from sweeper.journal import checkpoints, object_store
+from sweeper.journal.object_store import Remote
+from sweeper.spec.hints import nearest
+from sweeper.system import faults, files, secrecy
+from sweeper.trainable import Trainable, TrainContext
+
+ERROR = "error.txt"
+LARGEST = 1e300  # of a metric: sums of several are finite, too
+
+Send = Callable[[dict[str, Any]], None]
+
+
+class PeerLost(RuntimeError):
+    """Another rank is gone. Not this one's fault, so it is not what a trial is noted to have failed of."""
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """`context.report` of rank 0: refuses what is not finite, stores the checkpoint, then sends the row.
+
+    place: of the trial in an object store, where checkpoints are then stored as well. last: the row reported last, of
+    an earlier try at first.
+    """
+
+    folder: Path
+    objective: str
+    mark: str
+    send: Send
+    place: Remote | None = None
+    last: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        step = int(metrics["step"])
+        row: dict[str, Any] = {**{key: float(value) for key, value in metrics.items()}, "step": step}
+        seal = None
+        try:
+            self._check(row, step)
+            if checkpoint is not None:
+                stored = checkpoints.store(self.folder / "checkpoints", checkpoint, step, self.mark)
+                seal = checkpoints.seal(stored)
+                if self.place:
+                    object_store.push_checkpoint(self.place, stored)
+        finally:
+            if checkpoint is not None:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        self.send(_message([row], seal))
+        self.last.clear()
+        self.last.update(row)
+
+    def refuse_without(self, objectives: Iterable[str]) -> None:
+        """Raises ValueError, in one line, where the last row lacks one of these: scores come with that row alone."""
+        for name in objectives:
+            if name not in self.last:
+                raise ValueError(f"objective {name!r} is not in the last row; {nearest(name, sorted(self.last))}")
+
+    def _check(self, row: Mapping[str, float], step: int) -> None:
+        if self.objective not in row:
+            raise ValueError(f"objective {self.objective!r} is not among what is reported: {', '.join(sorted(row))}")
+        for key, value in row.items():
+            if not abs(value) < LARGEST:  # nor NaN
+                raise RuntimeError(f"diverged: {key} is {value:g} at step {step}")
+
+
+def run(task: dict[str, Any]) -> None:
+    """What Tune calls. task: plain data, the sweep's (`sweep.shared`) and the trial's own (`JournalSearch.suggest`).
+
+    A failure leaves `error.txt` in the trial's folder, its reason in the first line, for the driver and for people.
+    """
+    files.private(task["shared"])
+    try:
+        with files.temporary(), _noted(task):
+            _begin(task)
+            if task["workers"]:
+                from sweeper.trials import worker_group
+
+                worker_group.run(_worker, task)
+            else:
+                device = "cuda:0" if task["gpus_per_worker"] else "cpu"
+                _train(task, lambda message: tune.report(message | _here()), device=device)
+    except Exception as error:
+        if fault := faults.of(error):
+            tune.report({"rows": [], "checkpoint": None, "fault": [fault.errno, fault.strerror, fault.filename]})
+        raise
+
+
+def _begin(task: Mapping[str, Any]) -> None:
+    """Take away what an earlier try left: its error, and what Ray would go on from."""
+    if place := _place(task):
+        (place / ERROR).delete()
+        (Remote(task["scratch"]) / task["id"]).delete()
+        return
+    _home(task).mkdir(parents=True, exist_ok=True)
+    (_home(task) / ERROR).unlink(missing_ok=True)
+    shutil.rmtree(Path(task["scratch"]) / task["id"], ignore_errors=True)
+
+
+def _home(task: Mapping[str, Any]) -> Path:
+    """The folder of a trial, where all nodes see it. Raises files.Unsafe where a record leads out of its own folder."""
+    return files.inside(Path(task["run_dir"]), "trials", task["id"])
+
+
+def _place(task: Mapping[str, Any]) -> Remote | None:
+    """Where the trial lies in an object store, if the run does."""
+    return Remote(task["remote"]) / "trials" / task["id"] if task["remote"] else None
+
+
+@contextlib.contextmanager
+def _folder(task: Mapping[str, Any], place: Remote | None) -> Iterator[Path]:
+    """The trial's folder; in an object store's stead one on this node, with the checkpoints from there."""
+    if place is None:
+        yield _home(task)
+        return
+    with tempfile.TemporaryDirectory(prefix="trial-") as name:
+        (place / "checkpoints").pull(Path(name, "checkpoints"))
+        yield Path(name)
+
+
+def _worker(task: dict[str, Any]) -> None:
+    """One rank of a worker group."""
+
+    context = train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    ranks: dict[str, Any] = {"rank": rank, "world_size": world_size, "device": _device(task)}
+    if world_size > 1:
+        ranks["all_reduce"] = _all_reduce
+    files.private(task["shared"])
+    with files.temporary(), _noted(task):
+        _train(task, lambda message: train.report(message | _here()), **ranks)
+
+
+def _device(task: Mapping[str, Any]) -> str:
+    if not task["gpus_per_worker"]:
+        return "cpu"
+    from ray.train.torch import get_device
+
+    return str(get_device())
+
+
+def _here() -> dict[str, str]:
+    return {"node": get_node_ip_address()}
+
+
+def _message(rows: list[dict[str, Any]], seal: str | None = None) -> dict[str, Any]:
+    return {"rows": rows, "checkpoint": seal}
+
+
+def _all_reduce(tensor: Any) -> None:
+    """Sum over the ranks. Raises PeerLost where one does not answer."""
+    from torch import distributed
+
+    try:
+        distributed.all_reduce(tensor)
+    except RuntimeError as error:
+        raise PeerLost(f"another worker is gone: {error}") from error
+
+
+def _train(task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
+    """Run the trainable from the newest checkpoint that verifies, if there is one."""
+    import torch
+
+    torch.set_num_threads(task["cpus_per_worker"])
+    with contextlib.suppress(OSError):  # a node of a joined cluster may have no such folder
+        os.chdir(task["cwd"])  # relative paths in a spec are the driver's
+    place = _place(task)
+    stops: list[BaseException] = []
+
+    def sending(message: dict[str, Any]) -> None:
+        try:
+            send(message)
+        except BaseException as stop:
+            stops.append(stop)  # Tune stops a trial by what it raises where a row is sent
+            raise
+
+    with _folder(task, place) as folder:
+        try:
+            _train_in(folder, place, task, sending, **ranks)
+        except BaseException as error:
+            if error in stops or (isinstance(error, Exception) and not isinstance(error, StopIteration)):
+                raise
+            # Tune takes these for an orderly end, and a trial for complete that never was.
+            raise RuntimeError(f"the trainable left by {reason(error)}") from error
+
+
+def _train_in(folder: Path, place: Remote | None, task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
+    import torch
+
+    mark = checkpoints.owner(task["trainable"], task["id"], task["seed"], task["config"])
+    restore_from, _ = checkpoints.newest(folder / "checkpoints", mark, task["known"])
+    reporter = Reporter(folder, task["objective"], mark, send, place)
+    if restore_from is not None:
+        rows = checkpoints.history(restore_from)
+        send(_message(rows, checkpoints.seal(restore_from)))
+        reporter.last.update(rows[-1])
+    trainable = Trainable.load(task["trainable"], outside=Path(task["run_dir"]))
+    # Ray Train waits until every rank has reported, and keeps what rank 0 did.
+    report = (lambda *_: send(_message([]))) if ranks.get("rank") else reporter
+    asked = {"seed": task["seed"], "test": task["test"], "evaluate": task["evaluate"]}
+    context = TrainContext(report, restore_from=restore_from, **asked, **ranks)
+    config = trainable.config.model_validate(secrecy.given(task["config"], secrecy.declared(trainable.config)))
+    try:
+        trainable.train(config, context)
+    except torch.OutOfMemoryError as error:
+        device = ranks["device"]
+        there = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        raise RuntimeError(f"out of memory: {fitting(config, there, context.world_size)}") from error
+    if not context.rank:
+        reporter.refuse_without(task["further"])
+
+
+def fitting(config: Any, there: float, world_size: int = 1) -> str:
+    """Which settings would fit into a GPU that has room for less than `config`. there: bytes that it has.
+
+    What the step takes in fact is at least `there`; the trainable's own estimate says how that falls with the rows.
+    """
+    rows: int = getattr(config, "batch_size", 1)
+
+    def share(parts: int) -> float:
+        return config.model_copy(update={"batch_size": rows // parts}).memory_bytes
+
+    parts, now = 2 * world_size, share(world_size)
+    while parts <= rows and share(parts) * max(1.0, there / now) > 0.8 * there:
+        parts *= 2
+    held = f"the {there / 1e9:.1f} GB of the GPU do not hold {rows // world_size} rows"
+    if parts > rows:
+        return f"{held}; lower the model's size"
+    return (
+        f"{held}; {rows // parts} would fit: set config.batch_size to {rows // parts * world_size}, or keep it "
+        f"and set resources.workers to {parts}"
+    )
+
+
+@contextlib.contextmanager
+def _noted(task: Mapping[str, Any]) -> Iterator[None]:
+    """Keep the first error of a trial, which is its own: it fails because a worker did, ranks because another did."""
+    try:
+        yield
+    except PeerLost:
+        raise
+    except Exception as error:
+        _note(task, f"{reason(error)}\n\n{traceback.format_exc()}")
+        raise
+
+
+def _note(task: Mapping[str, Any], told: str) -> None:
+    told = secrecy.redact(told)
+    if place := _place(task):
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as name:
+            if not (place / ERROR).exists():
+                Path(name, ERROR).write_text(told, encoding="utf-8")
+                (place / ERROR).push(Path(name, ERROR))
+        return
+    with contextlib.suppress(OSError), (_home(task) / ERROR).open("x", encoding="utf-8") as file:  # no room, perhaps
+        file.write(told)
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line that tells no secret: its type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return secrecy.redact(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__

@@ -1,0 +1,314 @@
+"""A sweep's stages: one Tuner over one searcher each, with the journal as the only state.
+
+Resuming is a new Tuner over the old journal. Tune's own folder is scratch: it lies below the run folder because
+every node must reach it, and it goes when the stage ends.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import TuneError
+
+from sweeper.confirmation import design as confirmation
+from sweeper.journal import checkpoints, learned, object_store, provenance, recorded
+from sweeper.journal.events import End, Session
+from sweeper.journal.journal import Journal
+from sweeper.journal.object_store import Remote
+from sweeper.journal.run_folders import SCRATCH
+from sweeper.search.optuna_search import (
+    ConfirmSearch,
+    JournalSearch,
+    ListSearch,
+    OpenSearch,
+    StudySearch,
+    known,
+    write_study,
+)
+from sweeper.search.schedulers import Recording, scheduler
+from sweeper.spec.spec import SweepSpec
+from sweeper.system import faults, nodes
+from sweeper.system.secrecy import command
+from sweeper.trials import cluster, trial
+
+WATCH_S, GRACE_S = 3.0, 1.0
+OPTUNA_LOG = "optuna.log"
+
+
+class _Watch(tune.Callback):
+    """Ends a sweep whose nodes are all gone, for Tune would wait for one for ever; says what it waits for else.
+
+    free: called with a trial that has ended, once its process has had time to give back what it held.
+    """
+
+    def __init__(self, needs: nodes.Needs, say: Callable[[str], None], free: Callable[[str], None]) -> None:
+        self.needs, self.say, self.free = needs, say, free
+        self.next, self.lacking = 0.0, ""
+        self.ended: deque[tuple[float, str]] = deque()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended.append((time.monotonic() + GRACE_S, trial.config["id"]))
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        while self.ended and time.monotonic() >= self.ended[0][0]:
+            self.free(self.ended.popleft()[1])
+        if time.monotonic() >= self.next:
+            self.next = time.monotonic() + WATCH_S
+            alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            if not alive:
+                raise nodes.Lost("all nodes of the cluster are gone")
+            before, self.lacking = self.lacking, nodes.lacking(self.needs, alive)
+            if self.lacking and not before:
+                self.say(f"waiting for a node: {self.lacking}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its arguments into a file that nothing reads."""
+        return {}
+
+
+def run(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    *,
+    facts: dict[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Run what the journal lacks of the search stage; whether all of it has ended.
+
+    slots: trials that fit at once. facts: of what the trainable prepared, for the record. say: told in one line what
+    people should know, such as a torn checkpoint.
+    """
+    lag = _begin(spec, run_dir, journal, slots, facts or {}, say)
+    rule = scheduler(spec, journal, run_dir)  # first: a session may have ended with a stop that it never wrote down
+    search = _search(spec, run_dir, journal, slots, lag)
+    try:
+        _stage(spec, run_dir, journal, search, rule, say)
+    finally:
+        write_study(spec, journal, run_dir / OPTUNA_LOG)
+    return confirmation.searched(spec, journal)
+
+
+def confirm(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    *,
+    facts: dict[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Run what the journal lacks of the confirmation's declared looks, none stopped early; whether all has ended.
+
+    facts: None where this session has run the search already.
+    """
+    lag = _begin(spec, run_dir, journal, slots, facts, say)
+    search = ConfirmSearch(spec, journal, min(slots, lag), run_dir / OPTUNA_LOG)
+    _stage(spec, run_dir, journal, search, Recording(journal, run_dir), say)
+    return confirmation.complete(spec, journal)
+
+
+def again(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    facts: dict[str, Any],
+    say: Callable[[str], None] = print,
+) -> None:
+    """Run the trials that the journal holds open, and no others."""
+    _begin(spec, run_dir, journal, slots, facts, say)
+    search = OpenSearch(spec, journal, slots, run_dir / OPTUNA_LOG)
+    _stage(spec, run_dir, journal, search, Recording(journal, run_dir), say)
+
+
+def _begin(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    facts: dict[str, Any] | None,
+    say: Callable[[str], None],
+) -> int:
+    """Note the session; how many trials may run at once."""
+    lag = _lag(spec, journal, slots)
+    if facts is None:
+        return lag
+    journal.append(_session(spec, lag, slots, facts))
+    if slots < lag:
+        points = "the same points, later" if spec.scheduler == "none" else "this takes longer"
+        say(f"there is room for {slots} of {lag} trials at a time: {points}")
+    _show_torn(spec, run_dir, journal, say)
+    return lag
+
+
+def _stage(
+    spec: SweepSpec, run_dir: Path, journal: Journal, search: JournalSearch, rule: Recording, say: Callable[[str], None]
+) -> None:
+    search.settle = rule.settle
+    rule.said = lambda record: learned.ended(spec, record, journal.stage(record.ask.stage))
+    if not spec.resources.gpus_per_worker:  # there, the same steps need not give the same bits again
+        rule.differs = say
+    _clear(run_dir)
+    scratch = shared(spec, run_dir)["scratch"]
+    if spec.resources.workers:
+        rule.free = lambda identity: cluster.free(cluster.reserved(scratch, identity))
+    try:
+        if search.remaining:
+            with _plainly():
+                _tuner(spec, run_dir, search, rule, say).fit()
+    finally:
+        if spec.resources.workers and ray.is_initialized():
+            cluster.free(cluster.reserved(scratch))
+        _clear(run_dir)
+        for record in journal.trials.values():
+            if record.state == "running":
+                journal.append(End(trial=record.id, state="interrupted"))
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """An error of the system is raised as itself, though Tune wraps up what its callbacks raise."""
+    try:
+        yield
+    except TuneError as wrapped:
+        error: BaseException | None = wrapped
+        while isinstance(error, TuneError):
+            error = error.__cause__ or error.__context__
+        if found := faults.of(error) or (error if isinstance(error, OSError) else None):
+            raise found from None
+        raise
+
+
+def _search(spec: SweepSpec, run_dir: Path, journal: Journal, slots: int, lag: int) -> JournalSearch:
+    log = run_dir / OPTUNA_LOG
+    if spec.search.method == "arms":
+        return ListSearch(spec, journal, min(slots, lag), log)
+    return StudySearch(spec, journal, slots, log, lag)
+
+
+def _lag(spec: SweepSpec, journal: Journal, slots: int) -> int:
+    """How many trials may run at once; a resumed sweep keeps it, for the points depend on it."""
+    for event in journal.events:
+        if isinstance(event, Session):
+            return event.machine["concurrency"]
+    return min(spec.resources.concurrency or slots, max(spec.total_trials, spec.confirm_trials))
+
+
+def _tuner(
+    spec: SweepSpec, run_dir: Path, search: JournalSearch, rule: Recording, say: Callable[[str], None]
+) -> tune.Tuner:
+    held = spec.resources
+    # The driver of a worker group holds no CPU: it would take its own workers' place, and both would wait for ever.
+    resources: dict[str, float] = {"cpu": held.cpus_per_worker, "gpu": held.gpus_per_worker}
+    resources |= nodes.of_type(held)
+    if held.workers:
+        resources = {"node:__internal_head__": 0.001}
+    return tune.Tuner(
+        tune.with_resources(trial.run, resources),
+        param_space=shared(spec, run_dir),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=rule,
+            num_samples=search.remaining,
+            # A group's driver cannot leave fit() when its trial is stopped, so it is not fit for a second one.
+            reuse_actors=not held.workers,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name="experiment",
+            callbacks=[_Watch(held, say, rule.free)],
+            storage_path=_scratch(run_dir),
+            failure_config=tune.FailureConfig(max_failures=held.max_failures, fail_fast=False),
+            verbose=0,
+        ),
+    )
+
+
+def shared(spec: SweepSpec, run_dir: Path) -> dict[str, Any]:
+    """What every trial is told, as plain data."""
+    place = object_store.of(run_dir)
+    return {
+        "trainable": spec.trainable,
+        "objective": spec.objective,
+        "further": list(spec.objectives[1:]),
+        "workers": spec.resources.workers,
+        "cpus_per_worker": spec.resources.cpus_per_worker,
+        "gpus_per_worker": spec.resources.gpus_per_worker,
+        "placement": spec.resources.placement,
+        "accelerator": spec.resources.accelerator,
+        "cwd": str(Path.cwd()),
+        "run_dir": str(run_dir),
+        "shared": spec.shared,
+        "remote": place.address if place else "",
+        "scratch": (Remote(_scratch(run_dir)) / "train").address if place else str(run_dir / SCRATCH / "train"),
+    }
+
+
+def _scratch(run_dir: Path) -> str:
+    """Tune's folder, where every node reaches it."""
+    place = object_store.of(run_dir)
+    return (place / SCRATCH).address if place else str(run_dir / SCRATCH)
+
+
+def _clear(run_dir: Path) -> None:
+    """Take Tune's folder away."""
+    shutil.rmtree(run_dir / SCRATCH, ignore_errors=True)
+    if place := object_store.of(run_dir):
+        (place / SCRATCH).delete()
+
+
+def _name(tune_trial: Any) -> str:
+    return tune_trial.config["id"]
+
+
+def _show_torn(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str], None]) -> None:
+    """Say which checkpoints the trials to be continued will pass over."""
+    if journal.torn is not None:
+        say(f"the journal's last line was torn and is dropped: {journal.torn[:80]}")
+    for record in journal.trials.values():
+        if record.open:
+            mark = checkpoints.owner(spec.trainable, record.id, record.ask.seed, record.ask.config)
+            folder = run_dir / "trials" / record.id / "checkpoints"
+            for line in checkpoints.newest(folder, mark, known(spec, record))[1]:
+                say(line)
+
+
+def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Session:
+    machine = {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "concurrency": lag,
+        "slots": slots,
+        "threads": spec.resources.cpus_per_worker,
+        "device": _device(spec),
+    }
+    return Session(
+        command=command(sys.orig_argv),
+        versions=provenance.versions(),
+        git_commit=provenance.commit(),
+        machine=machine,
+        facts={**facts, **recorded.noted(spec)},
+    )
+
+
+def _device(spec: SweepSpec) -> str:
+    """The kind of processor that trains."""
+    if spec.resources.gpus_per_worker:
+        kinds = {name for node in ray.nodes() for name in node["Resources"] if name.startswith("accelerator_type:")}
+        return ", ".join(sorted(kind.partition(":")[2] for kind in kinds)) or "GPU"
+    return platform.processor() or platform.machine()

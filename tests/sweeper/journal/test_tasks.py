@@ -1,0 +1,206 @@
+"""Tasks: asked for before anything runs, scored when the spec says so, and shown beside the untrained model."""
+
+from __future__ import annotations
+
+import csv
+import io
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from sweeper import run, trainable
+from sweeper.confirmation import design
+from sweeper.journal.events import Family
+from sweeper.journal.journal import Journal
+from sweeper.journal.records import describe
+from sweeper.plan import estimate
+from sweeper.preflight import prepared
+from sweeper.report import scores, write
+from sweeper.report.html.page import page
+from sweeper.report.sections import FRONT, JUDGED, Outcome, sections
+from sweeper.report.tables import results_csv
+from sweeper.search.optuna_search import ConfirmSearch, JournalSearch, StudySearch
+from sweeper.search.schedulers import Recording
+from sweeper.spec.load import resolve
+from sweeper.spec.spec import SweepSpec
+from sweeper.trials import cluster, trial, tuner
+from tests.sweeper.report import test_pareto
+from tests.sweeper.samples import session, toy_spec
+from tests.sweeper.spec.test_objectives import BOTH, TASKS, judged
+
+spec = test_pareto.spec  # a fixture
+
+TREE: dict[str, Any] = {
+    "name": "toy",
+    "trainable": "trainables.toy:train",
+    "space": {"x": {"uniform": [0, 1]}, "y": {"uniform": [0, 1]}},
+    "arms": {"baseline": {"x": 0.5}},
+    "search": {"method": "tpe", "trials": 6},
+    "objective": BOTH,
+    "evaluate": {"tasks": {"toy": "pairs.txt"}},
+}
+CONFIRMED = {
+    **TREE,
+    "search": {"method": "random", "trials": 3},
+    "seeds": {"search": [1], "confirm": [2, 3]},
+    "confirm": {"best": 1},
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "pairs.txt").write_text("a b\n", "utf-8")
+    return tmp_path
+
+
+def test_what_the_tasks_give_is_on_record(here: Path) -> None:
+    data = sha256(Path("pairs.txt").read_bytes()).hexdigest()
+    assert prepared(resolve(TREE), print) == {"scores": ["toy/accuracy"], "toy_fingerprint": data}
+    assert prepared(toy_spec(), print) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"evaluate": {"tasks": {"toy": "pairs.tx"}}}, "toy.yaml: evaluate: toy=pairs.tx: there is no such file"),
+        (
+            {"evaluate": {"tasks": {"blimp": "pairs.txt"}}},
+            "toy.yaml: evaluate: there is no task 'blimp'; legal are toy",
+        ),
+        (
+            {"objective": ["val/loss", "toy/acuracy"]},
+            "toy.yaml: objective: the tasks do not give 'toy/acuracy'; did you mean 'toy/accuracy'?",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_anything_runs(
+    here: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
+) -> None:
+    (here / "toy.yaml").write_text(yaml.safe_dump(TREE | changes), "utf-8")
+    assert run.main(["toy.yaml"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert [line for line in output.err.splitlines() if "/dev/shm" not in line] == [f"error: {told}"]
+    assert sorted(path.name for path in here.iterdir()) == ["pairs.txt", "toy.yaml"]
+
+
+def test_a_plan_says_what_will_be_scored_and_that_it_does_not_count_its_time() -> None:
+    def told(spec: SweepSpec) -> list[str]:
+        lines = estimate.shown(spec, estimate.plan(spec, 1, trainable.Pace(0.1, 0.0)))
+        return [" ".join(line.split()) for line in lines if "time is not in the estimate" in line]
+
+    end = "their time is not in the estimate"
+    assert told(judged()) == [f"tasks toy at the end of every trial: {end}"]
+    later = toy_spec(evaluate={"at": "confirm", "tasks": {"toy": "a", "glue/rte": "b"}})
+    assert told(later) == [f"tasks toy, glue/rte at the end of every run of the confirmation: {end}"]
+    assert told(toy_spec()) == []
+
+
+@pytest.mark.parametrize("at", ["trials", "confirm"])
+def test_trials_are_told_of_tasks_when_they_are_to_score_them(tmp_path: Path, at: str) -> None:
+    spec = toy_spec(evaluate={"at": at, **TASKS}, seeds={"search": [1], "confirm": [2, 3]})
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(Family(look=1, baseline="baseline", arms=dict(spec.arms), seeds=[2, 3]))
+    searching: JournalSearch = StudySearch(spec, journal, 1, tmp_path / "optuna.log", 1)
+    confirming = ConfirmSearch(spec, journal, 1, tmp_path / "optuna.log")
+    told = [one.suggest("tune's own id")["evaluate"] for one in (searching, confirming)]
+    assert told == [TASKS["tasks"] if at == "trials" else {}, TASKS["tasks"]]
+
+
+def test_scores_stand_beside_those_of_the_untrained_model(tmp_path: Path, spec: SweepSpec) -> None:
+    journal = test_pareto.written(tmp_path, spec)
+    text = scores.section(spec, journal, describe)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert rows[0] == ["stage", "what", "n", "toy/accuracy", "toy/untrained", "val/loss"]
+    assert rows[2:4] == [
+        ["search", "baseline", "2", "0.6000", "0.5000", "1.1000"],
+        ["search", "x3", "2", "0.7000", "0.5000", "1.0000"],
+    ]
+    assert rows[-1] == ["search", "x6", "1", "0.9100", "0.5000", "1.3900"]
+    assert "exploration" in text
+    unasked = Journal(tmp_path / "unasked.jsonl")
+    for event in [session(), *journal.events[1:]]:
+        unasked.append(event)
+    assert scores.section(spec, unasked, describe) == "", "what is no task's is not shown as one"
+
+
+def test_the_reports_have_the_front_and_the_scores(tmp_path: Path, spec: SweepSpec) -> None:
+    journal = test_pareto.written(tmp_path, spec)
+    outcome = Outcome(run_dir=tmp_path, tracking_uri="sqlite:////s/mlflow.db")
+    found = sections(spec, journal, outcome)
+    assert list(found)[:4] == ["", FRONT, JUDGED, "What ran"]
+    assert "objective val/loss, toy/accuracy" in found["What ran"]
+    assert "* tasks: toy at the end of every trial" in found["What ran"]
+    assert found["Trials"].splitlines()[2].split("|")[6:8] == [" val/loss ", " toy/accuracy "]
+    text = page(spec, journal, outcome, {})
+    assert text.index(f"<h2>{FRONT}</h2>") < text.index('class="pareto"') < text.index(f"<h2>{JUDGED}</h2>")
+    rows = list(csv.DictReader(io.StringIO(results_csv(spec, journal))))
+    assert [float(rows[0][key]) for key in ("toy/accuracy", "toy/untrained", "toy/ties")] == [0.61, 0.5, 0.0]
+    assert next(row for row in rows if row["state"] == "failed")["toy/accuracy"] == ""
+    plain = sections(toy_spec(), Journal(tmp_path / "none"), outcome)
+    assert not {FRONT, JUDGED} & plain.keys()
+
+
+@pytest.mark.parametrize("name", ["toy", "toy/rte"])
+def test_from_the_spec_to_the_report(here: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A search and its confirmation, one trial after the other in this process."""
+    spec = scored(name)
+    folder = here / "run"
+    folder.mkdir()
+    (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
+    journal = Journal(folder / "journal.jsonl")
+    first = session()
+    journal.append(type(first)(**{**vars(first), "facts": prepared(spec, print)}))
+    through(StudySearch(spec, journal, 1, folder / "optuna.log", 1), folder, monkeypatch)
+    journal.append(design.declared(spec, journal, fresh=True, earlier=0))
+    through(ConfirmSearch(spec, journal, 1, folder / "optuna.log"), folder, monkeypatch)
+    assert_told(spec, journal, folder, f"{name}/accuracy")
+
+
+def scored(name: str, **changes: Any) -> SweepSpec:
+    given = {"objective": ["val/loss", f"{name}/accuracy"], "evaluate": {"tasks": {name: "pairs.txt"}}}
+    return resolve(CONFIRMED | given | changes)
+
+
+def through(search: JournalSearch, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = Recording(search.journal, folder)
+    while search.remaining:
+        task = search.suggest("tune's own id")
+        one = SimpleNamespace(config=task)
+        monkeypatch.setattr(trial.tune, "report", lambda row, one=one: recording.on_trial_result(None, one, row))
+        trial.run({**tuner.shared(search.spec, folder), **task})
+        recording.on_trial_complete(None, one, {})
+
+
+def assert_told(spec: SweepSpec, journal: Journal, folder: Path, score: str) -> None:
+    records = list(journal.trials.values())
+    assert [record.state for record in records] == ["completed"] * (spec.total_trials + spec.confirm_trials)
+    assert [[score in row.metrics for row in record.rows] for record in records] == [[False] * 3 + [True]] * len(
+        records
+    )
+    assert write.main([str(folder)]) == 0
+    text = " ".join((folder / "report.md").read_text("utf-8").split())
+    assert f"## {FRONT} " in text
+    assert "| confirm | baseline | 2 |" in text
+    assert f"| {score} | {score.removesuffix('accuracy')}untrained |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_under_ray(here: Path, workers: int) -> None:
+    spec = scored("toy/rte", resources={"workers": workers})
+    folder = here / "run"
+    folder.mkdir()
+    (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
+    journal = Journal(folder / "journal.jsonl")
+    with cluster.session():
+        assert tuner.run(spec, folder, journal, 2, facts=prepared(spec, print))
+        journal.append(design.declared(spec, journal, fresh=True, earlier=0))
+        assert tuner.confirm(spec, folder, journal, 2)
+    assert_told(spec, journal, folder, "toy/rte/accuracy")

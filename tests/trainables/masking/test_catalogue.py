@@ -1,0 +1,70 @@
+"""A masking source is one entry: settings, mixture and model card go by it, and a wrong one is said plainly."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from trainables.masking import sources
+from trainables.settings import catalogue, config
+from trainables.settings.catalogue import Entry
+from trainables.settings.config import Config, Frozen, Shares
+from trainables.training import bundle
+
+LATE = Entry("towards the end of a row", "tests.trainables.masking.test_catalogue:Late")
+
+
+class Late(sources.Source):
+    name = "late"
+
+
+def test_every_entry_leads_to_its_source_and_has_a_share() -> None:
+    assert [*catalogue.SOURCES] == [*Shares.model_fields]
+    for entry in catalogue.SOURCES.values():
+        module, _, attribute = entry.made_by.partition(":")
+        assert callable(getattr(import_module(module), attribute))
+
+
+@pytest.mark.parametrize(
+    ("made_by", "said"),
+    [
+        (
+            "trainables.masking.sources:Lat",
+            "sources:Lat for the source late, but module 'trainables.sources' has no attribute",
+        ),
+        ("trainables.nowhere:Late", "for the source late, but No module named 'trainables.nowhere'"),
+        ("trainables.masking.sources:Span", "for the source late, which is called span"),
+    ],
+)
+def test_a_wrong_entry_is_said_before_the_first_step(monkeypatch: pytest.MonkeyPatch, made_by: str, said: str) -> None:
+    monkeypatch.setitem(catalogue.SOURCES, "late", LATE._replace(made_by=made_by))
+    nothing: Any = None
+    with pytest.raises(ValueError, match=r"^catalogue\.py has ") as caught:
+        sources.make("late", Config(), nothing, "cpu")
+    assert said in str(caught.value)
+    monkeypatch.setitem(catalogue.SOURCES, "late", LATE)
+    assert sources.make("late", Config(), nothing, "cpu").name == "late"
+
+
+def test_shares_follow_the_catalogue_and_older_hashes_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(catalogue.SOURCES, "late", LATE)
+    later = config._with_later_sources(Shares)
+    assert later.model_validate({"token": 1, "random": 0}).model_dump() == Shares(token=1, random=0).model_dump()
+    with_late = later.model_validate({"random": 0.5, "late": 0.5})
+    assert with_late.model_dump() == {**Shares().model_dump(), "random": 0.5, "late": 0.5}
+    assert later.model_validate_json(with_late.model_dump_json()) == with_late
+    with pytest.raises(ValueError, match=r"shares must sum to 1, these sum to 1\.5"):
+        later.model_validate({"late": 0.5})
+    masking: Any = Config().masking.model_copy(update={"shares": with_late})
+    assert "50.0% at random, 50.0% towards the end of a row" in bundle._masking(masking)
+
+
+def test_a_share_without_an_entry_is_refused_when_settings_are_imported() -> None:
+    class Stray(Frozen):
+        random: float = 1.0
+        early: float = 0.0
+
+    with pytest.raises(TypeError, match=r"catalogue\.py has no entry for the share early"):
+        config._with_later_sources(Stray)

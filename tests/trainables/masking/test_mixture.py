@@ -1,0 +1,205 @@
+"""The contract of every source and mixture, and the equalities that comparable runs rest on."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainables.data.word_forms import WORDPIECE
+from trainables.masking.budget import Budget, Selection
+from trainables.masking.mixture import Mixture, Replacement
+from trainables.masking.policy import Answers, Vocabulary
+from trainables.noise import StepNoise
+from trainables.settings.config import Config, Shares
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
+    f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(95)
+]
+ELIGIBLE = np.arange(len(VOCABULARY)) >= 5
+ROWS, LENGTH = 16, 32
+
+
+def config(shares: tuple[float, float, float], **masking: object) -> Config:
+    random, token, trigram = shares
+    mix = {"shares": Shares(random=random, token=token, trigram=trigram), "mask_warmup": 0.0, **masking}
+    return Config.model_validate({"steps": 100, "batch_size": ROWS, "data": {"block": LENGTH}, "masking": mix})
+
+
+def untrained(settings: Config, rows: slice = slice(0, ROWS)) -> Mixture:
+    vocabulary = Vocabulary(WORDPIECE.forms(VOCABULARY), ELIGIBLE, np.full(len(VOCABULARY), 1 / len(VOCABULARY)))
+    return Mixture(settings, vocabulary, rows, 0, "cpu")
+
+
+def answer(policy: Mixture, labels: torch.Tensor, predictions: torch.Tensor) -> None:
+    """Made-up answers, as if their labels had been selected."""
+    selection = Selection(torch.arange(len(labels)), torch.ones(len(labels)), len(labels))
+    losses = (labels != predictions).float()
+    policy.observe(selection, Answers(labels, predictions, losses, torch.ones_like(labels).bool()), lambda _: None)
+
+
+def trained(settings: Config, rows: slice = slice(0, ROWS)) -> Mixture:
+    """A mixture whose scores come from one round of made-up answers: odd ids are mostly wrong."""
+    policy = untrained(settings, rows)
+    labels = torch.arange(5, 100).repeat(20)
+    wrong = (labels % 2 == 1) & (torch.arange(len(labels)) % 4 > 0)
+    answer(policy, labels, torch.where(wrong, 0, labels))
+    policy.refresh(lambda _: None)
+    return policy
+
+
+def supplied(policy: Mixture) -> list[int]:
+    """By random, token, trigram, and what they fell short of, since the policy was made."""
+    return [*policy.audit.counts[5:].tolist(), int(policy.audit.counts[3])]
+
+
+def ids(seed: int = 0, unknown: float = 0.0) -> torch.Tensor:
+    random = np.random.default_rng(seed)
+    tokens = random.integers(5, 100, (ROWS, LENGTH))
+    return torch.from_numpy(np.where(random.random((ROWS, LENGTH)) < unknown, 1, tokens))
+
+
+def noise(step: int = 0, seed: int = 3) -> StepNoise:
+    return StepNoise(seed, 0, step, (ROWS, LENGTH))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 99), st.floats(0, 0.4))
+def test_exactly_k_eligible_positions_and_shares_within_one(
+    token: float, rest: float, step: int, unknown: float
+) -> None:
+    trigram = rest * (1 - token)
+    policy, tokens = trained(config((1 - token - trigram, token, trigram))), ids(step, unknown)
+    selection = policy.select(tokens, noise(step))
+    chosen = selection.positions[selection.weight > 0]
+    assert len(chosen) == len(set(chosen.tolist())) == selection.total == round(0.15 * ROWS * LENGTH)
+    assert (tokens.flatten()[chosen] >= 5).all()
+    assert (chosen.diff() > 0).all()
+    by_random, by_token, by_trigram, short = supplied(policy)
+    total = by_random + by_token + by_trigram
+    assert total == selection.total
+    assert abs(by_token + by_trigram + short - (token + trigram) * total) <= 2
+    assert abs(by_token - token * total) <= 1 + short
+
+
+def test_a_share_of_zero_is_random_bitwise() -> None:
+    ablated, random = trained(config((1, 0, 0))), untrained(config((1, 0, 0), signal="frequency"))
+    for step in range(20):
+        assert torch.equal(
+            random.select(ids(step), noise(step)).positions, ablated.select(ids(step), noise(step)).positions
+        )
+
+
+def test_the_mask_warmup_is_random_bitwise() -> None:
+    warm, random = trained(config((0.5, 0.3, 0.2), mask_warmup=0.5)), trained(config((1, 0, 0)))
+    same = [
+        torch.equal(warm.select(ids(s), noise(s)).positions, random.select(ids(s), noise(s)).positions)
+        for s in (0, 49, 50, 60)
+    ]
+    assert same == [True, True, False, False]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_ranks_select_together_what_one_selects(ranks: int) -> None:
+    settings = config((0.7, 0.2, 0.1))
+    whole, cuts = trained(settings), [ROWS * r // ranks for r in range(ranks + 1)]
+    parts = [trained(settings, slice(a, b)) for a, b in itertools.pairwise(cuts)]
+    for step in range(10):
+        tokens, together = ids(step), []
+        for part in parts:
+            selection = part.select(tokens, noise(step))
+            assert len(selection.positions) == Budget(0.15, ROWS, LENGTH).slots(part.rows)
+            together.append(selection.positions[selection.weight > 0] + part.rows.start * LENGTH)
+        assert torch.equal(torch.cat(together), whole.select(tokens, noise(step)).positions)
+
+
+def test_draws_follow_the_scores() -> None:
+    """First draws of a one-position quota are proportional to the score (Plackett-Luce), over 20,000 rows."""
+    policy = trained(config((0, 1, 0), rate=1 / LENGTH))
+    score = policy.difficulty.token_score
+    row = torch.arange(5, 5 + LENGTH).repeat(ROWS, 1)
+    drawn = torch.cat([policy.select(row, noise(step)).positions % LENGTH for step in range(1_250)])
+    share = np.bincount(drawn.numpy(), minlength=LENGTH) / len(drawn)
+    expected = score[5 : 5 + LENGTH] / score[5 : 5 + LENGTH].sum()
+    assert len(drawn) == 20_000
+    assert np.abs(share - expected).max() < 4.5 * np.sqrt(expected.max() / 20_000)
+    assert score[5] > 2 * score[6]
+
+
+def test_what_a_source_cannot_supply_falls_to_random() -> None:
+    policy = untrained(config((0.5, 0.5, 0)))
+    selection = policy.select(ids(), noise())
+    total, *rest = supplied(policy)
+    assert total == selection.total
+    assert rest == pytest.approx([0, 0, 0.5 * total], abs=1)
+    metrics = policy.metrics(lambda _: None)
+    assert metrics["audit/fallbacks"] == rest[-1]
+    assert metrics["audit/short"] == rest[-1] / total
+
+
+def test_row_apportionment_rounds_every_row_by_itself() -> None:
+    """A quarter of the eligible positions; of 8, 6.4 at random and 1.2 by token, the remainder by trigram."""
+    policy, tokens = trained(config((0.8, 0.15, 0.05), apportion="row", rate=0.25)), ids()
+    selection = policy.select(tokens, noise())
+    assert torch.bincount(selection.positions // LENGTH).tolist() == [8] * ROWS
+    assert supplied(policy) == [ROWS * 6, ROWS, ROWS, 0]
+    tokens[::2, :10] = 1  # 22 eligible: 5.5 to 6, of which 4.8 and 0.9, and none by trigram
+    policy = trained(config((0.8, 0.15, 0.05), apportion="row", rate=0.25))
+    selection = policy.select(tokens, noise())
+    chosen = selection.positions[selection.weight > 0]
+    assert torch.bincount(chosen // LENGTH).tolist() == [6, 8] * (ROWS // 2)
+    assert int(selection.total) == len(chosen)
+    assert supplied(policy) == [ROWS // 2 * (5 + 6), ROWS // 2 * (1 + 1), ROWS // 2, 0]
+
+
+def test_state_carries_everything_that_selection_needs() -> None:
+    settings = config((0.5, 0.3, 0.2))
+    policy, copy = trained(settings), untrained(settings)
+    labels = torch.arange(5, 100)
+    answer(policy, labels, labels)
+    copy.load(policy.state(lambda _: None), rank=0)
+    for one in (policy, copy):
+        one.refresh(lambda _: None)
+    for step in range(5):
+        assert torch.equal(
+            policy.select(ids(step), noise(step)).positions, copy.select(ids(step), noise(step)).positions
+        )
+    assert policy.metrics(lambda _: None) == copy.metrics(lambda _: None)
+
+
+def test_replacement_is_80_10_10_and_belongs_to_the_position() -> None:
+    replacement = Replacement(4, 100, slice(0, ROWS))
+    tokens, every = ids(), torch.arange(ROWS * LENGTH)
+    kinds = np.zeros(3)
+    for step in range(40):
+        whole = replacement(tokens, Selection(every, torch.ones(len(every)), len(every)), noise(step)).flatten()
+        half = replacement(
+            tokens, Selection(every[::2], torch.ones(len(every) // 2), len(every) // 2), noise(step)
+        ).flatten()
+        assert torch.equal(half[::2], whole[::2])
+        assert torch.equal(half[1::2], tokens.flatten()[1::2])
+        masked, kept = whole == 4, whole == tokens.flatten()
+        kinds += np.array([masked.sum(), (~masked & ~kept).sum(), kept.sum()])
+    share = kinds / kinds.sum()
+    assert share == pytest.approx([0.801, 0.098, 0.101], abs=0.01)
+
+
+def test_padding_slots_change_nothing() -> None:
+    replacement, tokens = Replacement(4, 100, slice(0, ROWS)), ids()
+    nothing = Selection(torch.tensor([ROWS * LENGTH]), torch.zeros(1), 0)
+    assert torch.equal(replacement(tokens, nothing, noise()), tokens)
+
+
+def test_noise_depends_on_seed_salt_and_step_only() -> None:
+    draws = {
+        (s, salt, t): StepNoise(s, salt, t, (2, 3)).uniform("random").tobytes()
+        for s in (0, 1)
+        for salt in (0, 1)
+        for t in (0, 1)
+    }
+    assert len(set(draws.values())) == 8
+    assert StepNoise(1, 0, 1, (2, 3)).uniform("random").tobytes() == draws[1, 0, 1]

@@ -1,0 +1,200 @@
+"""A bundle's encoder with the BabyLM challenge's classification head, and how it learns a task.
+
+Facts from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025,
+evaluation_pipeline/finetune): AdamW on all parameters alike, no clipping, the mean cross-entropy of a batch, a new
+order every epoch, whose last incomplete batch is left out; every token of type 0; the longer segment is cut first. The
+head reads the first position; in the pipeline of 2026 the last one, of a batch padded on the left.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainables.evaluation import pseudo_likelihood
+from trainables.evaluation.glue import Examples, Measure, Settings, Split
+from trainables.noise import derive, uniform
+
+Progress = Callable[[str], None]
+
+
+class Classifier(nn.Module):
+    """An encoder with a head on its first position, whose norms have no parameters."""
+
+    def __init__(self, encoder: nn.Module, hidden: int, settings: Settings) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Sequential(
+            nn.LayerNorm(hidden, settings.norm_eps, elementwise_affine=False),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.LayerNorm(hidden, settings.norm_eps, elementwise_affine=False),
+            nn.Dropout(settings.dropout),
+            nn.Linear(hidden, settings.labels),
+        )
+
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Logits, [B, labels], of padded rows; mask: 1 where a token is, 0 where padding."""
+        return self.head(self.encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state[:, 0])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenised examples. ids: row after row; row i has lengths[i] from starts[i]. labels: [n]. truncated: how many."""
+
+    ids: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    pad: int
+    truncated: int
+
+    @staticmethod
+    def of(examples: Examples, tokenizer: Any, length: int) -> Rows:
+        """Of inputs cut to so many tokens, the special ones included."""
+        plain = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        rows = tokenizer(examples.first, examples.second, **plain)["input_ids"]
+        long = [index for index, row in enumerate(rows) if len(row) > length]
+        if long:
+            texts = [examples.first[index] for index in long], [examples.second[index] for index in long]
+            cut = tokenizer(*texts, truncation=True, max_length=length, **plain)["input_ids"]
+            for index, row in zip(long, cut, strict=True):
+                rows[index] = row
+        lengths = np.array([len(row) for row in rows], np.int64)
+        ids = np.concatenate([np.asarray(row, np.int64) for row in rows])
+        return Rows(ids, np.cumsum(lengths) - lengths, lengths, examples.labels, tokenizer.pad_token_id, len(long))
+
+    def batch(self, which: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """(ids, mask, labels) of some rows, [B, T], [B, T] and [B], padded to the longest, on the default device."""
+        place = np.arange(self.lengths[which].max())
+        inside = place < self.lengths[which, None]
+        ids = np.where(inside, self.ids[np.minimum(self.starts[which, None] + place, len(self.ids) - 1)], self.pad)
+        device = torch.get_default_device()
+        given = [torch.from_numpy(array) for array in (ids, inside.astype(np.int64), self.labels[which])]
+        return given[0].to(device), given[1].to(device), given[2].to(device)
+
+
+def learn(
+    model_folder: Path, name: str, settings: Settings, examples: Mapping[Split, Examples], seed: int, tell: Progress
+) -> dict[str, Any]:
+    """Fine-tune from the bundle's weights; what it came to, for JSON. Torch's generator is left as it was.
+
+    Raises ValueError, in one line, for a bundle that cannot be loaded or gives no numbers.
+    """
+    began, device = time.monotonic(), torch.get_default_device()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        encoder, tokenizer, length = load(model_folder, settings.length)
+        rows = {split: Rows.of(part, tokenizer, length) for split, part in examples.items()}
+        torch.manual_seed(derive("glue", name, seed))
+        model = Classifier(encoder, encoder.config.hidden_size, settings).to(device)
+        training = _Training(model, settings, rows["train"], (name, seed))
+        epochs = []
+        for epoch in range(settings.epochs):
+            loss = training.epoch(epoch)
+            if not math.isfinite(loss):
+                raise ValueError(f"glue/{name}: the loss is {loss}; are the weights of {model_folder} sound?")
+            epochs.append({"loss": loss, **_scores(model, rows["valid"], settings)})
+            reached = epochs[-1][settings.measure]
+            tell(f"glue/{name}, seed {seed}: epoch {epoch + 1} of {settings.epochs}, {settings.measure} {reached:.3f}")
+    frequent = np.full_like(rows["valid"].labels, np.bincount(rows["train"].labels).argmax())
+    values = [each[settings.measure] for each in epochs]
+    return {
+        "measure": settings.measure,
+        "score": max(values),
+        "last": values[-1],
+        "majority": measured(frequent, rows["valid"].labels, settings.measure),
+        "epochs": epochs,
+        "steps": training.steps,
+        "length": length,
+        "examples": {split: len(part.labels) for split, part in rows.items()},
+        "truncated": {split: part.truncated for split, part in rows.items()},
+        "settings": asdict(settings),
+        "seconds": round(time.monotonic() - began, 3),
+        "threads": torch.get_num_threads(),
+        "versions": {package: version(package) for package in ("torch", "transformers", "tokenizers", "numpy")},
+    }
+
+
+def load(folder: Path, length: int) -> tuple[Any, Any, int]:
+    """(encoder, tokenizer, at most so many tokens) of a bundle, offline, in float32. Raises ValueError in one line."""
+    model, tokenizer = pseudo_likelihood.load(folder)
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{folder}: the tokenizer has no padding token, and rows of a batch differ in length")
+    return model.base_model, tokenizer, min(length, pseudo_likelihood.positions(model))
+
+
+def schedule(step: int, warmup: int, steps: int, final: float) -> float:
+    """Factor of the learning rate at a 0-based step: linear from 0, then a cosine down to `final`."""
+    if step < warmup:
+        return step / warmup
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def optimiser(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """One group: biases and norms decay, too."""
+    return torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+
+
+class _Training:
+    """A run over some rows. key: what the order of the rows depends on beside the epoch."""
+
+    def __init__(self, model: Classifier, settings: Settings, rows: Rows, key: tuple[str, int]) -> None:
+        self.model, self.settings, self.rows, self.key = model, settings, rows, key
+        self.batch = min(settings.batch, len(rows.labels))
+        self.per_epoch = len(rows.labels) // self.batch
+        self.steps = self.per_epoch * settings.epochs
+        self.optimiser = optimiser(model, settings)
+
+    def epoch(self, epoch: int) -> float:
+        """Once over the rows; the mean loss."""
+        self.model.train()
+        order = np.argsort(uniform(len(self.rows.labels), "glue", *self.key, epoch), kind="stable")
+        batches = order[: self.per_epoch * self.batch].reshape(self.per_epoch, self.batch)
+        total = torch.zeros((), dtype=torch.float64)
+        for number, which in enumerate(batches):
+            total += self._step(epoch * self.per_epoch + number, which)
+        return total.item() / self.per_epoch
+
+    def _step(self, step: int, which: NDArray[np.int64]) -> Tensor:
+        warmup = int(self.settings.warmup * self.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.lr * schedule(step, warmup, self.steps, self.settings.final)
+        ids, mask, labels = self.rows.batch(which)
+        loss = F.cross_entropy(self.model(ids, mask), labels)
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return loss.detach()
+
+
+@torch.inference_mode()
+def _scores(model: Classifier, rows: Rows, settings: Settings) -> dict[Measure, float]:
+    """By each measure that fits; rows of like length together, which changes no answer."""
+    model.eval()
+    answers = np.empty_like(rows.labels)
+    order = np.argsort(rows.lengths, kind="stable")
+    for begin in range(0, len(order), settings.valid_batch):
+        which = order[begin : begin + settings.valid_batch]
+        ids, mask, _ = rows.batch(which)
+        answers[which] = model(ids, mask).argmax(-1).cpu().numpy()
+    fit: tuple[Measure, ...] = ("accuracy", "f1") if settings.labels == 2 else ("accuracy",)
+    return {measure: measured(answers, rows.labels, measure) for measure in fit}
+
+
+def measured(answers: NDArray[np.int64], labels: NDArray[np.int64], measure: Measure) -> float:
+    """Accuracy, or the F1 of label 1, which is 0 where that is neither answered nor right."""
+    if measure == "accuracy":
+        return float(np.mean(answers == labels))
+    both = np.sum(answers == 1) + np.sum(labels == 1)
+    return float(2 * np.sum((answers == 1) & (labels == 1)) / both) if both else 0.0

@@ -1,0 +1,131 @@
+"""Fine-tuning a bundle on (Super)GLUE as the BabyLM challenge did in 2025, and how well it then does.
+
+The score is the best epoch's on the validation data, as in the challenge's evaluation pipeline of 2025
+(github.com/babylm/evaluation-pipeline-2025, evaluation_pipeline/finetune). It is chosen on the data that it is measured
+on and so flatters, the more the smaller that data; `GlueScore.last` is free of it.
+
+What is finished, a (task, seed) of a model, data, settings and what computes, lies as JSON in a work folder and is not
+done again; what was interrupted starts over. On a CPU its bits depend on these alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sweeper.system import files
+from trainables import limits, received
+from trainables.evaluation.classifier import Progress, learn
+from trainables.evaluation.glue import FAST, Examples, Measure, Settings, Split, check, measure, parts, read, settings
+
+__all__ = ["GlueScore", "check", "finetune"]
+
+READ = ("config.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*special*.json", "added_tokens.json")
+RECORD = 1  # raised when what a record means, or how its numbers come about, changes
+
+
+@dataclass(frozen=True)
+class GlueScore:
+    """How well a bundle does on a task, from 0 to 1.
+
+    score: mean over by_seed; last: the same after the last epoch instead of the best. majority: of always answering
+    the most frequent training label. by_task: the tasks of `fast`, else the task itself.
+    """
+
+    name: str
+    measure: Measure
+    score: float
+    by_seed: Mapping[int, float]
+    majority: float
+    last: float
+    by_task: Mapping[str, float]
+
+
+def finetune(
+    model_folder: Path, name: str, data: str, work: Path, seeds: Sequence[int], progress: Progress | None = None
+) -> GlueScore:
+    """Fine-tune a bundle on a task once for each seed; `fast`, its tasks, for the first seed alone.
+
+    data: see `glue.read`. work: where finished seeds are kept. progress: told of every epoch in a line. It runs on
+    torch's default device and threads. Raises ValueError, in one line, for data and folders that cannot be used.
+    """
+    assert seeds
+    fast = name == FAST
+    tell = progress or (lambda _: None)
+    found = [_task(model_folder, part, place, work, fast) for part, place in parts(name, data)]
+    records = [[task.record(seed, tell) for seed in seeds[: 1 if fast else None]] for task in found]
+    scores = np.array([[record["score"] for record in row] for row in records])  # [tasks, seeds]
+    return GlueScore(
+        name,
+        measure(name),
+        float(scores.mean()),
+        dict(zip(seeds, scores.mean(0).tolist(), strict=False)),
+        float(np.mean([row[0]["majority"] for row in records])),
+        float(np.mean([[record["last"] for record in row] for row in records])),
+        dict(zip([task.name for task in found], scores.mean(1).tolist(), strict=True)),
+    )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One task with its data, to be learned by one model."""
+
+    name: str
+    settings: Settings
+    examples: Mapping[Split, Examples]
+    model_folder: Path
+    work: Path
+    fingerprint: str
+
+    def record(self, seed: int, tell: Progress) -> dict[str, Any]:
+        """The record of a seed, from the work folder or made and put there."""
+        path = self.work / f"{self.name}-{seed}-{self.fingerprint}.json"
+        kept = _kept(path)
+        if kept is None:
+            learned = learn(self.model_folder, self.name, self.settings, self.examples, seed, tell)
+            kept = {"task": self.name, "seed": seed, "fingerprint": self.fingerprint, **learned}
+            files.put(path, json.dumps(kept, indent=2) + "\n")
+        return kept
+
+
+def _task(model_folder: Path, name: str, data: str, work: Path, fast: bool) -> _Task:
+    chosen, found = settings(name, fast), read(name, data)
+    examples: dict[Split, Examples] = {
+        "train": found["train"].drawn(chosen.largest_train, "glue", name, "train"),
+        "valid": found["valid"].drawn(chosen.largest_valid, "glue", name, "valid"),
+    }
+    computed = [str(torch.get_default_device()), torch.get_num_threads(), torch.__version__, version("transformers")]
+    learned = [_model_fingerprint(model_folder), *(each.fingerprint for each in examples.values())]
+    content = [RECORD, asdict(chosen), *computed, *learned]
+    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return _Task(name, chosen, examples, model_folder, work, fingerprint)
+
+
+def _model_fingerprint(folder: Path) -> str:
+    """Of the files that model and tokenizer are read from, and of no others. Raises ValueError in one line."""
+    files = sorted({path for pattern in READ for path in folder.glob(pattern)})
+    if not {"config.json", "model.safetensors"} <= {path.name for path in files}:
+        raise ValueError(f"{folder} is no bundle: it needs config.json and model.safetensors")
+    received.check_bundle(folder)
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """A finished record; None where there is none that can be read."""
+    try:
+        record = limits.json_file(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    scores = [record.get(name) for name in ("score", "last", "majority")]
+    return record if all(isinstance(score, int | float) and 0 <= score <= 1 for score in scores) else None

@@ -1,0 +1,249 @@
+"""The (Super)GLUE tasks of the BabyLM challenge: what their files hold, what is measured, with which settings.
+
+Facts from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025, eval_finetuning.sh
+and evaluation_pipeline/finetune) and from its release `glue_filtered`: NAME.train.jsonl and NAME.valid.jsonl, one
+object a line, `label` a number. The release has MNLI and QQP at 10,000 training examples; longer ones are cut to that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeper.system.files import GIVEN
+from trainables import limits
+from trainables.noise import uniform
+
+Measure = Literal["accuracy", "f1"]
+Split = Literal["train", "valid"]
+Place = tuple[str, Iterable[tuple[int, Any]]]  # of a split, and its numbered rows
+
+HUB = "hub:"
+FAST = "fast"
+FAST_TASKS = ("mnli", "qqp")
+SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "valid": ("valid", "validation", "dev", "validation_matched"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a task is learned and judged: the challenge's values.
+
+    length: longer inputs are cut to so many tokens. largest_train, largest_valid: of more examples so many are drawn,
+    the same for every model and seed.
+    """
+
+    measure: Measure = "accuracy"
+    labels: int = 2
+    epochs: int = 10
+    batch: int = 32
+    valid_batch: int = 64
+    length: int = 512
+    lr: float = 3e-5
+    warmup: float = 0.06
+    final: float = 0.1
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    norm_eps: float = 1e-5
+    largest_train: int | None = None
+    largest_valid: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """first, second: the two segments of an input, made of columns."""
+
+    first: str
+    second: str
+    settings: Settings = Settings()
+
+    @property
+    def columns(self) -> list[str]:
+        """What a row must have, `label` last."""
+        return [name for _, name, _, _ in Formatter().parse(self.first + self.second) if name] + ["label"]
+
+
+TASKS = {
+    "boolq": Task("{question}", "{passage}", Settings(batch=16)),
+    "multirc": Task("Question: {question} Answer: {answer}", "{paragraph}", Settings(batch=16)),
+    "rte": Task("{sentence1}", "{sentence2}"),
+    "wsc": Task('Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}", Settings(epochs=30)),
+    "mrpc": Task("{sentence1}", "{sentence2}", Settings(measure="f1")),
+    "qqp": Task("{question1}", "{question2}", Settings(measure="f1", largest_train=10_000)),
+    "mnli": Task("{premise}", "{hypothesis}", Settings(labels=3, largest_train=10_000)),
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """[n] inputs of two segments each, and their labels."""
+
+    first: list[str]
+    second: list[str]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all of it, hex."""
+        content = json.dumps([self.first, self.second, self.labels.tolist()])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def drawn(self, most: int | None, *key: str) -> Examples:
+        """At most so many of them, in their order; which ones is a function of the key."""
+        if most is None or len(self) <= most:
+            return self
+        kept = np.sort(np.argsort(uniform(len(self), *key), kind="stable")[:most])
+        return Examples([self.first[i] for i in kept], [self.second[i] for i in kept], self.labels[kept])
+
+
+def settings(name: str, fast: bool = False) -> Settings:
+    """Of a task; fast: as a part of `glue/fast`.
+
+    `glue/fast` is MNLI and QQP: the two of the release with thousands of validation examples (about 4,900 and 20,000;
+    the standard error of an accuracy on 2,000 is 1 point, on WSC's and RTE's 52 and 139 it is 4 to 7), of short inputs
+    (BoolQ's and MultiRC's paragraphs cost ten times as much). 5,000 training examples, 4 epochs, 2,000 validation
+    examples, one seed; accuracy for both, so that their mean has one unit.
+    """
+    chosen = TASKS[name].settings
+    if not fast:
+        return chosen
+    return replace(chosen, measure="accuracy", epochs=4, length=128, largest_train=5_000, largest_valid=2_000)
+
+
+def measure(name: str) -> Measure:
+    """What the score of a task, or of `fast`, is."""
+    return "accuracy" if name == FAST else TASKS[name].settings.measure
+
+
+def check(name: str, data: str) -> str:
+    """Read all of a task's data, or that of `fast`. ValueError, in one line, for whatever could not be learned from.
+
+    Returns its fingerprint.
+    """
+    found = [examples.fingerprint for part, place in parts(name, data) for examples in read(part, place).values()]
+    return hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
+
+
+def parts(name: str, data: str) -> list[tuple[str, str]]:
+    """(task, where its data lies): one for a task, for `fast` those of its tasks that the folder has.
+
+    Raises ValueError in one line for a name or a folder that is not there.
+    """
+    if name != FAST and name not in TASKS:
+        near = difflib.get_close_matches(name, [*TASKS, FAST], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"glue/{name}: no such task; there are {', '.join(TASKS)} and {FAST}{hint}")
+    if not data.startswith(HUB) and not Path(data).is_dir():
+        raise ValueError(f"glue/{name}: {data} is not a folder; give one with train.jsonl and valid.jsonl")
+    if name != FAST:
+        return [(name, data)]
+    if data.startswith(HUB):
+        return [(task, data) for task in FAST_TASKS]
+    found = [(task, str(Path(data) / task)) for task in FAST_TASKS if (Path(data) / task).is_dir()]
+    found = found or [(task, data) for task in FAST_TASKS if (Path(data) / f"{task}.train.jsonl").is_file()]
+    if not found:
+        raise ValueError(f"glue/{name}: {data} has none of the folders {', '.join(FAST_TASKS)}")
+    return found
+
+
+def read(name: str, data: str) -> dict[Split, Examples]:
+    """The examples of a task, all of them. Raises ValueError in one line.
+
+    data: a folder with train.jsonl and valid.jsonl (or validation, or dev; or as the challenge releases them,
+    NAME.train.jsonl and NAME.valid.jsonl), or `hub:OWNER/DATASET`, the configuration of the task's name where it has
+    one (the hub's part needs a network and is not covered by tests).
+    """
+    found = _from_hub(name, data.removeprefix(HUB)) if data.startswith(HUB) else _from_folder(name, Path(data))
+    return {split: _examples(name, where, rows) for split, (where, rows) in found.items()}
+
+
+def _examples(name: str, where: str, rows: Iterable[tuple[int, Any]]) -> Examples:
+    task = TASKS[name]
+    columns, labels = task.columns, range(task.settings.labels)
+    first, second, found = [], [], []
+    for number, row in rows:
+        if problem := _problem(row, columns, labels):
+            raise ValueError(f"glue/{name}: {where}, line {number}: {problem}")
+        first.append(task.first.format_map(row))
+        second.append(task.second.format_map(row))
+        found.append(int(row["label"]))
+    if not found:
+        raise ValueError(f"glue/{name}: {where} is empty; it needs lines with {', '.join(columns)}")
+    return Examples(first, second, np.array(found, np.int64))
+
+
+def _problem(row: Any, columns: Sequence[str], labels: range) -> str | None:
+    """What is wrong with a row."""
+    if not isinstance(row, dict):
+        return f"not an object with {', '.join(columns)}"
+    missing = [column for column in columns if column not in row]
+    if missing:
+        return f"no column {', '.join(missing)}; there are {', '.join(map(str, row))}"
+    for column in columns[:-1]:
+        if not isinstance(row[column], str):
+            return f"{column} is {json.dumps(row[column], default=str)[:40]}, not a text"
+    label = row["label"]
+    if not isinstance(label, int) or label not in labels:
+        return f"label {json.dumps(label, default=str)[:40]} is not one of {', '.join(map(str, labels))}"
+    return None
+
+
+def _from_folder(name: str, folder: Path) -> dict[Split, Place]:
+    return {split: _lines(name, _file(name, folder, split)) for split in SPLITS}
+
+
+def _file(name: str, folder: Path, split: Split) -> Path:
+    files = [folder / f"{prefix}{word}.jsonl" for word in SPLITS[split] for prefix in ("", f"{name}.")]
+    for path in files:
+        if path.is_file():
+            return path
+    raise ValueError(f"glue/{name}: {folder} has no {files[0].name} (nor {', '.join(path.name for path in files[1:])})")
+
+
+def _lines(name: str, path: Path) -> Place:
+    def rows() -> Iterator[tuple[int, Any]]:
+        try:
+            text = limits.read(path, limits.TASK).decode(GIVEN)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"glue/{name}: {path} cannot be read: {error}") from error
+        for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, limits.json_value(line)
+            except ValueError as error:
+                told = error.msg if isinstance(error, json.JSONDecodeError) else error
+                raise ValueError(f"glue/{name}: {path}, line {number}: not JSON: {told}") from error
+
+    return str(path), rows()
+
+
+def _from_hub(name: str, dataset: str) -> dict[Split, Place]:
+    import datasets
+
+    try:
+        names = datasets.get_dataset_config_names(dataset)
+        parts: Any = datasets.load_dataset(dataset, name if name in names else None)
+    except Exception as error:  # whatever client and file readers raise: none of it is ours
+        raise ValueError(f"glue/{name}: hub:{dataset}: {' '.join(str(error).split())[:200]}") from error
+    found: dict[Split, Place] = {}
+    for split, words in SPLITS.items():
+        word = next((word for word in words if word in parts), None)
+        if word is None:
+            raise ValueError(f"glue/{name}: hub:{dataset} has no split {words[0]}, only {', '.join(parts)}")
+        found[split] = f"hub:{dataset} {word}", enumerate(parts[word], 1)
+    return found

@@ -1,0 +1,232 @@
+"""The tasks that a checkpoint is judged by: what they are called, whether they can be had, and their scores.
+
+Every score has beside it that of the same architecture before training, for an untrained model may score well: on
+adjective nominalisation it reaches 77 in published reports.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sweeper.system import files
+from trainables import limits
+from trainables.evaluation import glue, minimal_pairs, pseudo_likelihood, wug
+from trainables.evaluation.pseudo_likelihood import Scorer
+from trainables.evaluation.sentence_pairs import Pairs
+
+READERS: dict[str, Callable[[Path], Pairs]] = {
+    "blimp": minimal_pairs.read_blimp,
+    "zorro": minimal_pairs.read_zorro,
+    "wug_adj": wug.read_wug,
+    "wug_past": wug.read_wug,
+}
+GLUE = "glue/"
+
+Progress = Callable[[str, int, int], None]  # what is being done, and how many of how many; 0 of 0 where none can tell
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """measure: accuracy and f1 go from 0 to 1, spearman from -1 to 1; the higher the better.
+
+    score: a tie counts as half; score_first: as option 0's, as in BabyLM's pipeline until April 2026, which breaks
+    ties at random since; ties: how many there are; None where there is nothing to tie. untrained: the score of the
+    same config at random. ci: 95 % bootstrap interval of the score over items. by: the scores of each phenomenon; or of
+    each seed of fine-tuning, of the last epoch in place of the best, and of always giving the most frequent label.
+    """
+
+    measure: str
+    score: float
+    untrained: float
+    score_first: float | None = None
+    ties: int | None = None
+    ci: tuple[float, float] | None = None
+    by: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: int) -> dict[str, str]:
+    """Raise ValueError, in one line, for the first task that cannot be evaluated. Returns a fingerprint of each's data.
+
+    tokenizer_folder: None leaves the lengths of sentences unchecked. positions: what a row of the model can hold.
+    """
+    tokenizer = pseudo_likelihood.load_tokenizer(tokenizer_folder) if tokenizer_folder else None
+    found = {}
+    for name, data in tasks.items():
+        known(name)
+        if name.startswith(GLUE):
+            found[name] = glue.check(name.removeprefix(GLUE), data)
+            continue
+        pairs = READERS[name](Path(data))
+        if tokenizer:
+            coded = pseudo_likelihood.tokens(tokenizer, pairs.sentences())
+            pairs.check([len(ids) for ids, _ in coded], positions)
+        found[name] = pairs.fingerprint
+    return found
+
+
+def known(name: str) -> None:
+    """Raise ValueError, with the nearest legal name, for a task that there is none of."""
+    names = [*READERS, *(GLUE + each for each in (*glue.TASKS, glue.FAST))]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        raise ValueError(f"there is no task {name!r}: " + (f"did you mean {near[0]}?" if near else ", ".join(names)))
+
+
+def main_metric(name: str) -> str:
+    """What `metrics` calls the score itself."""
+    measures = {"blimp": "accuracy", "zorro": "accuracy", "wug_adj": "spearman", "wug_past": "spearman"}
+    return f"{name}/{measures.get(name) or glue.measure(name.removeprefix(GLUE))}"
+
+
+def evaluate(
+    model_folder: Path,
+    tasks: Mapping[str, str],
+    seed: int = 0,
+    progress: Progress = _silent,
+    device: str = "cpu",
+    seeds: Sequence[int] = (0,),
+) -> dict[str, TaskScore]:
+    """The scores of a checked set of tasks. ValueError, in one line, for a folder that is no bundle.
+
+    seed: of the untrained model's weights and of the bootstrap. seeds: of fine-tuning.
+    """
+    trained, tokenizer = pseudo_likelihood.load(model_folder)
+    scorers = Scorer(trained, tokenizer, device), Untrained(model_folder, tokenizer, device, seed)
+    scores = {}
+    with tempfile.TemporaryDirectory(prefix="untrained-") as kept:
+        for name, data in tasks.items():
+            if name.startswith(GLUE):
+                folders = model_folder, scorers[1].write(Path(kept) / "bundle")
+                with torch.device(device):
+                    scores[name] = _glue(folders, name, data, seeds, progress)
+            elif name.startswith("wug"):
+                scores[name] = _morphology(scorers, name, Path(data), seed, progress)
+            else:
+                scores[name] = _grammar(scorers, name, Path(data), seed, progress)
+    return scores
+
+
+def metrics(scores: Mapping[str, TaskScore]) -> dict[str, float]:
+    """Flat metrics: `TASK/MEASURE`, `TASK/untrained` and, where they apply, `TASK/first` and `TASK/ties`."""
+    flat: dict[str, float] = {}
+    for name, score in scores.items():
+        flat[f"{name}/{score.measure}"] = score.score
+        flat[f"{name}/untrained"] = score.untrained
+        if score.score_first is not None:
+            flat[f"{name}/first"] = score.score_first
+        if score.ties is not None:
+            flat[f"{name}/ties"] = float(score.ties)
+    return flat
+
+
+def details(scores: Mapping[str, TaskScore]) -> dict[str, dict[str, Any]]:
+    """For JSON, by task."""
+    return {name: asdict(score) for name, score in scores.items()}
+
+
+class Untrained:
+    """The same architecture before training, made when first wanted. What it scores lies in the cache, for it is the
+    same for every trial of a sweep.
+
+    model_folder: whose config and tokenizer it has. seed: of its weights.
+    """
+
+    def __init__(self, model_folder: Path, tokenizer: Any, device: str, seed: int) -> None:
+        self._folder, self._tokenizer, self._device, self._seed = model_folder, tokenizer, device, seed
+        made = f"{seed} {device} {torch.__version__} {version('transformers')}"
+        self._words = sorted((*model_folder.glob("*token*.json"), *model_folder.glob("vocab.txt")))
+        parts = [made.encode(), *(path.read_bytes() for path in (model_folder / "config.json", *self._words))]
+        self._origin = hashlib.sha256(b"\0".join(parts))
+
+    @cached_property
+    def model(self) -> Any:
+        return pseudo_likelihood.untrained(self._folder, self._seed)
+
+    def __call__(self, sentences: Sequence[str], progress: pseudo_likelihood.Progress) -> NDArray[np.float64]:
+        """[n], as `Scorer`."""
+        key = self._origin.copy()
+        key.update("\0".join(sentences).encode())
+        kept = files.cache_root() / "untrained" / f"{key.hexdigest()[:32]}.npy"
+        known = _kept(kept, len(sentences))
+        if known is not None:
+            return known
+        scores = Scorer(self.model, self._tokenizer, self._device)(sentences, progress)
+        content = io.BytesIO()
+        np.save(content, scores, allow_pickle=False)
+        files.put(kept, content.getvalue())
+        return scores
+
+    def write(self, folder: Path) -> Path:
+        """As a bundle, with its tokenizer; as it is where it was written before."""
+        if not folder.exists():
+            self.model.save_pretrained(folder)
+            for path in self._words:
+                shutil.copy(path, folder / path.name)
+        return folder
+
+
+def _kept(path: Path, size: int) -> NDArray[np.float64] | None:
+    """Scores of the cache, [size]; None where there are none, or what is there is none."""
+    try:
+        scores = np.load(io.BytesIO(limits.read(path, limits.TASK)), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return scores if scores.dtype == np.float64 and scores.shape == (size,) else None
+
+
+def _grammar(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
+    pairs = READERS[name](data)
+    trained, blank = (
+        minimal_pairs.score(pairs, pairs.preference(scorer, _named(what, progress)), seed)
+        for scorer, what in zip(scorers, (name, f"{name}, untrained"), strict=True)
+    )
+    by = {group: row | {"untrained": blank.by[group]["score"]} for group, row in trained.by.items()}
+    return TaskScore("accuracy", trained.score, blank.score, trained.first, trained.ties, trained.interval, by)
+
+
+def _morphology(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
+    pairs = READERS[name](data)
+    trained, blank = (
+        wug.score(pairs, pairs.preference(scorer, _named(what, progress)), seed)
+        for scorer, what in zip(scorers, (name, f"{name}, untrained"), strict=True)
+    )
+    return TaskScore("spearman", trained.score, blank.score, None, trained.ties, trained.interval)
+
+
+def _glue(folders: tuple[Path, Path], name: str, data: str, seeds: Sequence[int], progress: Progress) -> TaskScore:
+    """Fine-tuned results lie in the cache: what another trial or an earlier call has finished is not repeated."""
+    from trainables.evaluation import finetune
+
+    task, work = name.removeprefix(GLUE), files.cache_root() / "finetuned"
+    trained, blank = (
+        finetune.finetune(folder, task, data, work, seeds, lambda text, what=what: progress(f"{what}: {text}", 0, 0))
+        for folder, what in zip(folders, (name, f"{name}, untrained"), strict=True)
+    )
+    by = {f"seed {each}": {"score": value, "untrained": blank.by_seed[each]} for each, value in trained.by_seed.items()}
+    by |= {
+        label: {"score": getattr(trained, key), "untrained": getattr(blank, key)}
+        for label, key in (("last epoch", "last"), ("majority label", "majority"))
+    }
+    return TaskScore(trained.measure, trained.score, blank.score, by=by)
+
+
+def _named(what: str, progress: Progress) -> pseudo_likelihood.Progress:
+    return lambda done, total: progress(what, done, total)

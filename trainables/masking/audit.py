@@ -1,0 +1,143 @@
+"""What was really masked: counted on the device in every step, read only when a run reports.
+
+Shapes: V vocabulary entries, S index slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from trainables.masking.budget import Selection
+
+AllReduce = Callable[[torch.Tensor], object]
+State = dict[str, torch.Tensor]
+
+SD = 4  # independent draws may be this far from what they promise on average
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a selection came about, counts on the device.
+
+    by_source: [sources]. short: what the sources could not supply and random did. cut: groups, such as words, of which
+    a row's budget took a part only. broken: whether the number of positions is not what the policy promises.
+    expected, variance: of the number, where positions are drawn independently; else 0.
+    """
+
+    by_source: torch.Tensor
+    broken: torch.Tensor
+    short: torch.Tensor | int = 0
+    cut: torch.Tensor | int = 0
+    expected: torch.Tensor | float = 0.0
+    variance: torch.Tensor | float = 0.0
+
+
+class Audit:
+    """Counts of one rank since the beginning of the run.
+
+    Shares, shortfalls, words and what was masked count after the mask warm-up, where they mean something.
+    """
+
+    def __init__(self, sources: list[str], vocab_size: int, matched: bool, device: str) -> None:
+        self.sources, self.matched = sources, matched
+        self.refreshes = 0
+        self.warm = False
+        # positions seen, predicted, batches off their promise; shortfalls, cut groups, then by source
+        self.counts = torch.zeros(5 + len(sources), dtype=torch.int64, device=device)
+        self.moments = torch.zeros(2, dtype=torch.float64, device=device)  # expected, variance
+        self.by_id = torch.zeros(vocab_size, dtype=torch.int64, device=device)  # predictions, by the label
+        self.initial = torch.zeros_like(self.by_id)  # those of them with which a word begins
+        self.words = torch.zeros(2, dtype=torch.int64, device=device)  # of several pieces: touched, predicted whole
+
+    def count(self, selection: Selection, draw: Draw, positions: int, warm: bool) -> None:
+        """A step's selection among so many positions of this rank."""
+        self.warm = warm
+        self.counts[0] += positions
+        self.counts[1] += selection.weight.sum().long()
+        self.counts[2] += draw.broken
+        self.moments[0] += draw.expected
+        self.moments[1] += draw.variance
+        if warm:
+            self.counts[3] += draw.short
+            self.counts[4] += draw.cut
+            self.counts[5:] += draw.by_source
+
+    def tally(self, labels: torch.Tensor, weight: torch.Tensor) -> None:
+        """What stood at the selected positions, [S] each."""
+        if self.warm:
+            self.by_id.index_add_(0, labels, weight.long())
+
+    def tally_words(self, labels: torch.Tensor, selection: Selection, word_start_bT: torch.Tensor) -> None:
+        """Count predictions with which a word begins, and words of several pieces: touched, and predicted whole.
+
+        By where the prepared text has words begin, [b, T], not by what the policy takes for words: its mistakes would
+        go unseen. A row cuts words as it cuts the text.
+        """
+        if not self.warm:
+            return
+        at = selection.positions.clamp(max=word_start_bT.numel() - 1)
+        self.initial.index_add_(0, labels, (word_start_bT.flatten()[at] * selection.weight).long())
+        begins = word_start_bT.clone()
+        begins[:, 0] = True
+        word = begins.flatten().cumsum(0) - 1
+        predicted = torch.zeros(len(word) + 1, dtype=torch.int64, device=word.device)
+        predicted[selection.positions] = 1
+        counts = torch.zeros(2, len(word), dtype=torch.int64, device=word.device)
+        counts.index_add_(1, word, torch.stack([torch.ones_like(word), predicted[:-1]]))
+        pieces, taken = counts
+        touched = (pieces > 1) & (taken > 0)
+        self.words += torch.stack([touched.sum(), (touched & (taken == pieces)).sum()])
+
+    def metrics(self, all_reduce: AllReduce) -> dict[str, float]:
+        """Of all ranks, each of which calls it. RuntimeError where a batch, or independent draws, broke the promise."""
+        positions, predicted, broken, short, cut, *by_source = summed(self.counts, all_reduce).tolist()
+        expected, variance = summed(self.moments, all_reduce).tolist()
+        touched, whole = summed(self.words, all_reduce).tolist()
+        if broken:
+            raise RuntimeError(f"mask audit: {broken} batches did not predict the number of positions they promise")
+        if variance and abs(predicted - expected) > SD * variance**0.5:
+            raise RuntimeError(
+                f"mask audit: {predicted} positions predicted, {expected:.0f} +- {variance**0.5:.0f} due"
+            )
+        drawn = sum(by_source)
+        shares = [n / drawn for n in by_source] if drawn else [1.0, *[0.0] * (len(by_source) - 1)]
+        return {
+            "audit/rate": predicted / positions,
+            **{f"audit/shares/{name}": share for name, share in zip(self.sources, shares, strict=True)},
+            "audit/fallbacks": float(short),
+            "audit/short": short / drawn if drawn else 0.0,
+            "audit/cut": float(cut),
+            **({"audit/whole_words": whole / touched} if touched else {}),
+            "audit/refreshes": float(self.refreshes),
+            "audit/matched": float(self.matched),
+            "train/predicted": float(predicted),
+        }
+
+    def state(self, all_reduce: AllReduce) -> State:
+        """Counts of all ranks."""
+        return {
+            "audit": summed(self.counts, all_reduce).cpu(),
+            "moments": summed(self.moments, all_reduce).cpu(),
+            "by_id": summed(self.by_id, all_reduce).cpu(),
+            "initial": summed(self.initial, all_reduce).cpu(),
+            "words": summed(self.words, all_reduce).cpu(),
+            "refreshes": torch.tensor(self.refreshes),
+        }
+
+    def load(self, state: State, rank: int) -> None:
+        """Go on from `state()`. Rank 0 takes the counts of all, so that their sum is what it was."""
+        own = {"audit": self.counts, "moments": self.moments, "by_id": self.by_id}
+        own |= {"initial": self.initial, "words": self.words}
+        for name, counts in own.items():
+            counts.copy_(state[name] if rank == 0 else torch.zeros_like(state[name]))
+        self.refreshes = int(state["refreshes"])
+
+
+def summed(tensor: torch.Tensor, all_reduce: AllReduce) -> torch.Tensor:
+    """The sum over the ranks, in a copy."""
+    total = tensor.clone()
+    all_reduce(total)
+    return total

@@ -1,0 +1,185 @@
+"""Which positions are predicted, and what stands there instead: the mixture of sources, and the replacement.
+
+Tensors and integers only; everything happens in the step, on the device, without a loop over tokens. Shapes: B rows
+of the global batch, b rows of this rank, T tokens a row, V vocabulary entries, S index slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trainables import noise as randomness
+from trainables.masking import sources
+from trainables.masking.amlm import Amlm
+from trainables.masking.audit import AllReduce, Audit, Draw, State
+from trainables.masking.budget import Budget, Counts, RowBudget, Selection
+from trainables.masking.difficulty import Difficulty
+from trainables.masking.policy import Answers, Floats, MaskingPolicy, Vocabulary
+from trainables.masking.sources import Scored, largest
+from trainables.noise import StepNoise
+from trainables.settings.config import Config
+
+
+class Mixture:
+    """[(share, source), ...] under one budget: random masking, Accuracy-Morph and its ablations are all mixtures.
+
+    Sources draw within each row, in order, without replacement. Random comes first in the list and draws last: its
+    own share and what the others could not supply. In the mask warm-up it draws everything, while counts gather.
+    """
+
+    def __init__(self, config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> None:
+        masking = config.masking
+        self.config, self.rows, self.seed = config, rows, seed
+        self.eligible_V = torch.tensor(vocabulary.eligible, device=device)
+        shares = {name: share for name, share in masking.shares if share or name in ("random", "token", "trigram")}
+        made = {name: sources.make(name, config, vocabulary, device) for name in shares}
+        self.random, token, trigram = made.pop("random"), made["token"], made["trigram"]
+        assert isinstance(token, Scored)
+        assert isinstance(trigram, Scored)
+        self.token, self.trigram = token, trigram
+        self.others = [(shares[name], source) for name, source in made.items()]
+        self.remainder = 1 if masking.shares.trigram or len(self.others) == 2 else None  # of a row's roundings
+        self.difficulty = Difficulty(vocabulary.forms, masking, device)
+        names = [self.random.name, *(source.name for _, source in self.others)]
+        self.audit = Audit(names, vocabulary.size, masking.matched, device)
+        self._renew()
+
+    def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
+        warm = noise.step >= self.config.warmup_steps
+        budget, (due, *wanted), total = self._due(ids_BT, noise, warm)
+        left = due
+        free = eligible = self.eligible_V[ids_BT[self.rows]]
+        supplied, cut = [], left.new_zeros(())
+        for (share, source), quota in zip(self.others, wanted, strict=True):
+            if warm and (share or self.config.masking.by_row):
+                keys = source.keys(ids_BT, noise, self.rows)
+                taken, cut_here = largest(keys, free, quota, budget.largest(share), source.grouped)
+                free, left, cut = free & ~taken, left - taken.sum(1), cut + cut_here
+                supplied.append(taken.sum())
+            else:
+                supplied.append(left.new_zeros(()))
+        rest, _ = largest(self.random.keys(ids_BT, noise, self.rows), free, left, budget.largest(), False)
+        selection = Selection.of((eligible & ~free) | rest, budget.slots(self.rows), total)
+        short = torch.stack(wanted).sum() - torch.stack(supplied).sum()
+        broken = selection.weight.sum() != due.sum()
+        draw = Draw(torch.stack([rest.sum(), *supplied]), broken, short, cut)
+        self.audit.count(selection, draw, eligible.numel(), warm)
+        return selection
+
+    def _due(
+        self, ids_BT: torch.Tensor, noise: StepNoise, warm: bool
+    ) -> tuple[Budget | RowBudget, torch.Tensor, int | torch.Tensor]:
+        """The budget; what this rank's rows and the sources in them have of it, [1 + sources, b]; the batch's total."""
+        config = self.config
+        rate, shape = config.rate_at(noise.step), (config.batch_size, config.data.block)
+        shares = [share if warm else 0.0 for share, _ in self.others]
+        if config.masking.by_row:
+            by_row, random = RowBudget(rate, *shape), config.masking.shares.random if warm else 1.0
+            quotas = by_row.quotas(self.eligible_V[ids_BT].sum(1), random, shares, self.remainder)
+            return by_row, quotas[:, self.rows], quotas[0].sum()
+
+        def drawn(noise: StepNoise) -> Counts:  # of that noise's step: the rate may change
+            return Budget(config.rate_at(noise.step), *shape).quotas(shares, noise)[:, self.rows]
+
+        budget = Budget(rate, *shape)
+        return budget, noise.give("quotas", drawn, ids_BT.device), budget.total
+
+    @property
+    def _counting(self) -> bool:
+        """Whether what the last selection is answered counts."""
+        return self.audit.warm or self.config.masking.counted is None
+
+    def observe(self, selection: Selection, answers: Answers, all_reduce: AllReduce) -> None:
+        self.audit.tally(answers.labels, selection.weight)
+        if not self._counting:
+            return
+        if self.config.masking.signal == "loss":
+            losses = answers.losses.double()
+            hard = losses >= self._threshold(selection, losses, all_reduce)
+        else:
+            hard = answers.predictions != answers.labels
+        self.difficulty.observe(answers.labels, hard, selection.weight)
+
+    def _threshold(self, selection: Selection, losses: torch.Tensor, all_reduce: AllReduce) -> torch.Tensor:
+        """The quantile of the global batch's losses, [S] float64, linear between two of them, []."""
+        config, total = self.config, selection.total
+        every = losses.new_zeros(config.tokens_per_step + 1)
+        end = config.tokens_per_step
+        place = torch.where(selection.weight > 0, selection.positions + self.rows.start * config.data.block, end)
+        every.index_copy_(0, place, losses + 1)  # 0 where nothing is predicted, and a loss is never below 0
+        every[end] = 0
+        all_reduce(every)
+        below = 1 - config.masking.loss_quantile
+        if isinstance(total, int):
+            largest, at = every.topk(total).values - 1, below * (total - 1)
+            low, part = int(at), at - int(at)
+            return torch.lerp(largest[low], largest[min(low + 1, total - 1)], part)
+        largest, at = every.sort(descending=True).values - 1, below * (total - 1).clamp(min=0).double()
+        low = at.long()
+        one, other = largest[torch.stack([low, torch.minimum(low + 1, total - 1)]).clamp(min=0)]
+        return torch.lerp(one, other, at - low)
+
+    def refresh(self, all_reduce: AllReduce) -> None:
+        if not self._counting:
+            return
+        self.difficulty.refresh(all_reduce)
+        self.audit.refreshes += 1
+        self._renew()
+
+    def _renew(self) -> None:
+        masking, difficulty = self.config.masking, self.difficulty
+        if masking.signal == "frequency":
+            return
+        order = slice(None)
+        if masking.signal == "permuted":
+            order = np.argsort(randomness.words(len(difficulty.token_score), self.seed, "deal", self.audit.refreshes))
+        self.token.set(difficulty.token_score[order])
+        self.trigram.set(difficulty.trigram_score[order])
+
+    def scores(self) -> dict[str, Floats]:
+        scores = {"token": np.exp(self.token.log_score.cpu().numpy())}
+        known = self.config.masking.signal in ("accuracy", "loss")
+        return {**scores, "trigram": self.difficulty.by_trigram} if known else scores
+
+    def metrics(self, all_reduce: AllReduce) -> dict[str, float]:
+        return {**self.audit.metrics(all_reduce), "audit/capped": self.difficulty.capped}
+
+    def state(self, all_reduce: AllReduce) -> State:
+        log_score = self.token.log_score.cpu()  # of the last batch, where scores come from batches
+        return {**self.audit.state(all_reduce), **self.difficulty.state(all_reduce), "log_score": log_score}
+
+    def load(self, state: State, rank: int) -> None:
+        self.audit.load(state, rank)
+        self.difficulty.load(state, rank)
+        self.token.log_score.copy_(state["log_score"])
+        self._renew()
+
+
+def build(config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> MaskingPolicy:
+    """The policy that the settings describe, for this rank's rows."""
+    policy = Amlm if config.masking.policy == "amlm" else Mixture
+    return policy(config, vocabulary, rows, seed, device)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What stands at the selected positions: 80 % [MASK], 10 % a uniform vocabulary id, 10 % the token itself (BERT).
+
+    Noise is indexed by position: two policies which select the same position do the same to it.
+    """
+
+    mask_id: int
+    vocab_size: int
+    rows: slice
+
+    def __call__(self, ids_bT: torch.Tensor, selection: Selection, noise: StepNoise) -> torch.Tensor:
+        """The model's input, [b, T]."""
+        chance = noise.give("replace", lambda noise: noise.uniform("replace")[self.rows], ids_bT.device)
+        other = noise.give("other", lambda noise: noise.integers("other", self.vocab_size)[self.rows], ids_bT.device)
+        instead = torch.where(chance < 0.8, self.mask_id, torch.where(chance < 0.9, other, ids_bT))
+        selected = torch.zeros(ids_bT.numel() + 1, dtype=torch.bool, device=ids_bT.device)
+        selected[selection.positions] = True
+        return torch.where(selected[:-1].view_as(ids_bT), instead, ids_bT)

@@ -1,0 +1,216 @@
+"""What a share of the mask budget goes by: sources give every position a key, and a row's largest keys are drawn.
+
+catalogue.py names them. A source is made by what its entry says, called with settings, vocabulary and device.
+
+Shapes: B rows of the global batch, b rows of this rank, T tokens a row, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainables.masking.difficulty import Keys, token_keys, trigram_keys
+from trainables.masking.policy import Vocabulary
+from trainables.noise import StepNoise
+from trainables.settings.catalogue import SOURCES
+from trainables.settings.config import Config
+
+Floats = NDArray[np.float64]
+NEVER = -torch.inf
+
+# Group keys: the group's noise in multiples of 2^-40, less the place in the group in multiples of 2^-50.
+GROUP_GRAIN, PLACE_GRAIN = 2.0**-40, 2.0**-50
+
+# SpanBERT (Joshi et al. 2020, 3.1). Its mean length, 3.8, tells that longer spans are drawn again, not cut to 10.
+SPAN_P, SPAN_LONGEST = 0.2, 10
+
+
+class Source:
+    """Gives every position a key: the largest of a row are drawn, -inf never.
+
+    name: its own in the catalogue. grouped: keys are those of groups, such as words, which should be drawn together.
+    """
+
+    name: str
+    grouped = False
+
+    def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
+        """What it knows from the start; nothing unless it says otherwise."""
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        """[b, T] float64, so that ties do not happen and every device agrees on the order."""
+        raise NotImplementedError
+
+
+def make(name: str, config: Config, vocabulary: Vocabulary, device: str) -> Source:
+    """The source of that name. ValueError, in one line, where its entry in the catalogue does not lead to it."""
+    module, _, attribute = SOURCES[name].made_by.partition(":")
+    try:
+        maker: Callable[..., Source] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"catalogue.py has {SOURCES[name].made_by} for the source {name}, but {error}") from error
+    source = maker(config, vocabulary, device)
+    if source.name != name:
+        raise ValueError(
+            f"catalogue.py has {SOURCES[name].made_by} for the source {name}, which is called {source.name}"
+        )
+    return source
+
+
+def largest(
+    keys: torch.Tensor, free: torch.Tensor, quota: torch.Tensor, most: int, grouped: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[b, T] bool: each row's `quota` largest keys among its free positions; and how many groups that cuts, []."""
+    length = keys.shape[1]
+    values, index = keys.masked_fill(~free, NEVER).topk(min(length, most + grouped), dim=1)
+    rank = torch.arange(values.shape[1], device=values.device)
+    taken = torch.zeros_like(free).scatter_(1, index, (rank < quota[:, None]) & (values > NEVER))
+    if not grouped:
+        return taken, quota.new_zeros(())
+    same = values[:, :-1] - values[:, 1:] < GROUP_GRAIN / 2  # NaN where both are -inf: not the same
+    return taken, (same & (rank[1:] == quota[:, None])).sum()
+
+
+class Random(Source):
+    """Every position alike."""
+
+    name = "random"
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return noise.give("random", lambda noise: noise.uniform("random")[rows], ids_BT.device)
+
+
+class Scored(Source):
+    """Positions without replacement, with probability proportional to the score of their token.
+
+    The largest of log(score) + Gumbel noise are such a draw (the Plackett-Luce law; Kool et al. 2019).
+    """
+
+    def __init__(self, name: str, vocab_size: int, device: str) -> None:
+        self.name = name
+        self.log_score = torch.full((vocab_size,), NEVER, dtype=torch.float64, device=device)
+
+    def set(self, score_V: Floats) -> None:
+        """Take over new scores, 0 or more."""
+        with np.errstate(divide="ignore"):
+            self.log_score.copy_(torch.from_numpy(np.log(score_V)))
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        gumbel = noise.give(self.name, lambda noise: noise.gumbel(self.name)[rows], ids_BT.device)
+        return self.log_score[ids_BT[rows]] + gumbel
+
+
+class BatchFrequency(Scored):
+    """By how often a key occurs in the global batch: weight 0.25 from 8 times, 2 from 2 to 5 times, else 1.
+
+    A token's weight is the mean over its keys; without any it is never drawn. The weights are those of `frequency` in
+    the study of Accuracy-Morph (BabyLM 2026), the rule is ours: there it counts ids, has no trigrams, and takes the
+    whole budget from step 1.
+    """
+
+    def __init__(self, name: str, keys: Keys, device: str) -> None:
+        super().__init__(name, keys.vocab_size, device)
+        self.token, self.key = (torch.from_numpy(part).to(device) for part in (keys.token, keys.key))
+        self.keys_total = len(keys.names)
+        number = np.bincount(keys.token, minlength=keys.vocab_size)
+        self.number = torch.from_numpy(number.astype(np.float64)).to(device)
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        ids = ids_BT.flatten()
+        # Not bincount, which on a GPU has the host wait for the largest id.
+        present = torch.zeros_like(self.number).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float64))
+        by_key = present.new_zeros(self.keys_total).index_add_(0, self.key, present[self.token])
+        weight = torch.where(by_key >= 8, 0.25, torch.where((by_key >= 2) & (by_key <= 5), 2.0, 1.0)).double()
+        total = torch.zeros_like(self.number).index_add_(0, self.token, weight[self.key])
+        self.log_score.copy_((total / self.number.clamp(min=1)).log())
+        return super().keys(ids_BT, noise, rows)
+
+
+class WholeWord(Source):
+    """All pieces of a word of the tokenizer's own together, every word of a row alike.
+
+    A word that begins in the row before counts from the row's first piece.
+    """
+
+    name = "whole_word"
+    grouped = True
+
+    def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
+        self.begins = torch.tensor(vocabulary.forms.begins, device=device)
+        self.word_start = vocabulary.word_start
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        found = self.word_start
+        begins = self.begins[ids_BT[rows]] if found is None else found(noise, ids_BT.device)[rows]
+        place = torch.arange(begins.shape[1], device=begins.device).expand_as(begins)
+        first = torch.where(begins, place, 0).cummax(1).values
+        return _grain(noise, self.name, rows, begins.device).gather(1, first) - (place - first) * PLACE_GRAIN
+
+
+class Span(Source):
+    """Runs of tokens of geometric length, p = 0.2, at most 10, from uniform starts (SpanBERT, Joshi et al. 2020).
+
+    Every position of a row proposes one span; they come in random order. One that reaches into an earlier one gives
+    only what that left.
+    """
+
+    name = "span"
+    grouped = True
+
+    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        device = ids_BT.device
+        order = _grain(noise, self.name, rows, device)
+        length = noise.give("span length", lambda noise: _span_lengths(noise)[rows], device)
+        keys = order
+        for reach in range(1, min(SPAN_LONGEST, order.shape[1])):
+            covered = torch.where(length[:, :-reach] > reach, order[:, :-reach] - reach * PLACE_GRAIN, NEVER)
+            keys = torch.cat([keys[:, :reach], torch.maximum(keys[:, reach:], covered)], dim=1)
+        return keys
+
+
+def token(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
+    """By the scores of tokens, as `masking.signal` has it."""
+    if config.masking.signal == "frequency":
+        return BatchFrequency("token", token_keys(vocabulary.forms), device)
+    return Scored("token", vocabulary.size, device)
+
+
+def trigram(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
+    """By the scores of character trigrams, as `masking.signal` has it."""
+    if config.masking.signal == "frequency":
+        return BatchFrequency("trigram", trigram_keys(vocabulary.forms), device)
+    return Scored("trigram", vocabulary.size, device)
+
+
+def rare(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
+    """By `rarity` of the token."""
+    source = Scored("rarity", vocabulary.size, device)
+    source.set(rarity(vocabulary.unigram, config.masking.rarity_power))
+    return source
+
+
+def rarity(unigram_V: Floats, power: float) -> Floats:
+    """[V] weights: a token's rank by its frequency in the train part, the most frequent first, over V, to a power.
+
+    Tokens of one frequency share the mean of their ranks.
+    """
+    _, group, number = np.unique(-unigram_V, return_inverse=True, return_counts=True)
+    last = np.cumsum(number)
+    return ((last - (number - 1) / 2)[group] / len(unigram_V)) ** power
+
+
+def _grain(noise: StepNoise, name: str, rows: slice, device: torch.device) -> torch.Tensor:
+    """[b, T] uniform multiples of the groups' grain."""
+    return noise.give(name, lambda noise: np.floor(noise.uniform(name)[rows] / GROUP_GRAIN) * GROUP_GRAIN, device)
+
+
+def _span_lengths(noise: StepNoise) -> Floats:
+    """[B, T] geometric, at most SPAN_LONGEST."""
+    within = 1 - (1 - SPAN_P) ** SPAN_LONGEST
+    longer = np.log1p(-within * noise.uniform("span length")) / np.log1p(-SPAN_P)
+    return np.minimum(1 + np.floor(longer), SPAN_LONGEST)

@@ -1,0 +1,147 @@
+"""What was masked, as a result: by frequency, by the kind of word piece, by token and trigram, and how it drifted.
+
+Shapes: V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data.word_forms import WordForms
+from trainables.masking.difficulty import trigram_keys
+from trainables.masking.policy import Floats, Vocabulary
+
+Ints = NDArray[np.int64]
+
+DECILES = 10
+KINDS = ("word", "continuation", "number", "punctuation")
+SORTS = ("letters", "number", "punctuation")  # of entries: whether letters begin a word, their place tells
+SHOWN = 20
+LEAST_EXPECTED = 20.0  # with fewer predictions due, a ratio says little
+
+
+class Masked:
+    """Summaries of the predictions by vocabulary id.
+
+    Deciles are tenths of the running text, tokens in order of frequency, the most frequent first: random masking
+    gives each about a tenth. Kinds: a whole word or its first piece, a continuation, a number (any digit in
+    it), punctuation (neither letters nor digits).
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        probability = np.where(vocabulary.eligible, vocabulary.unigram, 0.0)
+        self.probability: Floats = probability / probability.sum()
+        order = np.argsort(-self.probability, kind="stable")
+        middle = np.cumsum(self.probability[order]) - self.probability[order] / 2
+        self.decile: Ints = np.empty(len(order), dtype=np.int64)
+        self.decile[order] = np.minimum((middle * DECILES).astype(np.int64), DECILES - 1)
+        self.sort: Ints = np.array([SORTS.index(sort) for sort in _sorts(vocabulary.forms)])
+        begins = vocabulary.forms.begins.astype(np.float64)
+        self.initial: Floats = begins if vocabulary.initial is None else vocabulary.initial
+
+    def metrics(self, by_id: Ints, initial: Ints) -> dict[str, float]:
+        """Shares of the predictions; nothing before the first. initial: [V], those with which a word begins."""
+        if not by_id.sum():
+            return {}
+        deciles = np.bincount(self.decile, weights=by_id, minlength=DECILES) / by_id.sum()
+        kinds = self.kinds(by_id, initial) / by_id.sum()
+        by_decile = {f"audit/decile/{i + 1}": float(share) for i, share in enumerate(deciles)}
+        return by_decile | {f"audit/kind/{name}": float(share) for name, share in zip(KINDS, kinds, strict=True)}
+
+    def kinds(self, by_id: Ints | Floats, initial: Ints | Floats) -> Floats:
+        """[kinds], what there is of each, by how much there is of every token and with how much of it a word begins."""
+        letters, *others = np.bincount(self.sort, weights=by_id, minlength=len(SORTS))
+        words = initial[self.sort == 0].sum()
+        return np.array([words, letters - words, *others], dtype=np.float64)
+
+    def drift(self, before: Floats, now: Floats) -> float:
+        """Mean absolute change of a token's score, weighted by its frequency."""
+        return float(np.abs(now - before) @ self.probability)
+
+    def table(self, by_id: Ints, scores: dict[str, Floats]) -> dict[str, Any]:
+        """The most and the least masked tokens and trigrams, by their predictions over those due at random."""
+        due = self.probability * by_id.sum()
+        forms = self.vocabulary.forms
+        keys = trigram_keys(forms)
+        by_trigram, due_by_trigram = keys.counts(by_id.astype(np.float64)), keys.counts(due)
+        tokens = _ranked(forms.labels, by_id, due, scores.get("token"))
+        return {"tokens": tokens, "trigrams": _ranked(keys.names, by_trigram, due_by_trigram, scores.get("trigram"))}
+
+
+def write(
+    folder: Path, masked: Masked, counted: tuple[Ints, Ints], scores: dict[str, Floats], history: Sequence[Any]
+) -> None:
+    """`masked.json` and `masked.svg`, a table and a plot, into a new folder.
+
+    counted: [V] each, predictions by label, and those of them with which a word begins.
+    """
+    folder.mkdir()
+    by_id = counted[0]
+    shares = {key.removeprefix("audit/"): value for key, value in masked.metrics(*counted).items()}
+    drift = [[row["step"], row["audit/drift"]] for row in history if "audit/drift" in row]
+    content = {"predictions": int(by_id.sum()), "shares": shares, "drift": drift, **masked.table(by_id, scores)}
+    (folder / "masked.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    _plot(folder / "masked.svg", masked, shares, drift)
+
+
+def _sorts(forms: WordForms) -> Iterator[str]:
+    """Of every entry. What is no whole character may be a letter, and counts as one; so does a mark of words alone."""
+    for key, begins, whole in zip(forms.keys, forms.begins, forms.whole, strict=True):
+        if not whole or (begins and not key):
+            yield "letters"
+        elif any(map(str.isdigit, key)):
+            yield "number"
+        else:
+            yield "letters" if any(map(str.isalpha, key)) else "punctuation"
+
+
+def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None) -> dict[str, list[dict[str, Any]]]:
+    """The names with the largest and smallest counts / due, where enough are due."""
+    known = np.flatnonzero(due >= LEAST_EXPECTED)
+    order = known[np.argsort(-(counts[known] / due[known]), kind="stable")]
+
+    def rows(chosen: NDArray[np.intp]) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": names[i],
+                "masked": int(counts[i]),
+                "due": round(float(due[i]), 1),
+                "ratio": round(float(counts[i] / due[i]), 4),
+                **({} if score is None else {"score": round(float(score[i]), 6)}),
+            }
+            for i in chosen.tolist()
+        ]
+
+    return {"most": rows(order[:SHOWN]), "least": rows(order[::-1][:SHOWN])}
+
+
+def _plot(path: Path, masked: Masked, shares: dict[str, float], drift: list[list[float]]) -> None:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    deciles = [100 * shares.get(f"decile/{i + 1}", 0.0) for i in range(DECILES)]
+    kinds = [100 * shares.get(f"kind/{name}", 0.0) for name in KINDS]
+    due = 100 * masked.kinds(masked.probability, masked.probability * masked.initial)
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    left.bar(range(1, DECILES + 1), deciles, color="#4477aa")
+    due_by_decile = 100 * np.bincount(masked.decile, weights=masked.probability, minlength=DECILES)
+    left.plot(range(1, DECILES + 1), due_by_decile, "k_", markersize=12, label="at random")
+    left.set(title="Masks by frequency", xlabel="tenth of the text, frequent first", ylabel="% of masks")
+    left.legend()
+    middle.bar(KINDS, kinds, color="#4477aa")
+    middle.plot(KINDS, due, "k_", markersize=20)
+    middle.set(title="Masks by kind of piece")
+    middle.tick_params(axis="x", labelrotation=20)
+    if drift:
+        right.plot(*zip(*drift, strict=True), "o-", color="#4477aa")
+    right.set(title="Change of the scores between reports", xlabel="step")
+    with rc_context({"svg.hashsalt": "masked"}):  # the same run gives the same bytes
+        figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,25 @@
+"""The sources by which a share of the mask budget is drawn, one entry each; free of torch, as settings are.
+
+The settings take their names from here, the mixture what to make of them, and the model card its words.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """words: after the share in the model card, as in "12.0% as spans". made_by: module:callable, see sources.py."""
+
+    words: str
+    made_by: str
+
+
+SOURCES: dict[str, Entry] = {
+    "random": Entry("at random", "trainables.masking.sources:Random"),
+    "token": Entry("by token score", "trainables.masking.sources:token"),
+    "trigram": Entry("by trigram score", "trainables.masking.sources:trigram"),
+    "whole_word": Entry("as whole words", "trainables.masking.sources:WholeWord"),
+    "span": Entry("as spans", "trainables.masking.sources:Span"),
+    "rarity": Entry("by rarity", "trainables.masking.sources:rare"),
+}

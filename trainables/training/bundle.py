@@ -1,0 +1,273 @@
+"""What a run leaves on disk: checkpoints to go on from, and the published bundle. safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sweeper.system import files
+from trainables import limits, received
+from trainables.data.batches import Prepared
+from trainables.data.words_seen import Mark
+from trainables.model.bert import CompactBert, hub_config, to_hub
+from trainables.settings.catalogue import SOURCES
+from trainables.settings.config import Config, MaskingConfig
+
+Row = dict[str, float]
+N_HOT = """
+N-hot embeddings (Edman & Fraser 2025): a linear layer of a token's substrings added to its input embedding in training.
+Here it is folded in, so the input embedding and the decoder are not tied.
+"""
+SERIES = "series"
+RUN = "run.json"  # in a checkpoint: which run it is of
+_NAMED = {"corpus", "tokenizer", "validation", "test"}  # text by where it lies: the same text may lie elsewhere
+PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
+
+
+def write_checkpoint(states: Mapping[str, Mapping[str, Tensor]], history: list[Row], run: Mapping[str, Any]) -> Path:
+    """A new temporary folder: one safetensors file a state, every row of metrics so far, and whose it is.
+
+    run: of `identity`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+    _write_json(folder / RUN, run)
+    for name, state in states.items():
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / f"{name}.safetensors"
+        )
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), "utf-8")
+    return folder
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[Row]]:
+    """(states, history) of `write_checkpoint`; a bundle beside them is not read. ValueError for what is no such."""
+    files.refuse_links(folder.resolve())
+    paths = sorted(folder.glob("*.safetensors"))
+    for path in paths:
+        received.header(path)
+    states = {path.stem: load_file(path) for path in paths}
+    if missing := {"model", "optimiser", "masking"} - states.keys():
+        raise ValueError(f"{folder} has no {min(missing)}.safetensors")
+    return states, _history(folder / "history.jsonl")
+
+
+def _history(path: Path) -> list[Row]:
+    """Rows of numbers, step by step. ValueError, in one line, names the first line that is none."""
+    rows: list[Row] = []
+    for number, line in enumerate(limits.read(path, limits.TOKENIZER).splitlines(), 1):
+        try:
+            row = limits.json_value(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+        numbers = isinstance(row, dict) and all(type(value) in (int, float) for value in row.values())
+        step = row.get("step") if numbers else None
+        if type(step) is not int or step <= (rows[-1]["step"] if rows else 0):
+            raise ValueError(f"{path}, line {number} is no row of numbers with a step after the one before")
+        rows.append(row)
+    return rows
+
+
+def refuse_unlike(states: Mapping[str, Mapping[str, Tensor]], own: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raises ValueError, in one line, for states without all tensors of a run's own, each of the same shape."""
+    for name, tensors in own.items():
+        for key, tensor in tensors.items():
+            found = states[name].get(key)
+            if found is None or found.shape != tensor.shape:
+                there = "not there" if found is None else f"of shape {list(found.shape)}"
+                raise ValueError(f"{name}.safetensors: {key} is {there}, and not of shape {list(tensor.shape)}")
+
+
+def identity(config: Config, seed: int, data_fingerprint: str) -> dict[str, Any]:
+    """What makes a run the run that it is, as plain data: one that shares it has the same numbers."""
+    return {"seed": seed, "config": config.model_dump(mode="json"), "data_fingerprint": data_fingerprint}
+
+
+def departure(checkpoint: Path, run: Mapping[str, Any]) -> str | None:
+    """The first thing in which a run is not the one that a checkpoint is of, as `KEY was A, is B`; None where it is.
+
+    Raises FileNotFoundError where it does not say, and ValueError, in one line, where that cannot be read.
+    """
+    files.refuse_links(checkpoint.resolve())
+    content = limits.read(checkpoint / RUN, limits.SETTINGS)
+    try:
+        known = limits.json_value(content)
+        then, same_text = dict(_moving(known)), known["data_fingerprint"] == run["data_fingerprint"]
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ValueError(f"{checkpoint / RUN} cannot be read ({error})") from None
+    now = dict(_moving(run))
+    for key in (*then, *(key for key in now if key not in then)):
+        if then.get(key) != now.get(key) and not (same_text and key.removeprefix("data.") in _NAMED):
+            return f"{key} was {json.dumps(then.get(key))}, is {json.dumps(now.get(key))}"
+    return None
+
+
+def _moving(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What can move a number of a run, by dotted path, its text last. A length has become steps."""
+    yield "seed", run["seed"]
+    yield from _flat({key: value for key, value in run["config"].items() if key not in ("data", "length")}, "")
+    yield from _flat(run["config"]["data"], "data.")
+    yield "data_fingerprint", run["data_fingerprint"]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+class Series:
+    """The bundles by words seen that a run has written so far, in a folder of their own; every report takes them along.
+
+    restored: a checkpoint that may have such as an earlier session wrote.
+    """
+
+    def __init__(self, restored: Path | None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="series-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        if restored and (restored / SERIES).is_dir():
+            files.refuse_links(restored / SERIES)
+            self._linked(restored / SERIES, self._folder)
+
+    def add(self, mark: Mark, model: CompactBert, prepared: Prepared, config: Config, seed: int) -> None:
+        """A `BertForMaskedLM` with its tokenizer, settings and metadata: the model as it is now."""
+        folder = self._folder / mark.name
+        write_model(folder, model, prepared, config)
+        metadata = {"seed": seed, "step": mark.step, "mark": mark.mark, "words": mark.words}
+        _write_json(folder / "metadata.json", metadata | _origin(model, prepared))
+
+    def into(self, folder: Path) -> None:
+        """Have all of them in `folder`/series; nothing where there are none."""
+        if any(self._folder.iterdir()):
+            self._linked(self._folder, folder / SERIES)
+
+    @staticmethod
+    def _linked(source: Path, target: Path) -> None:
+        """The same files under another name where the disk can do that: they are written once and never changed."""
+
+        def link(one: str, other: str) -> None:
+            try:
+                os.link(one, other)
+            except OSError:
+                shutil.copyfile(one, other)
+
+        shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+
+
+def write_bundle(folder: Path, model: CompactBert, prepared: Prepared, config: Config, facts: dict[str, Any]) -> None:
+    """A `BertForMaskedLM` with its tokenizer, settings, metadata and model card.
+
+    facts: `seed`, the `words` seen, and the last row of metrics as `metrics`, for metadata.json.
+    """
+    write_model(folder, model, prepared, config)
+    metrics = facts["metrics"]
+    metadata = {
+        "seed": facts["seed"],
+        "step": metrics["step"],
+        "words": facts["words"],
+        "metrics": {key: value for key, value in metrics.items() if not key.startswith("audit/")},
+        "mask_audit": {key: value for key, value in metrics.items() if key.startswith("audit/")},
+        **_origin(model, prepared),
+    }
+    _write_json(folder / "metadata.json", metadata)
+    (folder / "README.md").write_text(_card(config, metadata), "utf-8")
+
+
+def write_model(folder: Path, model: CompactBert, prepared: Prepared, config: Config) -> None:
+    """What AutoModelForMaskedLM and AutoTokenizer load, into a new folder, and the settings."""
+    folder.mkdir()
+    save_file(to_hub(model), folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", hub_config(config.model, prepared.vocab_size, prepared.pad_id))
+    words = prepared.tokenizer_files()
+    shutil.copy(words / "tokenizer.json", folder / "tokenizer.json")
+    settings = json.loads((words / "tokenizer_config.json").read_text("utf-8"))
+    _write_json(folder / "tokenizer_config.json", settings | {"model_max_length": config.model.max_positions})
+    (folder / "training_config.yaml").write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8")
+
+
+def _origin(model: CompactBert, prepared: Prepared) -> dict[str, Any]:
+    """Which code, text and libraries made it."""
+    return {
+        "code_fingerprint": code_fingerprint(),
+        "data_fingerprint": prepared.fingerprint,
+        "data": prepared.facts,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def code_fingerprint() -> str:
+    """Hash of this package's source, 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _masking(masking: MaskingConfig) -> str:
+    """What was predicted, in words."""
+    falling = f"{masking.rate_start:.0%} falling to " if masking.rate_schedule == "linear" else ""
+    predicted = f"with {falling}{masking.rate:.0%} of the positions predicted: "
+    if masking.policy == "amlm":
+        return f"{predicted}drawn by AMLM's {masking.score} weights (Edman & Fraser 2025)"
+    parts = [f"{share:.1%} {SOURCES[source].words}" for source, share in masking.shares if share]
+    scored = masking.shares.token or masking.shares.trigram
+    return predicted + ", ".join(parts) + (f" (scores of {masking.signal})" if scored else "")
+
+
+def _data(facts: Mapping[str, Any]) -> str:
+    """What the tokenizer is, and what it drops of the text."""
+    lines = [f"**Caution:** {_as_text(line)}" for line in facts.get("warnings", ())]
+    lines += map(_as_text, facts.get("notes", ()))
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _as_text(given: str) -> str:
+    """Text that Markdown shows as it is, in one line; what stands between two backticks is code."""
+    acts = r"(?<!`)`[^`]+`(?!`)|[\\`*_\[<&~$|]"
+    return re.sub(acts, lambda found: found[0] if len(found[0]) > 1 else f"\\{found[0]}", files.one_line(given))
+
+
+def _card(config: Config, metadata: dict[str, Any]) -> str:
+    metrics = metadata["metrics"]
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [masked-language-modeling, compact-bert]
+---
+# Compact BERT, {metadata["parameters"] / 1e6:.1f} M parameters
+
+Pretrained for {metrics["step"]} steps of {config.batch_size} rows of {config.data.block} tokens, {metadata["words"]:,}
+words, on `{files.one_line(config.data.corpus).replace("`", "'")}`, {_masking(config.masking)}. Seed {metadata["seed"]}.
+{N_HOT if config.model.embedding == "nhot" else ""}
+
+| metric | nats |
+|---|---:|
+| validation loss, all predicted positions | {metrics["val/loss"]:.4f} |
+| validation loss, [MASK] positions | {metrics["val/loss_mask"]:.4f} |
+| unigram cross-entropy, [MASK] positions | {metrics["val/unigram_mask"]:.4f} |
+
+{_data(metadata["data"])}
+
+Positions beyond {config.data.block} and [CLS] were never trained, nor pairs of sentences: of the two kinds of segment,
+which tools for pairs want, both are the one that was. Settings: `training_config.yaml`; fingerprints,
+versions and the mask audit: `metadata.json`.
+"""

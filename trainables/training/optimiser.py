@@ -1,0 +1,94 @@
+"""How gradients become an update: AdamW, the learning-rate schedule, clipping, and the sum over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.optim.adamw import adamw
+
+from trainables.noise import StepNoise
+from trainables.settings.config import Config
+
+EPS = 1e-8
+KEYS = ("exp_avg", "exp_avg_sq", "step")  # as torch.optim names them
+
+
+def schedule(step: int, warmup: int, steps: int) -> float:
+    """Factor of the learning rate at a 0-based step: linear from 0 over the warm-up, then linear to 0 at the end."""
+    if step < warmup:
+        return step / warmup
+    return (steps - step) / max(1, steps - warmup)
+
+
+class Optimiser:
+    """AdamW (Loshchilov & Hutter 2019) on all parameters alike, weight decay included.
+
+    Torch's function rather than its class, whose first instance imports the compiler, a second at each start.
+    """
+
+    def __init__(self, model: torch.nn.Module, config: Config) -> None:
+        self.config = config.optimiser
+        self.steps, self.warmup = config.steps, config.lr_warmup_steps
+        self.names = [name for name, _ in model.named_parameters()]
+        self.parameters = list(model.parameters())
+        self.gradient = self._together()
+        self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.counts = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
+
+    def _together(self) -> torch.Tensor:
+        """Memory for all gradients, so that one operation clears, sums or clips them; each `.grad` is a part of it."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        whole = torch.zeros(sum(sizes), device=self.parameters[0].device)
+        for parameter, part in zip(self.parameters, whole.split(sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
+        return whole
+
+    def rate(self, noise: StepNoise) -> torch.Tensor:
+        """The learning rate of a step, []: a tensor, as all that differs between the replays of a graph."""
+        device = self.gradient.device
+        kind = np.float64 if device.type == "cpu" else np.float32  # what the two kernels read
+        return noise.give("rate", lambda noise: np.array(self._rate(noise.step), kind), device)
+
+    def _rate(self, step: int) -> float:
+        return self.config.lr * schedule(step, self.warmup, self.steps)
+
+    def step(self, rate: torch.Tensor, all_reduce: Callable[[torch.Tensor], object], alone: bool) -> None:
+        """Update at a learning rate from the gradients, summed over the ranks, and clear them.
+
+        Each rank's loss is already divided by the global count.
+        """
+        if not alone:
+            all_reduce(self.gradient)
+        norm = torch.linalg.vector_norm(self.gradient)
+        self.gradient.mul_((self.config.clip / (norm + 1e-6)).clamp_(max=1))  # as clip_grad_norm_ does
+        with torch.no_grad():
+            adamw(
+                list[torch.Tensor](self.parameters),
+                [parameter.grad for parameter in self.parameters if parameter.grad is not None],
+                self.means,
+                self.squares,
+                [],
+                self.counts,
+                fused=True,
+                amsgrad=False,
+                beta1=self.config.beta1,
+                beta2=self.config.beta2,
+                lr=rate,
+                weight_decay=self.config.weight_decay,
+                eps=EPS,
+                maximize=False,
+            )
+        self.gradient.zero_()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Moments and counts, by parameter name."""
+        slots = zip(self.names, self.means, self.squares, self.counts, strict=True)
+        return {f"{name}/{key}": value for name, *values in slots for key, value in zip(KEYS, values, strict=True)}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from `state()`."""
+        for key, value in self.state().items():
+            value.copy_(state[key])

@@ -1,0 +1,56 @@
+"""Where the starts of small models were tried (search_spaces/README.md, "A start for small models"), and where they
+are known to leave a run at word frequencies: what a plan says of settings that lie elsewhere.
+"""
+
+from __future__ import annotations
+
+from trainables.settings.config import Config
+
+# By `python -m tests.benchmarks.recipe`: each by itself, beside 2 layers, hidden 64, blocks of 32 and 2,048 pieces.
+TRIED: dict[str, tuple[float, float]] = {
+    "model.layers": (1, 4),
+    "model.hidden": (64, 256),
+    "model.dropout": (0, 0.1),
+    "data.block": (16, 128),
+    "data.tokenizer": (512, 8192),
+    "optimiser.lr": (1e-3, 4e-3),
+}
+# BERT's start: hidden 64 had not left word frequencies after 1,200 steps, hidden 128 left them after 2,000 to 2,400 of
+# 4,000, the published hidden 256 in time.
+SMALL, SHORT = 256, 5000
+
+
+def cautions(config: Config, vocabulary: int) -> list[str]:
+    """Lines for people, at most one for each start. vocabulary: entries that the tokenizer has."""
+    return _neighbours(config, vocabulary) if config.model.start == "neighbours" else _published(config)
+
+
+def _neighbours(config: Config, vocabulary: int) -> list[str]:
+    model = config.model
+    given = {
+        "model.layers": model.layers,
+        "model.hidden": model.hidden,
+        "model.dropout": model.dropout,
+        "data.block": config.data.block,
+        "data.tokenizer": vocabulary,
+        "optimiser.lr": config.optimiser.lr,
+    }
+    outside = [
+        f"{path} {low:,g} to {high:,g}{' pieces' * (path == 'data.tokenizer')}, not {given[path]:,g}"
+        for path, (low, high) in TRIED.items()
+        if not low <= given[path] <= high
+    ]
+    if not outside:
+        return []
+    tried = "; ".join(outside)
+    return [f"model.start neighbours was tried with {tried}: whether such runs leave word frequencies is not known"]
+
+
+def _published(config: Config) -> list[str]:
+    if config.model.hidden >= SMALL or config.steps >= SHORT:
+        return []
+    return [
+        f"model.start published with model.hidden {config.model.hidden}: models smaller than {SMALL} stay at word "
+        f"frequencies for thousands of steps and leave them at a random moment, and these runs have {config.steps:,} "
+        "steps; model.start: neighbours leaves them within a few hundred"
+    ]
