@@ -211,7 +211,7 @@ def test_another_release_of_ray_is_refused_in_one_line():
 
 def test_rays_inside_is_used_in_one_module():
     inside = re.compile(r"^\s*(?:from|import) ray[\w.]*\._|^\s*from ray[\w.]* import .*\b_\w", re.MULTILINE)
-    there = [path.name for path in (ROOT / "sweeper").glob("*.py") if inside.search(path.read_text("utf-8"))]
+    there = [path.name for path in (ROOT / "sweeper").rglob("*.py") if inside.search(path.read_text("utf-8"))]
     assert there == ["ray_inside.py"]
 
 
