@@ -119,7 +119,7 @@ def named() -> list[tuple[str, Path]]:
     """Where the tables of rooms say what is: README, folder and file of each name in backquotes."""
     found = list[tuple[str, Path]]()
     for path in READMES:
-        for row in re.findall(r"^\| `([\w/]+)/`(?:, `\w+/`)? \|(.+)$", path.read_text("utf-8"), re.MULTILINE):
+        for row in re.findall(r"^\| `([a-z_/]+)/`(?:, `\w+/`)? \|(.+)$", path.read_text("utf-8"), re.MULTILINE):
             inside = path.parent if (path.parent / row[0]).is_dir() or path.parent == ROOT else ROOT
             folder = inside / row[0]
             found.append((str(path.parent.name), folder))
