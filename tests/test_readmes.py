@@ -1,9 +1,10 @@
-"""The READMEs' code blocks as they stand.
+"""The READMEs as they stand: their code blocks, links and tables.
 
 Run: the Python blocks, in a copy of the two packages where they say so. Read as the program does: the YAML blocks, and
 the arguments of our own commands, MLflow's server and Ray's job submission. No more than parsed by bash, with the files
 that they name looked up: installation, docker, kubectl and sbatch, which need the network or a cluster
-(tests/test_docker.py runs what docker/ holds as processes; .ci/run runs the installation).
+(tests/test_docker.py runs what docker/ holds as processes; .ci/run runs the installation). Links lead to files and
+headings that are there, whatever README they stand in; the table of settings is the trainable's Config.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
+import sweeper
 from sweeper import run
 from sweeper.spec import layers, yaml_reader
 from sweeper.spec.load import load, resolve
@@ -33,6 +37,9 @@ from trainables.toy import Config as ToyConfig
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/README.md"))]
+DOCUMENTS = [*READMES, ROOT / ".github" / "CONTRIBUTING.md"]
+ROOMS = {"search_spaces", "sweeper", "trainables", "docker", "tests"}
+MOST_LINES, WIDTH = 200, 120
 
 
 class Block(NamedTuple):
@@ -62,9 +69,138 @@ LATE, ENTRY, TRAIN = blocks("python")
 
 
 def test_every_block_is_of_a_kind_that_is_tried() -> None:
-    assert {path.parent.name for path in READMES} == {ROOT.name, "search_spaces"}
-    assert {block.language for block in BLOCKS} == {"sh", "yaml", "python", ""}
+    assert {path.parent.name for path in READMES} == {ROOT.name} | ROOMS
+    assert {block.language for block in BLOCKS} == {"sh", "yaml", "python", "mermaid", "bibtex", ""}
     assert sum(path.read_text("utf-8").count("```") for path in READMES) == 2 * len(BLOCKS)
+
+
+# Length, links and tables
+
+
+def test_the_first_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert len(lines) <= MOST_LINES
+    wide = [line for line in lines if len(line) > WIDTH]
+    assert all("-c constraints.txt" in line for line in wide), "only the two commands of the installation may be wider"
+    assert len(wide) <= 2
+
+
+def prose(path: Path) -> str:
+    """Without code blocks."""
+    return re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """Of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(path: Path) -> list[str]:
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)) if "://" not in target]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    assert links(path)
+    for link in links(path):
+        target, _, anchor = link.partition("#")
+        there = (path.parent / target).resolve() if target else path
+        assert there.exists(), link
+        assert there.is_relative_to(ROOT), f"{link} leads out of the project"
+        assert not anchor or anchor in anchors(there), link
+
+
+def test_every_room_has_its_readme_and_the_first_one_names_it() -> None:
+    linked = {link.partition("#")[0] for link in links(ROOT / "README.md")}
+    assert {f"{room}/README.md" for room in ROOMS} <= linked
+
+
+def named() -> list[tuple[str, Path]]:
+    """Where the tables of rooms say what is: README, folder and file of each name in backquotes."""
+    found = list[tuple[str, Path]]()
+    for path in READMES:
+        for row in re.findall(r"^\| `([a-z_/]+)/`(?:, `\w+/`)? \|(.+)$", path.read_text("utf-8"), re.MULTILINE):
+            inside = path.parent if (path.parent / row[0]).is_dir() or path.parent == ROOT else ROOT
+            folder = inside / row[0]
+            found.append((str(path.parent.name), folder))
+            for name in re.findall(r"`((?:\w+/)?\w+\.(?:py|yaml)|\w+/)`", row[1]):
+                found.append((str(path.parent.name), folder / name))
+    return found
+
+
+def test_the_tables_of_rooms_name_what_is_there() -> None:
+    """A name may lie in a room below, as in html/, or in tests/ where a row is of two folders."""
+    assert len(named()) > 100
+    lost = [
+        f"{readme}: {path.relative_to(ROOT)}"
+        for readme, path in named()
+        if not path.exists() and not [*path.parent.glob(f"*/{path.name}")] and not (ROOT / "tests" / path.name).exists()
+    ]
+    assert not lost
+
+
+def test_every_module_stands_in_the_table_of_its_package() -> None:
+    for package in ("sweeper", "trainables"):
+        text = (ROOT / package / "README.md").read_text("utf-8")
+        modules = {path.name for path in (ROOT / package).rglob("*.py") if not path.name.startswith("__")}
+        assert not sorted(name for name in modules if f"`{name}`" not in text)
+
+
+def leaves(model: BaseModel | type[BaseModel], above: str = "") -> dict[str, Any]:
+    """Dotted path -> default, of all settings below a model, or below a default that is one."""
+    found = dict[str, Any]()
+    fields = (model if isinstance(model, type) else type(model)).model_fields
+    for name, field in fields.items():
+        value = field.default if isinstance(model, type) else getattr(model, name)
+        found |= leaves(value, f"{above}{name}.") if isinstance(value, BaseModel) else {above + name: value}
+    return found
+
+
+def test_the_table_of_settings_is_the_config() -> None:
+    text = (ROOT / "search_spaces" / "README.md").read_text("utf-8")
+    section = text.split("\n## Settings\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \| (.+) \|$", section, re.MULTILINE)
+    assert {path: yaml.safe_load(default) for path, default, _ in rows} == leaves(Config)
+    assert len(rows) == len(leaves(Config))
+
+
+def test_the_profiles_in_the_table_are_those_of_the_file() -> None:
+    text = (ROOT / "search_spaces" / "README.md").read_text("utf-8").split("\n## Profiles\n")[1].split("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)`", text, re.MULTILINE)
+    mix = yaml_reader.read(ROOT / "search_spaces" / "mix_ratios.yaml")
+    assert listed == [*mix["profiles"]]
+    assert f"`{mix['profile']}` (default)" in text
+
+
+def test_the_table_of_questions_lists_every_file() -> None:
+    text = (ROOT / "search_spaces" / "README.md").read_text("utf-8").split("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+\.yaml)`", text, re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "search_spaces").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_questions_load(path: Path) -> None:
+    assert load(path).question
+
+
+def test_the_toy_is_short_and_ends_with_a_verdict() -> None:
+    """Runs that pause nowhere, pairs enough for a verdict, and an optimum that is the better arm's."""
+    spec = load(ROOT / "search_spaces" / "toy.yaml")
+    assert spec.trainable == "trainables.toy:train"
+    assert len(spec.seeds.confirm) >= 6
+    assert spec.total_trials + len(spec.arms) * len(spec.seeds.confirm) <= 30
+    configs = {arm: ToyConfig.model_validate(spec.trainable_config(params)) for arm, params in spec.arms.items()}
+    assert all(config.pause == 0 for config in configs.values())
+    baseline, better, same = (configs[arm].optimum_distance for arm in ("baseline", "better", "same"))
+    assert baseline - better == pytest.approx(0.04)
+    assert same - baseline == pytest.approx(0.0004, abs=2e-6)
+
+
+def test_the_citation_is_of_this_version() -> None:
+    (cited,) = blocks("bibtex")
+    assert f"version = {{{sweeper.__version__}}}" in cited.text
+    assert "license = {Apache-2.0}" in cited.text
 
 
 # Python
@@ -74,7 +210,7 @@ def test_the_recipe_of_a_source_trains_and_writes_its_card(tmp_path: Path) -> No
     """The class into sources.py, its entry into the catalogue, and nothing else."""
     for package in ("sweeper", "trainables"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    sources, catalogue = tmp_path / "trainables" / "sources.py", tmp_path / "trainables" / "catalogue.py"
+    sources, catalogue = (next((tmp_path / "trainables").rglob(name)) for name in ("sources.py", "catalogue.py"))
     sources.write_text(f"{sources.read_text('utf-8')}\n\n{LATE.text}", "utf-8")
     before = catalogue.read_text("utf-8")
     after = re.sub(r"(?<=\n)}\n$", f"    {ENTRY.text}}}\n", before)
@@ -90,7 +226,7 @@ def test_the_recipe_of_a_source_trains_and_writes_its_card(tmp_path: Path) -> No
     code = """
 import json, pickle, sys
 from trainables import mlm
-from trainables.config import Config, Shares
+from trainables.settings.config import Config, Shares
 late = Shares(random=0.5, late=0.5)
 assert pickle.loads(pickle.dumps(late)) == late
 print(json.dumps([Config().model_dump(), late.model_dump()]))
@@ -170,6 +306,7 @@ def test_yaml_is_a_spec_or_part_of_one(block: Block, tmp_path: Path) -> None:
 # Shell
 
 OPERATORS = {"&&", "||", ";", "|", "&"}
+CHECKS = {"ruff": "ruff", "basedpyright": "basedpyright", "lint-imports": "import-linter"}
 ELSEWHERE = {"docker", "kubectl", "openssl", "sbatch", "export", "python3"}
 
 
@@ -200,6 +337,10 @@ def programs(words: list[str]) -> None:
         return ours(rest[1], rest[2:])
     if program.endswith("pip"):
         return installed(rest)
+    if Path(program).name in CHECKS:
+        return checked(Path(program).name)
+    if program == "bash":
+        return subprocess.run(["bash", "-n", ROOT / rest[0]], check=True) and None
     if program.endswith("mlflow"):
         return server(rest)
     if program.endswith("ray"):
@@ -222,6 +363,12 @@ def ours(module: str, arguments: list[str]) -> None:
             load(ROOT / args.spec, args.profile, args.set)
     else:
         raise ValueError(f"{module} refuses {arguments}: exit status {status}")
+
+
+def checked(program: str) -> None:
+    """A linter that the extra dev brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert any(line.startswith(CHECKS[program]) for line in project["optional-dependencies"]["dev"])
 
 
 def installed(arguments: list[str]) -> None:
@@ -281,6 +428,7 @@ def test_shell_is_what_its_programs_take(block: Block, reading: None) -> None:
         "mlflow server --backend-store sqlite:///x.db",
         "ray job submit --adress x -- python -m sweeper.run search_spaces/mix_ratios.yaml",
         ".venv/bin/pip install -c constraints.txt -e '.[embeded]'",
+        "bash .ci/run-nothing",
         "rm -rf x",
     ],
 )
@@ -293,6 +441,9 @@ def test_a_wrong_command_would_be_noticed(wrong: str, reading: None) -> None:
 
 def test_the_usage_names_every_option(reading: None) -> None:
     (usage,) = blocks("")
+    assert usage.path == ROOT / "sweeper" / "README.md"
     parser: Callable[[], argparse.ArgumentParser] = run._parser
     known = {option for action in parser()._actions for option in action.option_strings} - {"-h", "--help", "--verbose"}
     assert {*re.findall(r"(?<![\w-])--?[a-z][\w-]*(?=[ \]])", usage.text)} - {"-m"} == known
+    rows = re.findall(r"^\| (`-[^|]+`) \|", usage.path.read_text("utf-8"), re.MULTILINE)
+    assert {*re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(rows))} == known - {"-v"} | {"--verbose"}

@@ -12,7 +12,8 @@ from sweeper.spec.load import load, resolve
 from trainables.settings.config import override
 from trainables.training import tried
 
-SPECS = sorted((Path(__file__).parents[3] / "search_spaces").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[3] / "search_spaces").glob("*.yaml"))
+SPECS = [path for path in SHIPPED if "trainable: trainables.mlm:train" in path.read_text("utf-8")]
 SMALL = ["model.hidden=64", "model.layers=2", "model.heads=2", "model.dropout=0", "data.block=32", "optimiser.lr=2e-3"]
 NEIGHBOURS = [*SMALL, "steps=600", "model.start=neighbours"]
 
