@@ -17,16 +17,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BEYOND = "größer → Модель 模型 ▁x"  # the first word is in Latin-1, the others are not
 PART = """
-test_contracts sweeper/test_spec sweeper/test_yaml_input sweeper/test_journal sweeper/test_report
-sweeper/test_report_html sweeper/test_status sweeper/test_files sweeper/test_confirm sweeper/test_tables
-sweeper/test_provenance sweeper/test_plan trainables/test_corpus trainables/test_data trainables/test_tokenizer
-trainables/test_glue trainables/test_minimal_pairs trainables/test_evaluate trainables/test_series
+test_contracts sweeper/spec/test_spec sweeper/spec/test_yaml_reader sweeper/journal/test_journal
+sweeper/report/test_sections sweeper/report/test_page sweeper/test_status sweeper/system/test_files
+sweeper/confirmation/test_design sweeper/report/test_tables sweeper/journal/test_provenance sweeper/plan/test_estimate
+trainables/data/test_corpus trainables/data/test_batches trainables/data/test_tokenizer
+trainables/evaluation/test_glue trainables/evaluation/test_minimal_pairs trainables/test_evaluate
+trainables/data/test_words_seen
 """
 
 TRAIN = """
 import sys
 from pathlib import Path
-from trainables import mlm, tokenizer
+from trainables import mlm
+from trainables.data import tokenizer
 folder = Path(sys.argv[1])
 pieces = "Мо дель сло во größ ere Maß Ελ λά δα 模 型 ба не лу ти ро ка".split()
 words = [a + b for a in pieces for b in pieces]
@@ -43,21 +46,23 @@ sys.exit(mlm.main([*given, "--threads", "1", "--output", str(folder / "out")]))
 TELL = """
 import sys
 from pathlib import Path
-from sweeper import folders, results, status
-from sweeper.journal import Journal
-from sweeper.spec import load
+from sweeper import status
+from sweeper.journal import run_folders
+from sweeper.journal.journal import Journal
+from sweeper.report import write
+from sweeper.spec.load import load
 from tests.sweeper.samples import ask, end, report, session, toy_spec
 folder, said = Path(sys.argv[1]), Path(sys.argv[2]).read_text("utf-8")
 arms = {"baseline": {"shares": {"random": 1, "token": 0, "trigram": 0}}}
 spec = toy_spec(question=said, search={"method": "random", "trials": 1}, arms=arms)
-run = folders.new(folder, spec)
+run = run_folders.new(folder, spec)
 journal = Journal(run / "journal.jsonl")
 for event in (session(), ask(spec, 1, 1, "baseline"), report(1, 20, 1.5, 2), end(1, "failed", 3, said)):
     journal.append(event)
-(run / folders.LOCK).touch()
-assert load(run / folders.SPEC) == spec
-assert folders.known(folder, spec, folders.NEWEST) == run
-assert results.main([str(run)]) == 0
+(run / run_folders.LOCK).touch()
+assert load(run / run_folders.SPEC) == spec
+assert run_folders.known(folder, spec, run_folders.NEWEST) == run
+assert write.main([str(run)]) == 0
 assert said in (run / "report.md").read_text("utf-8")
 sys.exit(status.main([str(run)]))
 """

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sweeper import run
 from sweeper.plan import probe
 from sweeper.spec import yaml_reader
-from sweeper.trials import cluster
+from sweeper.system import nodes as machine
 
 JUNK = st.one_of(
     st.none(),
@@ -67,7 +67,7 @@ def idle_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probe, "paced", lambda *_: None)
         patch.setattr(probe, "measure_flops", lambda _: 1e11)
-        patch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 0})
+        patch.setattr(machine, "this_machine", lambda: {"CPU": 2, "GPU": 0})
         patch.delenv("RAY_ADDRESS", raising=False)
         yield
 

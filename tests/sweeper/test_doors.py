@@ -20,8 +20,7 @@ from sweeper.journal.journal import Journal
 from sweeper.report import write
 from sweeper.spec import load
 from sweeper.spec.spec import SweepSpec
-from sweeper.system import files
-from sweeper.trials import cluster
+from sweeper.system import files, nodes
 from tests.sweeper import samples
 from tests.sweeper.test_run import written
 from trainables import evaluate, mlm
@@ -38,7 +37,7 @@ COMMANDS = {
     "spec": ["sweeper.run", "locked/toy.yaml"],
     "reproduce": ["sweeper.run", "--reproduce", "locked/x"],
     "status": ["sweeper.status", "locked/x"],
-    "report": ["sweeper.results", "locked/x"],
+    "report": ["sweeper.report.write", "locked/x"],
     "evaluate": ["trainables.evaluate", "locked/x", "--task", "blimp=locked"],
     "train": ["trainables.mlm", *TINY, "--output", "locked/x"],
     "cache": ["trainables.mlm", *TINY, "--output", "out"],
@@ -164,7 +163,7 @@ def test_a_stranger_has_no_home() -> None:
 def test_a_closed_stdin_is_one_that_says_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 0})
+    monkeypatch.setattr(nodes, "this_machine", lambda: {"CPU": 2, "GPU": 0})
     monkeypatch.setattr(sys, "stdin", None)
     assert run.main(["toy.yaml", "--set", "resources.gpus_per_worker=1"]) == 2
     assert "without a GPU it needs --yes" in capsys.readouterr().err

@@ -237,7 +237,7 @@ def test_a_run_of_another_spec_or_driver_is_left_alone(tmp_path: Path, capsys: p
 
 
 def test_without_a_gpu_it_asks_or_needs_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    monkeypatch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 0})
+    monkeypatch.setattr(nodes, "this_machine", lambda: {"CPU": 2, "GPU": 0})
     wanting = [written(tmp_path, resources={"gpus_per_worker": 1}), "--storage", str(tmp_path / "runs")]
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
     assert run.main(wanting) == 2
@@ -289,7 +289,7 @@ def test_a_plan_names_all_that_would_be_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 0})
+    monkeypatch.setattr(nodes, "this_machine", lambda: {"CPU": 2, "GPU": 0})
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
     monkeypatch.setattr(capacity, "free", lambda storage: capacity.Free(memory=1e6, disk=1e6, shared=2**20))
     spec = written(tmp_path, resources={"gpus_per_worker": 1, "cpus_per_worker": 3}, limits={"hours": 1e-6})

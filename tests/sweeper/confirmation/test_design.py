@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sweeper import stages
 from sweeper.confirmation import champion, design, fresh_seeds, verdict_text
 from sweeper.journal.events import Ask, End, Family, Report, Session, Verdict
 from sweeper.journal.journal import Journal
@@ -534,7 +535,7 @@ def driven(
         return True
 
     monkeypatch.setattr(cluster, "session", lambda *_: contextlib.nullcontext([]))
-    monkeypatch.setattr(cluster, "room", lambda *_: 1)
+    monkeypatch.setattr(stages, "max_concurrent", lambda *_: 1)
     monkeypatch.setattr(sweep_room, "run", fit)
     monkeypatch.setattr(sweep_room, "confirm", lambda *_, **__: False)
     own = {"spec": rooms["sweep"], "run_dir": rooms["run_dir"], "journal": rooms["journal"]}

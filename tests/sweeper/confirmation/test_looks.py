@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from sweeper import stages
 from sweeper.confirmation import champion, looks, verdict_text
 from sweeper.confirmation import design as design_module
 from sweeper.confirmation.looks import Spending
@@ -141,7 +142,7 @@ class Drive:
         self.crash: int | None = None
         searched(folder, sweep).close()
         monkeypatch.setattr(cluster, "session", lambda *_: contextlib.nullcontext([]))
-        monkeypatch.setattr(cluster, "room", lambda *_: 1)
+        monkeypatch.setattr(stages, "max_concurrent", lambda *_: 1)
         monkeypatch.setattr(sweep_room, "confirm", self._confirm)
 
     def __call__(self, more_seeds: int = 0) -> Journal:

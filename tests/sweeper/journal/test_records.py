@@ -218,7 +218,7 @@ def test_attack_3_nothing_that_a_received_folder_brings_along_is_imported(tmp_pa
     folder = received(tmp_path, mine)
     code, said = started(folder, "-m", "sweeper.status", str(folder))
     assert (code, "mine: open, no driver" in said) == (4, True), said
-    commands = [["results", "FOLDER"], ["run", "--dry-run", "--resume", "FOLDER"], ["run", "--resume", "FOLDER"]]
+    commands = [["report.write", "FOLDER"], ["run", "--dry-run", "--resume", "FOLDER"], ["run", "--resume", "FOLDER"]]
     commands += [["run", "spec.yaml", "--yes"], ["run", "--reproduce", "FOLDER"]]
     commands = [[word.replace("FOLDER", str(folder)) for word in command] for command in commands]
     code, said = started(folder, "-c", SCRIPT, json.dumps(commands))

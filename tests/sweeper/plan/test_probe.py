@@ -11,8 +11,8 @@ import pytest
 
 from sweeper.plan import probe
 from sweeper.spec.spec import SweepSpec
+from sweeper.system import nodes
 from sweeper.trainable import Pace
-from sweeper.trials import cluster
 from tests.sweeper.samples import toy_spec
 
 
@@ -23,7 +23,7 @@ def toy(**changes: Any) -> SweepSpec:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 0})
+    monkeypatch.setattr(nodes, "this_machine", lambda: {"CPU": 2, "GPU": 0})
     return tmp_path / "cache"
 
 
@@ -114,7 +114,7 @@ def test_a_probe_that_fails_leaves_the_estimate(cache: Path, monkeypatch: pytest
 
 def test_gpus_are_dealt_out_as_trials_will_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(cluster, "this_machine", lambda: {"CPU": 2, "GPU": 4})
+    monkeypatch.setattr(nodes, "this_machine", lambda: {"CPU": 2, "GPU": 4})
     assert probe._visible(0, 0) == {}
     assert [probe._visible(n, 0.5)["CUDA_VISIBLE_DEVICES"] for n in range(4)] == ["0", "0", "1", "1"]
     assert [probe._visible(n, 2)["CUDA_VISIBLE_DEVICES"] for n in range(2)] == ["0,1", "2,3"]

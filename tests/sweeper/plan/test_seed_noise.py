@@ -74,10 +74,10 @@ def test_many_configurations_take_no_time():
 
 def test_a_plan_without_a_store_does_not_wait_for_mlflow():
     code = (
-        "import sys; from sweeper import earlier, spec; "
-        "one = spec.resolve({'name': 't', 'trainable': 'trainables.toy:train', 'space': {'x': {'uniform': [0, 1]}}, "
+        "import sys; from sweeper.spec.load import resolve; from sweeper.tracking import history; "
+        "one = resolve({'name': 't', 'trainable': 'trainables.toy:train', 'space': {'x': {'uniform': [0, 1]}}, "
         "'search': {'method': 'random', 'trials': 2}}); "
-        "print(earlier.losses('sqlite:////nowhere/mlflow.db', one), 'mlflow' in sys.modules)"
+        "print(history.losses('sqlite:////nowhere/mlflow.db', one), 'mlflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "{} False\n", done.stderr

@@ -246,4 +246,4 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 def test_it_needs_neither_ray_nor_mlflow_nor_optuna() -> None:
     code = "import sys; sys.modules.update(dict.fromkeys(['ray', 'mlflow', 'optuna', 'torch', 'rich'])); "
-    subprocess.run([sys.executable, "-c", code + "import sweeper.results, sweeper.report_html"], check=True)
+    subprocess.run([sys.executable, "-c", code + "import sweeper.report.write, sweeper.report.html.page"], check=True)

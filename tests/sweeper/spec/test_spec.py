@@ -322,8 +322,8 @@ def test_the_published_profile_is_the_published_recipe() -> None:
 def test_a_spec_is_refused_before_anything_heavy_loads(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from sweeper.spec import SpecError, load\n"
-        "import sweeper.plan\n"
+        "from sweeper.spec.errors import SpecError\nfrom sweeper.spec.load import load\n"
+        "import sweeper.plan.estimate\n"
         "load(sys.argv[1])\n"
         "try:\n    load(sys.argv[1], None, ['config.stepz=1'])\n"
         "except SpecError as error:\n    print(error)\n"

@@ -185,7 +185,7 @@ def test_an_interrupt_while_a_trainable_is_imported_is_one(tmp_path: Path, monke
 
 PIPES = """
 import sys
-from sweeper import files
+from sweeper.system import files
 files.standard_streams()
 print("much " * 100_000)
 print("more", file=sys.stderr)

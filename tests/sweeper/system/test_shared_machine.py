@@ -236,7 +236,7 @@ def test_leftovers_of_other_users_stay(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, tempfile
-from sweeper import files
+from sweeper.system import files
 with files.temporary():
     tempfile.mkdtemp(prefix="series-")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -198,12 +198,13 @@ def test_the_command_does_not_wait_for_an_upload_that_hangs() -> None:
     code = """
 import sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from sweeper import artifacts, ending
+from sweeper import closing
+from sweeper.tracking import artifacts
 pool = ThreadPoolExecutor()
 threading.Thread(target=lambda: pool.submit(time.sleep, 30).result(), name=artifacts.THREAD, daemon=True).start()
 time.sleep(0.1)
 print("said")
-ending.leave(int(sys.argv[1]))
+closing.leave(int(sys.argv[1]))
 """
     done = subprocess.run([sys.executable, "-c", code, "3"], capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", "")

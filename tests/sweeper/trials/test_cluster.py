@@ -106,9 +106,9 @@ def test_a_file_that_is_not_there_is_not_seen(tmp_path: Path, monkeypatch: pytes
 
 def test_this_machine_has_what_this_process_may_use(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cluster.os, "sched_getaffinity", lambda _: {0, 1, 2})
-    monkeypatch.setattr(cluster, "_quota", lambda: 64)
+    monkeypatch.setattr(nodes_module, "_quota", lambda: 64)
     assert nodes_module.this_machine()["CPU"] == 3
-    monkeypatch.setattr(cluster, "_quota", lambda: 2)
+    monkeypatch.setattr(nodes_module, "_quota", lambda: 2)
     assert nodes_module.this_machine()["CPU"] == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert nodes_module.this_machine()["GPU"] == 0
@@ -184,7 +184,7 @@ def test_a_local_ray_has_a_token_of_ours_whatever_the_environment_says():
     """Ray's own switch, set beforehand, is nobody's word for it that this process was isolated."""
     before = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "known to many"}
     look = (
-        "import os; from sweeper import cluster; cluster.isolate(); one = os.environ['RAY_AUTH_TOKEN']; "
+        "import os; from sweeper.trials import cluster; cluster.isolate(); one = os.environ['RAY_AUTH_TOKEN']; "
         "cluster.isolate(); assert os.environ['RAY_AUTH_TOKEN'] == one; "
         "print(os.environ['RAY_AUTH_MODE'], os.environ['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'], one)"
     )

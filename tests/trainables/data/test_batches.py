@@ -225,12 +225,12 @@ def test_held_out_parts_end_at_their_cap_and_given_files_do_not(text: Path, tmp_
 
 PREPARE = """
 import sys, json
-from trainables import corpus, data
-from trainables.config import DataConfig
+from trainables.data import batches, corpus
+from trainables.settings.config import DataConfig
 made = []
 divide = corpus.divide
 corpus.divide = lambda *given: made.append(1) or divide(*given)
-prepared = data.prepare(DataConfig.model_validate(json.loads(sys.argv[1])))
+prepared = batches.prepare(DataConfig.model_validate(json.loads(sys.argv[1])))
 heavy = sorted({"torch", "transformers", "datasets", "tokenizers"} & set(sys.modules))
 print(json.dumps([len(made), prepared.fingerprint, heavy]))
 """
@@ -276,7 +276,7 @@ def test_the_fingerprint_follows_all_that_matters(text: Path, tmp_path: Path, mo
     changes: list[dict[str, Any]] = [{"block": 8}, {"held_out": 0.2}, {"max_held_out": 999}, {"tokenizer": "train:180"}]
     others = {prepare(settings(text, **change)).fingerprint for change in changes}
     others.add(prepare(settings(text, corpus=f"files:{text}/a.txt", held_out=0.2)).fingerprint)
-    monkeypatch.setattr("trainables.data.preparation.VERSION", 2)
+    monkeypatch.setattr("trainables.data.batches.VERSION", 2)
     others.add(prepare(settings(text)).fingerprint)
     assert len(others | {base.fingerprint}) == 7
 

@@ -32,7 +32,7 @@ def test_every_entry_leads_to_its_source_and_has_a_share() -> None:
     [
         (
             "trainables.masking.sources:Lat",
-            "sources:Lat for the source late, but module 'trainables.sources' has no attribute",
+            "sources:Lat for the source late, but module 'trainables.masking.sources' has no attribute",
         ),
         ("trainables.nowhere:Late", "for the source late, but No module named 'trainables.nowhere'"),
         ("trainables.masking.sources:Span", "for the source late, which is called span"),
