@@ -67,7 +67,7 @@ class Address:
 
 
 class Remote:
-    """A file or folder at an address. Methods raise OSError where the store is not to be had, and files.Unsafe, which
+    """A file or folder at an address. Methods raise OSError where the store cannot be reached, and files.Unsafe, which
     is one, for keys that lead elsewhere, and for links in what is sent."""
 
     def __init__(self, address: str) -> None:
@@ -212,7 +212,7 @@ def fetch(run_dir: Path) -> None:
         if not there.startswith(_whole(here)):
             raise ValueError(
                 f"the journals of {place.address} and of {run_dir} have each gone on without the other: move away the "
-                "one that is not to be gone on with"
+                "one that you do not want to resume"
             )
         files.put(run_dir / JOURNAL, there)
     (place / SPEC).pull(run_dir / SPEC)

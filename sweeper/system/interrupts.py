@@ -68,7 +68,9 @@ class Interrupts:
             os._exit(STATUS)
         self._first = time.monotonic()
         # From a thread: the main one may hold the console's lock, or be in the middle of a write.
-        threading.Thread(target=self.say, args=("ending in order; once more ends at once",), daemon=True).start()
+        threading.Thread(
+            target=self.say, args=("Stopping cleanly; press Ctrl-C again to quit now",), daemon=True
+        ).start()
         tune = signal.getsignal(signal.SIGUSR1)
         if callable(tune):
             tune(number, None)

@@ -19,7 +19,7 @@ def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
     """Configuration -> seed -> objective at the end of completed runs, the newest where there are several.
 
     They share with the spec the trainable and all settings but those that its space and arms set, and among each other
-    the data: those of the newest. Raises ValueError, in one line, where the store is not to be had.
+    the data: those of the newest. Raises ValueError, in one line, where the store cannot be reached.
     """
     tags = {"sweeper.kind": "trial", "sweeper.state": "completed", "sweeper.trainable": spec.trainable}
     compared = _compared(spec)

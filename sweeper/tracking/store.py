@@ -75,7 +75,7 @@ def sqlite_file(uri: str) -> Path | None:
 def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
     """The runs with these tags in all experiments of a store, the newest first, some `most` of them.
 
-    None of a SQLite file that is not there. Raises ValueError, in one line, where the store is not to be had.
+    None of a SQLite file that is not there. Raises ValueError, in one line, where the store cannot be reached.
     """
     if _new(uri):
         return []
@@ -85,7 +85,7 @@ def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
         experiments = [one.experiment_id for one in client.search_experiments()]
         return runs(client, experiments, tags, "DESC", most)
     except Exception as error:  # whatever a store, or its server, comes up with
-        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {line(error)}") from error
+        raise ValueError(f"Cannot reach MLflow at {redact(uri)}: {line(error)}") from error
 
 
 def champion(uri: str, model: str) -> dict[str, str] | None:
@@ -100,7 +100,7 @@ def champion(uri: str, model: str) -> dict[str, str] | None:
             return None
         return dict(client.get_model_version_by_alias(model, CHAMPION).tags)
     except Exception as error:  # whatever a store, or its server, comes up with
-        raise ValueError(f"MLflow ({redact(uri)}) is not to be had: {line(error)}") from error
+        raise ValueError(f"Cannot reach MLflow at {redact(uri)}: {line(error)}") from error
 
 
 def configure() -> None:

@@ -169,7 +169,7 @@ class Tracker:
                 self._client = None  # whether the last call arrived is unknown: look at the store anew
                 failures += 1
                 if failures == 2:
-                    self._say(f"MLflow ({redact(self._uri)}) is not to be had, training goes on: {store.line(error)}")
+                    self._say(f"Cannot reach MLflow at {redact(self._uri)}: {store.line(error)}; training continues")
                 if closing and (time.monotonic() > closing.deadline or (failures > 1 and store.refuses(error))):
                     return
             else:

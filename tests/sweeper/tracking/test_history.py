@@ -120,5 +120,5 @@ def test_a_store_that_is_away_is_said_and_the_sd_assumed(tmp_path: Path, capsys:
     assert time.monotonic() - begin < 20
     told = capsys.readouterr()
     assert json.loads(told.out)["sd_source"] == "assumed"
-    assert f"MLflow (http://127.0.0.1:{port}) is not to be had: " in told.err
+    assert f"Cannot reach MLflow at http://127.0.0.1:{port}: " in told.err
     assert "Traceback" not in told.err

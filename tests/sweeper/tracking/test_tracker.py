@@ -479,7 +479,7 @@ def test_an_outage_delays_and_loses_nothing(
     store.down = False
     journal.append(end(0, "completed", 31))
     assert tracker.close("completed", journal.trials["t0000"], None) == 0
-    assert [line.split(":")[0] for line in said] == ["MLflow (http", "MLflow answers again"]
+    assert [line.split(":")[0] for line in said] == ["Cannot reach MLflow at http", "MLflow answers again"]
     assert store.order == [*range(1, 31), 30]
 
 
