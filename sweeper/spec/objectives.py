@@ -39,7 +39,7 @@ def check(names: Sequence[str], tasks: bool) -> None:
         raise Refusal(("objective",), f"{first!r} must be a loss of the validation part, as val/loss; it is minimised")
     for name in further:
         if names.count(name) > 1:
-            raise Refusal(("objective",), f"{name!r} is there twice")
+            raise Refusal(("objective",), f"duplicate {name!r}")
         if not maximised(name) and not re.fullmatch(LOSS, name):
             raise Refusal(("objective",), f"{name!r} is no loss: beside {first} go other losses and scores of tasks")
         if maximised(name) and not tasks:

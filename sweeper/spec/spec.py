@@ -43,7 +43,9 @@ _NEEDED = {"gp": ("scipy", "torch", "greenlet"), "cmaes": ("cmaes",)}
 def _safe_name(name: str) -> str:
     """A name is a folder, an MLflow experiment and a part of run names; a dot would break `--set` paths."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        raise ValueError(f"{name!r} is no name: 1 to 64 letters, digits, _ and -, beginning with a letter or digit")
+        raise ValueError(
+            f"invalid name {name!r}: use 1 to 64 letters, digits, _ and -, starting with a letter or digit"
+        )
     return name
 
 
@@ -80,7 +82,7 @@ class Seeds(Section):
         for name, seeds in (("search", self.search), ("confirm", self.confirm)):
             if len(set(seeds)) < len(seeds):
                 twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
-                raise Refusal((name,), f"the seed {twice} is there twice")
+                raise Refusal((name,), f"duplicate seed {twice}")
         both = sorted(set(self.search) & set(self.confirm))
         if both:
             raise Refusal(("confirm",), f"the seed {both[0]} is in search, too: the two must be disjoint")

@@ -64,7 +64,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, str):
                 raise _refusal(f"the key {key!r} is not text; quote it", key_node)
             if key in tree:
-                raise _refusal(f"the key {key!r} is there twice", key_node)
+                raise _refusal(f"duplicate key {key!r}", key_node)
             tree[key] = self.construct_object(value_node, deep=True)
         return tree
 

@@ -211,10 +211,11 @@ def _origin(model: CompactBert, prepared: Prepared) -> dict[str, Any]:
 
 
 def code_fingerprint() -> str:
-    """Hash of this package's source, 16 hex digits."""
+    """Hash of the source of `trainables`, all its rooms, 16 hex digits."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -168,8 +168,8 @@ def test_memory_is_drawn_where_both_vary(won: tuple[SweepSpec, Journal, Path], t
 
 def test_many_trials_do_not_make_it_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _file: None)
-    for most in ("report_html.MOST_POINTS", "report_html.MOST_LINES", "curves.MOST_THIN"):
-        monkeypatch.setattr(f"sweeper.{most}", 100)
+    for most in ("page.MOST_POINTS", "page.MOST_LINES", "curves.MOST_THIN"):
+        monkeypatch.setattr(f"sweeper.report.html.{most}", 100)
     sizes = []
     for trials in (150, 250):
         spec = confirmed.spec(trials)

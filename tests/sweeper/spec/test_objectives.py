@@ -98,7 +98,7 @@ def test_tasks_and_objectives_are_part_of_what_is_run_and_not_of_what_a_loss_dep
         ({**MLM, "objective": "val/loss_freq_0"}, "objective: 'val/loss_freq_0' is in a run's last row alone; it can"),
         ({"objective": {"val/loss": 1}}, "objective: {'val/loss': 1} should be a list"),
         ({"objective": BOTH[::-1]}, "objective: 'toy/accuracy' must be a loss of the validation part, as val/loss"),
-        ({"objective": [*BOTH, "val/loss"]}, "objective: 'val/loss' is there twice"),
+        ({"objective": [*BOTH, "val/loss"]}, "objective: duplicate 'val/loss'"),
         ({"objective": ["val/loss", "val/accuracy"]}, "objective: 'val/accuracy' is no loss: beside val/loss go other"),
         (
             {"evaluate": None},

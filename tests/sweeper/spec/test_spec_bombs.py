@@ -36,7 +36,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         "arms: there are 10,000, 2,000 at most",
     ),
     "seeds": ({"seeds": {"confirm": [*range(1, 40_000)]}}, "seeds.confirm: there are 39,999, 10,000 at most"),
-    "a seed twice": ({"seeds": {"confirm": [*range(1, 9_999), 9_998]}}, "the seed 9998 is there twice"),
+    "a seed twice": ({"seeds": {"confirm": [*range(1, 9_999), 9_998]}}, "duplicate seed 9998"),
     "arms on seeds": (
         {"arms": {f"a{n}": {"x": n / 1e5} for n in range(200)}, "search": ARMS, "seeds": {"search": [*range(600)]}},
         "seeds.search: 120,000 trials, of all arms on all seeds; 100,000 at most",

@@ -86,8 +86,8 @@ def test_scalars(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: 1\nb: 2\na: 3", "line 3, column 1: the key 'a' is there twice"),
-        ("a: {b: 1, b: 2}", "line 1, column 11: the key 'b' is there twice"),
+        ("a: 1\nb: 2\na: 3", "line 3, column 1: duplicate key 'a'"),
+        ("a: {b: 1, b: 2}", "line 1, column 11: duplicate key 'b'"),
         ("a: &x [1]", "line 1, column 4: anchors and aliases (& and *) are not allowed; quote a text that begins so"),
         ("a: *x", "line 1, column 4: anchors and aliases (& and *) are not allowed; quote a text that begins so"),
         ("a: !!python/name:os.system ''", "line 1, column 4: tags (tag:yaml.org,2002:python/name:os.system) are not"),
