@@ -23,14 +23,14 @@ SHORTEST = 3  # words: what is shorter is a name, a key or a part of a longer li
 def messages(source: str) -> Iterator[str]:
     """The texts of one file, each once, in the order of the source."""
     seen: dict[str, None] = {}
-    for node in ast.walk(ast.parse(source)):
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt | ast.expr)]
+    for node in sorted(nodes, key=lambda node: (node.lineno, node.col_offset)):
         call = node.exc if isinstance(node, ast.Raise) else node
         if isinstance(call, ast.Call) and (call is not node or _speaks(call.func)):
             values: list[ast.expr] = [*call.args, *(one.value for one in call.keywords)]
-        elif (
-            isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id in NAMES for one in node.targets)
-        ) or (isinstance(node, ast.Return | ast.Yield) and node.value is not None):
-            values = [node.value]
+        elif _named(node) or isinstance(node, ast.Return | ast.Yield):
+            value = node.value
+            values = [] if value is None else [value]
         else:
             continue
         for value in values:
