@@ -125,7 +125,7 @@ class Stages:
         caution = {learned.TAG: learned.caution(spec, self.journal) or ""}
         if said is None or (spec.confirm.until and not design.finished(spec, self.journal)):
             return None, caution  # of several that are confirmed by the end, another may be the best
-        baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
+        baseline = spec.config_hash(spec.trainable_config(spec.baseline_params))
         tags = {"sweeper.verdict": json.dumps(said["told"]), "sweeper.baseline": baseline, **caution}
         try:
             return champion.crowned(spec, self.journal, self.uri, self.facts, self.run_dir, say), tags

@@ -22,7 +22,7 @@ PARAMS, BUDGET = "sweeper.params", "sweeper.budget"
 
 def declare(spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say) -> Family:
     """The first look's family, the standing champion among its arms where it can be compared."""
-    baseline = spec.config_hash(spec.trainable_config(next(iter(spec.arms.values()))))
+    baseline = spec.config_hash(spec.trainable_config(spec.baseline_params))
     fresh, before, standing, own = False, 0, None, store.identity(journal, run_dir)
     try:
         fresh = not spent(uri, facts, own) & {*spec.seeds.confirm}

@@ -60,9 +60,9 @@ def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
     confirm.best asks for fewer, the best of the search, if there was one. Raises ValueError in one line where there is
     nothing to compare.
     """
-    if not spec.arms:
+    baseline = spec.baseline
+    if baseline is None:
         raise ValueError("there is no baseline to confirm against: name an arm")
-    baseline = next(iter(spec.arms))
     searched = [record for record in journal.stage("search") if record.state == "completed"]
     if spec.total_trials and not searched:
         raise ValueError("no trial of the search completed")

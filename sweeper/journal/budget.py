@@ -40,7 +40,7 @@ class Common:
     @staticmethod
     def of(spec: SweepSpec, records: Iterable[TrialRecord] = ()) -> Common:
         """By the baseline's settings; where those tell nothing, by the first of these trials that is the baseline's."""
-        own, params = next(iter(spec.arms.items()), (None, {}))
+        own, params = spec.baseline, spec.baseline_params
         told, free = spec.budget_of(params), spec.budget == "free"
         if told and told.exact:  # no need to look at the runs, of which the sampler has thousands
             return Common(told.predicted, True, free)
@@ -112,7 +112,7 @@ def differ(spec: SweepSpec, records: Iterable[TrialRecord]) -> str:
 
 def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
     """(heading, text) of lines of the plan: which arms and points of the space leave the budget."""
-    base = next(iter(spec.arms.values()), {})
+    base = spec.baseline_params
     budget = spec.budget_of(base)
     if budget is None:
         return

@@ -80,7 +80,7 @@ def ended(spec: SweepSpec, record: TrialRecord, stage: Iterable[TrialRecord]) ->
 
 def _baselines(spec: SweepSpec, record: TrialRecord) -> bool:
     """Whether it is a run of the baseline that has reported."""
-    return bool(spec.arms and record.rows) and record.ask.arm == next(iter(spec.arms))
+    return bool(spec.arms and record.rows) and record.ask.arm == spec.baseline
 
 
 def _unlearned(spec: SweepSpec, runs: Sequence[TrialRecord]) -> str | None:

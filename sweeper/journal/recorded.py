@@ -27,7 +27,7 @@ def noted(spec: SweepSpec) -> dict[str, Any]:
     return {
         FACT: {
             "budgets": {name: budget.told(spec.budget_of(params)) for name, params in spec.arms.items()},
-            TOKENS: spec.settings(next(iter(spec.arms.values()), {})).tokens_per_step,
+            TOKENS: spec.settings(spec.baseline_params).tokens_per_step,
             "stuck": Trainable.load(spec.trainable).stuck is not None,
         }
     }

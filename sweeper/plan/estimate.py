@@ -277,7 +277,7 @@ def _asked(spec: SweepSpec) -> dict[str, str]:
 
 def _budget(spec: SweepSpec) -> str:
     """What a run of the baseline may predict, or read where the trainable does not tell."""
-    settings = spec.settings(next(iter(spec.arms.values()), {}))
+    settings = spec.settings(spec.baseline_params)
     predicted: int | None = getattr(settings, "predicted_per_step", None)
     each, what = (settings.tokens_per_step, "tokens") if predicted is None else (predicted, "predicted positions")
     whose = "the baseline" if spec.arms else "a trial"

@@ -48,7 +48,7 @@ def trades(spec: SweepSpec, journal: Journal) -> list[Trade]:
         if len(values) == len(spec.objectives):
             groups.setdefault(record.ask.arm or record.ask.config_hash, []).append((record, values))
     means = [tuple(map(fmean, zip(*(values for _, values in group), strict=True))) for group in groups.values()]
-    best, own = front([cost(spec.objectives, values) for values in means]), next(iter(spec.arms), None)
+    best, own = front([cost(spec.objectives, values) for values in means]), spec.baseline
     found = []
     for place, (group, values) in enumerate(zip(groups.values(), means, strict=True)):
         ask = group[0][0].ask

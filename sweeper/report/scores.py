@@ -28,7 +28,7 @@ def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> st
     found = {key for records in groups.values() for record in records for key in last(record)}
     columns = [key for name in names for key in (name, f"{task_of(name)}/{UNTRAINED}") if key in found]
     columns = list(dict.fromkeys([*columns, spec.objective]))
-    own, common = next(iter(spec.arms), None), Common.of(spec, journal.trials.values())
+    own, common = spec.baseline, Common.of(spec, journal.trials.values())
 
     def order(item: tuple[tuple[str, str], Sequence[TrialRecord]]) -> tuple[bool, bool, bool, float]:
         (stage, label), records = item

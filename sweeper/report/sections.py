@@ -182,7 +182,7 @@ def _masked(record: TrialRecord) -> str:
 
 
 def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
-    name, common = next(iter(spec.arms), None), Common.of(spec, records)
+    name, common = spec.baseline, Common.of(spec, records)
     done = [
         (score, record)
         for record in records

@@ -203,7 +203,7 @@ def _tokens(spec: SweepSpec, record: TrialRecord) -> int | None:
     try:
         return record.step * spec.settings(record.ask.params).tokens_per_step
     except ValueError:
-        return record.step * spec.settings(next(iter(spec.arms.values()), {})).tokens_per_step
+        return record.step * spec.settings(spec.baseline_params).tokens_per_step
 
 
 def flat(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -158,7 +158,7 @@ class Ruled(Recording):
     def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, rule: Any) -> None:
         super().__init__(journal, run_dir)
         self.steps, self.rule, self.budget = spec.steps, rule, Common.of(spec)
-        self.baseline = next(iter(spec.arms), None)
+        self.baseline = spec.baseline
         self._replay()
 
     def judge(self, identity: str, row: dict[str, Any]) -> bool:

@@ -221,7 +221,7 @@ def other_baseline(path: Path, spec: SweepSpec) -> str | None:
         return None
     if first is None or first in spec.arms:
         return None
-    now = next(iter(spec.arms), None)
+    now = spec.baseline
     becomes = f"it is {now} now" if now else "there is none now"
     return f"the baseline changes: {first}, the first arm of {path}, is deleted; {becomes}"
 

@@ -302,6 +302,16 @@ class SweepSpec(Section):
         return spec
 
     @property
+    def baseline(self) -> str | None:
+        """The first arm, which every other is compared with; None of a spec without arms."""
+        return next(iter(self.arms), None)
+
+    @property
+    def baseline_params(self) -> dict[str, Any]:
+        """What the baseline sets, by path; nothing of a spec without arms."""
+        return next(iter(self.arms.values()), {})
+
+    @property
     def objective(self) -> str:
         """What ranks trials, minimised."""
         return self.objectives[0]
@@ -334,7 +344,7 @@ class SweepSpec(Section):
     @property
     def comparable(self) -> list[str]:
         """The arms that share the baseline's budget, as far as settings tell; all where budgets are free."""
-        own = self.budget_of(next(iter(self.arms.values()), {}))
+        own = self.budget_of(self.baseline_params)
         if own is None or self.budget == "free":
             return list(self.arms)
         told = {name: self.budget_of(params) for name, params in self.arms.items()}
@@ -356,7 +366,7 @@ class SweepSpec(Section):
     @property
     def steps(self) -> int:
         """The full length of a trial; under a scheduler that stops some, all have the same."""
-        return self.settings(next(iter(self.arms.values()), {})).steps
+        return self.settings(self.baseline_params).steps
 
     @property
     def rungs(self) -> list[int]:
@@ -371,10 +381,10 @@ class SweepSpec(Section):
     @property
     def budget_hash(self) -> str:
         """SHA-256 of what one run may spend and how it is judged: only runs that share it may challenge each other."""
-        plain = self.settings(next(iter(self.arms.values()), {}))
+        plain = self.settings(self.baseline_params)
         held = self.resources.model_dump(mode="json", include={"workers", "gpus_per_worker"})
         spent: dict[str, Any] = {"steps": plain.steps, "tokens": plain.tokens_per_step, "data": self.data}
-        own = self.budget_of(next(iter(self.arms.values()), {}))
+        own = self.budget_of(self.baseline_params)
         if own and not own.usual:
             spent["predicted"] = [own.predicted, own.exact, *filter(None, [own.way])]
         if self.budget == "free":

@@ -25,7 +25,7 @@ def curves_of(spec: SweepSpec, journal: Journal) -> list[Group]:
 
 def gaps_of(spec: SweepSpec, journal: Journal) -> list[Group]:
     """The objective minus the baseline's of the same stage, seed and step."""
-    own, comparable = next(iter(spec.arms), None), _comparable(spec, journal)
+    own, comparable = spec.baseline, _comparable(spec, journal)
     baselines = {
         (record.ask.stage, record.ask.seed): dict(_curve(record, spec.objective))
         for record in comparable
@@ -62,7 +62,7 @@ def _grouped(spec: SweepSpec, curves: Iterable[tuple[TrialRecord, Curve]]) -> li
             arms.setdefault(record.ask.arm, []).append(curve)
         else:
             thin.append(curve)
-    own = next(iter(spec.arms), None)
+    own = spec.baseline
     shown = sorted((name for name in arms if name != own), key=lambda name: fmean(run[-1][1] for run in arms[name]))
     thin += [run for name in shown[len(COLOURS) :] for run in arms[name]]
     named = [Group(name, arms[name]) for name in shown[: len(COLOURS)]]

@@ -171,7 +171,7 @@ def _forest(
         "alone move a loss as much, and the best of many looks good by luck alone. The grey band is what would not be "
         "worthwhile."
     )
-    told = {"metric": spec.objective, "baseline": next(iter(spec.arms)), "worthwhile": spec.confirm.worthwhile}
+    told = {"metric": spec.objective, "baseline": spec.baseline, "worthwhile": spec.confirm.worthwhile}
     yield _Part("Paired differences of the search", _figure("forest", figures.forest(pairs[:MOST_ROWS], told), caption))
 
 
@@ -200,7 +200,7 @@ def _explored(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[dict[str
         for record in searched
         if record.state == "completed" and common.kept(record) and (score := record.score(spec.objective)) is not None
     ]
-    own = next(iter(spec.arms), None)
+    own = spec.baseline
     baseline = {record.ask.seed: score for record, score in done if record.ask.arm == own}
     found: dict[str, list[tuple[int, float]]] = {}
     for record, score in done:
@@ -330,7 +330,7 @@ def _budget(spec: SweepSpec, journal: Journal) -> str:
 
 def _ordered(spec: SweepSpec, journal: Journal) -> list[TrialRecord]:
     """The baseline's trials first, then the others, the lowest loss first."""
-    own = next(iter(spec.arms), None)
+    own = spec.baseline
 
     def order(record: TrialRecord) -> tuple[bool, float]:
         score = record.score(spec.objective)
