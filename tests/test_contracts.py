@@ -15,7 +15,16 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-PURE = ["trainable", "space", "spec", "plan", "journal", "report", "checkpoints", "stats"]
+PURE = [
+    "trainable",
+    "spec.space",
+    "spec.load",
+    "plan.estimate",
+    "journal.journal",
+    "report.sections",
+    "journal.checkpoints",
+    "confirmation.verdicts",
+]
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -61,10 +61,17 @@ def test_a_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     (folder,) = (elsewhere / "runs").glob("toy-*")
     assert "completed" in run(python, "-m", "sweeper.status", folder)
     assert "report.md" in run(python, "-m", "sweeper.report", folder)
-    sets = ["steps=4", "batch_size=8", "data.block=16", "data.tokenizer=train:300", "model.hidden=16"]
+    sets = [
+        "steps=4",
+        "data.held_out=0.1",
+        "batch_size=8",
+        "data.block=16",
+        "data.tokenizer=train:300",
+        "model.hidden=16",
+    ]
     sets += ["model.layers=1", "model.heads=2", "model.intermediate=32", "masking.mask_warmup=0", "report_every=2"]
-    text = " ".join(f"word{number % 97} stands here number {number}." for number in range(4000))
-    (elsewhere / "text.txt").write_text("\n\n".join([text] * 4), "utf-8")
+    sentences = [f"word{number % 97} stands here as number {number} of many words." for number in range(2000)]
+    (elsewhere / "text.txt").write_text("\n\n".join(sentences), "utf-8")
     assert run(
         python,
         "-m",
