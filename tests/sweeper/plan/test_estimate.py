@@ -259,7 +259,7 @@ def test_a_space_of_few_points_is_counted_and_planned_as_such() -> None:
     estimate = plan(spec, 2, RATE)
     assert (estimate.points, estimate.trials) == (6, 6)
     text = "\n".join(shown(spec, estimate))
-    assert "x one of 0.1, 0.3; report_every 4 to 6, whole; 6 points" in text
+    assert "x one of 0.1, 0.3; report_every 4 to 6, integer; 6 points" in text
     assert "6 to search" in text
     assert "the space has 6 points: the search ends when all have been tried, search.trials asks for 20" in text
     enough = resolve({**tree, "search": {"method": "tpe", "trials": 5}})
