@@ -113,7 +113,7 @@ ROWS = [
     Row("method that there is not", (FILE, "search.method", "'tpee'", "'tpe'"), ("method: tpe", "method: tpee")),
     Row(
         "seeds that overlap",
-        (FILE, "seeds.confirm", "seed 1 is in search, too"),
+        (FILE, "seeds.confirm", "seed 1 is also in seeds.search"),
         ("confirm: [2, 3]", "confirm: [2, 1]"),
     ),
     Row("seed twice", (FILE, "seeds.confirm", "duplicate seed 2"), ("confirm: [2, 3]", "confirm: [2, 2]")),

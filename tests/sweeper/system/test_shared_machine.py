@@ -188,7 +188,7 @@ def test_waiting_for_the_cache_says_for_whom_and_ends(
     with holding(lock, fcntl.LOCK_EX, None):
         assert mlm.main([*arguments, "--output", "out"]) == 2
         waiting, ended = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(rf"waiting for {re.escape(str(lock))}, which process \d+ of \w+ holds", waiting)
+    assert re.fullmatch(rf"waiting for {re.escape(str(lock))}, held by process \d+ of \w+", waiting)
     assert re.match(rf"error: the cache {tmp_path}/cache is locked for 0 min by process \d+ of \w+: end that", ended)
 
 
