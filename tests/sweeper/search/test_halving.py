@@ -101,7 +101,7 @@ def test_the_next_point_after_a_kill_is_what_the_journal_makes_it(tmp_path: Path
         assert point is not None
         assert (point.params, point.raw) == (ask.params, ask.raw)
     if method == "cmaes":
-        assert max(mark.get("cma:generation", 0) for mark in tune.search._marks.values()) > 1
+        assert max(attrs.get("cma:generation", 0) for attrs in tune.search._sampler_attrs.values()) > 1
 
 
 def table(rule: JournalScheduler) -> Any:

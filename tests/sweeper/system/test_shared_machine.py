@@ -392,7 +392,7 @@ def test_a_disk_without_inodes_is_refused_with_the_number(tmp_path: Path) -> Non
     there = capacity.Free(memory=1e12, disk=1e12, shared=1e12)
     needed = capacity.SWEEP_FILES + capacity.TRIAL_FILES * (spec.total_trials + spec.confirm_trials)
     [line] = capacity.shortages(spec, 1, replace(there, files=7))
-    assert line.startswith(f"inodes: the sweep makes about {needed:,} files and folders, and 7 more fit on the disk")
+    assert line.startswith(f"inodes: the sweep makes about {needed:,} files and folders, but only 7 fit on the disk")
     assert not capacity.shortages(spec, 1, replace(there, files=7), written=(0, needed - 7))
     assert not capacity.shortages(spec, 1, there)
     assert capacity.free(tmp_path).files > needed
