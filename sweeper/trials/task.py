@@ -27,7 +27,7 @@ class TrialTask:
         cwd: the driver's folder, where the spec's relative paths begin.
         run_dir: the run folder.
         shared: whether the user's group may read and write what the run writes.
-        remote: address of the run in an object store, empty where it has none.
+        remote: address of the run in an object store, empty if it has none.
         scratch: folder or address of Ray's own files.
         id: of the trial.
         seed: of the trial.
