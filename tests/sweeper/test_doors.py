@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sweeper import run, status
+from sweeper import preflight, run, status
 from sweeper.journal import run_folders
 from sweeper.journal.journal import Journal
 from sweeper.report import write
@@ -186,7 +186,7 @@ def test_an_error_of_the_system_without_a_path_is_one_line_too(
     def broken(*_: object) -> SweepSpec:
         raise OSError("a socket, say")
 
-    monkeypatch.setattr(run, "load", broken)
+    monkeypatch.setattr(preflight, "load", broken)
     assert run.main(["toy.yaml"]) == 2
     assert capsys.readouterr().err == "error: a socket, say\n"
     monkeypatch.setattr(status.run_folders, "opened", broken)

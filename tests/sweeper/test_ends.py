@@ -83,7 +83,7 @@ def test_tunes_loop_is_asked_to_end_and_not_torn(said: list[str]) -> None:
 
 def test_what_is_closing_goes_on_after_the_first_signal(said: list[str]) -> None:
     with Interrupts(said.append, "") as signals:
-        signals.closing = True
+        signals.close()
         send()
         assert signals.happened
 

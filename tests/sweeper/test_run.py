@@ -382,7 +382,7 @@ def held(storage: Path, spec: str, state: State = "completed", facts: dict[str, 
 def carried(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The run folders that the command would have worked on."""
     found: list[Path] = []
-    monkeypatch.setattr(run, "_carry_out", lambda args, spec, run_dir, *_: found.append(run_dir) or 0)
+    monkeypatch.setattr(run, "_carry_out", lambda args, admission, run_dir, *_: found.append(run_dir) or 0)
     return found
 
 
