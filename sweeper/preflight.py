@@ -96,7 +96,7 @@ class Admission:
         done = next((run for run in runs if finished(self.spec, run)), None)
         if runs and not done:
             resume = run_folders.resume(runs[0])
-            self.say(f"an earlier run of this spec has not completed, and this begins anew: {resume} goes on")
+            self.say(f"an earlier run of this spec is unfinished; this starts a new one. To resume it: {resume}")
         return done
 
     def run_folder(self, done: Path | None) -> Path:
@@ -105,7 +105,7 @@ class Admission:
         done: of `answer`.
         """
         if done is not None and self.same_data(done):
-            self.say(f"{self.spec.name} has finished already, and nothing is trained again: {done}")
+            self.say(f"{self.spec.name} has already finished; nothing is trained again: {done}")
             return done
         if self.lacking:
             raise ValueError(f"{self.path}: {self.lacking[0]}")
@@ -137,7 +137,7 @@ class Admission:
         try:
             journal_to_resume(self.spec, run, self.prepare_info or {})
         except ValueError as error:
-            self.say(f"a finished run does not answer, and this begins anew: {error}")
+            self.say(f"the finished run cannot be reused, so this starts a new one: {error}")
             return False
         return True
 
@@ -164,11 +164,11 @@ class Admission:
     def _more_seeds(self) -> None:
         more = self.request.more_seeds
         if more < 0 or (more and not (self.run_to_resume and self.spec.compared)):
-            raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
+            raise ValueError("--more-seeds: takes a positive number, with --resume of a run that has a confirmation")
         if more and self.run_to_resume:
             journal = Journal(self.run_to_resume / JOURNAL, read_only=True, trust=self.request.trust_record)
             if journal.families() and not design.unsettled(self.spec, journal):
-                raise ValueError("--more-seeds: every comparison of this run is settled or dropped: none would run")
+                raise ValueError("--more-seeds: every comparison of this run is settled or dropped: nothing would run")
 
     def _same_data_and_fresh_seeds(self) -> None:
         facts = self.prepare_info or {}
@@ -229,7 +229,7 @@ def _agreed(request: Request, path: Path, spec: SweepSpec, say: Say) -> tuple[Sw
         return slow, [NEEDS_YES] if unheard else []
     if unheard:
         raise ValueError(NEEDS_YES)
-    say("go on without a GPU? [y/N]")
+    say("continue without a GPU? [y/N]")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ValueError("not started")
     return slow, []
@@ -320,8 +320,8 @@ def journal_to_resume(
         for key, then in fingerprints_in(first.facts).items():
             if now.get(key, then) != then:
                 raise ValueError(
-                    f"its trials would not be comparable, for the data, or what prepares it, is not as it was ({key} "
-                    f"{then} then, {now[key]} now): put it back, or start a new run; versions then: {first.versions}"
+                    f"cannot resume: the data or its preprocessing changed ({key} was {then}, is {now[key]}): restore "
+                    f"it, or start a new run; versions then: {first.versions}"
                 )
         journal.refuse_gaps()
         if journal.respecified:
@@ -329,8 +329,9 @@ def journal_to_resume(
         for one in {record.ask.config_hash: record for record in journal.trials.values()}.values():
             if one.ask.config_hash and one.ask.config_hash != spec.config_hash(spec.trainable_config(one.ask.params)):
                 raise ValueError(
-                    f"its trials would not be comparable, for {one.ask.arm or one.id} stands for other settings now: "
-                    f"start a new run, or go on with the version that began it; versions then: {first.versions}"
+                    f"cannot resume: {one.ask.arm or one.id} has other settings now, so its trials would not be "
+                    "comparable: start a new run, or resume with the version of sweeper that started it; versions "
+                    f"then: {first.versions}"
                 )
     return journal
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _main(argv, signals)
         except OSError as error:
-            _say(f"error: {faults.describe(error)}; what had ended is kept; {signals.hint}")
+            _say(f"error: {faults.describe(error)}; finished trials are kept; {signals.hint}")
             return FAILED
 
 
@@ -72,17 +72,17 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
             return REFUSED
         raise
     except KeyboardInterrupt:
-        _say("interrupted before it began")
+        _say("interrupted before it started")
         return INTERRUPTED
-    signals.hint = f"go on with: {run_folders.resume(run_dir)}"
+    signals.hint = f"resume with: {run_folders.resume(run_dir)}"
     try:
         with files.locked(run_dir / run_folders.LOCK, 0.5):  # status, too, holds it for a moment
             return _carry_out(args, admission, run_dir, signals)
     except Timeout:
-        _say(f"error: another sweep works on {run_dir}")
+        _say(f"error: another sweep is running in {run_dir}")
         return REFUSED
     except ValueError as error:  # what a trainable gave and no record can hold
-        _say(f"error: {error}; what had ended is kept; {signals.hint}")
+        _say(f"error: {error}; finished trials are kept; {signals.hint}")
         return FAILED
     except KeyboardInterrupt:
         _say(f"interrupted; {signals.hint}")
@@ -100,26 +100,28 @@ def _parser() -> files.Parser:
         nargs="?",
         const=run_folders.NEWEST,
         metavar="RUN_DIR",
-        help="go on with this run, or with the newest of the spec",
+        help="resume this run, or the newest of the spec",
     )
     parser.add_argument(
         "--more-seeds", type=int, default=0, metavar="N", help="confirm on N more seeds (with --resume)"
     )
-    parser.add_argument("--again", action="store_true", help="train a spec that has finished already once more")
-    parser.add_argument("--reuse-seeds", action="store_true", help="confirm on seeds that earlier runs have used")
+    parser.add_argument("--again", action="store_true", help="train a spec again that has already finished")
+    parser.add_argument("--reuse-seeds", action="store_true", help="confirm on seeds that earlier runs used")
     parser.add_argument(
-        "--trust-record", action="store_true", help="go on with a record that is not what was written (with --resume)"
+        "--trust-record",
+        action="store_true",
+        help="resume a record that was changed since it was written (with --resume)",
     )
-    parser.add_argument("--fork", action="store_true", help="go on with a copy as a run of its own (with --resume)")
+    parser.add_argument("--fork", action="store_true", help="resume a copy as a run of its own (with --resume)")
     parser.add_argument("--reproduce", type=Path, metavar="RUN_DIR", help="train one trial of a run again and compare")
     parser.add_argument("--trial", metavar="ID", help="which one (with --reproduce; else the best)")
     parser.add_argument(
-        "--wait", type=float, default=0, metavar="MINUTES", help="wait for a joined cluster to have the nodes (0)"
+        "--wait", type=float, default=0, metavar="MINUTES", help="wait this long for the nodes of a joined cluster (0)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="show what it costs and what would be refused")
-    parser.add_argument("--json", action="store_true", help="end stdout with one line of JSON")
+    parser.add_argument("--dry-run", action="store_true", help="show the cost and what would be refused")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON at the end of stdout")
     parser.add_argument("--yes", action="store_true", help="ask nothing")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show what Ray says")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own output")
     return parser
 
 
@@ -138,7 +140,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if getattr(args, name) and args.resume is None and not args.reproduce:
             raise ValueError(f"--{name.replace('_', '-')} goes with --resume RUN_DIR")
     if args.again and args.resume is not None:
-        raise ValueError("--again begins a new run, --resume goes on with one: give one of them")
+        raise ValueError("--again starts a new run, --resume continues one: give only one")
     return args
 
 
@@ -158,7 +160,7 @@ def _show_plan(admission: Admission, done: Path | None, as_json: bool) -> int:
     for line in [] if nodes.configured() else capacity.notes(capacity.free(storage)):
         _say(line)
     if answered:
-        _say(f"a start answers with the run that has finished already, {done}; --again trains it once more")
+        _say(f"a start would return the finished run {done}; --again trains it once more")
     if as_json:
         files.emit(json.dumps(asdict(estimate)))
     return COMPLETED
@@ -204,7 +206,7 @@ def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, si
     for line in closing.lines(admission.path, spec, ended.outcome, ended.best, verdict, " ".join(cautions)):
         _say(line)
     if args.resume is None and ended.answered:
-        _say(f"to look again or go on: {run_folders.resume(run_dir)}; to train it once more on purpose: --again")
+        _say(f"to see it again or to resume it: {run_folders.resume(run_dir)}; to train it again: --again")
     if args.json:
         files.emit(json.dumps(ended.summary))
     return _STATUS[ended.summary["state"]] if ended.whole else FAILED

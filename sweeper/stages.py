@@ -64,7 +64,7 @@ class Stages:
         uri: of the tracking store.
         prepare_info: what `preflight.prepare_shared` returned.
         more_seeds: how many seeds a further look adds.
-        verbose: show what Ray says.
+        verbose: show Ray's own output.
         wait: minutes to wait for the nodes of a joined cluster.
     """
 
@@ -94,7 +94,9 @@ class Stages:
             say(f"caution: {line}")
         uri = store_uri(spec, run_dir.parent)
         if object_store.of(run_dir) and sqlite_file(uri):
-            say("MLflow's store lies on this machine alone, and with it which seeds were used: set MLFLOW_TRACKING_URI")
+            say(
+                "MLflow's store, which records the seeds used, is on this machine only: to share it, set MLFLOW_TRACKING_URI"
+            )
         return cls(
             spec=spec,
             run_dir=run_dir,
@@ -151,7 +153,7 @@ class Stages:
             tracker.close("interrupted", None, None, FULL_S)
         run_folders.discard(self.run_dir, self.journal)
         if self.run_dir.exists():
-            say(f"go on with: {run_folders.resume(self.run_dir)}")
+            say(f"resume with: {run_folders.resume(self.run_dir)}")
 
     def _close(
         self, tracker: Tracker, done: bool, signals: Interrupts
@@ -214,7 +216,7 @@ class Stages:
         """prepare_info: for the journal, where no session of it has begun yet."""
         spec, journal, say = self.spec, self.journal, signals.say
         if self.more_seeds and not design.finished(spec, journal):
-            say("--more-seeds: the look before is not finished; this goes on with it, ask again for more")
+            say("--more-seeds: the last look is not finished; resuming it, ask again for more seeds")
         if not journal.families():
             if reason := design.why_no_confirmation(spec, journal):
                 say(reason)
@@ -282,7 +284,7 @@ def repeated(
         with files.locked(run_dir / run_folders.LOCK, 0.5):
             return spec, reproduce.reproduce(spec, run_dir.resolve(), journal, record, again)
     except Timeout:
-        raise ValueError(f"--reproduce {run_dir}: a sweep works on it") from None
+        raise ValueError(f"--reproduce {run_dir}: a sweep is running in it") from None
 
 
 def _packages(spec: SweepSpec) -> list[str]:

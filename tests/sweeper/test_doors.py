@@ -207,5 +207,5 @@ def test_a_disk_that_closes_while_a_sweep_runs_is_one_line_and_status_1(
     assert run.main(["toy.yaml"]) == 1
     told = capsys.readouterr().err
     assert "(runs/toy/journal.jsonl: Permission denied)" in told
-    assert "; what had ended is kept; go on with: python -m" in told
+    assert "; finished trials are kept; resume with: python -m" in told
     assert Journal(folder / "j.jsonl").events == []

@@ -310,7 +310,7 @@ def test_it_ends_with_the_look_that_settles_the_last_arm(monkeypatch: pytest.Mon
         more_seeds=4,
     )
     assert [line for lines in door.refusals() for line in lines] == [
-        "--more-seeds: every comparison of this run is settled or dropped: none would run"
+        "--more-seeds: every comparison of this run is settled or dropped: nothing would run"
     ]
 
 
