@@ -239,14 +239,6 @@ class Halving(RuleScheduler):
         ray_inside.bracket(rule).cutoff = Cutoff(declared.reduction)
         super().__init__(spec, journal, run_dir, hooks, rule)
 
-    @property
-    def rungs(self) -> dict[int, dict[str, float]]:
-        """Milestone -> trial id -> the objective recorded there."""
-        return {
-            milestone: {identity: -value for identity, value in recorded.items()}
-            for milestone, recorded in ray_inside.rungs(self.rule)
-        }
-
 
 class Median(RuleScheduler):
     """Ray's median rule."""

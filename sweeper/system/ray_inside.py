@@ -125,8 +125,3 @@ def show_worker_logs(shown: bool) -> None:
 def bracket(rule: Any) -> Any:
     """The one bracket of an ASHAScheduler, whose `cutoff` is called with what a rung's trials had."""
     return rule._brackets[0]
-
-
-def rungs(rule: Any) -> list[tuple[int, dict[str, float]]]:
-    """Of an ASHAScheduler, milestone and what was recorded there (higher is better), lowest milestone first."""
-    return list(reversed(bracket(rule)._rungs))
