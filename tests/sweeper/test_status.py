@@ -14,8 +14,9 @@ from filelock import FileLock
 
 from sweeper import status
 from sweeper.journal import run_folders
-from sweeper.journal.journal import Journal, rechained
+from sweeper.journal.journal import Journal
 from sweeper.spec.spec import SweepSpec
+from tests.chain import rechained
 from tests.sweeper.samples import ask, end, report, session, toy_spec
 
 
