@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -49,18 +49,18 @@ class Request:
         dry_run: only plan.
     """
 
-    spec: Path | None
-    profile: str | None
-    set: list[str]
-    storage: Path | None
-    resume: Path | None
-    more_seeds: int
-    again: bool
-    reuse_seeds: bool
-    trust_record: bool
-    fork: bool
-    yes: bool
-    dry_run: bool
+    spec: Path | None = None
+    profile: str | None = None
+    set: list[str] = field(default_factory=list)
+    storage: Path | None = None
+    resume: Path | None = None
+    more_seeds: int = 0
+    again: bool = False
+    reuse_seeds: bool = False
+    trust_record: bool = False
+    fork: bool = False
+    yes: bool = False
+    dry_run: bool = False
 
 
 @dataclass(kw_only=True)
@@ -82,8 +82,8 @@ class Admission:
     storage: Path
     run_to_resume: Path | None
     fit: int | None
-    lacking: list[str]
     say: Say
+    lacking: list[str] = field(default_factory=list)
     estimate: Plan | None = None
     prepare_info: dict[str, Any] | None = None
 

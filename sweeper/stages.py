@@ -94,9 +94,7 @@ class Stages:
             say(f"caution: {line}")
         uri = store_uri(spec, run_dir.parent)
         if object_store.of(run_dir) and sqlite_file(uri):
-            say(
-                "MLflow's store, which records the seeds used, is on this machine only: to share it, set MLFLOW_TRACKING_URI"
-            )
+            say("MLflow's store, which records the seeds used, is on this machine only: set MLFLOW_TRACKING_URI")
         return cls(
             spec=spec,
             run_dir=run_dir,

@@ -191,7 +191,7 @@ def test_all_trials_failed(tmp_path: Path, start: Start):
         ({}, ["--set", "limits.hours=0.000001"], "limits.hours"),
         ({}, ["--storage", __file__], "is not a folder"),
         ({}, ["--resume", "no/such/run"], "there is no run"),
-        ({}, ["--again", "--resume"], "give one of them"),
+        ({}, ["--again", "--resume"], "give only one"),
         ({}, ["--trial", "t0001"], "--trial names the trial of --reproduce"),
         ({}, ["--reproduce", "."], "--reproduce trains a trial as the run's record has it: SPEC does not go with it"),
         ({}, ["--set", "arms.published.x=0.5"], "arms.published: is the same configuration as baseline"),
@@ -231,7 +231,7 @@ def test_a_run_of_another_spec_or_driver_is_left_alone(tmp_path: Path, capsys: p
     run_dir = run_folders.new(tmp_path / "runs", load.load(spec))
     with FileLock(run_dir / run_folders.LOCK):
         assert run.main([spec, "--storage", str(tmp_path / "runs"), "--resume"]) == 2
-    assert "another sweep works on" in capsys.readouterr().err
+    assert "another sweep is running in" in capsys.readouterr().err
     assert run.main([spec, "--set", "config.steps=40", "--resume", str(run_dir)]) == 2
     assert "it holds another run" in capsys.readouterr().err
 
@@ -468,4 +468,4 @@ def test_a_plan_refuses_seeds_that_were_used_as_a_start_does(
         assert run.main([spec, "--storage", str(tmp_path / "runs"), *more]) == status
         assert "seeds.confirm: runs of this data in the tracking store have used 2" in capsys.readouterr().err
     assert run.main([spec, "--storage", str(tmp_path / "runs"), "--dry-run", "--more-seeds", "2"]) == 0
-    assert "would be refused: --more-seeds: takes a number, with --resume" in capsys.readouterr().err
+    assert "would be refused: --more-seeds: takes a positive number, with --resume" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from sweeper.confirmation.looks import Spending
 from sweeper.confirmation.verdicts import Rule, verdicts
 from sweeper.journal.events import Family, Verdict
 from sweeper.journal.journal import Journal
-from sweeper.preflight import Admission
+from sweeper.preflight import Admission, Request
 from sweeper.report import sections, tables
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import resolve
@@ -311,13 +311,13 @@ def test_it_ends_with_the_look_that_settles_the_last_arm(monkeypatch: pytest.Mon
     assert design_module.unsettled(drive.sweep, journal) == []
     assert len(drive(more_seeds=4).families()) == 1
     door = Admission(
+        request=Request(more_seeds=4),
         path=tmp_path,
         spec=drive.sweep,
         storage=tmp_path,
         run_to_resume=drive.folder,
         fit=1,
         say=drive.said.append,
-        more_seeds=4,
     )
     assert [line for lines in door.refusals() for line in lines] == [
         "--more-seeds: every comparison of this run is settled or dropped: nothing would run"
