@@ -199,10 +199,9 @@ class TrainableContract:
             last = self._trained(self.seeds[0], evaluate=self.tasks).rows[-1]
             missing = sorted(metrics.keys() - last.keys())
             assert not missing, f"check_tasks promises {', '.join(missing)}: the last row lacks them"
+            plain = self._whole().rows[-1]
             _bits_equal(
-                [{key: last[key] for key in self._whole().rows[-1]}],
-                self._whole().rows[-1:],
-                "scoring tasks changed it",
+                [{key: last.get(key, math.nan) for key in plain}], [plain], "scoring tasks changed other metrics"
             )
 
     def test_metrics_of_the_end_are_in_the_last_row_alone(self) -> None:
@@ -233,9 +232,7 @@ class TrainableContract:
         assert all(one < two for one, two in zip([0, *run.steps], run.steps, strict=False)), (
             f"steps must rise from 1: {run.steps}"
         )
-        assert run.steps[-1] == steps, (
-            f"the last report is of step {run.steps[-1]}: it must be of config.steps, {steps}"
-        )
+        assert run.steps[-1] == whole, f"the last report is of step {run.steps[-1]}, and config.steps is {whole}"
         if self.reports is not None:
             assert run.steps == [*self.reports], f"reports came at {run.steps} and should at {[*self.reports]}"
         for row in run.rows:
@@ -293,9 +290,8 @@ class TrainableContract:
     def test_test_metrics_are_in_the_last_row_if_asked_for(self) -> None:
         plain, tested = self._whole(), self._whole(test=True)
         hidden = [{key for key in row if key.startswith("test/")} for row in tested.rows]
-        assert not any(key.startswith("test/") for row in plain.rows for key in row), (
-            "test/ metrics without context.test"
-        )
+        unasked = any(key.startswith("test/") for row in plain.rows for key in row)
+        assert not unasked, "there are test/ metrics without context.test"
         assert not any(hidden[:-1]), "a row before the last has test/ metrics, which no search may see"
         assert hidden[-1], "with context.test the last row has no test/ metric"
         shown = [{key: value for key, value in row.items() if not key.startswith("test/")} for row in tested.rows]
@@ -303,9 +299,8 @@ class TrainableContract:
         documents = (tested.checkpoints[-1] or Path()) / "bundle" / "analysis" / "documents.json"
         if documents.exists():
             found = json.loads(documents.read_text("utf-8"))
-            assert len(found["loss"]) == len(found["predictions"]), (
-                "documents.json: loss and predictions differ in length"
-            )
+            loss, predictions = len(found["loss"]), len(found["predictions"])
+            assert loss == predictions, f"documents.json has {loss} losses and {predictions} predictions"
 
     def test_other_ranks_report_at_the_same_steps_without_a_checkpoint(self) -> None:
         """As the second of two ranks; the other one has nothing to add to a sum."""
