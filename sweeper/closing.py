@@ -54,11 +54,11 @@ class Steps:
         self.failed: list[str] = []
         self._say = say
 
-    def take(self, what: str, step: Callable[[], T], otherwise: T) -> T:
+    def run(self, what: str, step: Callable[[], T], otherwise: T) -> T:
         try:
             return step()
         except Exception as error:  # whatever it is, trials have ended and are on record
-            why = files.told(error) if isinstance(error, OSError) else None
+            why = files.describe(error) if isinstance(error, OSError) else None
             line = redact(" ".join((why or f"{type(error).__name__}: {error}").split()))[:LONGEST]
             self._say(f"{what} failed: {line}; the rest of the end goes on, and --resume does it again")
             self.failed.append(what)

@@ -30,15 +30,20 @@ Say = Callable[[str], None]
 
 @dataclass(kw_only=True)
 class Admission:
-    """A sweep at the door. path: of its spec, as refusals name it. known: the run to go on with. fit: trials at once.
+    """A sweep that asks to start.
 
-    estimate: its plan, where it has been made. facts: see `stages.prepared`; there once the last question was asked.
+    Args:
+        path: of its spec, as error messages name it.
+        run_to_resume: the run folder, if one is resumed.
+        fit: how many trials run at once here; None where that is not known.
+        estimate: its plan, once made.
+        prepare_info: what `prepare_shared` returned, once it was called.
     """
 
     path: Path
     spec: SweepSpec
     storage: Path
-    known: Path | None
+    run_to_resume: Path | None
     fit: int | None
     say: Say
     more_seeds: int = 0
@@ -46,7 +51,7 @@ class Admission:
     trust_record: bool = False
     fork: bool = False
     estimate: Plan | None = None
-    facts: dict[str, Any] | None = None
+    prepare_info: dict[str, Any] | None = None
 
     def refusals(self) -> Iterator[list[str]]:
         """Why it may not begin, a line each, question by question: whoever asks no further has prepared nothing."""
@@ -55,14 +60,14 @@ class Admission:
         for question in (self._prepare, self._more_seeds, self._same_data_and_fresh_seeds):
             refused = _refused(question)
             yield refused
-            if self.facts is None:
+            if self.prepare_info is None:
                 return
 
     def same_data(self, run: Path) -> bool:
         """Whether a run had the data that are prepared now. Raises ValueError, in one line, where none can be had."""
         self._prepare()
         try:
-            begun(self.spec, run, self.facts or {})
+            journal_to_resume(self.spec, run, self.prepare_info or {})
         except ValueError as error:
             self.say(f"a finished run does not answer, and this begins anew: {error}")
             return False
@@ -78,29 +83,29 @@ class Admission:
         if nodes.configured() or (not self.fit and not self.estimate):
             return []
         there = capacity.free(self.storage)
-        short = capacity.shortages(self.spec, self.fit or 1, there, run_folders.size(self.known))
+        short = capacity.shortages(self.spec, self.fit or 1, there, run_folders.size(self.run_to_resume))
         for line in [] if short or self.estimate else capacity.notes(there):  # a plan ends with them
             self.say(line)
         return short
 
     def _prepare(self) -> None:
-        if self.facts is None:
+        if self.prepare_info is None:
             with naming(self.path):
-                self.facts = prepared(self.spec, self.say)
+                self.prepare_info = prepare_shared(self.spec, self.say)
 
     def _more_seeds(self) -> None:
-        if self.more_seeds < 0 or (self.more_seeds and not (self.known and self.spec.compared)):
+        if self.more_seeds < 0 or (self.more_seeds and not (self.run_to_resume and self.spec.compared)):
             raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
-        if self.more_seeds and self.known:
-            journal = Journal(self.known / "journal.jsonl", read_only=True, trust=self.trust_record)
+        if self.more_seeds and self.run_to_resume:
+            journal = Journal(self.run_to_resume / "journal.jsonl", read_only=True, trust=self.trust_record)
             if journal.families() and not design.unsettled(self.spec, journal):
                 raise ValueError("--more-seeds: every comparison of this run is settled or dropped: none would run")
 
     def _same_data_and_fresh_seeds(self) -> None:
-        facts = self.facts or {}
-        recorded: Journal | None = begun(self.spec, self.known, facts, self.trust_record)
-        if recorded and self.known and not self.fork:
-            fresh_seeds.refuse_stale(recorded, store_uri(self.spec, self.storage), self.known, self.say)
+        facts = self.prepare_info or {}
+        recorded: Journal | None = journal_to_resume(self.spec, self.run_to_resume, facts, self.trust_record)
+        if recorded and self.run_to_resume and not self.fork:
+            fresh_seeds.refuse_stale(recorded, store_uri(self.spec, self.storage), self.run_to_resume, self.say)
         if not self.reuse_seeds:
             refuse_used(self.path, self.spec, self.storage, facts, recorded, self.say)
 
@@ -126,7 +131,7 @@ def refuse_store(spec: SweepSpec, run_dir: Path, trust: bool) -> None:
         )
 
 
-def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
+def prepare_shared(spec: SweepSpec, say: Say) -> dict[str, Any]:
     """Make what the trials share, and ask whether tasks can be scored; people hear of it where it takes a while.
 
     Returns the trainable's facts. Raises ValueError in one line.
@@ -135,20 +140,20 @@ def prepared(spec: SweepSpec, say: Say) -> dict[str, Any]:
     waiting.start()
     try:
         facts = with_lines(Trainable.load(spec.trainable).prepare(spec.settings({})))
-        if cautions := unserved(spec, facts):
+        if cautions := check_prepared(spec, facts):
             facts = {**facts, "warnings": [*facts.get("warnings", ()), *cautions]}
         return {**facts, **tasks.checked(spec)}
     finally:
         waiting.cancel()
 
 
-def unserved(spec: SweepSpec, facts: dict[str, Any]) -> list[str]:
+def check_prepared(spec: SweepSpec, prepare_info: dict[str, Any]) -> list[str]:
     """Raises ValueError, in one line, for an arm or a corner of the space that what is prepared does not serve.
 
     Returns what there is to be said of those that it does.
     """
     trainable = Trainable.load(spec.trainable)
-    told = [trainable.check(spec.settings(params), facts) or () for _, params in probes(spec, spec.arms)]
+    told = [trainable.check(spec.settings(params), prepare_info) or () for _, params in probes(spec, spec.arms)]
     return [*dict.fromkeys(line for lines in told for line in lines)]
 
 
@@ -161,20 +166,22 @@ def finished(spec: SweepSpec, run_dir: Path) -> bool:
     return design.finished(spec, journal) and sweep_state(journal.trials.values(), False) == "completed"
 
 
-def begun(spec: SweepSpec, known: Path | None, facts: dict[str, Any], trust: bool = False) -> Journal | None:
+def journal_to_resume(
+    spec: SweepSpec, run_dir: Path | None, prepare_info: dict[str, Any], trust: bool = False
+) -> Journal | None:
     """What is on record of the run to go on with. Raises ValueError where it had other data, or rules by its names.
 
     And where the record, or the spec beside it, is not what was written, unless people `trust` it all the same.
     """
-    if known is None:
+    if run_dir is None:
         return None
-    with naming(known):
-        journal = Journal(known / "journal.jsonl", read_only=True, trust=trust)
-        journal.refuse_other_spec(run_folders.own_hash(known) or spec.spec_hash, trust)
+    with naming(run_dir):
+        journal = Journal(run_dir / "journal.jsonl", read_only=True, trust=trust)
+        journal.refuse_other_spec(run_folders.own_hash(run_dir) or spec.spec_hash, trust)
         first = next((event for event in journal.events if isinstance(event, Session)), None)
         if first is None:
             return journal
-        now = fingerprints_in(facts)
+        now = fingerprints_in(prepare_info)
         for key, then in fingerprints_in(first.facts).items():
             if now.get(key, then) != then:
                 raise ValueError(

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _main(argv, signals)
         except OSError as error:
-            _say(f"error: {faults.told(error)}; what had ended is kept; {signals.hint}")
+            _say(f"error: {faults.describe(error)}; what had ended is kept; {signals.hint}")
             return FAILED
 
 
@@ -78,7 +78,7 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
         return REFUSED
     except OSError as error:
         if faults.kind(error) in (None, "no permission"):
-            _say(f"error: {faults.told(error)}")
+            _say(f"error: {faults.describe(error)}")
             return REFUSED
         raise
     except KeyboardInterrupt:
@@ -87,7 +87,7 @@ def _main(argv: Sequence[str] | None, signals: Interrupts) -> int:
     signals.hint = f"go on with: {run_folders.resume(run_dir)}"
     try:
         with files.locked(run_dir / run_folders.LOCK, 0.5):  # status, too, holds it for a moment
-            return _carry_out(args, spec, run_dir, admission.facts or {}, signals)
+            return _carry_out(args, spec, run_dir, admission.prepare_info or {}, signals)
     except Timeout:
         _say(f"error: another sweep works on {run_dir}")
         return REFUSED
@@ -116,11 +116,13 @@ def _asked(args: argparse.Namespace) -> tuple[Admission, list[str]]:
     if line := other_baseline(args.spec, spec):
         _say(line)
     storage = run_folders.storage(args.storage, args.resume)
-    known = run_folders.known(storage, spec, args.resume)
+    run_to_resume = run_folders.find_run(storage, spec, args.resume)
     fit, lacking = _fit(spec)
     names = ("more_seeds", "reuse_seeds", "trust_record", "fork")
     asked = {name: getattr(args, name) for name in names}
-    admission = Admission(path=args.spec, spec=spec, storage=storage, known=known, fit=fit, say=_say, **asked)
+    admission = Admission(
+        path=args.spec, spec=spec, storage=storage, run_to_resume=run_to_resume, fit=fit, say=_say, **asked
+    )
     return admission, [*unheard, *lacking]
 
 
@@ -153,9 +155,9 @@ def _begun(admission: Admission, refused: list[str]) -> Path:
     for lines in admission.refusals():
         if lines:
             raise ValueError("; ".join(lines))
-    for line in filter(None, [few_points(admission.spec), *(admission.facts or {}).get("warnings", ())]):
+    for line in filter(None, [few_points(admission.spec), *(admission.prepare_info or {}).get("warnings", ())]):
         _say(f"caution: {line}")
-    return admission.known or run_folders.new(admission.storage, admission.spec)
+    return admission.run_to_resume or run_folders.new(admission.storage, admission.spec)
 
 
 def _parser() -> files.Parser:
@@ -249,8 +251,8 @@ def _show_plan(args: argparse.Namespace, admission: Admission, refused: list[str
     with naming(admission.path):
         admission.estimate = probe.of(spec, admission.fit, measure=True, sd=_spread(spec, storage))
     refused = [*refused, *(line for lines in admission.refusals() for line in lines)]
-    answered = done is not None and admission.facts is not None and admission.same_data(done)
-    told = {key: (admission.facts or {}).get(key, []) for key in ("notes", "warnings")}
+    answered = done is not None and admission.prepare_info is not None and admission.same_data(done)
+    told = {key: (admission.prepare_info or {}).get(key, []) for key in ("notes", "warnings")}
     estimate = replace(admission.estimate, refused=[] if answered else refused, **told)
     for line in shown(spec, estimate):
         _say(line)
@@ -314,7 +316,7 @@ def _carry_out(
         run_dir=run_dir,
         journal=journal,
         uri=uri,
-        facts=facts,
+        prepare_info=facts,
         more_seeds=args.more_seeds,
         verbose=args.verbose,
         wait=args.wait,
@@ -328,7 +330,7 @@ def _carry_out(
             done = stages.over or stages.run(signals)
         except (nodes.NoRoom, nodes.NotShared, nodes.NotStarted) as error:
             live.say(f"error: {error}")
-            if journal.begun:
+            if journal.has_session:
                 tracker.close("interrupted", None, None, FULL_S)
             run_folders.discard(run_dir, journal)
             if run_dir.exists():
@@ -346,15 +348,15 @@ def _carry_out(
         signals.install()
         ends = closing.Steps(live.say)
         records = list(journal.trials.values())
-        best = ends.take("choosing the best trial", lambda: records_of.best(spec, records), None)
-        bundle = ends.take("keeping the best trial's bundle", lambda: closing.keep_bundle(run_dir, best), None)
+        best = ends.run("choosing the best trial", lambda: records_of.best(spec, records), None)
+        bundle = ends.run("keeping the best trial's bundle", lambda: closing.keep_bundle(run_dir, best), None)
         outcome = sections.Outcome(run_dir=run_dir, tracking_uri=uri, bundle=bundle, interrupted=not done)
         for name, write in texts(spec, journal, outcome):
-            ends.take(f"writing {name}", write, None)
+            ends.run(f"writing {name}", write, None)
         state = sweep_state(records, not done)
-        crowned, tags = ends.take("choosing the champion", lambda: stages.crowned(live.say), (None, {}))
+        crowned, tags = ends.run("choosing the champion", lambda: stages.promotion(live.say), (None, {}))
         left = signals.left(DRAIN_S)
-        ends.take("MLflow", lambda: tracker.close(state, best, bundle, left, crowned=crowned, tags=tags), 0)
+        ends.run("MLflow", lambda: tracker.close(state, best, bundle, left, promotion=crowned, tags=tags), 0)
         signals.say = _say
     outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
     told = summary(spec, journal, outcome)

@@ -18,12 +18,12 @@ from sweeper.confirmation import champion, design
 from sweeper.journal import learned, object_store, run_folders
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal
-from sweeper.preflight import prepared
+from sweeper.preflight import prepare_shared
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 from sweeper.system.interrupts import Interrupts
 from sweeper.system.nodes import Node, configured, max_concurrent
-from sweeper.tracking.tracker import Crowned
+from sweeper.tracking.tracker import Promotion
 from sweeper.trainable import imported_from
 from sweeper.trials import cluster, reproduce
 from sweeper.trials.reproduce import Reproduction
@@ -35,15 +35,19 @@ Say = Callable[[str], None]
 class Stages:
     """A sweep in its folder, and what is asked of it.
 
-    uri: of the tracking store. facts: see `prepared`. more_seeds: of a further look. verbose: show what Ray says. wait:
-    minutes that nodes may take to come.
+    Args:
+        uri: of the tracking store.
+        prepare_info: what `preflight.prepare_shared` returned.
+        more_seeds: how many seeds a further look adds.
+        verbose: show what Ray says.
+        wait: minutes to wait for the nodes of a joined cluster.
     """
 
     spec: SweepSpec
     run_dir: Path
     journal: Journal
     uri: str
-    facts: dict[str, Any]
+    prepare_info: dict[str, Any]
     more_seeds: int = 0
     verbose: bool = False
     wait: float = 0.0
@@ -70,12 +74,14 @@ class Stages:
 
             slots, begun = self._slots(nodes, signals.say), not design.searched(self.spec, self.journal)
             if begun:
-                if not tuner.run(self.spec, self.run_dir, self.journal, slots, facts=self.facts, say=signals.say):
+                if not tuner.run(
+                    self.spec, self.run_dir, self.journal, slots, facts=self.prepare_info, say=signals.say
+                ):
                     return False
                 signals.install()  # Tune's handler is still there, and would take a signal to no effect
                 if signals.happened:
                     return design.finished(self.spec, self.journal)
-            return self._confirm(slots, None if begun else self.facts, signals)
+            return self._confirm(slots, None if begun else self.prepare_info, signals)
 
     def _slots(self, nodes: list[Node], say: Say) -> int:
         """Trials that there is room for, once all nodes have been seen to reach the run."""
@@ -85,50 +91,52 @@ class Stages:
             return max_concurrent(self.spec.resources, nodes)
         return cluster.awaited(self.spec.resources, self.spec.resources.concurrency or 1, self.wait, say)
 
-    def _confirm(self, slots: int, facts: dict[str, Any] | None, signals: Interrupts) -> bool:
-        """facts: for the journal, where no session of it has begun yet."""
+    def _confirm(self, slots: int, prepare_info: dict[str, Any] | None, signals: Interrupts) -> bool:
+        """prepare_info: for the journal, where no session of it has begun yet."""
         spec, journal, say = self.spec, self.journal, signals.say
         if self.more_seeds and not design.finished(spec, journal):
             say("--more-seeds: the look before is not finished; this goes on with it, ask again for more")
         if not journal.families():
-            if reason := design.lacking(spec, journal):
+            if reason := design.why_no_confirmation(spec, journal):
                 say(reason)
                 return True
-            journal.append(champion.declare(spec, journal, self.uri, self.facts, self.run_dir, say))
+            journal.append(champion.declare(spec, journal, self.uri, self.prepare_info, self.run_dir, say))
         elif self.more_seeds and design.finished(spec, journal) and design.unsettled(spec, journal):
-            journal.append(champion.further(spec, journal, self.more_seeds, self.uri, self.facts, self.run_dir, say))
+            journal.append(
+                champion.further(spec, journal, self.more_seeds, self.uri, self.prepare_info, self.run_dir, say)
+            )
         while not design.finished(spec, journal):
             if family := design.following(spec, journal):
                 journal.append(family)
-            if not self._look(slots, facts, signals):
+            if not self._look(slots, prepare_info, signals):
                 return False
-            facts = None  # a further look is of the same session
+            prepare_info = None  # a further look is of the same session
         return True
 
-    def _look(self, slots: int, facts: dict[str, Any] | None, signals: Interrupts) -> bool:
+    def _look(self, slots: int, prepare_info: dict[str, Any] | None, signals: Interrupts) -> bool:
         """Run what the last look lacks, and say what came of it; whether it has ended, and no signal came."""
         from sweeper.trials import tuner
 
         spec, journal, say = self.spec, self.journal, signals.say
         if not design.complete(spec, journal):
-            if not tuner.confirm(spec, self.run_dir, journal, slots, facts=facts, say=say):
+            if not tuner.confirm(spec, self.run_dir, journal, slots, facts=prepare_info, say=say):
                 return False
             signals.install()  # Tune's handler is still there
-        if reason := design.untold(spec, journal):
+        if reason := design.missing_metric_note(spec, journal):
             say(reason)
         journal.append(Verdict(data=design.conclude(spec, journal, self.run_dir)))
         return design.finished(spec, journal) or not signals.happened
 
-    def crowned(self, say: Say) -> tuple[Crowned | None, dict[str, str]]:
+    def promotion(self, say: Say) -> tuple[Promotion | None, dict[str, str]]:
         """What the confirmation moves in the registry, and what the parent run's tags say of it."""
-        spec, said = self.spec, self.journal.verdict()
+        spec, verdict = self.spec, self.journal.verdict()
         caution = {learned.TAG: learned.caution(spec, self.journal) or ""}
-        if said is None or (spec.confirm.until and not design.finished(spec, self.journal)):
+        if verdict is None or (spec.confirm.until and not design.finished(spec, self.journal)):
             return None, caution  # of several that are confirmed by the end, another may be the best
         baseline = spec.config_hash(spec.trainable_config(spec.baseline_params))
-        tags = {"sweeper.verdict": json.dumps(said["told"]), "sweeper.baseline": baseline, **caution}
+        tags = {"sweeper.verdict": json.dumps(verdict["told"]), "sweeper.baseline": baseline, **caution}
         try:
-            return champion.crowned(spec, self.journal, self.uri, self.facts, self.run_dir, say), tags
+            return champion.promotion(spec, self.journal, self.uri, self.prepare_info, self.run_dir, say), tags
         except ValueError as error:
             say(f"{error}; no champion is registered")
             return None, tags
@@ -142,7 +150,7 @@ def repeated(
     files.private(spec.shared)
     if line := imported_from(spec.trainable):
         signals.say(line)
-    facts = prepared(spec, signals.say)
+    facts = prepare_shared(spec, signals.say)
 
     def again(spec: SweepSpec, folder: Path, open_trials: Journal) -> None:
         with cluster.session(_packages(spec), verbose) as nodes:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         files.say(f"error: {error}")
         return REFUSED
     except OSError as error:
-        files.say(f"error: {faults.told(error)}")
+        files.say(f"error: {faults.describe(error)}")
         return REFUSED
     files.emit(json.dumps(found) if args.json else "\n".join(lines(found)))
     return EXITS[found["state"]]
@@ -97,7 +97,7 @@ def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
         "waiting": {"trials": left, "why": _why(state, left, at_once, bool(journal.events))},
         "resume": run_folders.resume(run_dir) if state == "open" else None,
         "doubts": journal.doubts(),
-        "left_out": spec.known.lacking(spec.trainable) if spec.known else None,
+        "left_out": spec.stub.left_out(spec.trainable) if spec.stub else None,
     }
 
 
@@ -152,7 +152,7 @@ def foreign(spec: Path | None, resume: Path | None) -> Path | None:
         return None
     if path is spec and not (path.name == run_folders.SPEC and (path.parent / JOURNAL).exists()):
         return None
-    return None if load_recorded(path).known is None else path.parent.resolve()
+    return None if load_recorded(path).stub is None else path.parent.resolve()
 
 
 def planned(found: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TypeGuard
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "messages.txt"
-# Calls whose texts people read, by the last word of what is called; whatever ends in Error or Refusal besides.
+# Calls whose texts people read, by the last word of what is called; whatever ends in Error besides.
 SAYS = {"say", "_say", "emit", "print", "warn", "append", "add_argument", "Parser", "plain"}
 NAMES = {"reason", "message", "line", "caution", "why", "text", "first", "said", "told", "note", "advice", "shown"}
 SHORTEST = 3  # words: what is shorter is a name, a key or a part of a longer line
@@ -44,7 +44,7 @@ def _named(node: ast.AST) -> TypeGuard[ast.Assign]:
 
 def _speaks(called: ast.expr) -> bool:
     name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
-    return name in SAYS or name.endswith(("Error", "Refusal", "Unsafe"))
+    return name in SAYS or name.endswith(("Error", "Unsafe"))
 
 
 def _texts(value: ast.expr) -> Iterator[str]:

@@ -61,7 +61,7 @@ for event in (session(), ask(spec, 1, 1, "baseline"), report(1, 20, 1.5, 2), end
     journal.append(event)
 (run / run_folders.LOCK).touch()
 assert load(run / run_folders.SPEC) == spec
-assert run_folders.known(folder, spec, run_folders.NEWEST) == run
+assert run_folders.find_run(folder, spec, run_folders.NEWEST) == run
 assert write.main([str(run)]) == 0
 assert said in (run / "report.md").read_text("utf-8")
 sys.exit(status.main([str(run)]))

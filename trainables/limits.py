@@ -46,7 +46,7 @@ class Room:
         self.most = self._left = memory() // 3
         self._from: dict[str, int] = {}
 
-    def take(self, path: Path, size: int, packed: int | None = None) -> None:
+    def add(self, path: Path, size: int, packed: int | None = None) -> None:
         """size: bytes or characters more of a file. packed: the bytes that it takes up so far."""
         self._left -= size
         if self._left < 0:
@@ -60,7 +60,7 @@ class Room:
         """All that an open file gives. raw: what it unpacks, which says how much of it that took so far."""
         parts = []
         while part := file.read(_AT_ONCE):
-            self.take(path, len(part), raw.tell() if raw else None)
+            self.add(path, len(part), raw.tell() if raw else None)
             parts.append(part)
         return b"".join(parts)
 

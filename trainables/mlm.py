@@ -174,7 +174,7 @@ def train(config: settings.Config, context: TrainContext) -> None:
     run = _Run(config, context, prepared)
     for step in range(run.done, config.steps):
         run.step(step)
-        run.keep(step + 1)
+        run.save_milestone(step + 1)
         if (step + 1) % config.reporting_every == 0 or step + 1 == config.steps:
             run.report(step + 1)
 
@@ -214,7 +214,7 @@ class _Run:
         self.config, self.context, self.prepared = config, context, prepared
         self.rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
         self.batches = Batches(self.prepared, config.batch_size, context.seed)
-        self.model = initialisation.begun(config.model, self.prepared, context.seed).to(context.device).train()
+        self.model = initialisation.initial_model(config.model, self.prepared, context.seed).to(context.device).train()
         self.optimiser = optimiser.Optimiser(self.model, config)
         known = (prepared.forms, prepared.eligible, prepared.unigram, prepared.initial)
         vocabulary = policy.Vocabulary(*known, self.batches.word_start)
@@ -228,7 +228,7 @@ class _Run:
         self.history: list[bundle.Row] = []
         self.marks = words_seen.reached(prepared, self.batches, config.series, config.steps) if config.series else []
         self.series = bundle.Series(context.restore_from) if self.marks and context.rank == 0 else None
-        self.steps = self.launch if context.device == "cpu" else self.replayed(cuda_graph.cuda_graph)
+        self.steps = self.eager_step if context.device == "cpu" else self.replayed(cuda_graph.cuda_graph)
         self.identity = bundle.identity(config, context.seed, prepared.fingerprint)
         if context.restore_from:
             refuse_other(context.restore_from, self.identity)
@@ -277,13 +277,13 @@ class _Run:
         if self.config.refreshes(step + 1):
             self.policy.refresh(self.context.all_reduce)
 
-    def keep(self, step: int) -> None:
+    def save_milestone(self, step: int) -> None:
         """Write the checkpoints of the series that belong to the first so many steps."""
         for mark in self.marks:
             if mark.step == step and self.series:
                 self.series.add(mark, self.model, self.prepared, self.config, self.context.seed)
 
-    def take(self, noise: StepNoise) -> None:
+    def train_step(self, noise: StepNoise) -> None:
         """Select, replace, predict, update, observe: on the device, from nothing of the host's but what noise gives."""
         import torch
 
@@ -320,12 +320,12 @@ class _Run:
 
         return noise.derive(self.context.seed, "dropout", step, self.context.rank)
 
-    def launch(self, step: int) -> None:
+    def eager_step(self, step: int) -> None:
         """A step, operation by operation."""
         import torch
 
         torch.manual_seed(self.dropped(step))
-        self.take(self.noise(step))
+        self.train_step(self.noise(step))
 
     def replayed(self, capture: cuda_graph.Capture) -> cuda_graph.Steps:
         """Steps as graphs, where every step of a kind is the same but for what it is given."""
@@ -338,7 +338,7 @@ class _Run:
             return step >= config.warmup_steps
 
         return cuda_graph.Steps(
-            self.take, self.noise, self.dropped, warm, self.context.device, capture if same else None
+            self.train_step, self.noise, self.dropped, warm, self.context.device, capture if same else None
         )
 
     def report(self, step: int) -> None:
@@ -361,7 +361,7 @@ class _Run:
         self.scores = scores["token"]
         by_id, initial = (masking_state[name].numpy() for name in ("by_id", "initial"))
         row |= {**self.masked.metrics(by_id, initial), "audit/drift": self.masked.drift(before, self.scores)}
-        judged, scores_by_task = self.judged() if last and self.context.rank == 0 else ({}, {})
+        judged, scores_by_task = self.score_tasks() if last and self.context.rank == 0 else ({}, {})
         row |= judged
         self.history.append(row)
         if self.context.rank:
@@ -384,7 +384,7 @@ class _Run:
             self.series.into(checkpoint / "bundle" if last else checkpoint)
         self.context.report(row, checkpoint)
 
-    def judged(self) -> tuple[dict[str, float], dict[str, Any]]:
+    def score_tasks(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and details of the tasks, from such files as a bundle has. The other ranks wait meanwhile."""
         if not self.context.evaluate:
             return {}, {}
@@ -436,7 +436,7 @@ def _train(options: argparse.Namespace) -> int:
         with files.temporary():
             train(config, context)
     except OSError as error:
-        files.say(f"error: {files.told(error) or error}; --resume goes on from what is kept")
+        files.say(f"error: {files.describe(error) or error}; --resume goes on from what is kept")
         return 1
     if (kept / "bundle" / "series").exists():
         (kept / "bundle" / "series").rename(options.output / "series")

@@ -57,7 +57,7 @@ class StepNoise:
         self.draws: dict[str, Draw] = {}  # what it was asked to give
         self.given: Mapping[str, torch.Tensor] = {}
 
-    def give(self, name: str, draw: Draw, device: torch.device) -> torch.Tensor:
+    def get_or_draw(self, name: str, draw: Draw, device: torch.device) -> torch.Tensor:
         """What is drawn from this noise on the host, on a device. All that a step is given comes this way.
 
         A name stands for one draw: on a GPU those of later steps are made ahead (`replay`).

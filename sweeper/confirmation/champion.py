@@ -70,18 +70,18 @@ def comparable(spec: SweepSpec, facts: Mapping[str, Any], tags: Mapping[str, str
     return tags.get(BUDGET) == spec.budget_hash and tags.get(history.DATA, "") == data
 
 
-def crowned(
+def promotion(
     spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say
-) -> tracker.Crowned | None:
+) -> tracker.Promotion | None:
     """The run to be registered as champion: of what the last look confirmed, on its first declared seed.
 
     None, and nothing moves, where nothing is confirmed, where the runs learned too little for that to mean anything,
     where the standing champion is the best of them or none is confirmed against it, and where that one cannot be
     compared or was not: another sweep may have made it since.
     """
-    said, families = journal.verdict(), journal.families()
-    label: str | None = said["champion"] if said else None
-    if said is None or label is None:
+    verdict, families = journal.verdict(), journal.families()
+    label: str | None = verdict["champion"] if verdict else None
+    if verdict is None or label is None:
         standing = store.champion(uri, spec.name) if len(families) > 1 else None
         if standing is not None and history.is_own(store.identity(journal, run_dir), standing):
             say(f"the champion of {spec.name} is of an earlier look of this run, which this one does not confirm")
@@ -89,7 +89,7 @@ def crowned(
     if learned.caution(spec, journal):
         say(f"{label} is confirmed, but among runs that learned too little to say anything: no champion is registered")
         return None
-    if challenge := said.get("challenge"):
+    if challenge := verdict.get("challenge"):
         if challenge["crowned"] is None:
             say(challenge["said"])
             return None
@@ -110,7 +110,7 @@ def crowned(
     bundle = checkpoints.bundle(run_dir, record.end.checkpoint) if record and record.end else None
     if record is None or bundle is None:
         return None
-    return tracker.Crowned(record, bundle, _tags(spec, facts, said, record, run_dir))
+    return tracker.Promotion(record, bundle, _tags(spec, facts, verdict, record, run_dir))
 
 
 def _met(spec: SweepSpec, journal: Journal, standing: Mapping[str, str], run_dir: Path) -> bool:
@@ -131,18 +131,18 @@ def _first(journal: Journal, label: str, seeds: list[int]) -> TrialRecord | None
 
 
 def _tags(
-    spec: SweepSpec, facts: Mapping[str, Any], said: Mapping[str, Any], record: TrialRecord, run_dir: Path
+    spec: SweepSpec, facts: Mapping[str, Any], verdict: Mapping[str, Any], record: TrialRecord, run_dir: Path
 ) -> dict[str, str]:
     """The verdict, for people and for the sweep that challenges it."""
-    found = next(one for one in said["comparisons"] if one["arm"] == record.ask.arm)
+    found = next(one for one in verdict["comparisons"] if one["arm"] == record.ask.arm)
     return {
-        "sweeper.verdict": str(said["told"][record.ask.arm]),
+        "sweeper.verdict": str(verdict["told"][record.ask.arm]),
         "sweeper.difference": repr(found["mean"]),
         "sweeper.interval": json.dumps(found["interval"]),
         "sweeper.pairs": str(found["n"]),
-        "sweeper.metric": str(said["metric"]),
-        "sweeper.baseline": str(said["baseline"]),
-        "sweeper.fresh": str(said["fresh"]).lower(),
+        "sweeper.metric": str(verdict["metric"]),
+        "sweeper.baseline": str(verdict["baseline"]),
+        "sweeper.fresh": str(verdict["fresh"]).lower(),
         "sweeper.report": str(run_dir / "report.html"),
         PARAMS: json.dumps(record.ask.params),
         BUDGET: spec.budget_hash,

@@ -53,7 +53,7 @@ def rule(spec: SweepSpec, comparisons: int = 1) -> verdicts_module.Rule:
     return verdicts_module.Rule(declared.worthwhile, declared.margin, levels=levels)
 
 
-def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
+def select_candidates(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
     """Label -> settings by path: the baseline, then the best configurations of the search, the best first.
 
     Under method arms all arms, in their order, but those that left the budget of the baseline; where
@@ -78,7 +78,7 @@ def contenders(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
             others = sorted(others, key=lambda name: _mean(of[name], spec.objective))[: spec.compared]
         return {name: spec.arms[name] for name in (baseline, *others)}
     asked = (record.ask.config_hash for record in journal.stage("search") if record.ask.arm == baseline)
-    own = next(asked, "") or (spec.known is None and _hash(spec, spec.arms[baseline]))
+    own = next(asked, "") or (spec.stub is None and _hash(spec, spec.arms[baseline]))
     by_hash = defaultdict[str, list[TrialRecord]](list)
     for record in kept:
         by_hash[record.ask.config_hash].append(record)
@@ -118,9 +118,9 @@ def finished(spec: SweepSpec, journal: Journal) -> bool:
         return False
     families = journal.families()
     if not families:
-        return lacking(spec, journal) is not None
-    said = journal.verdict()
-    judged = complete(spec, journal) and said is not None and said["look"] == len(families)
+        return why_no_confirmation(spec, journal) is not None
+    verdict = journal.verdict()
+    judged = complete(spec, journal) and verdict is not None and verdict["look"] == len(families)
     return judged and following(spec, journal) is None
 
 
@@ -128,17 +128,17 @@ def expected(spec: SweepSpec, journal: Journal) -> int:
     """Trials of the search and of the confirmation, as far as they are known."""
     if journal.families():
         return of_search(spec, journal) + len(runs(spec, journal))
-    done = searched(spec, journal) and lacking(spec, journal)
+    done = searched(spec, journal) and why_no_confirmation(spec, journal)
     return of_search(spec, journal) + (0 if done else spec.confirm_trials)
 
 
-def lacking(spec: SweepSpec, journal: Journal) -> str | None:
+def why_no_confirmation(spec: SweepSpec, journal: Journal) -> str | None:
     """Why there is no confirmation after this search, in a line; None where there is one."""
     if not spec.compared:
         alone = len(spec.comparable) == 1 < len(spec.arms) and len(spec.seeds.confirm) > 1
         return f"no confirmation: {ALONE if alone else 'it takes arms and two seeds or more in seeds.confirm'}"
     try:
-        contenders(spec, journal)
+        select_candidates(spec, journal)
     except ValueError as error:
         return f"no confirmation: {error}"
     return None
@@ -146,7 +146,7 @@ def lacking(spec: SweepSpec, journal: Journal) -> str | None:
 
 def declared(spec: SweepSpec, journal: Journal, *, fresh: bool, earlier: int, champion: Params | None = None) -> Family:
     """The first look's family. champion: settings of the standing champion, which then is one more arm."""
-    arms = contenders(spec, journal)
+    arms = select_candidates(spec, journal)
     label = None
     if champion is not None:
         own = _hash(spec, champion)
@@ -167,8 +167,8 @@ def declared(spec: SweepSpec, journal: Journal, *, fresh: bool, earlier: int, ch
 
 def following(spec: SweepSpec, journal: Journal) -> Family | None:
     """The next declared look, after the verdict of the last one; None where all looks were taken or all is settled."""
-    last, said = journal.families()[-1], journal.verdict()
-    if said is None or said["look"] < last.look:
+    last, verdict = journal.families()[-1], journal.verdict()
+    if verdict is None or verdict["look"] < last.look:
         return None  # the last one is not over
     if last.look >= len(spec.looks) or not unsettled(spec, journal):
         return None
@@ -190,8 +190,8 @@ def settled(spec: SweepSpec, journal: Journal, look: int) -> dict[str, dict[str,
     """
     if spec.confirm.until is None:
         return {}
-    said = next((one for one in verdicts(journal) if one["look"] == look - 1), {"comparisons": ()})
-    return {one["arm"]: one for one in said["comparisons"] if one["arm"] in said["settled"]}
+    verdict = next((one for one in verdicts(journal) if one["look"] == look - 1), {"comparisons": ()})
+    return {one["arm"]: one for one in verdict["comparisons"] if one["arm"] in verdict["settled"]}
 
 
 def verdicts(journal: Journal) -> list[dict[str, Any]]:
@@ -242,7 +242,7 @@ def dropped(spec: SweepSpec, journal: Journal, family: Family) -> list[str]:
     return [label for label in verdicts_module.futile(early, family.baseline, rule(spec)) if label != family.champion]
 
 
-def raced(journal: Journal) -> bool:
+def racing_complete(journal: Journal) -> bool:
     """Whether all runs that racing judges by have ended."""
     family = journal.families()[0]
     early = set(schedule(family)[: len(family.arms) * verdicts_module.RACING_PAIRS])
@@ -258,7 +258,7 @@ def complete(spec: SweepSpec, journal: Journal) -> bool:
 
 def runs(spec: SweepSpec, journal: Journal) -> list[tuple[str, int]]:
     """(label, seed) of every run of the looks declared so far, in order; not of arms known to be dropped or settled."""
-    known = raced(journal)
+    known = racing_complete(journal)
     families = journal.families()
     found = list[tuple[str, int]]()
     for one in families:
@@ -283,7 +283,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     notes = [f"{family.earlier} earlier confirmations against this baseline are in the tracking store"]
     if not all(one.fresh for one in families):
         notes.append("not fresh: runs of this data had used some of these seeds before, or the tracking store was away")
-    if reason := untold(spec, journal):
+    if reason := missing_metric_note(spec, journal):
         notes.append(reason)
     if few is not None:
         notes.append(f"no interval over documents: the test part has {few}, and it takes {FEW_DOCUMENTS}")
@@ -291,7 +291,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     notes += [f"{label} left the budget that makes runs comparable: it is not compared" for label in apart]
     notes += [text] if (text := budget.differ(spec, journal.stage(STAGE))) else []
     comparisons = [kept.get(one.arm) or asdict(one) for one in result.comparisons]
-    told = {one.arm: APART if one.arm in strayed else one.told for one in result.comparisons}
+    told = {one.arm: APART if one.arm in strayed else one.label for one in result.comparisons}
     earlier = verdicts(journal)[look - 2]["told"] if kept else {}
     told |= {label: APART if label in strayed else earlier[label] for label in kept}
     confirmed = sorted((one for one in comparisons if one["verdict"] == "confirmed"), key=lambda one: one["mean"])
@@ -324,7 +324,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
         "champion": confirmed[0]["arm"] if confirmed else None,
         "challenge": challenge,
         "judged": list(journal.facts().get("judged", ())),
-        "unlearned": learned.told(spec, journal.stage(STAGE)),
+        "unlearned": learned.unlearned(spec, journal.stage(STAGE)),
         "notes": notes[0 if family.earlier else 1 :],
     }
 
@@ -367,7 +367,7 @@ def _strayed(spec: SweepSpec, journal: Journal, family: Family) -> list[str]:
     return [label for label in family.arms if label in left and label != family.baseline]
 
 
-def untold(spec: SweepSpec, journal: Journal) -> str | None:
+def missing_metric_note(spec: SweepSpec, journal: Journal) -> str | None:
     """In a line, where runs completed without the metric that a verdict goes by; None where all told it."""
     done = [record for record in journal.stage(STAGE) if record.state == "completed"]
     mute = [record for record in done if record.score(metric(spec)) is None]
@@ -407,7 +407,7 @@ def _challenge(
     """Whether an arm that is confirmed is so against the standing champion, too: by the same rule, on the same pairs.
 
     At the level of the look at which these grew last, for that of a later one is not for them. asked: of
-    `stats.verdicts` at the last look; settled: arm -> the look that did, where there are several.
+    `verdicts.verdicts` at the last look; settled: arm -> the look that did, where there are several.
 
     None where no arm but it is confirmed, and where it is the baseline itself. crowned: the arm that takes its place.
     """
@@ -424,7 +424,7 @@ def _challenge(
         against += [one for one in met.comparisons if one.arm == arm]
     better = sorted((one for one in against if one.verdict == "confirmed"), key=lambda one: one.mean or 0.0)
     beaten = [one.arm for one in better]
-    listed = "; ".join(f"{one.arm}: {one.told}, {number(one.mean, '+')}, {between(one.interval)}" for one in against)
+    listed = "; ".join(f"{one.arm}: {one.label}, {number(one.mean, '+')}, {between(one.interval)}" for one in against)
     said = "stays: no arm is confirmed against it"
     if beaten:
         said = f"makes way for {beaten[0]}, which is confirmed against it, too"

@@ -50,7 +50,7 @@ class Seen:
     p_worse: float
 
 
-def judged(
+def by_arm(
     seen: Mapping[str, Seen], sums: Mapping[str, Sequence[tuple[Array, Array]]], margin: float, alpha: float
 ) -> dict[str, Documents]:
     """Arm -> what documents say, for the arms whose sums are known: by seed, (2, documents) of it and of the baseline.

@@ -16,87 +16,91 @@ ASSUMED = (
 )
 
 
-def headline(said: Mapping[str, Any]) -> str:
+def headline(verdict: Mapping[str, Any]) -> str:
     """The verdict in a sentence or two, as plain where nothing is confirmed as where something is."""
-    told, test, champion = said["told"], said["metric"], said["champion"]
-    found = next((one for one in said["comparisons"] if one["arm"] == champion), None)
-    seeds = found["n"] if found else f"{'up to ' * ('looks' in said)}{len(said['seeds'])}"
-    fresh = "" if said["fresh"] else " Not all of those seeds were fresh."
-    against = f"against {code(said['baseline'])} over {seeds} seeds by {text(test)}"
+    told, test, champion = verdict["told"], verdict["metric"], verdict["champion"]
+    found = next((one for one in verdict["comparisons"] if one["arm"] == champion), None)
+    seeds = found["n"] if found else f"{'up to ' * ('looks' in verdict)}{len(verdict['seeds'])}"
+    fresh = "" if verdict["fresh"] else " Not all of those seeds were fresh."
+    against = f"against {code(verdict['baseline'])} over {seeds} seeds by {text(test)}"
     if found is None:
         verdicts = "; ".join(f"{code(arm)}: {text(words)}" for arm, words in told.items())
-        return f"**Nothing is confirmed** {against}. {verdicts}.{_going_on(said)}{fresh}"
+        return f"**Nothing is confirmed** {against}. {verdicts}.{_going_on(verdict)}{fresh}"
     low, high = found["interval"]
-    interval = f"{_level(said, champion)} {low:+.4f} to {high:+.4f}"
+    interval = f"{_level(verdict, champion)} {low:+.4f} to {high:+.4f}"
     first = f"**Confirmed: {code(champion)}** {against}: {found['mean']:+.4f} nats, {interval}."
-    if challenge := said.get("challenge"):
+    if challenge := verdict.get("challenge"):
         first += f" {text(challenge['said'][:1].upper() + challenge['said'][1:])}."
     others = [f"{code(arm)}: {text(words)}" for arm, words in told.items() if arm != champion]
-    return " ".join([first, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(said) + fresh
+    return (
+        " ".join([first, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(verdict) + fresh
+    )
 
 
-def going_on(said: Mapping[str, Any]) -> list[str]:
+def going_on(verdict: Mapping[str, Any]) -> list[str]:
     """The arms that a further declared look asks again."""
-    if said["look"] >= _declared_looks(said):
+    if verdict["look"] >= _declared_looks(verdict):
         return []
-    arms = [one["arm"] for one in said["comparisons"] if one["verdict"] == "inconclusive"]
-    return [arm for arm in arms if arm not in said["settled"]]
+    arms = [one["arm"] for one in verdict["comparisons"] if one["verdict"] == "inconclusive"]
+    return [arm for arm in arms if arm not in verdict["settled"]]
 
 
-def _going_on(said: Mapping[str, Any]) -> str:
-    going = [code(arm) for arm in going_on(said)]
-    told = f" This was look {said['look']} of at most {_declared_looks(said)}: {', '.join(going)} run"
+def _going_on(verdict: Mapping[str, Any]) -> str:
+    going = [code(arm) for arm in going_on(verdict)]
+    told = f" This was look {verdict['look']} of at most {_declared_looks(verdict)}: {', '.join(going)} run"
     return f"{told}{'s'[len(going) > 1 :]} on." if going else ""
 
 
-def _declared_looks(said: Mapping[str, Any]) -> int:
-    return sum(look["declared"] for look in said.get("looks", ()))
+def _declared_looks(verdict: Mapping[str, Any]) -> int:
+    return sum(look["declared"] for look in verdict.get("looks", ()))
 
 
-def section(said: Mapping[str, Any]) -> str:
+def section(verdict: Mapping[str, Any]) -> str:
     """Every comparison in a table, the arms' runs in another, then the rule and what qualifies it."""
-    rows, level = [], _level(said)
-    for one in said["comparisons"]:
-        interval, documents = one["interval"], said["documents"].get(one["arm"])
+    rows, level = [], _level(verdict)
+    for one in verdict["comparisons"]:
+        interval, documents = one["interval"], verdict["documents"].get(one["arm"])
         both = (one.get("documents") or {}).get("combined")
         row = [one["arm"], str(one["n"]), number(one["mean"], "+"), between(interval), between(both)]
         row += [between(documents), number(one["sd"]), _p(one["adjusted"]), _p(one["flip"])]
-        rows.append([*row, number(one["detectable"]), said["told"][one["arm"]]])
+        rows.append([*row, number(one["detectable"]), verdict["told"][one["arm"]]])
     heads = ["arm", "pairs", "difference", level, "over seeds and documents", "over documents", "sd", "p (Holm)"]
     compared = table([*heads, "p (sign flip)", "detectable", "verdict"], rows, left=("arm", "verdict"))
-    notes = [f"{one['arm']}: {note}" for one in said["comparisons"] for note in one["notes"]]
-    for arm, look in said.get("settled", {}).items():
-        n = next(one["n"] for one in said["comparisons"] if one["arm"] == arm)
-        own = "" if look == said["look"] else f", runs no further and keeps its verdict and its {_level(said, arm)}"
+    notes = [f"{one['arm']}: {note}" for one in verdict["comparisons"] for note in one["notes"]]
+    for arm, look in verdict.get("settled", {}).items():
+        n = next(one["n"] for one in verdict["comparisons"] if one["arm"] == arm)
+        own = (
+            "" if look == verdict["look"] else f", runs no further and keeps its verdict and its {_level(verdict, arm)}"
+        )
         notes.append(f"{arm}: settled at look {look}, after {n} pairs{own}")
     notes += [
         f"look {number}, {'declared' if look['declared'] else 'asked for later'}: "
         f"{look['pairs']} pairs at a level of {look['alpha']:.2g}"
-        for number, look in enumerate(said.get("looks", ()), 1)
+        for number, look in enumerate(verdict.get("looks", ()), 1)
     ]
     needed = [
-        f"{one['arm']}: {one['needed']} pairs would show {said['worthwhile']:g} nats ({one['needed_range'][0]} to "
+        f"{one['arm']}: {one['needed']} pairs would show {verdict['worthwhile']:g} nats ({one['needed_range'][0]} to "
         f"{one['needed_range'][1]}, for the sd itself is uncertain)"
-        for one in said["comparisons"]
+        for one in verdict["comparisons"]
         if one["needed"]
     ]
-    joint = any(one.get("documents") for one in said["comparisons"])
+    joint = any(one.get("documents") for one in verdict["comparisons"])
     first = (
-        f"Paired differences in {text(said['metric'])} to {code(said['baseline'])} under the same seeds ("
-        f"{', '.join(map(str, said['seeds']))}), nats; negative is better. Look {said['look']}. The {level} "
+        f"Paired differences in {text(verdict['metric'])} to {code(verdict['baseline'])} under the same seeds ("
+        f"{', '.join(map(str, verdict['seeds']))}), nats; negative is better. Look {verdict['look']}. The {level} "
         "answers what other seeds would give, unadjusted; the interval over documents what other documents would"
         f"{'; the one over both what other seeds with other documents would' * joint}.\n\n"
     )
-    caution = [f"**{text(said['unlearned'])}**"] if said.get("unlearned") else []
-    lines = [*said["rule"], ASSUMED, *said.get("judged", ()), *said["notes"], *notes, *needed]
+    caution = [f"**{text(verdict['unlearned'])}**"] if verdict.get("unlearned") else []
+    lines = [*verdict["rule"], ASSUMED, *verdict.get("judged", ()), *verdict["notes"], *notes, *needed]
     told = "\n".join(f"* {line}" for line in [*caution, *map(text, lines)])
-    return "\n\n".join(part for part in (f"{first}{compared}", _runs(said), told) if part)
+    return "\n\n".join(part for part in (f"{first}{compared}", _runs(verdict), told) if part)
 
 
-def _runs(said: Mapping[str, Any]) -> str:
+def _runs(verdict: Mapping[str, Any]) -> str:
     """Stuck runs and spread of every arm beside the baseline's; nothing where the record is of an earlier version."""
     rows = []
-    for one in said["comparisons"]:
+    for one in verdict["comparisons"]:
         if "spread" not in one:
             continue
         spread = one["spread"] or {}
@@ -143,7 +147,7 @@ def declared(journal: Journal) -> int:
     return sum(len(family.arms) * len(family.seeds) for family in journal.families())
 
 
-def _level(said: Mapping[str, Any], arm: str | None = None) -> str:
+def _level(verdict: Mapping[str, Any], arm: str | None = None) -> str:
     """Of the intervals, or of one arm's, which may have been settled at an earlier look."""
-    look = said.get("settled", {}).get(arm)
-    return f"{confidence(said['looks'][look - 1]['alpha'] if look else said['alpha'])} % interval"
+    look = verdict.get("settled", {}).get(arm)
+    return f"{confidence(verdict['looks'][look - 1]['alpha'] if look else verdict['alpha'])} % interval"

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from sweeper.confirmation.documents import Documents, Seen, Sums, judged
+from sweeper.confirmation.documents import Documents, Seen, Sums, by_arm
 from sweeper.confirmation.paired_tests import (
     ALPHA,
     GUARD,
@@ -144,7 +144,7 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """The verdict as it is shown."""
         if self.verdict == "dropped":
             return f"dropped after {self.n} pairs"
@@ -214,7 +214,7 @@ def verdicts(
     flip = np.array([sign_flip(*each, rule.margin) for each in zip(values, tests.mean, strict=True)])
     second, skew = guarded(tests, gone)
     outcomes = decide(tests, p, second, flip, gone, rule, family.alpha).tolist()
-    over = judged(
+    over = by_arm(
         {arm: _seen(tests.at(i), dropped=bool(gone[i])) for i, arm in enumerate(arms)},
         {arm: _both(documents.get(arm, {}), documents.get(baseline, {}), pairs[arm]) for arm in arms},
         rule.margin,

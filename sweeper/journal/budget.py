@@ -72,11 +72,11 @@ class Common:
 
     def foretold(self, budget: Mapping[str, Any] | None) -> bool:
         """The same by a trial's settings alone, as its Ask has them: known before it runs, whatever the clock does."""
-        known = read(budget)
+        known = from_dict(budget)
         return known is None or self.predicted is None or known == (self.predicted, self.exact, False, self.way)
 
 
-def told(budget: Budget | None, tokens: int | None = None) -> dict[str, Any] | None:
+def to_dict(budget: Budget | None, tokens: int | None = None) -> dict[str, Any] | None:
     """A budget as the journal keeps it, `{"predicted": 184800, "exact": true}`; tokens: of a step, beside it."""
     found: dict[str, Any] = {}
     if budget is not None:
@@ -84,7 +84,7 @@ def told(budget: Budget | None, tokens: int | None = None) -> dict[str, Any] | N
     return found | ({} if tokens is None else {TOKENS: tokens}) or None
 
 
-def read(kept: object) -> Budget | None:
+def from_dict(kept: object) -> Budget | None:
     """A budget from what the journal keeps, None where that tells none."""
     if not isinstance(kept, Mapping):
         return None
@@ -96,7 +96,7 @@ def read(kept: object) -> Budget | None:
 
 def stray(spec: SweepSpec, params: Mapping[str, Any]) -> bool:
     """Whether settings leave the baseline's budget. Nothing does where budgets are free, or the trainable is silent."""
-    return spec.budget != "free" and not Common.of(spec).foretold(told(spec.budget_of(params)))
+    return spec.budget != "free" and not Common.of(spec).foretold(to_dict(spec.budget_of(params)))
 
 
 def differ(spec: SweepSpec, records: Iterable[TrialRecord]) -> str:

@@ -25,7 +25,7 @@ LITTLE = 64 * 1024  # bytes: a disk with less cannot even take a note of why a t
 _CHUNK = 1 << 20
 
 Row = Mapping[str, Any]
-Known = tuple[Row, str | None]  # a row that has been seen, and the `seal` of the checkpoint that came with it
+ExpectedRow = tuple[Row, str | None]  # one that has been seen, and the `manifest_hash` of its checkpoint
 
 
 def owner(trainable: str, identity: str, seed: int, config: Mapping[str, Any]) -> str:
@@ -45,11 +45,11 @@ def no_room(folder: Path) -> bool:
     return False
 
 
-def store(folder: Path, source: Path, step: int, mark: str = "") -> Path:
+def store(folder: Path, source: Path, step: int, owned_by: str = "") -> Path:
     """Move a folder into `folder` as the checkpoint of a step, and drop all but the newest `KEEP`.
 
-    mark: whose it is, of `owner`. Leaves nothing of itself where there is no room for it, and raises OSError; for links
-    it raises files.Unsafe.
+    owned_by: the `owner` it is written for. Raises OSError, and leaves nothing behind, where there is no room; raises
+    files.Unsafe for links.
     """
     files.refuse_links(source)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def store(folder: Path, source: Path, step: int, mark: str = "") -> Path:
     try:
         partial.mkdir()
         digests = {str(name): _copy(source / name, partial / name) for name in _files(source)}
-        manifest = {"step": step, "owner": mark, "sha256": digests}
+        manifest = {"step": step, "owner": owned_by, "sha256": digests}
         _write(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
         _sync_folders(partial)
     except OSError:
@@ -78,22 +78,22 @@ def store(folder: Path, source: Path, step: int, mark: str = "") -> Path:
     return target
 
 
-def newest(folder: Path, mark: str = "", known: Iterable[Known] = ()) -> tuple[Path | None, list[str]]:
+def newest(folder: Path, owned_by: str = "", expected: Iterable[ExpectedRow] = ()) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, or None, and one line for each newer one that does not.
 
-    mark: whose it must be. known: what it must agree with.
+    owned_by: whose it must be. expected: what it must agree with.
     """
     torn: list[str] = []
-    seen = {row["step"]: (row, sealed) for row, sealed in known}
+    seen = {row["step"]: (row, sealed) for row, sealed in expected}
     for path in _newest_first(folder):
-        fault = _fault(path, mark, seen)
+        fault = _fault(path, owned_by, seen)
         if fault is None:
             return path, torn
         torn.append(f"checkpoint {path} is skipped: {fault}")
     return None, torn
 
 
-def seal(checkpoint: Path) -> str:
+def manifest_hash(checkpoint: Path) -> str:
     """A hash over all that is in it, to be kept elsewhere."""
     return hashlib.sha256(_read(checkpoint / MANIFEST)).hexdigest()[:16]
 
@@ -147,7 +147,7 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _fault(path: Path, mark: str, seen: Mapping[int, Known]) -> str | None:
+def _fault(path: Path, owned_by: str, seen: Mapping[int, ExpectedRow]) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         files.refuse_links(path)
@@ -160,7 +160,7 @@ def _fault(path: Path, mark: str, seen: Mapping[int, Known]) -> str | None:
         strange = {str(name) for name in _files(path)} - {*digests, MANIFEST}
         if strange:
             return f"{min(strange)} was not written with it"
-        if manifest["owner"] != mark:
+        if manifest["owner"] != owned_by:
             return "it belongs to another trial"
         rows = history(path)
         if path.name != folder_name(manifest["step"]) or rows[-1]["step"] != manifest["step"]:
@@ -169,7 +169,7 @@ def _fault(path: Path, mark: str, seen: Mapping[int, Known]) -> str | None:
             if row != seen.get(row["step"], (row, None))[0]:
                 return f"its row of step {row['step']} is not the journal's"
         sealed = seen.get(manifest["step"], ({}, None))[1]
-        return None if sealed in (None, seal(path)) else "it is not the one that the journal tells of"
+        return None if sealed in (None, manifest_hash(path)) else "it is not the one that the journal tells of"
     except FileNotFoundError as error:
         return f"{os.path.relpath(error.filename, path)} is missing"
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:

@@ -143,7 +143,7 @@ class ChallengeSaid(TypedDict):
 
 
 class Said(TypedDict):
-    """What a look said: see `confirm.conclude`; what earlier versions did not write may be absent."""
+    """What a look said: see `design.conclude`; what earlier versions did not write may be absent."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     look: Count

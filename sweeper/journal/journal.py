@@ -134,7 +134,7 @@ class Journal:
             return True
 
     @property
-    def begun(self) -> bool:
+    def has_session(self) -> bool:
         """Whether a driver has begun to work on the run."""
         return any(isinstance(event, Session) for event in self.events)
 

@@ -20,7 +20,7 @@ def stuck(spec: SweepSpec, record: TrialRecord) -> str | None:
     """What the trainable says of a run of the full length that did not begin to learn; None of all others."""
     if record.state != "completed" or not record.rows:
         return None
-    if spec.known is not None:
+    if spec.stub is not None:
         return record.end.stuck if record.end else None
     return _stuck(spec, record)
 
@@ -32,10 +32,10 @@ def _stuck(spec: SweepSpec, record: TrialRecord) -> str | None:
 
 def tells(spec: SweepSpec) -> bool:
     """Whether anything tells which runs were stuck."""
-    return bool(Trainable.load(spec.trainable).stuck if spec.known is None else spec.known.stuck)
+    return bool(Trainable.load(spec.trainable).stuck if spec.stub is None else spec.stub.stuck)
 
 
-def known(spec: SweepSpec, record: TrialRecord) -> bool | None:
+def was_stuck(spec: SweepSpec, record: TrialRecord) -> bool | None:
     """Whether a completed run was stuck; None where nothing tells."""
     told = tells(spec) and record.state == "completed" and record.rows
     return stuck(spec, record) is not None if told else None
@@ -52,10 +52,10 @@ def by_arm(spec: SweepSpec, records: Iterable[TrialRecord]) -> dict[str, dict[in
     return found
 
 
-def told(spec: SweepSpec, records: Iterable[TrialRecord]) -> str | None:
+def unlearned(spec: SweepSpec, records: Iterable[TrialRecord]) -> str | None:
     """What the trainable says of the means of the baseline's last rows; None where all is well or nothing is known."""
     runs = [record for record in records if record.state == "completed" and _baselines(spec, record)]
-    if spec.known is not None:
+    if spec.stub is not None:
         ends = [record.end for record in runs if record.end]
         return max(ends, key=lambda end: end.time).unlearned if ends else None
     return _unlearned(spec, runs)
@@ -93,7 +93,7 @@ def _unlearned(spec: SweepSpec, runs: Sequence[TrialRecord]) -> str | None:
 
 def caution(spec: SweepSpec, journal: Journal) -> str | None:
     """The sentence beside the verdict, as it is on record; without a verdict the search is the comparison."""
-    said = journal.verdict()
-    if said is None:
-        return told(spec, journal.stage("search"))
-    return said["unlearned"] if "unlearned" in said else told(spec, journal.stage("confirm"))
+    verdict = journal.verdict()
+    if verdict is None:
+        return unlearned(spec, journal.stage("search"))
+    return verdict["unlearned"] if "unlearned" in verdict else unlearned(spec, journal.stage("confirm"))

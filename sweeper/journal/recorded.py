@@ -17,31 +17,31 @@ from sweeper.trainable import Budget, Trainable
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
-from sweeper.spec.recorded import Known
+from sweeper.spec.recorded import TrainableStub
 
 FACT = "trainable"  # of a session
 
 
-def noted(spec: SweepSpec) -> dict[str, Any]:
+def trainable_facts(spec: SweepSpec) -> dict[str, Any]:
     """What a session keeps of the trainable. Raises ValueError as `SweepSpec.settings`."""
     return {
         FACT: {
-            "budgets": {name: budget.told(spec.budget_of(params)) for name, params in spec.arms.items()},
+            "budgets": {name: budget.to_dict(spec.budget_of(params)) for name, params in spec.arms.items()},
             TOKENS: spec.settings(spec.baseline_params).tokens_per_step,
             "stuck": Trainable.load(spec.trainable).stuck is not None,
         }
     }
 
 
-def known(journal: Journal) -> Known:
+def trainable_stub(journal: Journal) -> TrainableStub:
     """What a journal tells; what is not of the type that a driver writes counts as not told."""
     told = {str(one.ask.arm): one.ask.budget for one in journal.trials.values() if one.ask.arm}
     begun = next((event for event in journal.events if isinstance(event, Session)), None)
     noted = begun.facts.get(FACT) if begun else None  # of the first: what an earlier version began lacks some ends
     if not isinstance(noted, Mapping):
-        return Known(_budgets(told))
+        return TrainableStub(_budgets(told))
     tokens, stuck = noted.get(TOKENS), noted.get("stuck")
-    return Known(
+    return TrainableStub(
         _budgets({**told, **(noted["budgets"] if isinstance(noted.get("budgets"), Mapping) else {})}),
         tokens if type(tokens) is int else None,
         stuck if type(stuck) is bool else None,
@@ -49,4 +49,4 @@ def known(journal: Journal) -> Known:
 
 
 def _budgets(told: Mapping[str, Any]) -> dict[str, Budget]:
-    return {name: found for name, one in told.items() if (found := budget.read(one)) is not None}
+    return {name: found for name, one in told.items() if (found := budget.from_dict(one)) is not None}

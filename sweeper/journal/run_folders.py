@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from sweeper import in_record
 from sweeper.journal import object_store
 from sweeper.journal.journal import Journal
-from sweeper.journal.recorded import known as recorded_of
+from sweeper.journal.recorded import trainable_stub as recorded_of
 from sweeper.spec.load import load, recorded
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, nodes
@@ -71,7 +71,7 @@ def storage(given: Path | None, resume: Path | None) -> Path:
     return chosen
 
 
-def known(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
+def find_run(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
     """The run to go on with, or None for a new one. Raises ValueError in one line."""
     if resume is None:
         return None
@@ -127,7 +127,7 @@ def opened(run_dir: Path, trust: bool = False) -> tuple[SweepSpec, Journal]:
     refuse_strange(run_dir)
     spec, journal = recorded(run_dir / SPEC), Journal(run_dir / JOURNAL, read_only=True, trust=trust)
     journal.refuse_other_spec(spec.spec_hash, trust)
-    return (spec if shipped(spec.trainable) else spec.knowing(recorded_of(journal))), journal
+    return (spec if shipped(spec.trainable) else spec.with_stub(recorded_of(journal))), journal
 
 
 def runs(parent: Path, spec: SweepSpec) -> list[Path]:
@@ -156,7 +156,7 @@ def new(parent: Path, spec: SweepSpec) -> Path:
 
 def discard(folder: Path, journal: Journal) -> None:
     """Take a run folder away again in which nothing has begun."""
-    if not journal.begun:
+    if not journal.has_session:
         journal.close()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -178,7 +178,7 @@ def _reached(what: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"{what}: {files.told(error) or ' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{what}: {files.describe(error) or ' '.join(str(error).split())[:200]}") from error
 
 
 def _made(parent: Path, spec: SweepSpec) -> Path:

@@ -64,7 +64,7 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
     caution = f"**{text(told)}**" if (told := learned.caution(spec, journal)) else ""
     lacking = [told] if (told := shortfall(records)) else []
     cautions = [*journal.facts().get("warnings", ()), *lacking, *journal.doubts()]
-    left_out = spec.known.lacking(spec.trainable) if spec.known else None
+    left_out = spec.stub.left_out(spec.trainable) if spec.stub else None
     first = (
         text(spec.question),
         answer,

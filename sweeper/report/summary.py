@@ -22,7 +22,7 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
 
     def trial(record: TrialRecord) -> dict[str, Any]:
         told = trial_json(record, spec.objective, outcome.run_ids.get(record.id))
-        return told | {"stuck": learned.known(spec, record)}
+        return told | {"stuck": learned.was_stuck(spec, record)}
 
     return {
         "state": sweep_state(records, outcome.interrupted),

@@ -62,7 +62,7 @@ def results_csv(spec: SweepSpec, journal: Journal) -> str:
         row += [last.get(spec.objective), last.get(test)]
         row += [veiled(column, each.get(column)) for column in columns]
         row += [last.get(key) for key in judged]
-        stuck = learned.known(spec, record)
+        stuck = learned.was_stuck(spec, record)
         row += [last.get(f"{AUDIT}rate"), int(common.same(record)), None if stuck is None else int(stuck)]
         write([*row, ask.config_hash])
     return text.getvalue()
@@ -198,8 +198,8 @@ def _tokens(spec: SweepSpec, record: TrialRecord) -> int | None:
     told = (record.ask.budget or {}).get(TOKENS)
     if type(told) is int:
         return record.step * told
-    if spec.known is not None:
-        return None if spec.known.tokens is None else record.step * spec.known.tokens
+    if spec.stub is not None:
+        return None if spec.stub.tokens is None else record.step * spec.stub.tokens
     try:
         return record.step * spec.settings(record.ask.params).tokens_per_step
     except ValueError:

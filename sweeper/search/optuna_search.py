@@ -78,16 +78,28 @@ class JournalSearch(Searcher, ABC):
     """Serves the open trials of an earlier session first, then new ones, at most `slots` at once.
 
     Every trial is in the journal before Tune hears of it. Tune's own trial ids mean nothing here.
+
+    Args:
+        slots: how many trials may run at once in this session.
+        log: of Optuna's journal, for its dashboard.
+        reconcile: called before each answer; may write ends into the journal.
     """
 
     stage, prefix = "search", "t"
 
-    def __init__(self, spec: SweepSpec, journal: Journal, slots: int, log: Path) -> None:
+    def __init__(
+        self,
+        spec: SweepSpec,
+        journal: Journal,
+        slots: int,
+        log: Path,
+        reconcile: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
         self.spec, self.journal, self.slots, self.log = spec, journal, slots, log
         self._waiting = deque(record.id for record in self._records() if record.open)
         self._running: list[TrialRecord] = []
-        self.settle: Callable[[], None] = lambda: None  # called before each answer; may write ends into the journal
+        self._reconcile = reconcile
         self._log_after = 0.0
 
     @abstractmethod
@@ -107,7 +119,7 @@ class JournalSearch(Searcher, ABC):
 
     def suggest(self, trial_id: str) -> Any:
         """A trial's task, None for "not now", or FINISHED."""
-        self.settle()
+        self._reconcile()
         self._running = [record for record in self._running if record.open]
         if len(self._running) >= self.slots:
             return None
@@ -146,7 +158,7 @@ class JournalSearch(Searcher, ABC):
         try:
             config = self.spec.trainable_config(point.params)
             tokens = self.spec.settings(point.params).tokens_per_step
-            told = budget.told(self.spec.budget_of(point.params), tokens)
+            told = budget.to_dict(self.spec.budget_of(point.params), tokens)
         except ValueError as error:  # the corners of the space are legal, this point between them is not
             self.journal.append(Ask(**common, config={}, config_hash=""))
             self.journal.append(End(trial=identity, state="failed", reason=f"refused: {error}"))
@@ -159,7 +171,7 @@ class JournalSearch(Searcher, ABC):
         record = self.journal.trials[identity]
         self._running.append(record)
         ask = record.ask
-        told = {"id": identity, "seed": ask.seed, "config": ask.config, "known": known(self.spec, record)}
+        told = {"id": identity, "seed": ask.seed, "config": ask.config, "expected": expected_rows(self.spec, record)}
         confirming = ask.stage == design.STAGE
         return {**told, "test": confirming, "evaluate": self.spec.tasks(confirming)}
 
@@ -184,7 +196,11 @@ class ConfirmSearch(JournalSearch):
 
     def point(self, number: int) -> Point | None:
         family = self.journal.families()[0]
-        if family.racing and number >= len(family.arms) * verdicts.RACING_PAIRS and not design.raced(self.journal):
+        if (
+            family.racing
+            and number >= len(family.arms) * verdicts.RACING_PAIRS
+            and not design.racing_complete(self.journal)
+        ):
             return None
         label, seed = design.runs(self.spec, self.journal)[number]
         return Point(label, seed, self.journal.families()[-1].arms[label], {})
@@ -207,12 +223,12 @@ class OpenSearch(JournalSearch):
 class StudySearch(JournalSearch):
     """Methods tpe, random, gp and cmaes: the arms first, then what an Optuna sampler asks for.
 
-    The sampler is made anew for each trial, seeded by the sweep's seed and the trial's number n. `lag` is how many
-    trials may run at once.
+    The sampler is made anew for each trial, seeded by the sweep's seed and the trial's number n. `concurrency` is how
+    many trials may run at once.
 
-    Where every trial runs to its end, trial n is asked for once all trials up to n - lag have ended, and the sampler
-    then sees just these as finished and the later ones as running, whatever the clock did: the points of a sweep
-    depend on its spec and `lag` alone. Fewer `slots` than that slow it down and change nothing.
+    Where every trial runs to its end, trial n is asked for once all trials up to n - concurrency have ended, and the
+    sampler then sees just these as finished and the later ones as running, whatever the clock did: the points of a
+    sweep depend on its spec and `concurrency` alone. Fewer `slots` than that slow it down and change nothing.
 
     Under a rule that stops trials, which ones stop depends on the order of their reports, and so do the points. There
     trial n is asked for at once, on all that the journal holds by then: what has ended as it ended, the rest as
@@ -223,9 +239,17 @@ class StudySearch(JournalSearch):
     been tried; where there is none, the search is over.
     """
 
-    def __init__(self, spec: SweepSpec, journal: Journal, slots: int, log: Path, lag: int) -> None:
-        super().__init__(spec, journal, min(slots, lag), log)
-        self.lag = lag
+    def __init__(
+        self,
+        spec: SweepSpec,
+        journal: Journal,
+        slots: int,
+        log: Path,
+        concurrency: int,
+        reconcile: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(spec, journal, min(slots, concurrency), log, reconcile)
+        self.concurrency = concurrency
         self._marks: dict[Key, dict[str, Any]] = {}  # what CMA-ES keeps with a trial: its generation
         self._distributions = _distributions(spec)
         self._frozen: dict[Key, FrozenTrial] = {}  # of trials that have ended
@@ -241,7 +265,7 @@ class StudySearch(JournalSearch):
             return None
         if number < len(arms):
             params = self.spec.arms[arms[number]]
-            raw = [self.spec.space[path].invert(path, value) for path, value in params.items()]
+            raw = [self.spec.space[path].to_sampler(path, value) for path, value in params.items()]
             return Point(arms[number], seed, params, {name: part[name] for part in raw for name in part})
         return self._fresh(records, number)
 
@@ -252,7 +276,7 @@ class StudySearch(JournalSearch):
 
     def _settled(self, number: int) -> int:
         """So many trials, the first ones, are shown to the sampler of this one as the journal has them."""
-        return max(0, number - self.lag + 1) if self._waits else number
+        return max(0, number - self.concurrency + 1) if self._waits else number
 
     def _fresh(self, records: Sequence[TrialRecord], number: int) -> Point | None:
         """A point that no trial has, or None once the journal says that the search is over."""
@@ -277,7 +301,7 @@ class StudySearch(JournalSearch):
         for offset in range(min(size, LOOKED_AT)):
             params = point(space, (begin + offset) % size)
             if self._trial_with(records, params) is None:
-                raw = [space[path].invert(path, value) for path, value in params.items()]
+                raw = [space[path].to_sampler(path, value) for path, value in params.items()]
                 return Point(None, seed, params, {name: part[name] for part in raw for name in part})
         every = f"all {size:,} points of the space have been tried"
         reason = every if 0 < size <= LOOKED_AT else "the sampler asks for nothing but what has been tried"
@@ -351,7 +375,7 @@ class StudySearch(JournalSearch):
         return trial
 
 
-def known(spec: SweepSpec, record: TrialRecord) -> list[checkpoints.Known]:
+def expected_rows(spec: SweepSpec, record: TrialRecord) -> list[checkpoints.ExpectedRow]:
     """What a trial must repeat: all rows of the journal; none on a GPU, where the same steps may give other bits."""
     rows = record.rows if not spec.resources.gpus_per_worker else []
     return [({"step": row.step, **row.metrics}, row.checkpoint) for row in rows]
@@ -386,7 +410,9 @@ def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
     if len({trial.value for trial in study.trials}) < 2:
         return {}
     by_raw = optuna.importance.get_param_importances(study)
-    return {path: sum(by_raw.get(name, 0.0) for name in domain.raw(path)) for path, domain in spec.space.items()}
+    return {
+        path: sum(by_raw.get(name, 0.0) for name in domain.sampler_params(path)) for path, domain in spec.space.items()
+    }
 
 
 def _sampler(spec: SweepSpec, seed: int) -> BaseSampler:
@@ -406,7 +432,7 @@ def _directions(spec: SweepSpec) -> list[StudyDirection]:
 
 
 def _distributions(spec: SweepSpec) -> dict[str, BaseDistribution]:
-    dimensions = [domain.raw(path) for path, domain in spec.space.items()]
+    dimensions = [domain.sampler_params(path) for path, domain in spec.space.items()]
     return {name: _distribution(part[name]) for part in dimensions for name in part}
 
 

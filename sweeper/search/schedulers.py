@@ -29,28 +29,39 @@ from sweeper.system import faults, ray_inside
 
 
 @dataclass(frozen=True)
-class Known:
+class TrialStub:
     """A trial as Ray's rules know it: by our id."""
 
     trial_id: str
 
 
-class Recording(FIFOScheduler):
-    """Scheduler none: what Tune tells goes into the journal, and every trial runs to its end.
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a scheduler calls.
 
-    Rows that the journal has already, as a restarted trial sends them, were judged when they came. `differs` is told
-    in one line of one that is not what it was.
+    on_mismatch: with one line, when a restarted trial reports a row that differs from the journal's. release: with the
+    id of a trial that failed, to free what it held, for its process may be dead. outcome: with the record of a trial
+    that completes; returns what its `End` keeps besides.
     """
 
-    def __init__(self, journal: Journal, run_dir: Path) -> None:
+    on_mismatch: Callable[[str], None] = lambda line: None
+    release: Callable[[str], None] = lambda identity: None
+    outcome: Callable[[TrialRecord], dict[str, Any]] = lambda record: {}
+
+
+class JournalScheduler(FIFOScheduler):
+    """Scheduler none: what Tune tells goes into the journal, and every trial runs to its end.
+
+    Rows that the journal has already, as a restarted trial sends them, were judged when they came.
+    """
+
+    def __init__(self, journal: Journal, run_dir: Path, hooks: Hooks | None = None) -> None:
         super().__init__()
         self.journal, self.run_dir, self.place = journal, run_dir, object_store.of(run_dir)
-        self.differs: Callable[[str], None] = lambda line: None
-        self.free: Callable[[str], None] = lambda identity: None  # what a trial held whose process may be dead
-        self.said: Callable[[TrialRecord], dict[str, Any]] = lambda record: {}  # of one that completes
+        self.hooks = hooks or Hooks()
         self._taken_up: list[Any] = []
 
-    def settle(self) -> None:
+    def reconcile_dropped(self) -> None:
         """Write down the ends that Tune tells nobody: it drops a trial whose process the one before has not left."""
         for trial in self._taken_up:
             record = self.journal.trials[trial.config["id"]]
@@ -58,7 +69,7 @@ class Recording(FIFOScheduler):
                 self._end(record, "failed", "dropped: the trial before it did not leave its process")
         self._taken_up = [trial for trial in self._taken_up if self.journal.trials[trial.config["id"]].open]
 
-    def judge(self, identity: str, row: dict[str, Any]) -> bool:
+    def should_stop(self, identity: str, row: dict[str, Any]) -> bool:
         """Whether a trial stops here; called once for each row of the journal, in its order."""
         return False
 
@@ -72,12 +83,12 @@ class Recording(FIFOScheduler):
             self._break_off(record, OSError(*result["fault"]))
         for row in result["rows"]:
             metrics = {key: value for key, value in row.items() if key != "step"}
-            seal = result.get("checkpoint") if row is result["rows"][-1] else None
-            told = {"step": row["step"], "metrics": metrics, "checkpoint": seal, "node": result.get("node")}
+            checkpoint = result.get("checkpoint") if row is result["rows"][-1] else None
+            told = {"step": row["step"], "metrics": metrics, "checkpoint": checkpoint, "node": result.get("node")}
             if not self.journal.append(Report(trial=record.id, **told)):
                 self._compare(record, row["step"], metrics)
                 continue
-            if self.judge(record.id, row):
+            if self.should_stop(record.id, row):
                 self._stop(record)
                 return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
@@ -92,7 +103,7 @@ class Recording(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Tune tells of each failure, and tries again as often as the spec's max_failures says."""
         record = self.journal.trials[trial.config["id"]]
-        self.free(record.id)  # before it is tried again, for the same room
+        self.hooks.release(record.id)  # before it is tried again, for the same room
         if not record.open:
             return
         reason = self._noted(record.id)
@@ -125,14 +136,14 @@ class Recording(FIFOScheduler):
             there = checkpoints.at(self.run_dir / folder / "checkpoints", record.step)
             name = there and f"checkpoints/{there.name}"
         path = str(folder / name) if name else None
-        said = self.said(record) if state == "completed" else {}
-        self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path, **said))
+        outcome = self.hooks.outcome(record) if state == "completed" else {}
+        self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path, **outcome))
 
     def _compare(self, record: TrialRecord, step: int, metrics: dict[str, float]) -> None:
         before = next((row.metrics for row in record.rows if row.step == step), metrics)
         for key in sorted(before.keys() | metrics):
             if before.get(key) != metrics.get(key):
-                self.differs(
+                self.hooks.on_mismatch(
                     f"{record.id} was to repeat step {step} and does not: {key} {before.get(key)} in the journal, "
                     f"which keeps it, {metrics.get(key)} now; another machine, or other versions?"
                 )
@@ -148,39 +159,39 @@ class Recording(FIFOScheduler):
             return ""
 
 
-class Ruled(Recording):
+class RuleScheduler(JournalScheduler):
     """A rule of Ray's decides. At the full length nothing is stopped any more, and nothing is recorded in a rung.
 
     The baseline, the first arm, is judged like the rest and never stopped: everything is compared with its end. A trial
     that leaves the budget by its settings is neither judged nor a measure of others, and runs to its end.
     """
 
-    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, rule: Any) -> None:
-        super().__init__(journal, run_dir)
+    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, hooks: Hooks | None, rule: Any) -> None:
+        super().__init__(journal, run_dir, hooks)
         self.steps, self.rule, self.budget = spec.steps, rule, Common.of(spec)
         self.baseline = spec.baseline
         self._replay()
 
-    def judge(self, identity: str, row: dict[str, Any]) -> bool:
+    def should_stop(self, identity: str, row: dict[str, Any]) -> bool:
         apart = not self.budget.free and not self.budget.foretold(self.journal.trials[identity].ask.budget)
         if row["step"] >= self.steps or apart:
             return False
-        stops = self.rule.on_trial_result(None, Known(identity), dict(row)) == TrialScheduler.STOP
+        stops = self.rule.on_trial_result(None, TrialStub(identity), dict(row)) == TrialScheduler.STOP
         arm = self.journal.trials[identity].ask.arm
         return stops and (arm is None or arm != self.baseline)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        self.rule.on_trial_add(None, Known(trial.config["id"]))
+        self.rule.on_trial_add(None, TrialStub(trial.config["id"]))
 
     def _replay(self) -> None:
         """Show the rule what it has seen. A session may have ended between a report and the end that it calls for."""
         stopped = {}
         for event in list(self.journal.events):
             if isinstance(event, Ask):
-                self.rule.on_trial_add(None, Known(event.trial))
+                self.rule.on_trial_add(None, TrialStub(event.trial))
             elif isinstance(event, Report):
-                stopped[event.trial] = self.judge(event.trial, {**event.metrics, "step": event.step})
+                stopped[event.trial] = self.should_stop(event.trial, {**event.metrics, "step": event.step})
         for identity, stop in stopped.items():
             if stop and self.journal.trials[identity].open:
                 self._stop(self.journal.trials[identity])
@@ -208,11 +219,11 @@ class Cutoff:
         return above - gap * (1 - part) if part >= 0.5 else below + gap * part  # as numpy rounds
 
 
-class Halving(Ruled):
+class Halving(RuleScheduler):
     """Ray's ASHA. A trial is recorded in one rung at a report, the highest that it has reached: `stop_last_trials`
     off keeps it from being judged later, by a better value, in one that it passed on the way."""
 
-    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path) -> None:
+    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, hooks: Hooks | None = None) -> None:
         declared = spec.scheduler
         assert isinstance(declared, early_stopping.Halving)
         assert declared.first is not None
@@ -226,7 +237,7 @@ class Halving(Ruled):
             stop_last_trials=False,
         )
         ray_inside.bracket(rule).cutoff = Cutoff(declared.reduction)
-        super().__init__(spec, journal, run_dir, rule)
+        super().__init__(spec, journal, run_dir, hooks, rule)
 
     @property
     def rungs(self) -> dict[int, dict[str, float]]:
@@ -237,10 +248,10 @@ class Halving(Ruled):
         }
 
 
-class Median(Ruled):
+class Median(RuleScheduler):
     """Ray's median rule."""
 
-    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path) -> None:
+    def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, hooks: Hooks | None = None) -> None:
         declared = spec.scheduler
         assert isinstance(declared, early_stopping.Median)
         assert declared.first is not None
@@ -252,14 +263,14 @@ class Median(Ruled):
             min_samples_required=declared.trials,
             min_time_slice=math.inf,  # type: ignore[arg-type]  # else it pauses trials while there are few
         )
-        super().__init__(spec, journal, run_dir, rule)
+        super().__init__(spec, journal, run_dir, hooks, rule)
 
 
-def scheduler(spec: SweepSpec, journal: Journal, run_dir: Path) -> Recording:
+def scheduler(spec: SweepSpec, journal: Journal, run_dir: Path, hooks: Hooks | None = None) -> JournalScheduler:
     """The spec's scheduler, which stands where the journal ends."""
     match spec.scheduler:
         case early_stopping.Halving():
-            return Halving(spec, journal, run_dir)
+            return Halving(spec, journal, run_dir, hooks)
         case early_stopping.Median():
-            return Median(spec, journal, run_dir)
-    return Recording(journal, run_dir)
+            return Median(spec, journal, run_dir, hooks)
+    return JournalScheduler(journal, run_dir, hooks)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sweeper.spec.errors import Refusal
+from sweeper.spec.errors import ConfigError
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
@@ -24,10 +24,12 @@ def expanded(spec: SweepSpec, expand: Callable[[Mapping[str, Any]], Params], bas
 
     leave_one_out: the full method, it without each component, the baseline. add_one: the baseline, it with each
     component, the full method. grid: all combinations, the baseline first. base: the settings without an arm. Raises
-    Refusal.
+    ConfigError.
     """
     if len(spec.arms) != 2:
-        raise Refusal(("ablation",), f"takes two arms, the baseline and the full method; there are {len(spec.arms)}")
+        raise ConfigError(
+            ("ablation",), f"takes two arms, the baseline and the full method; there are {len(spec.arms)}"
+        )
     (plain, low), (full, high) = ((name, expand(arm)) for name, arm in spec.arms.items())
     off, on = {}, {}
     for path in [*high, *(path for path in low if path not in high)]:
@@ -35,7 +37,7 @@ def expanded(spec: SweepSpec, expand: Callable[[Mapping[str, Any]], Params], bas
         if without != whole:
             off[path], on[path] = without, whole
     if not on:
-        raise Refusal(("ablation",), f"the arms {plain!r} and {full!r} are the same configuration")
+        raise ConfigError(("ablation",), f"the arms {plain!r} and {full!r} are the same configuration")
     names = _names(list(on))
     match spec.ablation:
         case "leave_one_out":
@@ -51,7 +53,9 @@ def expanded(spec: SweepSpec, expand: Callable[[Mapping[str, Any]], Params], bas
 
 def _factorial(plain: str, full: str, off: Params, on: Params, names: Mapping[str, str]) -> dict[str, Params]:
     if len(on) > MOST:
-        raise Refusal(("ablation",), f"a grid of {len(on)} components has {2 ** len(on)} arms; at most {MOST} of them")
+        raise ConfigError(
+            ("ablation",), f"a grid of {len(on)} components has {2 ** len(on)} arms; at most {MOST} of them"
+        )
     arms: dict[str, Params] = {}
     for chosen in itertools.product((False, True), repeat=len(on)):
         present = [path for path, there in zip(on, chosen, strict=True) if there]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.spec.errors import Refusal
+from sweeper.spec.errors import ConfigError
 from sweeper.spec.hints import shown
 from sweeper.spec.space import Choice, Domain, RandInt
 
@@ -21,10 +21,10 @@ _LONGEST = 64
 def expanded(spec: SweepSpec, settle: Callable[[Mapping[str, Any]], object]) -> SweepSpec:
     """The spec under method arms: its own arms first, then each point of the grid that is none of them.
 
-    settle: the whole settings that some by path amount to, None if they are illegal. Raises Refusal.
+    settle: the whole settings that some by path amount to, None if they are illegal. Raises ConfigError.
     """
     if not spec.space:
-        raise Refusal(("space",), "is empty: grid needs one; for arms alone write search: {method: arms}")
+        raise ConfigError(("space",), "is empty: grid needs one; for arms alone write search: {method: arms}")
     values = {path: _values(path, domain) for path, domain in spec.space.items()}
     arms, given = dict(spec.arms), [settle(arm) for arm in spec.arms.values()]
     for number, combination in enumerate(itertools.product(*values.values()), 1):
@@ -38,7 +38,7 @@ def expanded(spec: SweepSpec, settle: Callable[[Mapping[str, Any]], object]) -> 
     count = len(arms) * len(spec.seeds.search)
     if spec.search.trials not in (None, count):
         counts = f"{len(arms)} arms times {len(spec.seeds.search)} search seeds is {count}"
-        raise Refusal(("search", "trials"), f"{spec.search.trials}, but {counts}; leave it out")
+        raise ConfigError(("search", "trials"), f"{spec.search.trials}, but {counts}; leave it out")
     search = spec.search.model_copy(update={"method": "arms", "trials": None})
     return spec.model_copy(update={"arms": arms, "search": search})
 

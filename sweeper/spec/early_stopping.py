@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sweeper.spec.errors import Refusal, refusal
+from sweeper.spec.errors import ConfigError, refusal
 from sweeper.spec.hints import nearest
 
 # Up to the end of the warm-up all configurations are the same run; half as long again lets them part.
@@ -23,7 +23,7 @@ class _Rule(BaseModel):
 
     first: Annotated[int, Field(gt=0)] | None = None
 
-    def tree(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As a spec writes it."""
         return {self.name: self.model_dump(mode="json")}
 
@@ -54,30 +54,33 @@ RULES: dict[str, type[Halving | Median]] = {"halving": Halving, "median": Median
 
 
 def parse(node: Any) -> Rule:
-    """A rule as a spec writes it: none, halving, median, or {halving: {reduction: 3, first: null}}. Raises Refusal."""
+    """A rule as a spec writes it: none, halving, median, or {halving: {reduction: 3, first: null}}.
+
+    Raises ConfigError.
+    """
     if isinstance(node, Halving | Median) or node == "none":
         return node
     if isinstance(node, str):
         node = {node: {}}
     if not isinstance(node, Mapping) or len(node) != 1:
-        raise Refusal((), f"{node!r} is not none, halving or median, nor one of the last two with its settings")
+        raise ConfigError((), f"{node!r} is not none, halving or median, nor one of the last two with its settings")
     name, body = next(iter(node.items()))
     if name not in RULES:
-        raise Refusal((), f"unknown scheduler {name!r}: {nearest(str(name), ['none', *RULES])}")
+        raise ConfigError((), f"unknown scheduler {name!r}: {nearest(str(name), ['none', *RULES])}")
     try:
         return RULES[name].model_validate(body, strict=True)
     except ValidationError as error:
         found = refusal(error, RULES[name])
-        raise Refusal((name, *found.location), found.reason) from None
+        raise ConfigError((name, *found.location), found.reason) from None
 
 
-def tree(rule: Rule) -> Any:
+def to_dict(rule: Rule) -> Any:
     """As a spec writes it."""
-    return rule if rule == "none" else rule.tree()
+    return rule if rule == "none" else rule.to_dict()
 
 
 def placed(rule: Rule, lengths: Iterable[int], warmup: int) -> Rule:
-    """The rule with its first step settled. Raises Refusal where it could judge what cannot be compared.
+    """The rule with its first step settled. Raises ConfigError where it could judge what cannot be compared.
 
     lengths: steps of the trials that the spec can ask for. warmup: the longest of them, in steps.
     """
@@ -85,17 +88,17 @@ def placed(rule: Rule, lengths: Iterable[int], warmup: int) -> Rule:
         return rule
     shortest, longest = min(lengths), max(lengths)
     if shortest != longest:
-        raise Refusal((), f"{rule.name} compares trials of one length, these have {shortest} to {longest} steps")
+        raise ConfigError((), f"{rule.name} compares trials of one length, these have {shortest} to {longest} steps")
     earliest = max(1, math.ceil(GRACE * warmup))
     if earliest >= longest:
         reason = f"the warm-up of {warmup} of {longest} steps leaves no room for a rung, which may lie at"
-        raise Refusal((), f"{reason} {earliest} or later; shorten the warm-up, or write scheduler: none")
+        raise ConfigError((), f"{reason} {earliest} or later; shorten the warm-up, or write scheduler: none")
     first = earliest if rule.first is None else rule.first
     if first < earliest:
         reason = f"a rung before the warm-up is over: {first}, with a warm-up of {warmup} steps"
-        raise Refusal((rule.name, "first"), f"{reason}; the smallest legal value is {earliest}")
+        raise ConfigError((rule.name, "first"), f"{reason}; the smallest legal value is {earliest}")
     if first >= longest:
-        raise Refusal((rule.name, "first"), f"{first} is not below the full length of {longest} steps")
+        raise ConfigError((rule.name, "first"), f"{first} is not below the full length of {longest} steps")
     return rule.model_copy(update={"first": first})
 
 

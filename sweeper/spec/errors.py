@@ -24,7 +24,7 @@ _KINDS = {  # pydantic's words are JSON's; a spec is YAML
 }
 
 
-class Refusal(ValueError):
+class ConfigError(ValueError):
     """A value that is refused: where it lies, and why. A validator may raise it, with a place below its own."""
 
     def __init__(self, location: tuple[Any, ...], reason: str) -> None:
@@ -33,16 +33,16 @@ class Refusal(ValueError):
         self.reason = reason
 
 
-def refusal(error: ValidationError, model: type[BaseModel]) -> Refusal:
+def refusal(error: ValidationError, model: type[BaseModel]) -> ConfigError:
     """The first complaint of a validation; how many more there are is said."""
     first, *others = error.errors(include_url=False)
     location, reason = tuple(first["loc"]), _reason(first, model)
     if location[-1:] == ("[key]",):  # pydantic's mark for a key of a mapping that is itself refused
         location = location[:-2]
     cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, Refusal):
+    if isinstance(cause, ConfigError):
         location, reason = (*location, *cause.location), cause.reason
-    return Refusal(location, reason + (f" (and {len(others)} more)" if others else ""))
+    return ConfigError(location, reason + (f" (and {len(others)} more)" if others else ""))
 
 
 def setting_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ValidationError
 
 from sweeper.spec import ablation, early_stopping, yaml_reader
 from sweeper.spec.arms import expanded
-from sweeper.spec.errors import Refusal, SpecError, refusal, setting_paths
+from sweeper.spec.errors import ConfigError, SpecError, refusal, setting_paths
 from sweeper.spec.hints import key_path, nearest, nearest_path, shown
 from sweeper.spec.layers import merge_all, origin, stack
-from sweeper.spec.recorded import Known
+from sweeper.spec.recorded import TrainableStub
 from sweeper.spec.settings import config_model, dumped, settings
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, secrecy
@@ -30,30 +30,32 @@ if TYPE_CHECKING:
 
 
 def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
-    """The spec with settings and arms complete. Raises Refusal for what the trainable would not run.
+    """The spec with settings and arms complete. Raises ConfigError for what the trainable would not run.
 
     outside: of a run's folder, in which the trainable must not lie.
     """
     try:
         trainable = Trainable.load(spec.trainable, outside)
     except ValueError as error:
-        raise Refusal(("trainable",), str(error)) from None
+        raise ConfigError(("trainable",), str(error)) from None
     spec = _without_secrets(spec)
     legal = set(setting_paths(config_model(spec)))
     for where, path in _paths(spec):
         if path not in legal:
-            raise Refusal((*where, path), f"the trainable has no such setting; {nearest_path(path, sorted(legal))}")
+            raise ConfigError((*where, path), f"the trainable has no such setting; {nearest_path(path, sorted(legal))}")
     plain = settings(spec, {})
     there = {*dir(type(plain)), *type(plain).model_fields}  # not asked for: some open files to answer
     lacking = [name for name in vars(Settings) if not name.startswith("_") and name not in there]
     if lacking:
-        raise Refusal(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
+        raise ConfigError(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
     base = dumped(spec, {})
     if spec.objective in trainable.at_end():
         reason = f"{spec.objective!r} is in a run's last row alone; it can stand behind another, as in [val/loss, …]"
-        raise Refusal(("objective",), reason)
+        raise ConfigError(("objective",), reason)
     if spec.evaluate and trainable.check_tasks is None:
-        raise Refusal(("evaluate",), f"{spec.trainable} has no check_tasks, so it scores no tasks; leave evaluate out")
+        raise ConfigError(
+            ("evaluate",), f"{spec.trainable} has no check_tasks, so it scores no tasks; leave evaluate out"
+        )
     arms = {name: _arm(spec, name, base) for name in spec.arms}
     if spec.search.method == "grid":
         spec = expanded(spec.model_copy(update={"arms": arms}), lambda params: _settled(spec, params))
@@ -65,16 +67,16 @@ def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
     for where, params in probes(spec, arms):
         try:
             probed.append(settings(spec, params))
-        except Refusal as error:
+        except ConfigError as error:
             values = ", ".join(f"{path} = {shown(value)}" for path, value in params.items())
             said = error.location == ("config",) or key_path(error.location).endswith(tuple(params))
-            raise Refusal(where, f"{values} is refused: {error.reason if said else error}") from None
+            raise ConfigError(where, f"{values} is refused: {error.reason if said else error}") from None
     try:
         rule = early_stopping.placed(
             spec.scheduler, {one.steps for one in probed}, max(one.warmup_steps for one in probed)
         )
-    except Refusal as error:
-        raise Refusal(("scheduler", *error.location), error.reason) from None
+    except ConfigError as error:
+        raise ConfigError(("scheduler", *error.location), error.reason) from None
     if spec.search.method != "arms":
         _refuse_twins(list(arms), probed)
     trials = spec.search.model_copy(update={"trials": spec.search.trials or spec.total_trials or None})
@@ -82,7 +84,7 @@ def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
     done = spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials, "scheduler": rule})
     if done.arms and not (done.total_trials or done.confirm_trials):
         reason = "nothing would run, for no arm but the baseline keeps to its budget; budget: free compares them all"
-        raise Refusal(("arms",), reason)
+        raise ConfigError(("arms",), reason)
     return done
 
 
@@ -91,13 +93,13 @@ def _without_secrets(spec: SweepSpec) -> SweepSpec:
     kinds = secrecy.declared(config_model(spec))
     for path, domain in spec.space.items():
         if secrecy.is_secret(path, kinds) and any(isinstance(corner, str) for corner in domain.corners()):
-            raise Refusal(("space", path), "is a secret, which no search varies; give it in config")
+            raise ConfigError(("space", path), "is a secret, which no search varies; give it in config")
     try:
         config = secrecy.taken(spec.config, "config", kinds)
         data = secrecy.taken({"data": spec.data}, "", kinds)["data"]
         arms = {name: secrecy.taken(arm, f"arms.{name}", kinds) for name, arm in spec.arms.items()}
     except ValueError as error:
-        raise Refusal((), str(error)) from None
+        raise ConfigError((), str(error)) from None
     return spec.model_copy(update={"config": config, "data": data, "arms": arms})
 
 
@@ -105,7 +107,7 @@ def _settled(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel | None:
     """The trainable's Config, or None where it refuses."""
     try:
         return settings(spec, params)
-    except Refusal:
+    except ConfigError:
         return None
 
 
@@ -115,7 +117,7 @@ def _refuse_twins(names: list[str], settled: list[Any]) -> None:
     for name, one in zip(names, settled, strict=False):
         other = seen.setdefault(one.model_dump_json(), name)
         if other != name:
-            raise Refusal(("arms", name), f"is the same configuration as {other}; leave one of them out")
+            raise ConfigError(("arms", name), f"is the same configuration as {other}; leave one of them out")
 
 
 def _paths(spec: SweepSpec) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -132,14 +134,14 @@ def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
     if sampled and outside:
         path = next(iter(outside))
         reason = f"is not in the space, which {spec.search.method} cannot leave; {nearest(path, spec.space)}"
-        raise Refusal(("arms", name, path), reason)
+        raise ConfigError(("arms", name, path), reason)
     inside = {path: given.get(path, ablation.at(base, path)) for path in spec.space if sampled or path in given}
     for path, value in inside.items():
         try:
-            spec.space[path].invert(path, value)
+            spec.space[path].to_sampler(path, value)
         except ValueError as error:
             inherited = "" if path in given else "the arm leaves it to config, whose value is not in the space: "
-            raise Refusal(("arms", name, path), f"{inherited}{error}") from None
+            raise ConfigError(("arms", name, path), f"{inherited}{error}") from None
     return inside | outside
 
 
@@ -181,7 +183,7 @@ def recorded(path: Path) -> SweepSpec:
         spec = SweepSpec.model_validate_json(json.dumps(yaml_reader.read(path)), strict=True)
         if spec.search.method == "grid" or spec.ablation:
             raise ValueError("its arms are not laid out, as a run's folder has them")
-        return spec if shipped(spec.trainable) else spec.knowing(Known())
+        return spec if shipped(spec.trainable) else spec.with_stub(TrainableStub())
     except ValidationError as error:
         found = refusal(error, SweepSpec)
     except ValueError as error:
@@ -208,7 +210,7 @@ def resolve(
         return completed(spec, outside).model_copy(update={"profiles": dict(tree.get("profiles") or {})})
     except ValidationError as error:
         found = refusal(error, SweepSpec)
-    except Refusal as error:
+    except ConfigError as error:
         found = error
     raise SpecError(f"{origin(layers, found.location)}: {found}") from None
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sweeper.spec.errors import Refusal
+from sweeper.spec.errors import ConfigError
 from sweeper.spec.hints import nearest
 
 LOSS = r"val/\S*loss\S*"
@@ -22,7 +22,7 @@ def parse(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
 
 
-def tree(names: Sequence[str]) -> str | list[str]:
+def to_plain(names: Sequence[str]) -> str | list[str]:
     """As a spec writes it: one objective is a text."""
     return names[0] if len(names) == 1 else list(names)
 
@@ -33,18 +33,22 @@ def maximised(name: str) -> bool:
 
 
 def check(names: Sequence[str], tasks: bool) -> None:
-    """Raises Refusal for what no trainable gives. tasks: whether every trial is scored by tasks."""
+    """Raises ConfigError for what no trainable gives. tasks: whether every trial is scored by tasks."""
     first, *further = names
     if not re.fullmatch(LOSS, first):
-        raise Refusal(("objective",), f"{first!r} must be a loss of the validation part, as val/loss; it is minimised")
+        raise ConfigError(
+            ("objective",), f"{first!r} must be a loss of the validation part, as val/loss; it is minimised"
+        )
     for name in further:
         if names.count(name) > 1:
-            raise Refusal(("objective",), f"duplicate {name!r}")
+            raise ConfigError(("objective",), f"duplicate {name!r}")
         if not maximised(name) and not re.fullmatch(LOSS, name):
-            raise Refusal(("objective",), f"{name!r} is no loss: beside {first} go other losses and scores of tasks")
+            raise ConfigError(
+                ("objective",), f"{name!r} is no loss: beside {first} go other losses and scores of tasks"
+            )
         if maximised(name) and not tasks:
             reason = f"no trial of the search gives {name!r}: name its task under evaluate.tasks, with at: trials"
-            raise Refusal(("objective",), reason)
+            raise ConfigError(("objective",), reason)
 
 
 def refuse_unknown(names: Sequence[str], scores: Collection[str]) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Known:
+class TrainableStub:
     """What a record tells of a trainable that is not imported.
 
     budgets: of the arms by name, as far as they are told. tokens: of one step of the baseline, None where that is not
@@ -24,7 +24,7 @@ class Known:
     tokens: int | None = None
     stuck: bool | None = None
 
-    def lacking(self, trainable: str) -> str | None:
+    def left_out(self, trainable: str) -> str | None:
         """In a line, what is left out of what is shown; None where everything is on record."""
         if self.stuck is not None:
             return None

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from sweeper.spec import layers
-from sweeper.spec.errors import Refusal, refusal
-from sweeper.spec.recorded import Known
+from sweeper.spec.errors import ConfigError, refusal
+from sweeper.spec.recorded import TrainableStub
 from sweeper.system import secrecy
 from sweeper.trainable import Trainable
 
@@ -26,27 +26,27 @@ class Described(Protocol):
     @property
     def data(self) -> Mapping[str, Any]: ...
     @property
-    def known(self) -> Known | None: ...
+    def stub(self) -> TrainableStub | None: ...
 
 
 def config_model(spec: Described) -> type[BaseModel]:
-    """The trainable's Config. Raises Refusal."""
-    if spec.known is not None:
-        raise Refusal(("trainable",), f"{spec.trainable} is not imported to read a record")
+    """The trainable's Config. Raises ConfigError."""
+    if spec.stub is not None:
+        raise ConfigError(("trainable",), f"{spec.trainable} is not imported to read a record")
     try:
         return Trainable.load(spec.trainable).config
     except ValueError as error:
-        raise Refusal(("trainable",), str(error)) from None
+        raise ConfigError(("trainable",), str(error)) from None
 
 
 def settings(spec: Described, params: Mapping[str, Any]) -> BaseModel:
-    """The trainable's Config: config < data < params (by path), secrets from the environment. Raises Refusal."""
+    """The trainable's Config: config < data < params (by path), secrets from the environment. Raises ConfigError."""
     model = config_model(spec)
     kinds, tree = secrecy.declared(model), _tree(spec, params)
     try:
         tree = secrecy.given(tree, kinds)
     except ValueError as error:
-        raise Refusal(("config",), str(error)) from None
+        raise ConfigError(("config",), str(error)) from None
     try:
         # Through JSON: there, strictness lets a list be a tuple, but no text be a number.
         return model.model_validate_json(json.dumps(tree), strict=True)
@@ -55,9 +55,9 @@ def settings(spec: Described, params: Mapping[str, Any]) -> BaseModel:
         secret = secrecy.is_secret(".".join(map(str, found.location)), kinds) and isinstance(_input(error), str)
         reason = "is refused; being a secret, it is not shown" if secret else secrecy.redact(found.reason)
         below_data = found.location[:1] == ("data",) and layers.touches(spec.data, found.location[1:2])
-        raise Refusal(found.location if below_data else ("config", *found.location), reason) from None
+        raise ConfigError(found.location if below_data else ("config", *found.location), reason) from None
     except SystemExit as error:  # an end without a word, with status 0 at that
-        raise Refusal(("trainable",), f"the Config of {spec.trainable} raised SystemExit: {error}") from None
+        raise ConfigError(("trainable",), f"the Config of {spec.trainable} raised SystemExit: {error}") from None
 
 
 def _input(error: ValidationError) -> Any:
@@ -75,7 +75,7 @@ def _tree(spec: Described, params: Mapping[str, Any]) -> dict[str, Any]:
     model, tree = config_model(spec), copy.deepcopy(dict(spec.config))
     if spec.data:
         if "data" not in model.model_fields:
-            raise Refusal(("data",), f"{spec.trainable} has no data settings; leave data out")
+            raise ConfigError(("data",), f"{spec.trainable} has no data settings; leave data out")
         below = tree.get("data")
         tree["data"] = layers.merge(below if isinstance(below, Mapping) else {}, spec.data, ("data",))
     for path, value in Trainable.load(spec.trainable).expand(params).items():

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeper.spec.errors import Refusal
+from sweeper.spec.errors import ConfigError
 from sweeper.spec.hints import nearest, shown
 
 if TYPE_CHECKING:
@@ -55,19 +55,19 @@ class Uniform:
         """How many values there are, None where they are not counted."""
         return None
 
-    def raw(self, name: str) -> dict[str, Dimension]:
+    def sampler_params(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(self.low, self.high)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> float:
         return float(raw[name])
 
-    def invert(self, name: str, value: Any) -> dict[str, Any]:
+    def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
         return {name: float(_within(value, self.low, self.high))}
 
     def corners(self) -> list[Any]:
         return [self.low, self.high]
 
-    def tree(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As a spec writes it."""
         return {"uniform": [self.low, self.high]}
 
@@ -96,20 +96,20 @@ class LogUniform:
     def at(self, index: int) -> int:
         return int(self.low) + index
 
-    def raw(self, name: str) -> dict[str, Dimension]:
+    def sampler_params(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(self.low, self.high, log=True, integer=self.integer)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> float:
         return int(raw[name]) if self.integer else float(raw[name])
 
-    def invert(self, name: str, value: Any) -> dict[str, Any]:
+    def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
         inside = _within(value, self.low, self.high, self.integer)
         return {name: inside if self.integer else float(inside)}
 
     def corners(self) -> list[Any]:
         return [self.low, self.high]
 
-    def tree(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {"loguniform": [self.low, self.high], **({"integer": True} if self.integer else {})}
 
     def words(self) -> str:
@@ -134,19 +134,19 @@ class RandInt:
         """The value of a place from 0, in order."""
         return self.low + index
 
-    def raw(self, name: str) -> dict[str, Dimension]:
+    def sampler_params(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(self.low, self.high, integer=True)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> int:
         return int(raw[name])
 
-    def invert(self, name: str, value: Any) -> dict[str, Any]:
+    def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
         return {name: _within(value, self.low, self.high, integer=True)}
 
     def corners(self) -> list[Any]:
         return [self.low, self.high]
 
-    def tree(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {"randint": [self.low, self.high]}
 
     def words(self) -> str:
@@ -176,13 +176,13 @@ class Choice:
     def at(self, index: int) -> Scalar:
         return self.choices[index]
 
-    def raw(self, name: str) -> dict[str, Dimension]:
+    def sampler_params(self, name: str) -> dict[str, Dimension]:
         return {name: Dimension(0, len(self.choices) - 1, choices=self.choices)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> Scalar:
         return raw[name]
 
-    def invert(self, name: str, value: Any) -> dict[str, Any]:
+    def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
         for one in self.choices:
             if one == value and isinstance(one, bool) == isinstance(value, bool):
                 return {name: one}
@@ -191,7 +191,7 @@ class Choice:
     def corners(self) -> list[Any]:
         return list(self.choices)
 
-    def tree(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {"choice": list(self.choices)}
 
     def words(self) -> str:
@@ -230,7 +230,7 @@ class Simplex:
         """What the minima leave to share out."""
         return 1 - math.fsum(self.minima)
 
-    def raw(self, name: str) -> dict[str, Dimension]:
+    def sampler_params(self, name: str) -> dict[str, Dimension]:
         return {f"{name}/{index}": Dimension(0.0, 1.0) for index in range(len(self.parts) - 1)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> dict[str, float]:
@@ -242,7 +242,7 @@ class Simplex:
         shares.append(max(self.minima[-1], round(1 - math.fsum(shares), SHARE_DECIMALS)))
         return dict(zip(self.parts, shares, strict=True))
 
-    def invert(self, name: str, value: Any) -> dict[str, Any]:
+    def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
         free = self._free_shares(value)
         raw: dict[str, float] = {}
         for index, taken in enumerate(free[:-1]):
@@ -255,7 +255,7 @@ class Simplex:
         """The vertices: all that is free goes to one part."""
         return [self._vertex(index) for index in range(len(self.parts))]
 
-    def tree(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {"simplex": dict(zip(self.parts, self.minima, strict=True))}
 
     def words(self) -> str:
@@ -386,10 +386,10 @@ MOST_POINTS = 2_000
 
 
 def refuse_too_many(space: Mapping[str, Domain]) -> None:
-    """Raises Refusal for a grid that nobody could run, before it is laid out."""
+    """Raises ConfigError for a grid that nobody could run, before it is laid out."""
     points = math.prod(count_values(path, domain) for path, domain in space.items())
     if points > MOST_POINTS:
-        raise Refusal(
+        raise ConfigError(
             ("space",), f"the grid has {points} points, {MOST_POINTS} at most; narrow it, or use method random"
         )
 
@@ -399,7 +399,7 @@ def count_values(path: str, domain: Domain) -> int:
         return domain.high - domain.low + 1
     if isinstance(domain, Choice):
         return len(domain.choices)
-    kind = next(iter(domain.tree()))
-    raise Refusal(
+    kind = next(iter(domain.to_dict()))
+    raise ConfigError(
         ("space", path), f"method grid needs choice or randint, not {kind}: name the values, {{choice: [...]}}"
     )

@@ -27,8 +27,8 @@ from pydantic import (
 
 from sweeper.spec import early_stopping, objectives, space, yaml_reader
 from sweeper.spec import settings as settings_of
-from sweeper.spec.errors import Refusal
-from sweeper.spec.recorded import Known
+from sweeper.spec.errors import ConfigError
+from sweeper.spec.recorded import TrainableStub
 from sweeper.spec.space import MOST_POINTS, refuse_too_many
 from sweeper.trainable import Budget, Settings
 
@@ -49,10 +49,10 @@ def _safe_name(name: str) -> str:
     return name
 
 
-Domain = Annotated[space.Domain, PlainValidator(space.parse), PlainSerializer(lambda domain: domain.tree())]
-Rule = Annotated[early_stopping.Rule, PlainValidator(early_stopping.parse), PlainSerializer(early_stopping.tree)]
+Domain = Annotated[space.Domain, PlainValidator(space.parse), PlainSerializer(lambda domain: domain.to_dict())]
+Rule = Annotated[early_stopping.Rule, PlainValidator(early_stopping.parse), PlainSerializer(early_stopping.to_dict)]
 Objectives = Annotated[
-    tuple[str, ...], Field(min_length=1), BeforeValidator(objectives.parse), PlainSerializer(objectives.tree)
+    tuple[str, ...], Field(min_length=1), BeforeValidator(objectives.parse), PlainSerializer(objectives.to_plain)
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, AfterValidator(_safe_name)]
@@ -82,10 +82,10 @@ class Seeds(Section):
         for name, seeds in (("search", self.search), ("confirm", self.confirm)):
             if len(set(seeds)) < len(seeds):
                 twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
-                raise Refusal((name,), f"duplicate seed {twice}")
+                raise ConfigError((name,), f"duplicate seed {twice}")
         both = sorted(set(self.search) & set(self.confirm))
         if both:
-            raise Refusal(("confirm",), f"the seed {both[0]} is in search, too: the two must be disjoint")
+            raise ConfigError(("confirm",), f"the seed {both[0]} is in search, too: the two must be disjoint")
         return self
 
 
@@ -108,7 +108,7 @@ class Resources(Section):
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
         if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
-            raise Refusal(("gpus_per_worker",), f"{self.gpus_per_worker:g} must be whole above 1")
+            raise ConfigError(("gpus_per_worker",), f"{self.gpus_per_worker:g} must be whole above 1")
         return self
 
     @property
@@ -151,15 +151,17 @@ class Confirm(Section):
         if self.until is None:
             for name, given in (("looks", self.looks is not None), ("spending", self.spending != "obrien_fleming")):
                 if given:
-                    raise Refusal((name,), "is for confirm.until: decided; without it there is one look, on all seeds")
+                    raise ConfigError(
+                        (name,), "is for confirm.until: decided; without it there is one look, on all seeds"
+                    )
         if self.looks and list(self.looks) != sorted({*self.looks}):
-            raise Refusal(("looks",), f"{[*self.looks]} must ascend: numbers of pairs so far, such as [8, 16, 24]")
+            raise ConfigError(("looks",), f"{[*self.looks]} must ascend: numbers of pairs so far, such as [8, 16, 24]")
         return self
 
     @model_validator(mode="after")
     def _margin_within(self) -> Self:
         if self.margin > self.worthwhile:
-            raise Refusal(("margin",), f"{self.margin:g} is above worthwhile, {self.worthwhile:g}")
+            raise ConfigError(("margin",), f"{self.margin:g} is above worthwhile, {self.worthwhile:g}")
         return self
 
 
@@ -220,7 +222,7 @@ class SweepSpec(Section):
     shared: bool = Field(default=False, exclude_if=operator.not_)
     profile: str | None = None
     profiles: dict[str, Any] = Field(default={}, exclude=True)
-    _known: Known | None = PrivateAttr(default=None)
+    _stub: TrainableStub | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -228,13 +230,15 @@ class SweepSpec(Section):
         objectives.check(self.objectives, bool(self.tasks(confirming=False)))
         if len(self.objectives) > 1 and self.scheduler != "none":
             reason = f"stops trials by one objective, and there are {len(self.objectives)}: leave it out"
-            raise Refusal(("scheduler",), reason)
+            raise ConfigError(("scheduler",), reason)
         if self.ablation and (self.search.method != "arms" or len(self.arms) < 2):
-            raise Refusal(("ablation",), "needs search: {method: arms} and two arms: the baseline and the full method")
+            raise ConfigError(
+                ("ablation",), "needs search: {method: arms} and two arms: the baseline and the full method"
+            )
         seeds = len(self.seeds.confirm)
         if self.confirm.looks and 1 < seeds < self.confirm.looks[-1]:
             reason = f"the last is at {self.confirm.looks[-1]} pairs, seeds.confirm has {seeds}: declare as many seeds"
-            raise Refusal(("confirm", "looks"), reason)
+            raise ConfigError(("confirm", "looks"), reason)
         if self.search.method == "arms":
             self._check_arms()
         elif self.search.method == "grid":
@@ -249,56 +253,66 @@ class SweepSpec(Section):
     def _check_size(self) -> None:
         """No more than somebody could run, or a plan could reckon with."""
         if len(self.arms) > MOST_ARMS:
-            raise Refusal(("arms",), f"there are {len(self.arms):,}, {MOST_ARMS:,} at most")
+            raise ConfigError(("arms",), f"there are {len(self.arms):,}, {MOST_ARMS:,} at most")
         corners = sum(len(domain.corners()) for domain in self.space.values())
         if corners > MOST_CORNERS:
             reason = f"its domains have {corners:,} bounds and choices, and all are tried: {MOST_CORNERS:,} at most"
-            raise Refusal(("space",), reason)
+            raise ConfigError(("space",), reason)
         for stage in ("search", "confirm"):
             trials = len(self.arms) * len(getattr(self.seeds, stage))
             if self.search.method == "arms" and trials > MOST_TRIALS:
-                raise Refusal(("seeds", stage), f"{trials:,} trials, of all arms on all seeds; {MOST_TRIALS:,} at most")
+                raise ConfigError(
+                    ("seeds", stage), f"{trials:,} trials, of all arms on all seeds; {MOST_TRIALS:,} at most"
+                )
         if self.confirm.looks is None and len(self.looks) > MOST_LOOKS:
             reason = f"{len(self.looks)} looks, one after every {NEXT_LOOK} pairs; name {NAMED} at most"
-            raise Refusal(("confirm", "looks"), reason)
+            raise ConfigError(("confirm", "looks"), reason)
 
     def _check_arms(self) -> None:
         if not self.arms:
-            raise Refusal(("arms",), "method arms needs at least one")
+            raise ConfigError(("arms",), "method arms needs at least one")
         if not self.seeds.search and (not self.seeds.confirm or len(self.arms) < 2):
-            raise Refusal(("seeds", "search"), "is empty: then two arms or more and seeds.confirm must be there")
+            raise ConfigError(("seeds", "search"), "is empty: then two arms or more and seeds.confirm must be there")
         if self.search.trials not in (None, self.total_trials):
             counts = f"{len(self.arms)} arms times {len(self.seeds.search)} search seeds is {self.total_trials}"
-            raise Refusal(("search", "trials"), f"{self.search.trials}, but {counts}; leave it out")
+            raise ConfigError(("search", "trials"), f"{self.search.trials}, but {counts}; leave it out")
 
     def _check_sampled(self) -> None:
         method, trials = self.search.method, self.search.trials
         if not self.space:
-            raise Refusal(("space",), f"is empty: {method} needs one; for arms alone write search: {{method: arms}}")
+            raise ConfigError(
+                ("space",), f"is empty: {method} needs one; for arms alone write search: {{method: arms}}"
+            )
         if trials is None:
-            raise Refusal(("search", "trials"), f"is missing: say how many trials {method} may take")
+            raise ConfigError(("search", "trials"), f"is missing: say how many trials {method} may take")
         if trials < len(self.arms):
-            raise Refusal(("search", "trials"), f"{trials} leaves no room for the {len(self.arms)} arms")
+            raise ConfigError(("search", "trials"), f"{trials} leaves no room for the {len(self.arms)} arms")
         if len(self.seeds.search) != 1:
-            raise Refusal(("seeds", "search"), f"{method} takes exactly one seed, not {len(self.seeds.search)}")
+            raise ConfigError(("seeds", "search"), f"{method} takes exactly one seed, not {len(self.seeds.search)}")
         lacking = [package for package in _NEEDED.get(method, ()) if importlib.util.find_spec(package) is None]
         if lacking:
-            raise Refusal(("search", "method"), f"{method} needs {lacking[0]}: pip install 'sweeper[samplers]'")
-        numbers = sum(part.choices is None for path, domain in self.space.items() for part in domain.raw(path).values())
+            raise ConfigError(("search", "method"), f"{method} needs {lacking[0]}: pip install 'sweeper[samplers]'")
+        numbers = sum(
+            part.choices is None for path, domain in self.space.items() for part in domain.sampler_params(path).values()
+        )
         if method == "cmaes" and len(self.objectives) > 1:
-            raise Refusal(("search", "method"), f"cmaes takes one objective, not {len(self.objectives)}; use tpe or gp")
+            raise ConfigError(
+                ("search", "method"), f"cmaes takes one objective, not {len(self.objectives)}; use tpe or gp"
+            )
         if method == "cmaes" and numbers < 2:
-            raise Refusal(("search", "method"), f"cmaes needs two numbers to search, the space has {numbers}; use tpe")
+            raise ConfigError(
+                ("search", "method"), f"cmaes needs two numbers to search, the space has {numbers}; use tpe"
+            )
 
     @property
-    def known(self) -> Known | None:
+    def stub(self) -> TrainableStub | None:
         """What a record tells of a trainable that is then not asked; None where the trainable is asked."""
-        return self._known
+        return self._stub
 
-    def knowing(self, known: Known) -> SweepSpec:
+    def with_stub(self, stub: TrainableStub) -> SweepSpec:
         """The same, to be read by what a record tells."""
         spec = self.model_copy()
-        spec._known = known
+        spec._stub = stub
         return spec
 
     @property
@@ -404,8 +418,8 @@ class SweepSpec(Section):
 
     def budget_of(self, params: Mapping[str, Any]) -> Budget | None:
         """What a run of such settings predicts; None where the trainable does not tell. ValueError as `settings`."""
-        if self.known is not None:
-            return next((self.known.budgets.get(name) for name, arm in self.arms.items() if arm == params), None)
+        if self.stub is not None:
+            return next((self.stub.budgets.get(name) for name, arm in self.arms.items() if arm == params), None)
         found = getattr(self.settings(params), "budget", None)
         return found if isinstance(found, Budget) else None
 
@@ -423,7 +437,7 @@ def _refuse_nested(where: tuple[str, ...], paths: Iterable[str]) -> None:
     for inner in paths:
         for outer in paths:
             if inner.startswith(outer + "."):
-                raise Refusal((*where, inner), f"lies inside {outer!r}, which is there, too; keep one of them")
+                raise ConfigError((*where, inner), f"lies inside {outer!r}, which is there, too; keep one of them")
 
 
 def _digest(tree: Any) -> str:

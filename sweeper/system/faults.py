@@ -59,14 +59,14 @@ def line(fault: OSError) -> str:
     """What is wrong, where, and what to do, in one line. fault: of `of`."""
     assert fault.errno is not None
     what, advice = _WORDS[_KINDS[fault.errno]]
-    return f"{what} ({files.told(fault) or fault.strerror}): {advice}"
+    return f"{what} ({files.describe(fault) or fault.strerror}): {advice}"
 
 
-def told(error: OSError) -> str:
+def describe(error: OSError) -> str:
     """Any error of the system in one line: as a fault, or else by the path that it names."""
     if fault := of(error):
         return line(fault)
-    return files.told(error) or " ".join(str(error).split())[:200]
+    return files.describe(error) or " ".join(str(error).split())[:200]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

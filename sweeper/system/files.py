@@ -76,7 +76,7 @@ def expanded(path: str, what: str) -> Path:
         raise ValueError(f"{what} {path}: there is no such home folder; write the path out") from None
 
 
-def told(error: OSError) -> str | None:
+def describe(error: OSError) -> str | None:
     """What is wrong with the path that an error names, in one line; None where it names none."""
     if isinstance(error, Unsafe):
         return str(error)
@@ -186,7 +186,7 @@ def say(line: str) -> None:
 
 def refused(error: ValueError | OSError) -> int:
     """Says in one line why a command ends. Returns its exit status, 2."""
-    what = told(error) if isinstance(error, OSError) else None
+    what = describe(error) if isinstance(error, OSError) else None
     say(f"error: {' '.join((what or str(error)).split())}")
     return 2
 

@@ -66,10 +66,10 @@ def max_concurrent(needs: Needs, nodes: Sequence[Node]) -> int:
     places = sum(_places(node, each) for node in right)
     if places >= processes:
         return places // processes
-    raise NoRoom(f"resources: {lacking(needs, nodes)}: {_fitting(places, right, each) if right else _types(nodes)}")
+    raise NoRoom(f"resources: {missing(needs, nodes)}: {_fitting(places, right, each) if right else _types(nodes)}")
 
 
-def lacking(needs: Needs, nodes: Sequence[Node]) -> str:
+def missing(needs: Needs, nodes: Sequence[Node]) -> str:
     """What a trial needs and what there is, in one line; nothing where one fits."""
     each, processes, right = held(needs), max(1, needs.workers), _right(needs, nodes)
     if sum(_places(node, each) for node in right) >= processes:

@@ -24,7 +24,7 @@ from sweeper.system import files
 from sweeper.system.secrecy import redact
 from sweeper.tracking import store
 from sweeper.tracking.artifacts import SMALL_S, Artifacts
-from sweeper.tracking.trial_runs import LACKS, STATUS, Child, cut_tags, milliseconds, note, session_tags
+from sweeper.tracking.trial_runs import LACKS, STATUS, TrialRun, cut_tags, milliseconds, note, session_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +40,7 @@ ALIAS = "candidate"
 
 
 @dataclass(frozen=True)
-class Crowned:
+class Promotion:
     """The run whose bundle becomes the champion, and what its version's tags say of the verdict."""
 
     trial: TrialRecord
@@ -54,7 +54,7 @@ class _Close:
     best: TrialRecord | None
     bundle: Path | None
     deadline: float
-    crowned: Crowned | None = None
+    promotion: Promotion | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -84,8 +84,8 @@ class Tracker:
         self._cursor = 0
         self._session: Session | None = None
         self._described: Session | None = None
-        self._children: dict[str, Child] = {}
-        self._behind: dict[str, Child] = {}  # those of which something may have to be delivered
+        self._children: dict[str, TrialRun] = {}
+        self._behind: dict[str, TrialRun] = {}  # those of which something may have to be delivered
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._artifacts = Artifacts(self.experiment, self._say)
@@ -107,7 +107,7 @@ class Tracker:
         bundle: Path | None,
         drain_s: float = DRAIN_S,
         *,
-        crowned: Crowned | None = None,
+        promotion: Promotion | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> int:
         """Deliver what is left, end the runs, register the bundles; give up after `drain_s` seconds.
@@ -115,7 +115,7 @@ class Tracker:
         status: completed, interrupted or failed, of the sweep. tags: further ones of the parent run. Returns how many
         events are left, after saying so.
         """
-        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s, crowned, dict(tags or {}))
+        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s, promotion, dict(tags or {}))
         self._wake.set()
         self._thread.join(drain_s)
         left = sum(child.left for child in self._children.values()) + len(self._unread()) + (not self._closed)
@@ -185,7 +185,7 @@ class Tracker:
     def _pass(self, closing: _Close | None) -> None:
         """Deliver everything that is new. Raises what the store raises; safe to repeat from any point."""
         self._read()
-        if not self._journal.begun:  # what no driver worked on has no run in the store
+        if not self._journal.has_session:  # what no driver worked on has no run in the store
             return
         if self._client is None:
             self._client = self._connect()
@@ -207,10 +207,10 @@ class Tracker:
                 case Session():
                     self._session = event
                 case Ask():
-                    self._behind[event.trial] = self._children[event.trial] = Child(event, self._session)
+                    self._behind[event.trial] = self._children[event.trial] = TrialRun(event, self._session)
                 case Report() | End():
                     self._behind[event.trial] = self._children[event.trial]
-                    self._behind[event.trial].take(event)
+                    self._behind[event.trial].apply(event)
                 case _:
                     pass
             self._cursor += 1
@@ -270,7 +270,7 @@ class Tracker:
         parent, text = str(self.parent_run_id), redact(self._spec.to_yaml())
         self._spec_stored = self._artifacts.put(client, lambda: client.log_text(parent, text, "spec.yaml"))
 
-    def _store_analysis(self, client: MlflowClient, child: Child) -> None:
+    def _store_analysis(self, client: MlflowClient, child: TrialRun) -> None:
         """Have the files that a trial ended with in MLflow, or a tag there which says that they lack."""
         run_id, end = str(child.run_id), self._journal.trials[child.ask.trial].end
         try:
@@ -291,7 +291,7 @@ class Tracker:
         """Seconds that a large upload may take."""
         return max(1.0, self._closing.deadline - time.monotonic() - 1) if self._closing else SMALL_S
 
-    def _unless_refused(self, what: str, call: Callable[[], object], child: Child | None = None) -> None:
+    def _unless_refused(self, what: str, call: Callable[[], object], child: TrialRun | None = None) -> None:
         """Set aside, for this session, what the store refuses for good: the rest goes on."""
         try:
             call()
@@ -302,7 +302,7 @@ class Tracker:
             if child:
                 child.refused = True
 
-    def _send(self, child: Child) -> None:
+    def _send(self, child: TrialRun) -> None:
         client = self._client
         assert client is not None
         if child.run_id is None:
@@ -360,11 +360,11 @@ class Tracker:
                 self._artifacts.put(client, partial(client.log_artifact, parent, str(path)), source=path)
 
     def _register(self, closing: _Close) -> None:
-        best, bundle, crowned = closing.best, closing.bundle, closing.crowned
+        best, bundle, promotion = closing.best, closing.bundle, closing.promotion
         if best and bundle and best.id in self.run_ids:
             more = {key: text for key, text in closing.tags.items() if key == learned.TAG}
             self._unless_refused("the bundle", lambda: self.register(bundle, best, more=more))
-        crowned = closing.crowned
-        if crowned and crowned.trial.id in self.run_ids:
-            register = partial(self.register, crowned.bundle, crowned.trial, store.CHAMPION, crowned.tags)
+        promotion = closing.promotion
+        if promotion and promotion.trial.id in self.run_ids:
+            register = partial(self.register, promotion.bundle, promotion.trial, store.CHAMPION, promotion.tags)
             self._unless_refused("the champion", register)

@@ -22,7 +22,7 @@ STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "i
 
 
 @dataclass
-class Child:
+class TrialRun:
     """What the journal says of a trial that MLflow does not know yet.
 
     described: its parameters are there. step: so far go its metrics there. running: that is its status there.
@@ -52,7 +52,7 @@ class Child:
         """Whether its parameters alone are to be delivered so far."""
         return not self.reports and self.end is None
 
-    def take(self, event: Report | End) -> None:
+    def apply(self, event: Report | End) -> None:
         """The trial's next event. One that goes on after its end was only interrupted: that end is of no interest."""
         if isinstance(event, Report):
             self.reports.append(event)

@@ -31,8 +31,8 @@ from sweeper.system.nodes import (
     NotStarted,
     configured,
     held,
-    lacking,
     max_concurrent,
+    missing,
     of_type,
     submitted,
     this_machine,
@@ -106,13 +106,13 @@ def awaited(needs: Needs, at_once: int, minutes: float, say: Callable[[str], Non
     end, asked = time.monotonic() + 60 * minutes, False
     while True:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        enough = not lacking(needs, nodes) and max_concurrent(needs, nodes) >= at_once
+        enough = not missing(needs, nodes) and max_concurrent(needs, nodes) >= at_once
         if enough or time.monotonic() >= end:
             if asked:
                 request_resources(bundles=[])
             return max_concurrent(needs, nodes)
         if not asked:
-            why = lacking(needs, nodes) or f"{at_once} trials are to run at once"
+            why = missing(needs, nodes) or f"{at_once} trials are to run at once"
             say(f"waiting up to {minutes:g} min for nodes: {why}")
             bundle = {name: value for name, value in held(needs).items() if value} | of_type(needs)
             request_resources(bundles=[bundle] * (at_once * max(1, needs.workers)))

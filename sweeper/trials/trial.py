@@ -26,6 +26,7 @@ from sweeper.journal.object_store import Remote
 from sweeper.spec.hints import nearest
 from sweeper.system import faults, files, secrecy
 from sweeper.trainable import Trainable, TrainContext
+from sweeper.trials.task import TrialTask
 
 ERROR = "error.txt"
 LARGEST = 1e300  # of a metric: sums of several are finite, too
@@ -47,7 +48,7 @@ class Reporter:
 
     folder: Path
     objective: str
-    mark: str
+    owner: str
     send: Send
     place: Remote | None = None
     last: dict[str, Any] = field(default_factory=dict)
@@ -55,18 +56,18 @@ class Reporter:
     def __call__(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         step = int(metrics["step"])
         row: dict[str, Any] = {**{key: float(value) for key, value in metrics.items()}, "step": step}
-        seal = None
+        manifest = None
         try:
             self._check(row, step)
             if checkpoint is not None:
-                stored = checkpoints.store(self.folder / "checkpoints", checkpoint, step, self.mark)
-                seal = checkpoints.seal(stored)
+                stored = checkpoints.store(self.folder / "checkpoints", checkpoint, step, self.owner)
+                manifest = checkpoints.manifest_hash(stored)
                 if self.place:
                     object_store.push_checkpoint(self.place, stored)
         finally:
             if checkpoint is not None:
                 shutil.rmtree(checkpoint, ignore_errors=True)
-        self.send(_message([row], seal))
+        self.send(_message([row], manifest))
         self.last.clear()
         self.last.update(row)
 
@@ -84,21 +85,22 @@ class Reporter:
                 raise RuntimeError(f"diverged: {key} is {value:g} at step {step}")
 
 
-def run(task: dict[str, Any]) -> None:
-    """What Tune calls. task: plain data, the sweep's (`sweep.shared`) and the trial's own (`JournalSearch.suggest`).
+def run(given: dict[str, Any]) -> None:
+    """What Tune calls. given: a `TrialTask`: the sweep's part (`tuner.shared`), the trial's (`JournalSearch.suggest`).
 
     A failure leaves `error.txt` in the trial's folder, its reason in the first line, for the driver and for people.
     """
-    files.private(task["shared"])
+    task = TrialTask(**given)
+    files.private(task.shared)
     try:
         with files.temporary(), _noted(task):
             _begin(task)
-            if task["workers"]:
+            if task.workers:
                 from sweeper.trials import worker_group
 
                 worker_group.run(_worker, task)
             else:
-                device = "cuda:0" if task["gpus_per_worker"] else "cpu"
+                device = "cuda:0" if task.gpus_per_worker else "cpu"
                 _train(task, lambda message: tune.report(message | _here()), device=device)
     except Exception as error:
         if fault := faults.of(error):
@@ -106,53 +108,42 @@ def run(task: dict[str, Any]) -> None:
         raise
 
 
-def _begin(task: Mapping[str, Any]) -> None:
+def _begin(task: TrialTask) -> None:
     """Take away what an earlier try left: its error, and what Ray would go on from."""
-    if place := _place(task):
+    if place := task.place:
         (place / ERROR).delete()
-        (Remote(task["scratch"]) / task["id"]).delete()
+        (Remote(task.scratch) / task.id).delete()
         return
-    _home(task).mkdir(parents=True, exist_ok=True)
-    (_home(task) / ERROR).unlink(missing_ok=True)
-    shutil.rmtree(Path(task["scratch"]) / task["id"], ignore_errors=True)
-
-
-def _home(task: Mapping[str, Any]) -> Path:
-    """The folder of a trial, where all nodes see it. Raises files.Unsafe where a record leads out of its own folder."""
-    return files.inside(Path(task["run_dir"]), "trials", task["id"])
-
-
-def _place(task: Mapping[str, Any]) -> Remote | None:
-    """Where the trial lies in an object store, if the run does."""
-    return Remote(task["remote"]) / "trials" / task["id"] if task["remote"] else None
+    task.home.mkdir(parents=True, exist_ok=True)
+    (task.home / ERROR).unlink(missing_ok=True)
+    shutil.rmtree(Path(task.scratch) / task.id, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _folder(task: Mapping[str, Any], place: Remote | None) -> Iterator[Path]:
+def _folder(task: TrialTask, place: Remote | None) -> Iterator[Path]:
     """The trial's folder; in an object store's stead one on this node, with the checkpoints from there."""
     if place is None:
-        yield _home(task)
+        yield task.home
         return
     with tempfile.TemporaryDirectory(prefix="trial-") as name:
         (place / "checkpoints").pull(Path(name, "checkpoints"))
         yield Path(name)
 
 
-def _worker(task: dict[str, Any]) -> None:
-    """One rank of a worker group."""
-
-    context = train.get_context()
+def _worker(given: dict[str, Any]) -> None:
+    """One rank of a worker group. given: as in `run`."""
+    task, context = TrialTask(**given), train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     ranks: dict[str, Any] = {"rank": rank, "world_size": world_size, "device": _device(task)}
     if world_size > 1:
         ranks["all_reduce"] = _all_reduce
-    files.private(task["shared"])
+    files.private(task.shared)
     with files.temporary(), _noted(task):
         _train(task, lambda message: train.report(message | _here()), **ranks)
 
 
-def _device(task: Mapping[str, Any]) -> str:
-    if not task["gpus_per_worker"]:
+def _device(task: TrialTask) -> str:
+    if not task.gpus_per_worker:
         return "cpu"
     from ray.train.torch import get_device
 
@@ -177,14 +168,14 @@ def _all_reduce(tensor: Any) -> None:
         raise PeerLost(f"another worker is gone: {error}") from error
 
 
-def _train(task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
+def _train(task: TrialTask, send: Send, **ranks: Any) -> None:
     """Run the trainable from the newest checkpoint that verifies, if there is one."""
     import torch
 
-    torch.set_num_threads(task["cpus_per_worker"])
+    torch.set_num_threads(task.cpus_per_worker)
     with contextlib.suppress(OSError):  # a node of a joined cluster may have no such folder
-        os.chdir(task["cwd"])  # relative paths in a spec are the driver's
-    place = _place(task)
+        os.chdir(task.cwd)  # relative paths in a spec are the driver's
+    place = task.place
     stops: list[BaseException] = []
 
     def sending(message: dict[str, Any]) -> None:
@@ -204,22 +195,22 @@ def _train(task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
             raise RuntimeError(f"the trainable left by {reason(error)}") from error
 
 
-def _train_in(folder: Path, place: Remote | None, task: Mapping[str, Any], send: Send, **ranks: Any) -> None:
+def _train_in(folder: Path, place: Remote | None, task: TrialTask, send: Send, **ranks: Any) -> None:
     import torch
 
-    mark = checkpoints.owner(task["trainable"], task["id"], task["seed"], task["config"])
-    restore_from, _ = checkpoints.newest(folder / "checkpoints", mark, task["known"])
-    reporter = Reporter(folder, task["objective"], mark, send, place)
+    owner = checkpoints.owner(task.trainable, task.id, task.seed, task.config)
+    restore_from, _ = checkpoints.newest(folder / "checkpoints", owner, task.expected)
+    reporter = Reporter(folder, task.objective, owner, send, place)
     if restore_from is not None:
         rows = checkpoints.history(restore_from)
-        send(_message(rows, checkpoints.seal(restore_from)))
+        send(_message(rows, checkpoints.manifest_hash(restore_from)))
         reporter.last.update(rows[-1])
-    trainable = Trainable.load(task["trainable"], outside=Path(task["run_dir"]))
+    trainable = Trainable.load(task.trainable, outside=Path(task.run_dir))
     # Ray Train waits until every rank has reported, and keeps what rank 0 did.
     report = (lambda *_: send(_message([]))) if ranks.get("rank") else reporter
-    asked = {"seed": task["seed"], "test": task["test"], "evaluate": task["evaluate"]}
+    asked = {"seed": task.seed, "test": task.test, "evaluate": task.evaluate}
     context = TrainContext(report, restore_from=restore_from, **asked, **ranks)
-    config = trainable.config.model_validate(secrecy.given(task["config"], secrecy.declared(trainable.config)))
+    config = trainable.config.model_validate(secrecy.given(task.config, secrecy.declared(trainable.config)))
     try:
         trainable.train(config, context)
     except torch.OutOfMemoryError as error:
@@ -227,7 +218,7 @@ def _train_in(folder: Path, place: Remote | None, task: Mapping[str, Any], send:
         there = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         raise RuntimeError(f"out of memory: {fitting(config, there, context.world_size)}") from error
     if not context.rank:
-        reporter.refuse_without(task["further"])
+        reporter.refuse_without(task.further)
 
 
 def fitting(config: Any, there: float, world_size: int = 1) -> str:
@@ -253,7 +244,7 @@ def fitting(config: Any, there: float, world_size: int = 1) -> str:
 
 
 @contextlib.contextmanager
-def _noted(task: Mapping[str, Any]) -> Iterator[None]:
+def _noted(task: TrialTask) -> Iterator[None]:
     """Keep the first error of a trial, which is its own: it fails because a worker did, ranks because another did."""
     try:
         yield
@@ -264,15 +255,15 @@ def _noted(task: Mapping[str, Any]) -> Iterator[None]:
         raise
 
 
-def _note(task: Mapping[str, Any], told: str) -> None:
+def _note(task: TrialTask, told: str) -> None:
     told = secrecy.redact(told)
-    if place := _place(task):
+    if place := task.place:
         with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as name:
             if not (place / ERROR).exists():
                 Path(name, ERROR).write_text(told, encoding="utf-8")
                 (place / ERROR).push(Path(name, ERROR))
         return
-    with contextlib.suppress(OSError), (_home(task) / ERROR).open("x", encoding="utf-8") as file:  # no room, perhaps
+    with contextlib.suppress(OSError), (task.home / ERROR).open("x", encoding="utf-8") as file:  # no room, perhaps
         file.write(told)
 
 

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,10 @@ from sweeper.search.optuna_search import (
     ListSearch,
     OpenSearch,
     StudySearch,
-    known,
+    expected_rows,
     write_study,
 )
-from sweeper.search.schedulers import Recording, scheduler
+from sweeper.search.schedulers import Hooks, JournalScheduler, scheduler
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import faults, nodes
 from sweeper.system.secrecy import command
@@ -68,7 +69,7 @@ class _Watch(tune.Callback):
             alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             if not alive:
                 raise nodes.Lost("all nodes of the cluster are gone")
-            before, self.lacking = self.lacking, nodes.lacking(self.needs, alive)
+            before, self.lacking = self.lacking, nodes.missing(self.needs, alive)
             if self.lacking and not before:
                 self.say(f"waiting for a node: {self.lacking}")
 
@@ -91,9 +92,14 @@ def run(
     slots: trials that fit at once. facts: of what the trainable prepared, for the record. say: told in one line what
     people should know, such as a torn checkpoint.
     """
-    lag = _begin(spec, run_dir, journal, slots, facts or {}, say)
-    rule = scheduler(spec, journal, run_dir)  # first: a session may have ended with a stop that it never wrote down
-    search = _search(spec, run_dir, journal, slots, lag)
+    concurrency, log = _begin(spec, run_dir, journal, slots, facts or {}, say), run_dir / OPTUNA_LOG
+    # The rule first: a session may have ended with a stop that it never wrote down.
+    rule = scheduler(spec, journal, run_dir, _hooks(spec, run_dir, journal, say))
+    search: JournalSearch
+    if spec.search.method == "arms":
+        search = ListSearch(spec, journal, min(slots, concurrency), log, rule.reconcile_dropped)
+    else:
+        search = StudySearch(spec, journal, slots, log, concurrency, rule.reconcile_dropped)
     try:
         _stage(spec, run_dir, journal, search, rule, say)
     finally:
@@ -114,9 +120,11 @@ def confirm(
 
     facts: None where this session has run the search already.
     """
-    lag = _begin(spec, run_dir, journal, slots, facts, say)
-    search = ConfirmSearch(spec, journal, min(slots, lag), run_dir / OPTUNA_LOG)
-    _stage(spec, run_dir, journal, search, Recording(journal, run_dir), say)
+    concurrency = _begin(spec, run_dir, journal, slots, facts, say)
+    rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
+    log = run_dir / OPTUNA_LOG
+    search = ConfirmSearch(spec, journal, min(slots, concurrency), log, rule.reconcile_dropped)
+    _stage(spec, run_dir, journal, search, rule, say)
     return confirmation.complete(spec, journal)
 
 
@@ -130,8 +138,9 @@ def again(
 ) -> None:
     """Run the trials that the journal holds open, and no others."""
     _begin(spec, run_dir, journal, slots, facts, say)
-    search = OpenSearch(spec, journal, slots, run_dir / OPTUNA_LOG)
-    _stage(spec, run_dir, journal, search, Recording(journal, run_dir), say)
+    rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
+    search = OpenSearch(spec, journal, slots, run_dir / OPTUNA_LOG, rule.reconcile_dropped)
+    _stage(spec, run_dir, journal, search, rule, say)
 
 
 def _begin(
@@ -143,39 +152,48 @@ def _begin(
     say: Callable[[str], None],
 ) -> int:
     """Note the session; how many trials may run at once."""
-    lag = _lag(spec, journal, slots)
+    concurrency = _concurrency(spec, journal, slots)
     if facts is None:
-        return lag
-    journal.append(_session(spec, lag, slots, facts))
-    if slots < lag:
+        return concurrency
+    journal.append(_session(spec, concurrency, slots, facts))
+    if slots < concurrency:
         points = "the same points, later" if spec.scheduler == "none" else "this takes longer"
-        say(f"there is room for {slots} of {lag} trials at a time: {points}")
+        say(f"there is room for {slots} of {concurrency} trials at a time: {points}")
     _show_torn(spec, run_dir, journal, say)
-    return lag
+    return concurrency
 
 
 def _stage(
-    spec: SweepSpec, run_dir: Path, journal: Journal, search: JournalSearch, rule: Recording, say: Callable[[str], None]
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    search: JournalSearch,
+    rule: JournalScheduler,
+    say: Callable[[str], None],
 ) -> None:
-    search.settle = rule.settle
-    rule.said = lambda record: learned.ended(spec, record, journal.stage(record.ask.stage))
-    if not spec.resources.gpus_per_worker:  # there, the same steps need not give the same bits again
-        rule.differs = say
     _clear(run_dir)
-    scratch = shared(spec, run_dir)["scratch"]
-    if spec.resources.workers:
-        rule.free = lambda identity: cluster.free(cluster.reserved(scratch, identity))
     try:
         if search.remaining:
             with _plainly():
                 _tuner(spec, run_dir, search, rule, say).fit()
     finally:
         if spec.resources.workers and ray.is_initialized():
-            cluster.free(cluster.reserved(scratch))
+            cluster.free(cluster.reserved(_train_scratch(run_dir)))
         _clear(run_dir)
         for record in journal.trials.values():
             if record.state == "running":
                 journal.append(End(trial=record.id, state="interrupted"))
+
+
+def _hooks(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str], None]) -> Hooks:
+    """What a stage's scheduler calls."""
+    found = Hooks(outcome=lambda record: learned.ended(spec, record, journal.stage(record.ask.stage)))
+    if not spec.resources.gpus_per_worker:  # there, the same steps need not give the same bits again
+        found = replace(found, on_mismatch=say)
+    if spec.resources.workers:
+        scratch = _train_scratch(run_dir)
+        found = replace(found, release=lambda identity: cluster.free(cluster.reserved(scratch, identity)))
+    return found
 
 
 @contextmanager
@@ -192,14 +210,7 @@ def _plainly() -> Iterator[None]:
         raise
 
 
-def _search(spec: SweepSpec, run_dir: Path, journal: Journal, slots: int, lag: int) -> JournalSearch:
-    log = run_dir / OPTUNA_LOG
-    if spec.search.method == "arms":
-        return ListSearch(spec, journal, min(slots, lag), log)
-    return StudySearch(spec, journal, slots, log, lag)
-
-
-def _lag(spec: SweepSpec, journal: Journal, slots: int) -> int:
+def _concurrency(spec: SweepSpec, journal: Journal, slots: int) -> int:
     """How many trials may run at once; a resumed sweep keeps it, for the points depend on it."""
     for event in journal.events:
         if isinstance(event, Session):
@@ -208,7 +219,7 @@ def _lag(spec: SweepSpec, journal: Journal, slots: int) -> int:
 
 
 def _tuner(
-    spec: SweepSpec, run_dir: Path, search: JournalSearch, rule: Recording, say: Callable[[str], None]
+    spec: SweepSpec, run_dir: Path, search: JournalSearch, rule: JournalScheduler, say: Callable[[str], None]
 ) -> tune.Tuner:
     held = spec.resources
     # The driver of a worker group holds no CPU: it would take its own workers' place, and both would wait for ever.
@@ -230,7 +241,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name="experiment",
-            callbacks=[_Watch(held, say, rule.free)],
+            callbacks=[_Watch(held, say, rule.hooks.release)],
             storage_path=_scratch(run_dir),
             failure_config=tune.FailureConfig(max_failures=held.max_failures, fail_fast=False),
             verbose=0,
@@ -239,7 +250,7 @@ def _tuner(
 
 
 def shared(spec: SweepSpec, run_dir: Path) -> dict[str, Any]:
-    """What every trial is told, as plain data."""
+    """The sweep's part of a `TrialTask`, as plain data."""
     place = object_store.of(run_dir)
     return {
         "trainable": spec.trainable,
@@ -254,8 +265,13 @@ def shared(spec: SweepSpec, run_dir: Path) -> dict[str, Any]:
         "run_dir": str(run_dir),
         "shared": spec.shared,
         "remote": place.address if place else "",
-        "scratch": (Remote(_scratch(run_dir)) / "train").address if place else str(run_dir / SCRATCH / "train"),
+        "scratch": _train_scratch(run_dir),
     }
+
+
+def _train_scratch(run_dir: Path) -> str:
+    """Ray Train's folder, where every node reaches it."""
+    return (Remote(_scratch(run_dir)) / "train").address if object_store.of(run_dir) else f"{_scratch(run_dir)}/train"
 
 
 def _scratch(run_dir: Path) -> str:
@@ -281,18 +297,18 @@ def _show_torn(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[
         say(f"the journal's last line was torn and is dropped: {journal.torn[:80]}")
     for record in journal.trials.values():
         if record.open:
-            mark = checkpoints.owner(spec.trainable, record.id, record.ask.seed, record.ask.config)
+            owner = checkpoints.owner(spec.trainable, record.id, record.ask.seed, record.ask.config)
             folder = run_dir / "trials" / record.id / "checkpoints"
-            for line in checkpoints.newest(folder, mark, known(spec, record))[1]:
+            for line in checkpoints.newest(folder, owner, expected_rows(spec, record))[1]:
                 say(line)
 
 
-def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Session:
+def _session(spec: SweepSpec, concurrency: int, slots: int, facts: dict[str, Any]) -> Session:
     machine = {
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
-        "concurrency": lag,
+        "concurrency": concurrency,
         "slots": slots,
         "threads": spec.resources.cpus_per_worker,
         "device": _device(spec),
@@ -302,7 +318,7 @@ def _session(spec: SweepSpec, lag: int, slots: int, facts: dict[str, Any]) -> Se
         versions=provenance.versions(),
         git_commit=provenance.commit(),
         machine=machine,
-        facts={**facts, **recorded.noted(spec)},
+        facts={**facts, **recorded.trainable_facts(spec)},
     )
 
 

@@ -18,6 +18,7 @@ from ray.train.backend import BackendConfig
 
 from sweeper.system import faults, ray_inside
 from sweeper.trials import cluster
+from sweeper.trials.task import TrialTask
 
 START_FAILURES = 3
 
@@ -29,28 +30,28 @@ class _Forward(UserCallback):
         tune.report(metrics[0])
 
 
-def run(worker: Callable[[dict[str, Any]], None], task: dict[str, Any]) -> None:
-    """Run `worker(task)` on every rank until all are through. task: as in `trial.run`.
+def run(worker: Callable[[dict[str, Any]], None], task: TrialTask) -> None:
+    """Run `worker` on every rank, with the task as a dict, until all are through.
 
     Raises Ray Train's error, from the fault (`faults.of`) that a rank raised if it was one.
     """
-    gpu = task["gpus_per_worker"] > 0
-    held = {"CPU": task["cpus_per_worker"], **({"GPU": task["gpus_per_worker"]} if gpu else {})}
+    gpu = task.gpus_per_worker > 0
+    held = {"CPU": task.cpus_per_worker, **({"GPU": task.gpus_per_worker} if gpu else {})}
     trainer = ray_inside.LedHere(
         worker,
-        named=cluster.reserved(task["scratch"], task["id"]),
-        train_loop_config=task,
-        backend_config=_backend(task["workers"], gpu),
+        named=cluster.reserved(task.scratch, task.id),
+        train_loop_config={**vars(task)},
+        backend_config=_backend(task.workers, gpu),
         scaling_config=train.ScalingConfig(
-            num_workers=task["workers"],
+            num_workers=task.workers,
             use_gpu=gpu,
             resources_per_worker=held,
-            placement_strategy=task["placement"].upper(),
-            accelerator_type=task["accelerator"],
+            placement_strategy=task.placement.upper(),
+            accelerator_type=task.accelerator,
         ),
         run_config=train.RunConfig(
-            name=task["id"],
-            storage_path=task["scratch"],
+            name=task.id,
+            storage_path=task.scratch,
             callbacks=[_Forward()],
             # Tune counts the failures of a trial, whichever of its processes it was.
             failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=START_FAILURES),

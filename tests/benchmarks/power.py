@@ -121,7 +121,7 @@ def table(runs: Sequence[Mapping[str, Any]], metric: str) -> Iterator[str]:
         yield (
             f"| {arm} | {one.n} | {one.mean:+.4f} | {between(one.interval)} | {both} | {sds[0]:.4f} ({sds[1]:.4f} to "
             f"{sds[2]:.4f}) | {one.correlation or 0:.2f} | {one.adjusted:.2g} | {needed[0]} ({needed[1]} to "
-            f"{needed[2]}) | {one.told} | {end}"
+            f"{needed[2]}) | {one.label} | {end}"
         )
 
 

@@ -66,8 +66,7 @@ class Ours(Contender):
     def __init__(self, spec: SweepSpec, folder: Path, slots: int, searcher: type[StudySearch] = StudySearch) -> None:
         self.spec, self.journal = spec, Journal(folder / "journal.jsonl")
         self.rule = scheduler(spec, self.journal, folder)
-        self.search = searcher(spec, self.journal, slots, folder / "optuna.log", slots)
-        self.search.settle = self.rule.settle
+        self.search = searcher(spec, self.journal, slots, folder / "optuna.log", slots, self.rule.reconcile_dropped)
         self.trials: dict[str, Any] = {}
 
     def suggest(self) -> tuple[str, toy.Config] | None:

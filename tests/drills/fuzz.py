@@ -106,7 +106,7 @@ class Trials:
         self.folder = folder
         self._config = config(corpus, steps=STEPS, report_every=EVERY).model_dump(mode="json")
         self.whole = self._run(folder / "whole")
-        self.rows: list[checkpoints.Known] = [(row, seal) for row, seal in self.whole if row["step"] <= CUT]
+        self.rows: list[checkpoints.ExpectedRow] = [(row, seal) for row, seal in self.whole if row["step"] <= CUT]
         self._run(folder / "cut", dies_after=CUT)
         self._run(folder / "other", dies_after=CUT, seed=1)
         self.weights = _weights(folder / "whole")

@@ -418,7 +418,7 @@ def _gone_on(case: damage.Case) -> int:
     from ray import tune
 
     from sweeper.journal.journal import Journal
-    from sweeper.search.optuna_search import known
+    from sweeper.search.optuna_search import expected_rows
     from sweeper.spec.load import load
     from sweeper.trials import trial, tuner
 
@@ -434,7 +434,7 @@ def _gone_on(case: damage.Case) -> int:
 
     tune.report = reported
     try:
-        trial.run({**tuner.shared(spec, case.run_dir), **own, "known": known(spec, record)})
+        trial.run({**tuner.shared(spec, case.run_dir), **own, "known": expected_rows(spec, record)})
     except KeyboardInterrupt:
         return 0
     except Exception as error:

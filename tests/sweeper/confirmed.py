@@ -75,7 +75,7 @@ def _said(losses: dict[str, dict[int, float | None]], look: int) -> dict[str, An
         "fresh": True,
         "earlier": 0,
         "comparisons": [asdict(one) for one in found.comparisons],
-        "told": {one.arm: one.told for one in found.comparisons},
+        "told": {one.arm: one.label for one in found.comparisons},
         "documents": {one.arm: [one.mean - 0.006, one.mean + 0.005] for one in found.comparisons if one.mean},
         "champion": found.champion.arm if found.champion else None,
         "notes": [],
@@ -89,11 +89,11 @@ def _params(journal: Journal, spec: SweepSpec, label: str) -> dict[str, Any]:
 def _search_trial(journal: Journal, spec: SweepSpec, number: int, chance: random.Random) -> None:
     arms = list(spec.arms)
     arm = arms[number] if number < len(arms) else None
-    raw = {name: chance.random() for path, domain in spec.space.items() for name in domain.raw(path)}
+    raw = {name: chance.random() for path, domain in spec.space.items() for name in domain.sampler_params(path)}
     params: dict[str, Any] = {path: domain.value(path, raw) for path, domain in spec.space.items()}
     if arm:
         params = dict(spec.arms[arm])
-        raw = {k: v for path, value in params.items() for k, v in spec.space[path].invert(path, value).items()}
+        raw = {k: v for path, value in params.items() for k, v in spec.space[path].to_sampler(path, value).items()}
     x, y, token = params.get("x", 0.5), params.get("y", 0.5), params["shares"]["token"]
     loss = 2 + 0.1 * ((x - 0.3) ** 2 + (y - 0.7) ** 2 + (token - 0.2) ** 2) + chance.gauss(0, 0.005)
     trial = f"t{number + 1:04d}"

@@ -344,13 +344,13 @@ def test_run_folders_are_numbered_and_the_newest_is_found(tmp_path: Path):
         "-2",
         "-11",
     ]
-    assert run_folders.known(tmp_path, spec, run_folders.NEWEST) == made[-1]
+    assert run_folders.find_run(tmp_path, spec, run_folders.NEWEST) == made[-1]
     (made[-1] / run_folders.SPEC).unlink()  # by a crash before it was written: nothing had begun
-    assert run_folders.known(tmp_path, spec, run_folders.NEWEST) == made[-2]
+    assert run_folders.find_run(tmp_path, spec, run_folders.NEWEST) == made[-2]
     (made[-2] / run_folders.SPEC).write_text("torn", "utf-8")
     with pytest.raises(ValueError, match=rf"{made[-2].name}/spec\.yaml: .*mend it, or move its folder away"):
-        run_folders.known(tmp_path, spec, run_folders.NEWEST)
-    assert run_folders.known(tmp_path, other, run_folders.NEWEST) is None
+        run_folders.find_run(tmp_path, spec, run_folders.NEWEST)
+    assert run_folders.find_run(tmp_path, other, run_folders.NEWEST) is None
 
 
 @pytest.mark.parametrize(
@@ -417,10 +417,10 @@ def test_a_run_that_did_not_complete_or_had_other_data_is_no_answer(
     told = capsys.readouterr().err
     assert "an earlier run of this spec has not completed, and this begins anew: python -m sweeper.run --resume" in told
     other = held(storage, spec, facts={"data_fingerprint": "then"})
-    monkeypatch.setattr("sweeper.preflight.prepared", lambda *_: {"data_fingerprint": "now"})
+    monkeypatch.setattr("sweeper.preflight.prepare_shared", lambda *_: {"data_fingerprint": "now"})
     assert run.main(plain) == 0
     assert carried[1] not in (failed, carried[0], other)
-    monkeypatch.setattr("sweeper.preflight.prepared", lambda *_: {"data_fingerprint": "then"})
+    monkeypatch.setattr("sweeper.preflight.prepare_shared", lambda *_: {"data_fingerprint": "then"})
     assert run.main(plain) == 0
     assert carried[2] == other
 

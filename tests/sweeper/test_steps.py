@@ -24,9 +24,9 @@ def test_a_step_that_fails_is_one_line_and_no_other_waits_for_it() -> None:
     def full() -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "/a/report.md")
 
-    assert steps.take("one", lambda: done.append("one") or 1, 0) == 1
-    assert (steps.take("two", broken, 7), steps.take("three", full, 8)) == (7, 8)
-    assert steps.take("four", lambda: done.append("four") or 4, 0) == 4
+    assert steps.run("one", lambda: done.append("one") or 1, 0) == 1
+    assert (steps.run("two", broken, 7), steps.run("three", full, 8)) == (7, 8)
+    assert steps.run("four", lambda: done.append("four") or 4, 0) == 4
     assert (done, steps.failed) == (["one", "four"], ["two", "three"])
     assert said[0].startswith("two failed: TypeError: 'float' object is not token=***; ")
     assert said[1].startswith("three failed: /a/report.md: No space left on device; ")
@@ -40,6 +40,6 @@ def test_reports_do_not_wait_for_one_another(tmp_path: Path, monkeypatch: pytest
     for name, write in write_module.texts(
         spec, journal, sections.Outcome(run_dir=tmp_path, tracking_uri="sqlite:////x.db")
     ):
-        steps.take(f"writing {name}", write, None)
+        steps.run(f"writing {name}", write, None)
     there = {name for name in run_folders.REPORTS if (tmp_path / name).exists()}
     assert (there, steps.failed) == ({"report.md", "report.html", "table.tex"}, ["writing results.csv"])

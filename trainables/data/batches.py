@@ -124,11 +124,11 @@ class Batches:
 
         where = torch.device(device)
         if where.type == "cpu":
-            return noise.give("tokens", lambda noise: self.tokens(noise.step), where)
+            return noise.get_or_draw("tokens", lambda noise: self.tokens(noise.step), where)
         if self._resident is None:  # as signed numbers: torch does little with others
             signed = self._blocks.view(self._blocks.dtype.str.replace("u", "i"))
             self._resident = torch.from_numpy(np.array(signed)).to(where)
-        at = noise.give("blocks", lambda noise: self.block_ids(noise.step), where)
+        at = noise.get_or_draw("blocks", lambda noise: self.block_ids(noise.step), where)
         return self._resident.index_select(0, at).long() & np.iinfo(self._blocks.dtype).max
 
     def word_start(self, noise: noise.StepNoise, device: torch.device) -> torch.Tensor:
@@ -136,10 +136,10 @@ class Batches:
         import torch
 
         if device.type == "cpu":
-            return noise.give("word start", lambda noise: self._begins[self.block_ids(noise.step)], device)
+            return noise.get_or_draw("word start", lambda noise: self._begins[self.block_ids(noise.step)], device)
         if self._resident_begins is None:
             self._resident_begins = torch.from_numpy(np.array(self._begins)).to(device)
-        at = noise.give("blocks", lambda noise: self.block_ids(noise.step), device)
+        at = noise.get_or_draw("blocks", lambda noise: self.block_ids(noise.step), device)
         return self._resident_begins.index_select(0, at)
 
     def order(self, epoch: int) -> NDArray[np.int32]:
@@ -191,7 +191,7 @@ def _is_sound(folder: Path) -> bool:
     try:
         return _damage(folder) is None
     except OSError as error:
-        raise ValueError(f"cannot read the cache ({files.told(error)}): set SWEEPER_CACHE to a folder") from error
+        raise ValueError(f"cannot read the cache ({files.describe(error)}): set SWEEPER_CACHE to a folder") from error
 
 
 _verified: dict[Path, object] = {}  # by folder, the state of its files as they were when their checksums were right

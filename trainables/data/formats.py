@@ -89,7 +89,7 @@ def rows(path: Path, room: Room) -> Iterator[str]:
         for number, value in enumerate(_column(path), 1):
             if not isinstance(value, str | None):
                 raise ValueError(f"{path}, row {number}: {COLUMN} is {value!r:.40}, not a text")
-            room.take(path, len(value or "") + 1, size)
+            room.add(path, len(value or "") + 1, size)
             yield value or ""
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged, or not what its suffix says ({_line(error)})") from None

@@ -70,7 +70,7 @@ def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: in
     tokenizer = pseudo_likelihood.load_tokenizer(tokenizer_folder) if tokenizer_folder else None
     found = {}
     for name, data in tasks.items():
-        known(name)
+        require_task(name)
         if name.startswith(GLUE):
             found[name] = glue.check(name.removeprefix(GLUE), data)
             continue
@@ -82,7 +82,7 @@ def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: in
     return found
 
 
-def known(name: str) -> None:
+def require_task(name: str) -> None:
     """Raise ValueError, with the nearest legal name, for a task that there is none of."""
     names = [*READERS, *(GLUE + each for each in (*glue.TASKS, glue.FAST))]
     if name not in names:

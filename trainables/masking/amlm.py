@@ -43,7 +43,7 @@ class Amlm:
         self.random = Random(config, vocabulary, device)
         self.weight = torch.full((size,), self.rate, dtype=torch.float64, device=device)
         self.window = torch.zeros(2, size, dtype=torch.float64, device=device)  # answers; right ones, or their losses
-        self.audit = Audit(["amlm"], size, config.masking.matched, device)
+        self.audit = Audit(["amlm"], size, config.masking.on_budget, device)
 
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
         warm = noise.step >= self.config.warmup_steps
@@ -68,8 +68,8 @@ class Amlm:
         def drawn(noise: StepNoise) -> Counts:  # of that noise's step: the rate may change
             return Budget(config.rate_at(noise.step), *shape).quotas([], noise)[0, self.rows]
 
-        budget, due = Budget(self.rate, *shape), noise.give("row totals", drawn, ids_BT.device)
-        taken, _ = largest(self.random.keys(ids_BT, noise, self.rows), free, due, budget.largest(), False)
+        budget, due = Budget(self.rate, *shape), noise.get_or_draw("row totals", drawn, ids_BT.device)
+        taken, _ = largest(self.random.priorities(ids_BT, noise, self.rows), free, due, budget.largest(), False)
         selection = Selection.of(taken, budget.slots(self.rows), budget.total)
         return selection, Draw(taken.sum()[None], selection.weight.sum() != due.sum())
 
@@ -86,7 +86,7 @@ class Amlm:
     def _independent(self, weight: torch.Tensor, eligible: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
         as_coded, due = self.config.masking.as_coded, self.rate * eligible.sum(1)
         chance = proportional(weight, due) if as_coded else inclusion(weight, due)
-        chosen = noise.give("amlm", lambda noise: noise.uniform("amlm"), weight.device) < chance
+        chosen = noise.get_or_draw("amlm", lambda noise: noise.uniform("amlm"), weight.device) < chance
         mine, chance = chosen[self.rows], chance[self.rows]
         mean = self.rate * mine.numel()
         slots = min(mine.numel(), math.ceil(mean + SPARE_SDS * math.sqrt(mean)))
@@ -179,10 +179,12 @@ def systematic(chance_BT: torch.Tensor, total: int, noise: StepNoise) -> torch.T
     One pass over the batch from one uniform start, rows in random order and positions permuted within each. Where
     rows have equal parts, each gets its part's floor or ceiling.
     """
-    order = noise.give("amlm order", _order, chance_BT.device)
+    order = noise.get_or_draw("amlm order", _order, chance_BT.device)
     upto = chance_BT.flatten()[order].cumsum(0)
     upto[-1] = total
-    counted = torch.floor(upto + noise.give("amlm start", lambda noise: noise.starts("amlm start", 1), upto.device))
+    counted = torch.floor(
+        upto + noise.get_or_draw("amlm start", lambda noise: noise.starts("amlm start", 1), upto.device)
+    )
     taken = torch.diff(counted, prepend=counted.new_zeros(1)) > 0
     return torch.zeros_like(taken).index_copy_(0, order, taken).view_as(chance_BT)
 

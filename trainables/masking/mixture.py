@@ -44,7 +44,7 @@ class Mixture:
         self.remainder = 1 if masking.shares.trigram or len(self.others) == 2 else None  # of a row's roundings
         self.difficulty = Difficulty(vocabulary.forms, masking, device)
         names = [self.random.name, *(source.name for _, source in self.others)]
-        self.audit = Audit(names, vocabulary.size, masking.matched, device)
+        self.audit = Audit(names, vocabulary.size, masking.on_budget, device)
         self._renew()
 
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
@@ -55,13 +55,13 @@ class Mixture:
         supplied, cut = [], left.new_zeros(())
         for (share, source), quota in zip(self.others, wanted, strict=True):
             if warm and (share or self.config.masking.by_row):
-                keys = source.keys(ids_BT, noise, self.rows)
+                keys = source.priorities(ids_BT, noise, self.rows)
                 taken, cut_here = largest(keys, free, quota, budget.largest(share), source.grouped)
                 free, left, cut = free & ~taken, left - taken.sum(1), cut + cut_here
                 supplied.append(taken.sum())
             else:
                 supplied.append(left.new_zeros(()))
-        rest, _ = largest(self.random.keys(ids_BT, noise, self.rows), free, left, budget.largest(), False)
+        rest, _ = largest(self.random.priorities(ids_BT, noise, self.rows), free, left, budget.largest(), False)
         selection = Selection.of((eligible & ~free) | rest, budget.slots(self.rows), total)
         short = torch.stack(wanted).sum() - torch.stack(supplied).sum()
         broken = selection.weight.sum() != due.sum()
@@ -85,7 +85,7 @@ class Mixture:
             return Budget(config.rate_at(noise.step), *shape).quotas(shares, noise)[:, self.rows]
 
         budget = Budget(rate, *shape)
-        return budget, noise.give("quotas", drawn, ids_BT.device), budget.total
+        return budget, noise.get_or_draw("quotas", drawn, ids_BT.device), budget.total
 
     @property
     def _counting(self) -> bool:
@@ -177,8 +177,10 @@ class Replacement:
 
     def __call__(self, ids_bT: torch.Tensor, selection: Selection, noise: StepNoise) -> torch.Tensor:
         """The model's input, [b, T]."""
-        chance = noise.give("replace", lambda noise: noise.uniform("replace")[self.rows], ids_bT.device)
-        other = noise.give("other", lambda noise: noise.integers("other", self.vocab_size)[self.rows], ids_bT.device)
+        chance = noise.get_or_draw("replace", lambda noise: noise.uniform("replace")[self.rows], ids_bT.device)
+        other = noise.get_or_draw(
+            "other", lambda noise: noise.integers("other", self.vocab_size)[self.rows], ids_bT.device
+        )
         instead = torch.where(chance < 0.8, self.mask_id, torch.where(chance < 0.9, other, ids_bT))
         selected = torch.zeros(ids_bT.numel() + 1, dtype=torch.bool, device=ids_bT.device)
         selected[selection.positions] = True

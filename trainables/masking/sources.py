@@ -42,7 +42,7 @@ class Source:
     def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
         """What it knows from the start; nothing unless it says otherwise."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         """[b, T] float64, so that ties do not happen and every device agrees on the order."""
         raise NotImplementedError
 
@@ -81,8 +81,8 @@ class Random(Source):
 
     name = "random"
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return noise.give("random", lambda noise: noise.uniform("random")[rows], ids_BT.device)
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return noise.get_or_draw("random", lambda noise: noise.uniform("random")[rows], ids_BT.device)
 
 
 class Scored(Source):
@@ -100,8 +100,8 @@ class Scored(Source):
         with np.errstate(divide="ignore"):
             self.log_score.copy_(torch.from_numpy(np.log(score_V)))
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        gumbel = noise.give(self.name, lambda noise: noise.gumbel(self.name)[rows], ids_BT.device)
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        gumbel = noise.get_or_draw(self.name, lambda noise: noise.gumbel(self.name)[rows], ids_BT.device)
         return self.log_score[ids_BT[rows]] + gumbel
 
 
@@ -120,7 +120,7 @@ class BatchFrequency(Scored):
         number = np.bincount(keys.token, minlength=keys.vocab_size)
         self.number = torch.from_numpy(number.astype(np.float64)).to(device)
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         ids = ids_BT.flatten()
         # Not bincount, which on a GPU has the host wait for the largest id.
         present = torch.zeros_like(self.number).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float64))
@@ -128,7 +128,7 @@ class BatchFrequency(Scored):
         weight = torch.where(by_key >= 8, 0.25, torch.where((by_key >= 2) & (by_key <= 5), 2.0, 1.0)).double()
         total = torch.zeros_like(self.number).index_add_(0, self.token, weight[self.key])
         self.log_score.copy_((total / self.number.clamp(min=1)).log())
-        return super().keys(ids_BT, noise, rows)
+        return super().priorities(ids_BT, noise, rows)
 
 
 class WholeWord(Source):
@@ -144,7 +144,7 @@ class WholeWord(Source):
         self.begins = torch.tensor(vocabulary.forms.begins, device=device)
         self.word_start = vocabulary.word_start
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         found = self.word_start
         begins = self.begins[ids_BT[rows]] if found is None else found(noise, ids_BT.device)[rows]
         place = torch.arange(begins.shape[1], device=begins.device).expand_as(begins)
@@ -162,10 +162,10 @@ class Span(Source):
     name = "span"
     grouped = True
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         device = ids_BT.device
         order = _grain(noise, self.name, rows, device)
-        length = noise.give("span length", lambda noise: _span_lengths(noise)[rows], device)
+        length = noise.get_or_draw("span length", lambda noise: _span_lengths(noise)[rows], device)
         keys = order
         for reach in range(1, min(SPAN_LONGEST, order.shape[1])):
             covered = torch.where(length[:, :-reach] > reach, order[:, :-reach] - reach * PLACE_GRAIN, NEVER)
@@ -206,7 +206,9 @@ def rarity(unigram_V: Floats, power: float) -> Floats:
 
 def _grain(noise: StepNoise, name: str, rows: slice, device: torch.device) -> torch.Tensor:
     """[b, T] uniform multiples of the groups' grain."""
-    return noise.give(name, lambda noise: np.floor(noise.uniform(name)[rows] / GROUP_GRAIN) * GROUP_GRAIN, device)
+    return noise.get_or_draw(
+        name, lambda noise: np.floor(noise.uniform(name)[rows] / GROUP_GRAIN) * GROUP_GRAIN, device
+    )
 
 
 def _span_lengths(noise: StepNoise) -> Floats:

@@ -141,7 +141,7 @@ class CompactBert(nn.Module):
         x = (x if self.nhot is None else x + self.nhot.rows(ids)).view(b, length, -1)
         x = cpu_kernels.drop(self.norm(x + (self.kind[0] + self.position[:length])).flatten(0, 1), first)
         for i, layer in enumerate(self.layers):
-            place = cpu_kernels.Place(f"{i}", layer, self.work, b, sites[3 * i : 3 * i + 3])  # pyright: ignore[reportArgumentType]
+            place = cpu_kernels.LayerContext(f"{i}", layer, self.work, b, sites[3 * i : 3 * i + 3])  # pyright: ignore[reportArgumentType]
             x = cpu_kernels.layer(x, place, at if i == config.layers - 1 else None)
         return x
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.model.dropout import Site
+from trainables.model.dropout import DropoutMask
 
 PIECE = 2**20  # attention weights at once: 4 MB
 COLUMNS = 4096  # of the vocabulary at once
@@ -58,14 +58,14 @@ class Workspace:
         return found[: math.prod(shape)].view(shape)
 
 
-class Place(NamedTuple):
+class LayerContext(NamedTuple):
     """Where in the model a block stands. sites: of the attention weights, its output's and the other half's."""
 
     name: str
     block: Block
     work: Workspace
     rows: int
-    sites: list[Site | None]
+    sites: list[DropoutMask | None]
 
 
 def gradient(parameter: Tensor) -> Tensor:
@@ -93,16 +93,20 @@ class _Sum(NamedTuple):
     deviation: Tensor
 
     @staticmethod
-    def forward(place: Place, half: str, x: Tensor, y: Tensor, site: Site | None, norm: nn.LayerNorm) -> Any:
+    def forward(
+        place: LayerContext, half: str, x: Tensor, y: Tensor, site: DropoutMask | None, norm: nn.LayerNorm
+    ) -> Any:
         """The normalised sum of x and y after dropout, [n, H]; y is lost."""
         total = place.work(f"{place.name}/{half}", *x.shape)
         if site is not None:
-            site.keep(y, total)
+            site.apply(y, total)
         torch.add(x, y if site is None else total, alpha=1.0 if site is None else site.scale, out=total)
         out, mean, deviation = torch.native_layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         return out, _Sum(total, mean, deviation)
 
-    def backward(self, place: Place, upstream: Tensor, site: Site | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    def backward(
+        self, place: LayerContext, upstream: Tensor, site: DropoutMask | None, norm: nn.LayerNorm
+    ) -> tuple[Tensor, Tensor]:
         """The gradients of x, a tensor of its own, and of y, maybe the same one; the norm's are added."""
         to_x, to_weight, to_bias = torch.ops.aten.native_layer_norm_backward(
             upstream.contiguous(), self.total, norm.normalized_shape, self.mean, self.deviation, norm.weight, norm.bias,
@@ -112,7 +116,7 @@ class _Sum(NamedTuple):
         gradient(norm.bias).add_(to_bias)
         if site is None:
             return to_x, to_x
-        to_y = site.keep(to_x, place.work("to_y", *to_x.shape))
+        to_y = site.apply(to_x, place.work("to_y", *to_x.shape))
         return to_x, to_y.mul_(site.scale)
 
 
@@ -124,7 +128,7 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, place: Place, at: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, place: LayerContext, at: Tensor | None) -> Tensor:
         block, work, name = place.block, place.work, place.name
         count, hidden = x.shape
         length, width = count // place.rows, hidden // block.heads
@@ -148,7 +152,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        place: Place = ctx.place
+        place: LayerContext = ctx.place
         block, work = place.block, place.work
         assert ctx.passes == work.passes, "another forward pass came between"
         x, qkv, shares, mixed, chosen, at = ctx.saved
@@ -187,7 +191,7 @@ class _FeedForward(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, place: Place) -> Tensor:
+    def forward(ctx: Any, x: Tensor, place: LayerContext) -> Tensor:
         block, work, name = place.block, place.work, place.name
         wide = (x.shape[0], block.up.out_features)
         before = _linear(block.up, x, work(f"{name}/before", *wide))
@@ -199,7 +203,7 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        place: Place = ctx.place
+        place: LayerContext = ctx.place
         block, work = place.block, place.work
         assert ctx.passes == work.passes, "another forward pass came between"
         x, before = ctx.saved
@@ -280,14 +284,14 @@ class _Drop(torch.autograd.Function):
     """Dropout alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, site: Site) -> Tensor:
+    def forward(ctx: Any, x: Tensor, site: DropoutMask) -> Tensor:
         ctx.site = site
-        return site.keep(x, torch.empty_like(x)).mul_(site.scale)
+        return site.apply(x, torch.empty_like(x)).mul_(site.scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         given = grads[0].contiguous()
-        return ctx.site.keep(given, torch.empty_like(given)).mul_(ctx.site.scale), None
+        return ctx.site.apply(given, torch.empty_like(given)).mul_(ctx.site.scale), None
 
 
 def rows(table: Tensor, ids: Tensor, fixed: int) -> Tensor:
@@ -295,12 +299,12 @@ def rows(table: Tensor, ids: Tensor, fixed: int) -> Tensor:
     return _Rows.apply(table, ids, fixed)  # pyright: ignore[reportReturnType]
 
 
-def drop(x: Tensor, site: Site | None) -> Tensor:
+def drop(x: Tensor, site: DropoutMask | None) -> Tensor:
     """Dropout of one site."""
     return x if site is None else _Drop.apply(x, site)  # pyright: ignore[reportReturnType]
 
 
-def layer(x: Tensor, place: Place, at: Tensor | None = None) -> Tensor:
+def layer(x: Tensor, place: LayerContext, at: Tensor | None = None) -> Tensor:
     """An encoder layer, [n, H] to [n, H], or to [S, H] at positions of [n]: past the attention nothing else is done."""
     if at is not None:
         shares, *others = place.sites
@@ -313,7 +317,7 @@ def cross_entropy(x: Tensor, labels: Tensor, word: Tensor, bias: Tensor, work: W
     return _CrossEntropy.apply(x, labels, word, bias, work)  # pyright: ignore[reportReturnType]
 
 
-def _pieces(place: Place, length: int) -> Iterator[tuple[int, slice, Site | None]]:
+def _pieces(place: LayerContext, length: int) -> Iterator[tuple[int, slice, DropoutMask | None]]:
     """(head, rows, their units) of the attention, some rows at a time."""
     at_once = max(1, PIECE // length**2)
     site, size = place.sites[0], length**2
@@ -324,12 +328,12 @@ def _pieces(place: Place, length: int) -> Iterator[tuple[int, slice, Site | None
         yield head, slice(begin, end), part
 
 
-def _kept(site: Site | None, share: Tensor, work: Workspace) -> Tensor:
+def _kept(site: DropoutMask | None, share: Tensor, work: Workspace) -> Tensor:
     """Attention weights after dropout, unscaled."""
-    return share if site is None else site.keep(share, work("keep", *share.shape))
+    return share if site is None else site.apply(share, work("keep", *share.shape))
 
 
-def _scale(site: Site | None) -> float:
+def _scale(site: DropoutMask | None) -> float:
     return 1.0 if site is None else site.scale
 
 

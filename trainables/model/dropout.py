@@ -19,7 +19,7 @@ from torch import Tensor
 LEVELS = 2**16
 
 
-class Site:
+class DropoutMask:
     """Which units of one place are dropped in one step: int8, flat, 0 for those and -1, all bits set, for the others.
 
     scale: what kept units are to be multiplied by.
@@ -28,22 +28,22 @@ class Site:
     def __init__(self, units: Tensor, scale: float) -> None:
         self.units, self.scale = units, scale
 
-    def part(self, begin: int, end: int) -> Site:
+    def part(self, begin: int, end: int) -> DropoutMask:
         """The units from one index to another."""
-        return Site(self.units[begin:end], self.scale)
+        return DropoutMask(self.units[begin:end], self.scale)
 
-    def rows(self, at: Tensor, width: int) -> Site:
+    def rows(self, at: Tensor, width: int) -> DropoutMask:
         """The units of some rows of so many."""
-        return Site(self.units.view(-1, width).index_select(0, at).flatten(), self.scale)
+        return DropoutMask(self.units.view(-1, width).index_select(0, at).flatten(), self.scale)
 
-    def keep(self, x: Tensor, out: Tensor) -> Tensor:
+    def apply(self, x: Tensor, out: Tensor) -> Tensor:
         """x with its dropped units at 0, unscaled, in other memory, both contiguous float32."""
         bits = out.view(torch.int32).copy_(self.units.view_as(x))
         torch.bitwise_and(bits, x.view(torch.int32), out=bits)
         return out
 
 
-def draw(rate: float, sizes: Sequence[int], seed: int) -> list[Site | None]:
+def draw(rate: float, sizes: Sequence[int], seed: int) -> list[DropoutMask | None]:
     """A site for each size, all of one step; None where nothing is dropped."""
     dropped = round(rate * LEVELS)
     if not dropped:
@@ -56,4 +56,4 @@ def draw(rate: float, sizes: Sequence[int], seed: int) -> list[Site | None]:
         return torch.from_numpy(np.negative(kept, out=kept))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return [Site(drawn, scale) for drawn in threads.map(units, range(len(sizes)))]
+        return [DropoutMask(drawn, scale) for drawn in threads.map(units, range(len(sizes)))]

@@ -30,7 +30,7 @@ SLOWEST, FASTEST = 0.1, 2.5
 SHARPNESS = 6.0
 
 
-def begun(config: ModelConfig, prepared: Prepared, seed: int) -> CompactBert:
+def initial_model(config: ModelConfig, prepared: Prepared, seed: int) -> CompactBert:
     """A model for the vocabulary of a corpus, as `config.start` has it begin."""
     model = for_vocabulary(config, prepared).initialise(seed)
     if config.start == "neighbours":

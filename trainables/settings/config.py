@@ -232,7 +232,7 @@ class MaskingConfig(Frozen):
         return self.policy == "amlm" and (self.replicate or self.draw == "bernoulli")
 
     @property
-    def matched(self) -> bool:
+    def on_budget(self) -> bool:
         """Whether every batch predicts exactly the budget."""
         return not (self.by_row or self.independent or self.rate_schedule == "linear")
 
@@ -360,7 +360,7 @@ class Config(Frozen):
         ways = {"rows": masking.by_row, "draws": masking.independent, "schedule": masking.rate_schedule == "linear"}
         way = "+".join(name for name, so in ways.items() if so)
         usual = round(MaskingConfig.model_fields["rate"].default * self.tokens_per_step)
-        return Budget(each * self.steps, masking.matched, masking.matched and each == usual, way)
+        return Budget(each * self.steps, masking.on_budget, masking.on_budget and each == usual, way)
 
     def rate_at(self, step: int) -> float:
         """The share of positions that a 0-based step predicts."""

@@ -3,7 +3,7 @@
 Launched one by one, the kernels of a small model's step keep the host busy for longer than the device. So the first
 steps of a kind are launched, the next is captured, and every later one is one copy, from pinned memory that a thread
 has filled meanwhile, and one replay. A graph bakes in every address and every number that the host knows: what changes
-from step to step comes through `StepNoise.give`, and what is learned stays where it is. Where a step cannot be
+from step to step comes through `StepNoise.get_or_draw`, and what is learned stays where it is. Where a step cannot be
 captured (more than one rank, a masking rate that changes), or CUDA refuses to, steps are launched one by one.
 """
 

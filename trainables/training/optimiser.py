@@ -50,7 +50,7 @@ class Optimiser:
         """The learning rate of a step, []: a tensor, as all that differs between the replays of a graph."""
         device = self.gradient.device
         kind = np.float64 if device.type == "cpu" else np.float32  # what the two kernels read
-        return noise.give("rate", lambda noise: np.array(self._rate(noise.step), kind), device)
+        return noise.get_or_draw("rate", lambda noise: np.array(self._rate(noise.step), kind), device)
 
     def _rate(self, step: int) -> float:
         return self.config.lr * schedule(step, self.warmup, self.steps)

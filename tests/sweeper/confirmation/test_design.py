@@ -94,7 +94,7 @@ def confirmed(journal: Journal, sweep: SweepSpec, losses: dict[str, float], seed
 def test_the_best_of_the_search_meet_the_baseline(tmp_path: Path) -> None:
     sweep = spec(confirm={"best": 2})
     journal = searched(tmp_path, sweep)
-    assert design.contenders(sweep, journal) == {
+    assert design.select_candidates(sweep, journal) == {
         "baseline": {"effect": 0.0},
         "s0003": {"effect": 0.2},
         "s0002": {"effect": 0.1},
@@ -138,7 +138,7 @@ def test_a_trial_that_left_the_budget_is_no_contender(tmp_path: Path) -> None:
             left = 0.0 if event.metrics["val/loss"] == 1.2 else 1.0
             event = Report(trial=event.trial, step=4, metrics={**event.metrics, "audit/matched": left})
         kept.append(event)
-    assert list(design.contenders(sweep, kept)) == ["baseline", "s0002"]
+    assert list(design.select_candidates(sweep, kept)) == ["baseline", "s0002"]
 
 
 def test_nothing_but_the_baseline_is_nothing_to_confirm(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_nothing_but_the_baseline_is_nothing_to_confirm(tmp_path: Path) -> None:
     run(journal, sweep, "search", "baseline", 1, {"effect": 0.0}, val_loss=2.0)
     for effect in (0.1, 0.2, 0.3):
         run(journal, sweep, "search", None, 1, {"effect": effect})
-    assert "nothing to confirm" in (design.lacking(sweep, journal) or "")
+    assert "nothing to confirm" in (design.why_no_confirmation(sweep, journal) or "")
     assert design.finished(sweep, journal)
     assert design.expected(sweep, journal) == 4
 
@@ -193,10 +193,10 @@ def test_racing_drops_the_hopeless_and_never_confirms_early(tmp_path: Path) -> N
     journal = searched(tmp_path, sweep)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9, "s0002": 2.5}, SEEDS[:3])
-    assert not design.raced(journal)
+    assert not design.racing_complete(journal)
     assert len(design.runs(sweep, journal)) == 24
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9, "s0002": 2.5}, SEEDS[3:4])
-    assert design.raced(journal)
+    assert design.racing_complete(journal)
     assert design.dropped(sweep, journal, journal.families()[0]) == ["s0002"]
     assert len(design.runs(sweep, journal)) == 12 + 8
     assert design.conclude(sweep, journal, tmp_path)["champion"] is None
@@ -314,12 +314,12 @@ def test_of_arms_the_best_meet_the_baseline_or_all_in_order(tmp_path: Path, best
     journal = Journal(tmp_path / "journal.jsonl")
     for arm, loss in {"baseline": 2.0, "a": 1.9, "b": 2.2, "c": 1.8}.items():
         run(journal, sweep, "search", arm, 1, sweep.arms[arm], val_loss=loss)
-    assert list(design.contenders(sweep, journal)) == labels
+    assert list(design.select_candidates(sweep, journal)) == labels
 
 
 def test_arms_that_ran_no_search_are_taken_in_order(tmp_path: Path) -> None:
     sweep = spec(**BY_ARMS, confirm={"best": 2}, seeds={"search": [], "confirm": SEEDS})
-    assert list(design.contenders(sweep, Journal(tmp_path / "j"))) == ["baseline", "a", "b"]
+    assert list(design.select_candidates(sweep, Journal(tmp_path / "j"))) == ["baseline", "a", "b"]
 
 
 def test_arms_that_all_failed_or_left_the_budget_are_nothing_to_confirm(tmp_path: Path) -> None:
@@ -328,8 +328,8 @@ def test_arms_that_all_failed_or_left_the_budget_are_nothing_to_confirm(tmp_path
     for arm, params in sweep.arms.items():
         run(failed, sweep, "search", arm, 1, params)
         run(left, sweep, "search", arm, 1, params, val_loss=2.0, audit_matched=float(arm == "baseline"))
-    assert design.lacking(sweep, failed) == "no confirmation: no trial of the search completed"
-    assert "no arm but the baseline kept to the budget" in (design.lacking(sweep, left) or "")
+    assert design.why_no_confirmation(sweep, failed) == "no confirmation: no trial of the search completed"
+    assert "no arm but the baseline kept to the budget" in (design.why_no_confirmation(sweep, left) or "")
     assert design.finished(sweep, failed)
     assert design.finished(sweep, left)
 
@@ -338,7 +338,7 @@ def test_a_trainable_that_does_not_tell_the_metric_is_named(tmp_path: Path) -> N
     sweep = spec(confirm={"best": 1})
     journal = searched(tmp_path, sweep)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
-    assert design.untold(sweep, journal) is None
+    assert design.missing_metric_note(sweep, journal) is None
     for seed in SEEDS:
         for label, params in journal.families()[0].arms.items():
             run(journal, sweep, "confirm", label, seed, params, val_loss=1.0, audit_matched=float(label == "baseline"))
@@ -423,12 +423,12 @@ def test_a_later_look_that_confirms_nothing_says_whose_the_champion_is(
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.0}, SEEDS)
     journal.append(Verdict(data=design.conclude(sweep, journal, tmp_path)))
     monkeypatch.setattr(store, "champion", lambda *_: own)
-    assert champion.crowned(sweep, journal, "x", FACTS, tmp_path, said.append) is None
+    assert champion.promotion(sweep, journal, "x", FACTS, tmp_path, said.append) is None
     assert said == [], "a first look has made no champion"
     journal.append(design.further(sweep, journal, 8, {*SEEDS}))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.0}, journal.families()[-1].seeds)
     journal.append(Verdict(data=design.conclude(sweep, journal, tmp_path)))
-    assert champion.crowned(sweep, journal, "x", FACTS, tmp_path, said.append) is None
+    assert champion.promotion(sweep, journal, "x", FACTS, tmp_path, said.append) is None
     assert said == ["the champion of toy is of an earlier look of this run, which this one does not confirm"]
 
 
@@ -445,7 +445,7 @@ def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatc
 
     def crowned(standing: dict[str, str] | None) -> Any:
         monkeypatch.setattr(store, "champion", lambda *_: standing)
-        return champion.crowned(sweep, journal, "x", FACTS, tmp_path, said.append)
+        return champion.promotion(sweep, journal, "x", FACTS, tmp_path, said.append)
 
     own = store.identity(journal, tmp_path)
     for standing in (None, {**same, champion.PARAMS: '{"effect": -0.5}'}, {**same, **own, champion.PARAMS: "{"}):
@@ -482,7 +482,7 @@ def test_a_challenger_must_be_confirmed_against_the_champion_itself(
             champion.PARAMS: '{"effect": -0.5}',
         }
         monkeypatch.setattr(store, "champion", lambda *_, tags=tags: tags)
-        crowned = champion.crowned(sweep, journal, "x", FACTS, folder, said.append)
+        crowned = champion.promotion(sweep, journal, "x", FACTS, folder, said.append)
         text = sections.markdown(sweep, journal, sections.Outcome(run_dir=folder, tracking_uri="x"))
         if case in ("better", "where the champion fails"):
             assert crowned is not None
@@ -540,7 +540,7 @@ def driven(
     monkeypatch.setattr(sweep_room, "confirm", lambda *_, **__: False)
     own = {"spec": rooms["sweep"], "run_dir": rooms["run_dir"], "journal": rooms["journal"]}
     with Interrupts(rooms["said"].append, "") as signals:
-        return Stages(**own, uri="sqlite:////no/store", facts={}, more_seeds=more_seeds).run(signals)
+        return Stages(**own, uri="sqlite:////no/store", prepare_info={}, more_seeds=more_seeds).run(signals)
 
 
 def test_a_signal_at_the_searchs_end_starts_no_confirmation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.confirmation.documents import Documents, Seen, error, judged
+from sweeper.confirmation.documents import Documents, Seen, by_arm, error
 from sweeper.confirmation.paired_tests import Array, holm
 from sweeper.confirmation.verdicts import DOCUMENTS, Comparison, Rule, verdicts
 
@@ -46,7 +46,7 @@ def test_intervals_over_seeds_and_documents_cover_as_they_say(largest: float) ->
         by_seed = differences @ weights
         seen = Seen(float(by_seed.mean()), float(by_seed.std(ddof=1)), len(SEEDS), 0.5, 0.5)
         runs = [(np.stack([one * tokens, tokens]), np.stack([0 * tokens, tokens])) for one in differences]
-        low, high = judged({"new": seen}, {"new": runs}, 0.0, 0.05)["new"].combined
+        low, high = by_arm({"new": seen}, {"new": runs}, 0.0, 0.05)["new"].combined
         both += low < 0 < high
         alone += abs(seen.mean) < 2.3646 * seen.sd / math.sqrt(len(SEEDS))
     assert both / len(families) == pytest.approx(0.953, abs=0.015)
@@ -79,9 +79,9 @@ def compared(mean: float, documents_sd: float, sd: float = 0.002, number: int = 
 def test_documents_turn_what_seeds_alone_would_say(mean: float) -> None:
     sure, unsure = compared(mean, 0.01), compared(mean, 0.06)
     said = "confirmed" if mean < 0 else "worse"
-    assert (sure.verdict, sure.told, sure.why) == (said, said, None)
+    assert (sure.verdict, sure.label, sure.why) == (said, said, None)
     assert unsure.adjusted < 0.05, "the seeds alone are sure"
-    assert (unsure.verdict, unsure.told) == ("inconclusive", f"inconclusive: {DOCUMENTS}")
+    assert (unsure.verdict, unsure.label) == ("inconclusive", f"inconclusive: {DOCUMENTS}")
     assert unsure.documents
     assert unsure.documents.adjusted > 0.05
     assert unsure.documents.error == pytest.approx(0.06 / math.sqrt(40))
@@ -107,15 +107,15 @@ def test_the_three_intervals_are_about_one_mean() -> None:
 
 
 def test_what_is_not_worthwhile_must_hold_for_other_documents_too() -> None:
-    assert compared(0.001, 0.01, sd=0.005).told == "no worthwhile difference"
-    assert compared(0.001, 0.06, sd=0.005).told == f"inconclusive: {DOCUMENTS}"
+    assert compared(0.001, 0.01, sd=0.005).label == "no worthwhile difference"
+    assert compared(0.001, 0.06, sd=0.005).label == f"inconclusive: {DOCUMENTS}"
 
 
 def test_a_margin_must_be_beaten_over_documents_too() -> None:
-    assert compared(-0.02, 0.03, rule=Rule(worthwhile=0.02)).told == "confirmed"
+    assert compared(-0.02, 0.03, rule=Rule(worthwhile=0.02)).label == "confirmed"
     rule = Rule(worthwhile=0.02, margin=0.012)
-    assert compared(-0.02, 0.03, rule=rule).told == f"inconclusive: {DOCUMENTS}"
-    assert compared(-0.02, 0.01, rule=rule).told == "confirmed"
+    assert compared(-0.02, 0.03, rule=rule).label == f"inconclusive: {DOCUMENTS}"
+    assert compared(-0.02, 0.01, rule=rule).label == "confirmed"
 
 
 def test_documents_without_predictions_and_runs_without_documents_count_for_nothing() -> None:
@@ -123,16 +123,16 @@ def test_documents_without_predictions_and_runs_without_documents_count_for_noth
     new = np.stack([tokens * np.array([3.9, 4.0, 4.1, 3.8, 4.2, 4.0, 0.0]), tokens])
     base = np.stack([tokens * 4.0, tokens])
     seen = {name: Seen(-0.01, 0.01, 8, p, 0.9) for name, p in (("new", 0.5), ("mute", 0.02))}
-    found = judged(seen, {"new": [(new, base)]}, 0.0, 0.05)
+    found = by_arm(seen, {"new": [(new, base)]}, 0.0, 0.05)
     assert list(found) == ["new"]
     assert found["new"].number == len(TOKENS)
-    alone = judged({"new": seen["new"]}, {"new": [(new, base)]}, 0.0, 0.05)["new"].adjusted
+    alone = by_arm({"new": seen["new"]}, {"new": [(new, base)]}, 0.0, 0.05)["new"].adjusted
     assert found["new"].adjusted == holm(np.array([alone, 0.02]))[0], "p of the other is that over its seeds"
-    assert judged({"new": seen["new"]}, {"new": [(base[:, :1], base[:, :1])]}, 0.0, 0.05) == {}
+    assert by_arm({"new": seen["new"]}, {"new": [(base[:, :1], base[:, :1])]}, 0.0, 0.05) == {}
 
 
 def test_without_any_error_the_mean_itself_decides() -> None:
     twin = np.stack([TOKENS * 4.0, TOKENS])
-    found = judged({"twin": Seen(0.0, 0.0, 8, 0.5, 0.5)}, {"twin": [(twin, twin)]}, 0.0, 0.05)["twin"]
+    found = by_arm({"twin": Seen(0.0, 0.0, 8, 0.5, 0.5)}, {"twin": [(twin, twin)]}, 0.0, 0.05)["twin"]
     assert isinstance(found, Documents)
     assert (found.adjusted, found.combined, found.error) == (1.0, (0.0, 0.0), 0.0)

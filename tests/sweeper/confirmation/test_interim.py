@@ -50,7 +50,7 @@ def one(mean: float, sd: float = 0.005, rule: Rule | None = None, **more: Any) -
 )
 def test_each_verdict(mean: float, sd: float, verdict: str) -> None:
     found = one(mean, sd)
-    assert found.verdict == found.told == verdict
+    assert found.verdict == found.label == verdict
     assert (found.mean, found.sd) == (pytest.approx(mean), pytest.approx(sd))
 
 
@@ -265,7 +265,7 @@ def test_a_dropped_arm_counts_and_is_told() -> None:
     found = verdicts(family, "base", dropped=["gone"])
     assert found.comparisons[0].adjusted == pytest.approx(2 * (found.comparisons[0].p or 1))
     gone = found.comparisons[1]
-    assert (gone.verdict, gone.told, gone.adjusted) == ("dropped", "dropped after 4 pairs", 1.0)
+    assert (gone.verdict, gone.label, gone.adjusted) == ("dropped", "dropped after 4 pairs", 1.0)
     assert (gone.failed, gone.notes) == ((105,), ())
 
 

@@ -153,7 +153,7 @@ class Drive:
                 run_dir=self.folder,
                 journal=journal,
                 uri="sqlite:////no/x",
-                facts={},
+                prepare_info={},
                 more_seeds=more_seeds,
             )
             if not stages.over:
@@ -261,12 +261,12 @@ def test_a_crash_between_two_looks_leads_to_the_same_end(
 def test_no_champion_is_crowned_before_the_last_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drive = driver(monkeypatch, tmp_path / "run")
     asked = list[int]()
-    monkeypatch.setattr(champion, "crowned", lambda spec, journal, *_: asked.append(journal.verdict()["look"]))
+    monkeypatch.setattr(champion, "promotion", lambda spec, journal, *_: asked.append(journal.verdict()["look"]))
     for crash in (30, None):
         drive.crash = crash
         journal = drive()
-        stages = Stages(spec=drive.sweep, run_dir=drive.folder, journal=journal, uri="sqlite:////no/x", facts={})
-        _, tags = stages.crowned(drive.said.append)
+        stages = Stages(spec=drive.sweep, run_dir=drive.folder, journal=journal, uri="sqlite:////no/x", prepare_info={})
+        _, tags = stages.promotion(drive.said.append)
         assert ("sweeper.verdict" in tags) == (crash is None)
     assert asked == [3]
 
@@ -304,7 +304,7 @@ def test_it_ends_with_the_look_that_settles_the_last_arm(monkeypatch: pytest.Mon
         path=tmp_path,
         spec=drive.sweep,
         storage=tmp_path,
-        known=drive.folder,
+        run_to_resume=drive.folder,
         fit=1,
         say=drive.said.append,
         more_seeds=4,

@@ -62,8 +62,10 @@ def sampled(**changes: Any) -> SweepSpec:
 
 def asked(journal: Journal, sweep: SweepSpec, stage: str, arm: str | None, params: dict[str, Any], seed: int) -> str:
     number, config = len(journal.stage(stage)), sweep.trainable_config(params)
-    name, own = f"{stage[0]}{number + 1:04d}", budget.told(sweep.budget_of(params))
-    raw = {key: value for path, each in sweep.space.items() for key, value in each.invert(path, params[path]).items()}
+    name, own = f"{stage[0]}{number + 1:04d}", budget.to_dict(sweep.budget_of(params))
+    raw = {
+        key: value for path, each in sweep.space.items() for key, value in each.to_sampler(path, params[path]).items()
+    }
     named = {"config": config, "config_hash": sweep.config_hash(config), "params": params, "raw": raw}
     journal.append(Ask(trial=name, number=number, stage=stage, arm=arm, seed=seed, **named, budget=own))
     return name
@@ -107,7 +109,7 @@ def test_an_arm_of_another_rate_stands_apart_is_not_ranked_and_confirms_nothing(
     assert found is not None
     assert found.ask.arm == "mix"
     assert (sweep.comparable, sweep.compared) == (["baseline", "mix"], 1)
-    assert list(design.contenders(sweep, journal)) == ["baseline", "mix"]
+    assert list(design.select_candidates(sweep, journal)) == ["baseline", "mix"]
     text = sections.markdown(sweep, journal, outcome(tmp_path))
     told = tables_of(text)
     assert [row[:3] for row in told["Budget not matched"][2:]] == [["s0002", "big", "41,000"]]
@@ -143,7 +145,7 @@ def test_arms_that_leave_the_budget_are_nothing_to_confirm(tmp_path: Path) -> No
     two = spec(arms={"baseline": {}, "big": {"masking.rate": 0.4}})
     journal = Journal(tmp_path / "j")
     assert two.compared == 0
-    assert "no arm but the baseline kept to the budget" in (design.lacking(two, journal) or "")
+    assert "no arm but the baseline kept to the budget" in (design.why_no_confirmation(two, journal) or "")
     sweep, journal = spec(), Journal(tmp_path / "k")
     run(journal, sweep, "search", "big", {"masking.rate": 0.4}, 4.0)
     assert records_of.best(sweep, journal.trials.values()) is None
@@ -259,8 +261,8 @@ def test_early_stopping_takes_no_measure_from_another_budget(tmp_path: Path) -> 
         assert isinstance(rule, schedulers.Halving)
         for number, params in enumerate([sweep.arms["baseline"], *points]):
             trial = asked(journal, sweep, "search", None, params, 1)
-            rule.rule.on_trial_add(None, schedulers.Known(trial))
-            assert not rule.judge(trial, {"step": 60, "val/loss": 5.0 - number})
+            rule.rule.on_trial_add(None, schedulers.TrialStub(trial))
+            assert not rule.should_stop(trial, {"step": 60, "val/loss": 5.0 - number})
         counts.append(len(rule.rungs[60]))
     assert counts == [1, 5]
 
@@ -285,7 +287,7 @@ def test_inexact_budgets_are_the_same_where_they_come_about_alike_and_are_counte
     arms = {"baseline": rows, "short": short, "draws": draws}
     sweep = spec(arms=arms)
     common = budget.Common.of(sweep)
-    assert [common.foretold(budget.told(sweep.budget_of(arms[name]))) for name in arms] == [True, False, False]
+    assert [common.foretold(budget.to_dict(sweep.budget_of(arms[name]))) for name in arms] == [True, False, False]
     counted = replace(common, counted=19_000.0)
 
     def run(predicted: float) -> TrialRecord:

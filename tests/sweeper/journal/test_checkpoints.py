@@ -115,14 +115,14 @@ def test_one_that_was_tampered_with_is_passed_over(tmp_path: Path, damage, told:
 def test_another_trials_checkpoint_and_another_history_are_passed_over(tmp_path: Path):
     folder = stored(tmp_path, 5, 10)
     whole = checkpoints.history(folder / "step-00000010")
-    sealed = checkpoints.seal(folder / "step-00000010")
+    sealed = checkpoints.manifest_hash(folder / "step-00000010")
     known = [(row, sealed if row["step"] == 10 else None) for row in whole]
-    assert checkpoints.newest(folder, known=known)[0] == folder / "step-00000010"
+    assert checkpoints.newest(folder, expected=known)[0] == folder / "step-00000010"
     other = [({**row, "val/loss": 0.0} if row["step"] == 7 else row, None) for row in whole]
-    path, torn = checkpoints.newest(folder, known=other)
+    path, torn = checkpoints.newest(folder, expected=other)
     assert path == folder / "step-00000005"
     assert "its row of step 7 is not the journal's" in torn[0]
-    path, torn = checkpoints.newest(folder, known=[*known[:-1], (whole[-1], "another seal")])
+    path, torn = checkpoints.newest(folder, expected=[*known[:-1], (whole[-1], "another seal")])
     assert path == folder / "step-00000005"
     assert "it is not the one that the journal tells of" in torn[0]
     assert checkpoints.newest(folder, checkpoints.owner("m:f", "t1", 0, {}))[0] is None

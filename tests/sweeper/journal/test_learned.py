@@ -88,7 +88,7 @@ def written(folder: Path, ends: dict[str, float], sweep: SweepSpec, stage: str =
 
 
 def stages(sweep: SweepSpec, journal: Journal, folder: Path) -> Stages:
-    return Stages(spec=sweep, run_dir=folder, journal=journal, uri="x", facts={})
+    return Stages(spec=sweep, run_dir=folder, journal=journal, uri="x", prepare_info={})
 
 
 def test_the_sentence_stands_beside_the_verdict_everywhere_and_no_champion_comes_of_it(
@@ -109,7 +109,7 @@ def test_the_sentence_stands_beside_the_verdict_everywhere_and_no_champion_comes
     told = summary(sweep, journal, outcome(tmp_path))
     lines = closing.lines(tmp_path, sweep, outcome(tmp_path), None, told["verdict"], told["caution"])
     assert f"caution        {said_of['unlearned']}" in lines
-    crowned, tags = stages(sweep, journal, tmp_path).crowned(said.append)
+    crowned, tags = stages(sweep, journal, tmp_path).promotion(said.append)
     assert crowned is None
     assert tags[learned.TAG] == said_of["unlearned"]
     assert "mix is confirmed, but among runs that learned too little" in said[0]
@@ -121,7 +121,7 @@ def test_where_the_baseline_learned_nothing_is_said(tmp_path: Path, monkeypatch:
     journal = written(tmp_path, GONE, sweep)
     assert journal.verdict()["unlearned"] is None  # type: ignore[index]
     assert SENTENCE not in sections.markdown(sweep, journal, outcome(tmp_path))
-    crowned, tags = stages(sweep, journal, tmp_path).crowned(print)
+    crowned, tags = stages(sweep, journal, tmp_path).promotion(print)
     assert crowned is not None
     assert crowned.trial.ask.arm == "mix"
     assert tags[learned.TAG] == ""
@@ -140,7 +140,7 @@ def test_a_search_without_a_confirmation_says_it_too(tmp_path: Path) -> None:
     sweep = spec(seeds={"search": SEEDS})
     journal = written(tmp_path, STUCK, sweep, "search")
     assert SENTENCE in sections.markdown(sweep, journal, outcome(tmp_path)).split("\n## ")[0]
-    assert stages(sweep, journal, tmp_path).crowned(print)[1][learned.TAG].startswith(SENTENCE)
+    assert stages(sweep, journal, tmp_path).promotion(print)[1][learned.TAG].startswith(SENTENCE)
 
 
 def test_a_verdict_of_an_older_version_is_judged_by_its_runs(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_verdict_of_an_older_version_is_judged_by_its_runs(tmp_path: Path) -> 
     journal = written(tmp_path, STUCK, sweep)
     journal.append(Verdict(data=older(journal.verdict() or {})))
     assert SENTENCE in str(learned.caution(sweep, journal))
-    assert champion.crowned(sweep, journal, "x", {}, tmp_path, print) is None
+    assert champion.promotion(sweep, journal, "x", {}, tmp_path, print) is None
 
 
 def older(verdict: dict[str, Any]) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def test_two_runs_of_a_spec_have_two_folders_there(place: Remote, tmp_path: Path
     second = run_folders.new(first.parent, spec)
     assert second.name == f"{first.name}-2"
     assert run_folders.resume(second).endswith(f"--resume {place.address}/{second.name}")
-    assert run_folders.known(first.parent, spec, run_folders.NEWEST) == second
+    assert run_folders.find_run(first.parent, spec, run_folders.NEWEST) == second
 
 
 @pytest.mark.parametrize("key", ["../../../evil", "step-00000005/../../evil", "/evil", "a\\..\\evil"])

@@ -93,7 +93,7 @@ def made(tmp_path: Path, sweep: SweepSpec, *, noted: bool = True) -> Path:
     """A run whose search has ended, as a driver writes it; or as one of an earlier version did, which noted less."""
     run_dir = run_folders.new(tmp_path / "runs", sweep)
     journal = Journal(run_dir / "journal.jsonl")
-    journal.append(replace(session(), facts=recorded.noted(sweep) if noted else {}))
+    journal.append(replace(session(), facts=recorded.trainable_facts(sweep) if noted else {}))
     for number, (seed, arm) in enumerate((seed, arm) for seed in (1, 2) for arm in sweep.arms):
         config, name = sweep.trainable_config(sweep.arms[arm]), f"t{number + 1:04d}"
         told = {
@@ -131,8 +131,8 @@ def test_what_is_on_record_says_as_much_as_the_trainable_itself(
     assert (tables.cost(read, again), read.comparable, read.compared, design.expected(read, again)) == told
     assert told[0]["tokens read"] == str(6 * 20 * 7)
     assert told[1:] == (["plain", "other"], 1, 6 + 12)
-    assert read.known is not None
-    assert read.known.lacking("mine:train") is None
+    assert read.stub is not None
+    assert read.stub.left_out("mine:train") is None
 
 
 def test_what_an_older_record_lacks_is_left_out_with_a_line(
@@ -143,7 +143,7 @@ def test_what_an_older_record_lacks_is_left_out_with_a_line(
     sweep, journal = run_folders.opened(run_dir)
     assert sweep.comparable == ["plain", "other"]  # by what each trial was asked for
     assert tables.cost(sweep, journal)["tokens read"] == "not on record"
-    assert learned.known(sweep, journal.trials["t0001"]) is None
+    assert learned.was_stuck(sweep, journal.trials["t0001"]) is None
     assert status.main([str(run_dir)]) == 4
     out = capsys.readouterr().out
     assert "left out, for an earlier version made this record and mine:train is not imported to read it" in out
@@ -157,7 +157,7 @@ def test_of_an_older_record_what_comes_with_sweeper_still_tells_all(
     sweep = load.resolve({**TREE, "trainable": "trainables.toy:train"})
     run_dir = made(tmp_path, sweep, noted=False)
     read, journal = run_folders.opened(run_dir)
-    assert read.known is None
+    assert read.stub is None
     assert read == sweep
     assert tables.cost(read, journal)["tokens read"] == str(6 * 20 * sweep.settings({}).tokens_per_step)
     assert status.main([str(run_dir)]) == 4
@@ -308,6 +308,6 @@ def test_a_driver_notes_what_is_said_of_a_run_and_a_function_that_fails_stops_no
 def test_a_session_of_an_older_version_leaves_the_ends_untold(tmp_path: Path, mine: SweepSpec) -> None:
     run_dir = made(tmp_path, mine, noted=False)
     journal = Journal(run_dir / "journal.jsonl")
-    journal.append(replace(session(), facts=recorded.noted(mine)))  # it was gone on with since
+    journal.append(replace(session(), facts=recorded.trainable_facts(mine)))  # it was gone on with since
     assert isinstance(journal.events[-1], Session)
-    assert recorded.known(journal).stuck is None
+    assert recorded.trainable_stub(journal).stuck is None

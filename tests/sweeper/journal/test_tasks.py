@@ -18,13 +18,13 @@ from sweeper.journal.events import Family
 from sweeper.journal.journal import Journal
 from sweeper.journal.records import describe
 from sweeper.plan import estimate
-from sweeper.preflight import prepared
+from sweeper.preflight import prepare_shared
 from sweeper.report import scores, write
 from sweeper.report.html.page import page
 from sweeper.report.sections import FRONT, JUDGED, Outcome, sections
 from sweeper.report.tables import results_csv
 from sweeper.search.optuna_search import ConfirmSearch, JournalSearch, StudySearch
-from sweeper.search.schedulers import Recording
+from sweeper.search.schedulers import JournalScheduler
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
 from sweeper.trials import cluster, trial, tuner
@@ -61,8 +61,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_the_tasks_give_is_on_record(here: Path) -> None:
     data = sha256(Path("pairs.txt").read_bytes()).hexdigest()
-    assert prepared(resolve(TREE), print) == {"scores": ["toy/accuracy"], "toy_fingerprint": data}
-    assert prepared(toy_spec(), print) == {}
+    assert prepare_shared(resolve(TREE), print) == {"scores": ["toy/accuracy"], "toy_fingerprint": data}
+    assert prepare_shared(toy_spec(), print) == {}
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_from_the_spec_to_the_report(here: Path, monkeypatch: pytest.MonkeyPatch
     (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     journal = Journal(folder / "journal.jsonl")
     first = session()
-    journal.append(type(first)(**{**vars(first), "facts": prepared(spec, print)}))
+    journal.append(type(first)(**{**vars(first), "facts": prepare_shared(spec, print)}))
     through(StudySearch(spec, journal, 1, folder / "optuna.log", 1), folder, monkeypatch)
     journal.append(design.declared(spec, journal, fresh=True, earlier=0))
     through(ConfirmSearch(spec, journal, 1, folder / "optuna.log"), folder, monkeypatch)
@@ -169,7 +169,7 @@ def scored(name: str, **changes: Any) -> SweepSpec:
 
 
 def through(search: JournalSearch, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recording = Recording(search.journal, folder)
+    recording = JournalScheduler(search.journal, folder)
     while search.remaining:
         task = search.suggest("tune's own id")
         one = SimpleNamespace(config=task)
@@ -200,7 +200,7 @@ def test_the_same_under_ray(here: Path, workers: int) -> None:
     (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     journal = Journal(folder / "journal.jsonl")
     with cluster.session():
-        assert tuner.run(spec, folder, journal, 2, facts=prepared(spec, print))
+        assert tuner.run(spec, folder, journal, 2, facts=prepare_shared(spec, print))
         journal.append(design.declared(spec, journal, fresh=True, earlier=0))
         assert tuner.confirm(spec, folder, journal, 2)
     assert_told(spec, journal, folder, "toy/rte/accuracy")

@@ -133,7 +133,7 @@ def _verdict(losses: dict[str, dict[int, float | None]], labels: list[str], evil
         "fresh": True,
         "earlier": 0,
         "comparisons": [{**dataclasses.asdict(one), "notes": [evil]} for one in found.comparisons],
-        "told": {one.arm: f"{one.told} {evil}" for one in found.comparisons},
+        "told": {one.arm: f"{one.label} {evil}" for one in found.comparisons},
         "documents": {one.arm: [-0.1, 0.1] for one in found.comparisons},
         "champion": found.champion.arm if found.champion else None,
         "challenge": {"crowned": None, "said": evil},
@@ -334,7 +334,7 @@ def test_what_mlflow_is_told(outputs: Outputs, evil: str) -> None:
     for record in outputs.journal.trials.values():
         for metric in record.rows[-1].metrics:
             validation._validate_metric_name(trial_runs.name(metric))
-        child = trial_runs.Child(record.ask, session)
+        child = trial_runs.TrialRun(record.ask, session)
         for key, value in child.params().items():
             validation._validate_param_name(trial_runs.name(key))
             assert len(value) <= trial_runs.MAX_PARAM

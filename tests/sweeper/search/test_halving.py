@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from sweeper.journal.events import Ask, End, Report
 from sweeper.journal.journal import Journal
 from sweeper.search import optuna_search
-from sweeper.search.schedulers import Halving, Median, Recording, scheduler
+from sweeper.search.schedulers import Halving, JournalScheduler, Median, scheduler
 from sweeper.spec import early_stopping
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import resolve
@@ -104,7 +104,7 @@ def test_the_next_point_after_a_kill_is_what_the_journal_makes_it(tmp_path: Path
         assert max(mark.get("cma:generation", 0) for mark in tune.search._marks.values()) > 1
 
 
-def table(rule: Recording) -> Any:
+def table(rule: JournalScheduler) -> Any:
     """All that a rule knows."""
     if isinstance(rule, Halving):
         return rule.rungs
@@ -112,7 +112,7 @@ def table(rule: Recording) -> Any:
     return {trial.trial_id: [row["val/loss"] for row in rows] for trial, rows in rule.rule._results.items() if rows}
 
 
-def go_on(rule: Recording, whole: Journal, begin: int, end: int | None = None) -> None:
+def go_on(rule: JournalScheduler, whole: Journal, begin: int, end: int | None = None) -> None:
     """What Tune would tell after so many events of a sweep, were the clock the same."""
     for event in whole.events[begin:end]:
         match event:

@@ -22,7 +22,7 @@ from sweeper.journal.events import Ask, End, Repeat
 from sweeper.journal.journal import Journal
 from sweeper.search import optuna_search
 from sweeper.search.optuna_search import JournalSearch, ListSearch, StudySearch
-from sweeper.search.schedulers import Recording, scheduler
+from sweeper.search.schedulers import JournalScheduler, scheduler
 from sweeper.spec.spec import SweepSpec
 from tests.sweeper.samples import PUBLISHED, toy_spec
 from trainables import toy
@@ -39,9 +39,9 @@ class Tune:
 
     def __init__(self, spec: SweepSpec, folder: Path, lag: int, slots: int | None = None) -> None:
         self.journal = Journal(folder / "journal.jsonl")
-        self.search = StudySearch(spec, self.journal, slots or lag, folder / "optuna.log", lag)
         self.scheduler: Any = scheduler(spec, self.journal, folder)
-        self.search.settle = self.scheduler.settle
+        log, reconcile = folder / "optuna.log", self.scheduler.reconcile_dropped
+        self.search = StudySearch(spec, self.journal, slots or lag, log, lag, reconcile)
         self.running: dict[str, Any] = {}
         self.handed: list[str] = []
 
@@ -217,8 +217,8 @@ def test_arms_come_first_with_the_values_that_were_written(tmp_path: Path):
 def test_an_ask_is_on_disk_before_tune_hears_of_it_and_a_row_before_it_is_judged(tmp_path: Path):
     seen = []
 
-    class Judged(Recording):
-        def judge(self, identity: str, row: dict[str, Any]) -> bool:
+    class Judged(JournalScheduler):
+        def should_stop(self, identity: str, row: dict[str, Any]) -> bool:
             seen.append((row["step"], (tmp_path / "journal.jsonl").read_text("utf-8").splitlines()[-1]))
             return row["step"] == 15
 

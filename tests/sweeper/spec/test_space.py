@@ -62,11 +62,11 @@ def close(one: Any, other: Any) -> bool:
 @steady
 @given(domains, st.data())
 def test_every_raw_point_is_a_value_that_inverts_to_itself(domain: Domain, data: st.DataObject) -> None:
-    raw = {name: sample(data, dimension) for name, dimension in domain.raw("a.b").items()}
+    raw = {name: sample(data, dimension) for name, dimension in domain.sampler_params("a.b").items()}
     value = domain.value("a.b", raw)
-    back = domain.invert("a.b", value)
+    back = domain.to_sampler("a.b", value)
     assert back.keys() == raw.keys()
-    for name, dimension in domain.raw("a.b").items():
+    for name, dimension in domain.sampler_params("a.b").items():
         assert dimension.choices is not None or dimension.low <= back[name] <= dimension.high
     assert close(value, domain.value("a.b", back))
 
@@ -77,19 +77,19 @@ def test_every_corner_lies_inside(domain: Domain) -> None:
     corners = domain.corners()
     assert len(corners) >= (1 if isinstance(domain, Choice) else 2)
     for corner in corners:
-        assert close(corner, domain.value("x", domain.invert("x", corner)))
+        assert close(corner, domain.value("x", domain.to_sampler("x", corner)))
 
 
 @steady
 @given(domains)
 def test_a_domain_reads_back_what_it_writes(domain: Domain) -> None:
-    assert parse(json.loads(json.dumps(domain.tree()))) == domain
+    assert parse(json.loads(json.dumps(domain.to_dict()))) == domain
 
 
 @steady
 @given(simplexes(), st.data())
 def test_shares_sum_to_one_and_keep_their_minima(simplex: Simplex, data: st.DataObject) -> None:
-    raw = {name: data.draw(st.floats(0, 1)) for name in simplex.raw("s")}
+    raw = {name: data.draw(st.floats(0, 1)) for name in simplex.sampler_params("s")}
     shares = simplex.value("s", raw)
     assert tuple(shares) == simplex.parts
     assert math.isclose(sum(shares.values()), 1, abs_tol=1e-8)
@@ -101,14 +101,17 @@ def test_shares_sum_to_one_and_keep_their_minima(simplex: Simplex, data: st.Data
 def test_hand_written_shares_come_back_to_the_digit(random: int, data: st.DataObject) -> None:
     token = data.draw(st.integers(0, 10000 - random))
     shares = {"random": random / 10000, "token": token / 10000, "trigram": (10000 - random - token) / 10000}
-    assert MASKING.value("s", MASKING.invert("s", shares)) == shares
+    assert MASKING.value("s", MASKING.to_sampler("s", shares)) == shares
 
 
 def test_raw_parameters_are_named_by_path_and_number() -> None:
-    assert Uniform(0, 1).raw("masking.ema_decay") == {"masking.ema_decay": Dimension(0, 1)}
-    assert LogUniform(25, 1000, True).raw("n") == {"n": Dimension(25, 1000, log=True, integer=True)}
-    assert MASKING.raw("masking.shares") == {"masking.shares/0": Dimension(0, 1), "masking.shares/1": Dimension(0, 1)}
-    assert Choice(("a", None)).raw("c")["c"].choices == ("a", None)
+    assert Uniform(0, 1).sampler_params("masking.ema_decay") == {"masking.ema_decay": Dimension(0, 1)}
+    assert LogUniform(25, 1000, True).sampler_params("n") == {"n": Dimension(25, 1000, log=True, integer=True)}
+    assert MASKING.sampler_params("masking.shares") == {
+        "masking.shares/0": Dimension(0, 1),
+        "masking.shares/1": Dimension(0, 1),
+    }
+    assert Choice(("a", None)).sampler_params("c")["c"].choices == ("a", None)
 
 
 def test_the_vertices_of_a_simplex_are_reached_by_raw_parameters_at_the_ends() -> None:
@@ -117,7 +120,7 @@ def test_the_vertices_of_a_simplex_are_reached_by_raw_parameters_at_the_ends() -
         {"random": 0.5, "token": 0.5, "trigram": 0.0},
         {"random": 0.5, "token": 0.0, "trigram": 0.5},
     ]
-    assert [MASKING.invert("s", corner) for corner in MASKING.corners()] == [
+    assert [MASKING.to_sampler("s", corner) for corner in MASKING.corners()] == [
         {"s/0": 1.0, "s/1": 0.0},
         {"s/0": 0.0, "s/1": 1.0},
         {"s/0": 0.0, "s/1": 0.0},
@@ -136,8 +139,8 @@ def test_uniform_raw_parameters_are_uniform_on_the_simplex() -> None:
 
 def test_a_part_that_is_not_named_has_no_share() -> None:
     both = Simplex(("random", "token"), (0.0, 0.0))
-    assert both.invert("s", {"random": 1}) == {"s/0": 1.0}
-    assert both.invert("s", {"random": 0.75, "token": 0.25, "trigram": 0.0}) == {"s/0": 0.75}
+    assert both.to_sampler("s", {"random": 1}) == {"s/0": 1.0}
+    assert both.to_sampler("s", {"random": 0.75, "token": 0.25, "trigram": 0.0}) == {"s/0": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,7 @@ def test_a_part_that_is_not_named_has_no_share() -> None:
 )
 def test_a_value_outside_has_no_raw_parameters(domain: Domain, value: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
-        domain.invert("x", value)
+        domain.to_sampler("x", value)
 
 
 @pytest.mark.parametrize(

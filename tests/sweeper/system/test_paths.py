@@ -57,7 +57,7 @@ def told(call: Callable[[], object]) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         call()
     assert isinstance(caught.value, files.Unsafe)
-    assert files.told(caught.value) == str(caught.value)
+    assert files.describe(caught.value) == str(caught.value)
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
     return str(caught.value)
@@ -189,7 +189,7 @@ def test_a_checkpoint_with_a_pipe_or_a_link_is_passed_over(tmp_path: Path, victi
     assert found == tmp_path / "checkpoints" / "step-00000005"
     assert f"{path} is " in torn[0]
     if name in (checkpoints.MANIFEST, checkpoints.HISTORY):
-        told(lambda: (checkpoints.seal if name == checkpoints.MANIFEST else checkpoints.history)(path.parent))
+        told(lambda: (checkpoints.manifest_hash if name == checkpoints.MANIFEST else checkpoints.history)(path.parent))
 
 
 def test_checkpoints_are_not_stored_through_links(tmp_path: Path, victim: Path) -> None:
@@ -229,5 +229,5 @@ def test_a_folder_where_a_file_is_to_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "report.md").mkdir()
     with pytest.raises(OSError, match=r"report\.md") as caught:
         files.put(tmp_path / "report.md", "text")
-    assert files.told(caught.value) == f"{tmp_path / 'report.md'}: Is a directory"
+    assert files.describe(caught.value) == f"{tmp_path / 'report.md'}: Is a directory"
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]

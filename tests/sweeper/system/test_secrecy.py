@@ -21,6 +21,7 @@ from sweeper.system.secrecy import command, declared, given, redact, returned, t
 from sweeper.tracking import trial_runs
 from sweeper.trainable import Trainable
 from sweeper.trials import cluster, trial
+from sweeper.trials.task import TrialTask
 
 SECRETS = {"key": "k-of-the-door", "password": "p w 'quoted' {x}", "line": "sk-of-the-line", "arm": "sk-of-an-arm"}
 
@@ -97,13 +98,15 @@ def test_a_trial_gets_the_secret_and_what_it_says_of_it_is_hidden(tmp_path: Path
         "id": "t0001",
         "seed": 0,
         "config": config,
-        "known": (),
+        "expected": [],
         "objective": "val/loss",
     }
-    task |= {"test": False, "evaluate": {}, "run_dir": str(tmp_path), "remote": None}
+    task |= {"test": False, "evaluate": {}, "run_dir": str(tmp_path), "remote": "", "further": [], "shared": False}
+    task |= {"workers": 0, "cpus_per_worker": 1, "gpus_per_worker": 0, "placement": "pack", "accelerator": None}
+    told = TrialTask(**task, cwd=str(tmp_path), scratch=str(tmp_path))
     (tmp_path / "trials" / "t0001").mkdir(parents=True)
-    with pytest.raises(RuntimeError, match="of-the-door") as error, trial._noted(task):
-        trial._train_in(tmp_path / "trials" / "t0001", None, task, lambda _: None, device="cpu")
+    with pytest.raises(RuntimeError, match="of-the-door") as error, trial._noted(told):
+        trial._train_in(tmp_path / "trials" / "t0001", None, told, lambda _: None, device="cpu")
     assert hidden(trial.reason(error.value))
     assert hidden((tmp_path / "trials" / "t0001" / trial.ERROR).read_text("utf-8"))
 

@@ -168,7 +168,7 @@ def test_what_is_no_lock_file_is_told_in_a_line(tmp_path: Path, kind: str) -> No
     {"folder": path.mkdir, "link": lambda: path.symlink_to(target), "pipe": lambda: os.mkfifo(path)}[kind]()
     with pytest.raises(OSError, match=r"lock") as caught, files.locked(path, 0.2):
         pass
-    assert str(path) in (files.told(caught.value) or "")
+    assert str(path) in (files.describe(caught.value) or "")
     assert target.read_text("utf-8") == "kept"
 
 
@@ -283,7 +283,7 @@ def test_a_database_that_was_never_finished_goes_at_the_next_start(tmp_path: Pat
     made = run_folders.new(tmp_path, samples.toy_spec())
     assert {path.name for path in tmp_path.iterdir()} == {".mlflow.db-young", made.name}
     aged(tmp_path / ".mlflow.db-young")
-    assert run_folders.known(tmp_path, samples.toy_spec(), run_folders.NEWEST) == made
+    assert run_folders.find_run(tmp_path, samples.toy_spec(), run_folders.NEWEST) == made
     assert {path.name for path in tmp_path.iterdir()} == {made.name}
 
 

@@ -63,8 +63,8 @@ def follow(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         tracker = Tracker(journal, toy_spec(), tmp_path, "http://fake", say=said.append)
         tracker.start()
         found = best(toy_spec(), journal.trials.values())
-        crowned = tracker_module.Crowned(journal.trials["t0001"], tmp_path / "bundle", {})
-        assert tracker.close("completed", found, tmp_path / "bundle", drain_s, crowned=crowned) == 0, said
+        crowned = tracker_module.Promotion(journal.trials["t0001"], tmp_path / "bundle", {})
+        assert tracker.close("completed", found, tmp_path / "bundle", drain_s, promotion=crowned) == 0, said
         return said
 
     return run

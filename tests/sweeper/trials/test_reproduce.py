@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.journal.events import End, Report
 from sweeper.journal.journal import Journal, TrialRecord
-from sweeper.preflight import begun
+from sweeper.preflight import journal_to_resume
 from sweeper.trials import reproduce
 from tests.sweeper.samples import ask, session, toy_spec
 
@@ -64,28 +64,28 @@ def test_a_run_does_not_go_on_where_a_name_stands_for_other_settings_by_now(tmp_
     """A spec keeps an arm's preset by its name, so that its hash stays where the preset's rule changes."""
     journal = told(tmp_path)
     journal.append(ask(SPEC, 0, 1, next(iter(SPEC.arms))))
-    assert begun(SPEC, tmp_path, {})
+    assert journal_to_resume(SPEC, tmp_path, {})
     then = ask(SPEC, 1, 2, next(iter(SPEC.arms)))
     journal.append(type(then)(**{**vars(then), "config_hash": "0" * 64}))
     journal.close()
     with pytest.raises(ValueError, match=r"stands for other settings now: start a new run"):
-        begun(SPEC, tmp_path, {})
+        journal_to_resume(SPEC, tmp_path, {})
 
 
 def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
     told(tmp_path, data_fingerprint="a", zorro_fingerprint="b", words="100").close()
     for same in ({"data_fingerprint": "a", "zorro_fingerprint": "b", "words": "101"}, {"data_fingerprint": "a"}, {}):
-        found = begun(SPEC, tmp_path, same)
+        found = journal_to_resume(SPEC, tmp_path, same)
         assert found
         assert len(found.events) == 1
     for other, key in (({"data_fingerprint": "x"}, "data"), ({"zorro_fingerprint": "x"}, "zorro")):
         with pytest.raises(ValueError, match=rf"not be comparable.*\({key}_fingerprint . then, x now\): put it back"):
-            begun(SPEC, tmp_path, other)
-    assert begun(SPEC, None, {}) is None
+            journal_to_resume(SPEC, tmp_path, other)
+    assert journal_to_resume(SPEC, None, {}) is None
     empty = tmp_path / "empty"
     told(empty).close()
     (empty / "journal.jsonl").write_text("", "utf-8")
-    assert begun(SPEC, empty, {"data_fingerprint": "x"})
+    assert journal_to_resume(SPEC, empty, {"data_fingerprint": "x"})
     spec, journal = SPEC, Journal(tmp_path / "none.jsonl")
     (tmp_path / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     assert not journal.events

@@ -12,6 +12,7 @@ import pytest
 
 from sweeper.journal import checkpoints
 from sweeper.trials import trial
+from sweeper.trials.task import TrialTask
 from trainables import toy
 from trainables.settings.config import Config
 
@@ -57,12 +58,14 @@ def task(tmp_path: Path, **config: Any) -> dict[str, Any]:
         "workers": 0,
         "cpus_per_worker": 1,
         "gpus_per_worker": 0,
+        "placement": "pack",
+        "accelerator": None,
         "cwd": str(Path.cwd()),
         "run_dir": str(tmp_path / "run"),
         "scratch": str(tmp_path / "scratch"),
         "remote": "",
         "shared": False,
-        "known": [],
+        "expected": [],
         "test": False,
         "evaluate": {},
     }
@@ -150,7 +153,7 @@ def test_the_loss_of_another_rank_is_not_noted(tmp_path: Path, monkeypatch: pyte
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr("torch.distributed.all_reduce", broken)
-    one, noted = task(tmp_path), tmp_path / "run" / "trials" / "t0001" / trial.ERROR
+    one, noted = TrialTask(**task(tmp_path)), tmp_path / "run" / "trials" / "t0001" / trial.ERROR
     noted.parent.mkdir(parents=True)
     with (
         pytest.raises(trial.PeerLost, match="another worker is gone: Connection closed by peer"),
@@ -173,7 +176,7 @@ def test_a_checkpoint_that_tells_other_rows_than_the_journal_is_passed_over(tmp_
     trial.run(one)
     rows = [row for rows in driver.messages for row in rows]
     driver.messages = []
-    trial.run({**one, "known": [(row, None) for row in [*rows[:3], {**rows[3], "val/loss": 7.0}]]})
+    trial.run({**one, "expected": [(row, None) for row in [*rows[:3], {**rows[3], "val/loss": 7.0}]]})
     assert driver.steps == [[5, 10, 15], [20]]
     driver.messages = []
     trial.run({**one, "seed": 4})

@@ -18,7 +18,7 @@ import ray
 
 from sweeper.journal.events import Ask, End, Session
 from sweeper.journal.journal import Journal
-from sweeper.search.schedulers import Recording
+from sweeper.search.schedulers import Hooks, JournalScheduler
 from sweeper.spec.spec import Resources, SweepSpec
 from sweeper.system import nodes as nodes_module
 from sweeper.trials import cluster, tuner
@@ -161,8 +161,8 @@ def test_a_record_that_cannot_be_written_once_loses_nothing(
 def test_a_row_that_is_not_repeated_is_told_and_the_journal_keeps_its_own(tmp_path: Path):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append(ask(toy_spec(), 0, 0, "baseline"))
-    rule, told = Recording(journal, tmp_path), []
-    rule.differs = told.append
+    told: list[str] = []
+    rule = JournalScheduler(journal, tmp_path, Hooks(on_mismatch=told.append))
     tune_trial = SimpleNamespace(config={"id": "t0000"})
     for loss in (1.0, 1.0, 2.0):
         rule.on_trial_result(None, tune_trial, {"rows": [{"step": 5, "val/loss": loss}], "checkpoint": "seal"})

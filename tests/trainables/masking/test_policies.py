@@ -149,7 +149,7 @@ def test_the_budget_is_what_it_promises(preset: str, unknown: float, replicate: 
     assert metrics["train/predicted"] == predicted
     assert metrics["audit/rate"] == pytest.approx(predicted / (12 * ROWS * LENGTH))
     assert metrics["audit/refreshes"] == refreshes == 3 - bool(settings.masking.refresh_delay)
-    assert metrics["audit/matched"] == settings.masking.matched
+    assert metrics["audit/matched"] == settings.masking.on_budget
     assert sum(share for key, share in metrics.items() if key.startswith("audit/shares/")) == pytest.approx(1)
     assert policy.state(alone)["by_id"].sum() == predicted
 

@@ -41,7 +41,7 @@ def masks(config: ModelConfig, seed: int) -> Iterator[Tensor]:
     wide = ROWS * LENGTH * config.hidden
     sizes = [wide, *[config.heads * ROWS * LENGTH**2, wide, wide] * config.layers]
     for site, size in zip(dropout.draw(config.dropout, sizes, seed), sizes, strict=True):
-        yield torch.ones(size) if site is None else site.keep(torch.ones(size), torch.empty(size)) * site.scale
+        yield torch.ones(size) if site is None else site.apply(torch.ones(size), torch.empty(size)) * site.scale
 
 
 def obvious_layer(layer: Layer, x: Tensor, sites: Iterator[Tensor]) -> Tensor:

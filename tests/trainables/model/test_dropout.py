@@ -10,8 +10,8 @@ from trainables.model import dropout
 STREAM = [0, -1, -1, -1, -1, 0, -1, 0, -1, -1, -1, 0, -1, 0, -1, 0]  # of seed 0 at a rate of a half
 
 
-def kept(site: dropout.Site, size: int) -> torch.Tensor:
-    return site.keep(torch.ones(size), torch.empty(size))
+def kept(site: dropout.DropoutMask, size: int) -> torch.Tensor:
+    return site.apply(torch.ones(size), torch.empty(size))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -36,10 +36,10 @@ def test_kept_units_are_left_as_they_are_and_dropped_ones_are_zero() -> None:
     (site,) = dropout.draw(0.3, [8 * 128], seed=3)
     assert site is not None
     x = torch.randn(8, 128)
-    out = site.keep(x, torch.empty_like(x))
+    out = site.apply(x, torch.empty_like(x))
     assert set(torch.unique(out[out != x]).tolist()) == {0.0}
     part = site.part(128, 256)
-    assert torch.equal(part.keep(x[1], torch.empty(128)), out[1])
+    assert torch.equal(part.apply(x[1], torch.empty(128)), out[1])
 
 
 def test_streams_depend_on_seed_and_site_alone() -> None:

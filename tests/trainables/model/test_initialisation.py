@@ -26,7 +26,7 @@ def settings(corpus: Path, **changes: object) -> Config:
 def begun(corpus: Path, seed: int = 0, **changes: object) -> tuple[bert.CompactBert, batches.Prepared]:
     asked = settings(corpus, **changes)
     prepared = batches.prepare(asked.data)
-    return initialisation.begun(asked.model, prepared, seed).eval(), prepared
+    return initialisation.initial_model(asked.model, prepared, seed).eval(), prepared
 
 
 def test_the_published_start_is_not_named_in_settings() -> None:

@@ -68,7 +68,7 @@ def test_by_path_and_by_tree_are_the_same(name: str) -> None:
     assert Config.model_validate(placed(expand({"masking": {"preset": name}}))) == by_tree
     assert by_tree.masking.preset is None
     assert (by_tree.masking.apportion, by_tree.masking.draw, by_tree.masking.rate) == ("batch", "exact", 0.15)
-    assert by_tree.masking.matched == ("decay" not in name)
+    assert by_tree.masking.on_budget == ("decay" not in name)
 
 
 @pytest.mark.parametrize("name", MASKING)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 def made(settings: Config, capture: cuda_graph.Capture | None) -> mlm._Run:
     run = mlm._Run(settings, TrainContext(lambda *_: None, seed=5), batches.prepare(settings.data))
-    run.steps = run.replayed(capture) if capture else run.launch
+    run.steps = run.replayed(capture) if capture else run.eager_step
     return run
 
 
@@ -80,7 +80,7 @@ def test_a_replay_is_the_step_that_it_stands_for(corpus: Path, preset: str, repl
 def test_a_graph_that_needs_the_host_is_given_up(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = settings_of(corpus, "published/random")
     run, launched = made(settings, on_tape), made(settings, None)
-    steps, take = run.steps, run.take
+    steps, take = run.steps, run.train_step
     assert isinstance(steps, cuda_graph.Steps)
 
     def waits(noise: StepNoise) -> None:
@@ -106,7 +106,7 @@ def test_what_a_step_is_given_is_its_own_wherever_one_begins() -> None:
         return noise.uniform("a")
 
     def take(noise: StepNoise) -> None:
-        seen[noise.step] = noise.give("a", draw, torch.device("cpu")).clone()
+        seen[noise.step] = noise.get_or_draw("a", draw, torch.device("cpu")).clone()
 
     steps = cuda_graph.Steps(
         take, lambda step: StepNoise(1, 0, step, (2, 3)), lambda step: step, lambda _: 0, "cpu", None
@@ -129,7 +129,7 @@ def test_draws_of_several_types_lie_side_by_side() -> None:
     here = torch.device("cpu")
     noise = StepNoise(1, 0, 2, (2, 3))
     for name, draw in draws.items():
-        noise.give(name, draw, here)
+        noise.get_or_draw(name, draw, here)
     inputs = cuda_graph.Inputs(noise, here)
     inputs.draw(noise)
     inputs.copy(2)

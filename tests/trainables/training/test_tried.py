@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.preflight import unserved
+from sweeper.preflight import check_prepared
 from sweeper.spec.load import load, resolve
 from trainables.settings.config import override
 from trainables.training import tried
@@ -53,7 +53,7 @@ FACTS: dict[str, Any] = {"word_scheme": "wordpiece", "vocabulary": 2048}
 @pytest.mark.parametrize("profile", ["laptop", "small", "published"])
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_the_shipped_profiles_lie_where_their_start_was_tried(path: Path, profile: str) -> None:
-    assert unserved(load(path, profile), FACTS) == []
+    assert check_prepared(load(path, profile), FACTS) == []
 
 
 def test_arms_and_the_ends_of_the_space_are_asked_and_each_line_is_said_once() -> None:
@@ -65,5 +65,5 @@ def test_arms_and_the_ends_of_the_space_are_asked_and_each_line_is_said_once() -
         "arms": {"a": {"optimiser.lr": 2e-3}},
         "search": {"method": "random", "trials": 4},
     }
-    (line,) = unserved(resolve(tree), FACTS)
+    (line,) = check_prepared(resolve(tree), FACTS)
     assert "optimiser.lr 0.001 to 0.004, not 0.0005:" in line

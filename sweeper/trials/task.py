@@ -1,0 +1,68 @@
+"""What a trial is told. It crosses to other processes and machines as a plain dict, which Tune and Ray Train carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.journal.checkpoints import ExpectedRow
+from sweeper.journal.object_store import Remote
+from sweeper.system import files
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTask:
+    """One trial of a sweep: first what all trials of the sweep share, then its own.
+
+    Args:
+        trainable: its path, as a spec names it.
+        objective: the metric that every row must have.
+        further: objectives that the last row must have.
+        workers: ranks of the worker group; 0 trains in the trial's own process.
+        cpus_per_worker: CPUs, and so torch threads, of a rank.
+        gpus_per_worker: GPUs of a rank.
+        placement: how the group's ranks are spread over nodes, as Ray names it, in lower case.
+        accelerator: the kind of GPU, None for any.
+        cwd: the driver's folder, where the spec's relative paths begin.
+        run_dir: the run folder.
+        shared: whether other users may read what the run writes.
+        remote: address of the run in an object store, empty where it has none.
+        scratch: folder or address of Ray's own files.
+        id: of the trial.
+        seed: of the trial.
+        config: the trainable's settings, complete but for secrets.
+        expected: the rows that it must repeat where it starts again.
+        test: whether it is judged on the part `test`, too.
+        evaluate: the tasks that the trainable scores.
+    """
+
+    trainable: str
+    objective: str
+    further: list[str]
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: float
+    placement: str
+    accelerator: str | None
+    cwd: str
+    run_dir: str
+    shared: bool
+    remote: str
+    scratch: str
+    id: str
+    seed: int
+    config: dict[str, Any]
+    expected: list[ExpectedRow]
+    test: bool
+    evaluate: dict[str, str]
+
+    @property
+    def home(self) -> Path:
+        """The trial's folder, where all nodes see it. Raises files.Unsafe where the id leads out of the run folder."""
+        return files.inside(Path(self.run_dir), "trials", self.id)
+
+    @property
+    def place(self) -> Remote | None:
+        """Where the trial lies in an object store, if the run does."""
+        return Remote(self.remote) / "trials" / self.id if self.remote else None
