@@ -189,7 +189,7 @@ class SourceContract(_Contract):
         """[b, T] float64, finite or -inf; of each row some are finite."""
         ids = self.ids(0)
         for rows in (slice(0, len(ids)), slice(1, 4)):
-            found = self.made().keys(ids, self.noise(0), rows)
+            found = self.made().priorities(ids, self.noise(0), rows)
             expected = (len(ids[rows]), ids.shape[1])
             assert found.shape == expected, f"priorities of {rows} have shape {tuple(found.shape)}, not {expected}"
             assert found.dtype == torch.float64, f"priorities are {found.dtype}: they must be float64"
@@ -199,7 +199,7 @@ class SourceContract(_Contract):
 
     def test_priorities_of_a_row_do_not_tie(self) -> None:
         """Else devices would disagree on which is larger."""
-        for row in self.made().keys(self.ids(0), self.noise(0), slice(0, self.shape[0])):
+        for row in self.made().priorities(self.ids(0), self.noise(0), slice(0, self.shape[0])):
             finite = row[row > NEVER]
             assert len(finite.unique()) == len(finite), "two positions of a row have the same priority"
 
@@ -208,19 +208,19 @@ class SourceContract(_Contract):
         source, rows = self.made(), slice(0, self.shape[0])
         ids = self.ids(0)
         before = ids.clone()
-        first = source.keys(ids, self.noise(0), rows).clone()
+        first = source.priorities(ids, self.noise(0), rows).clone()
         assert torch.equal(ids, before), "priorities changed the batch"
-        assert torch.equal(self.made().keys(ids, self.noise(0), rows), first), "a new source gives others"
+        assert torch.equal(self.made().priorities(ids, self.noise(0), rows), first), "a new source gives others"
         for step in (3, 1):
-            source.keys(self.ids(step), self.noise(step), slice(2, 5))
-        assert torch.equal(source.keys(ids, self.noise(0), rows), first), "after other calls they are others"
+            source.priorities(self.ids(step), self.noise(step), slice(2, 5))
+        assert torch.equal(source.priorities(ids, self.noise(0), rows), first), "after other calls they are others"
 
     def test_a_split_batch_gives_slices_of_the_whole(self) -> None:
         ids = self.ids(1)
-        whole = self.made().keys(ids, self.noise(1), slice(0, len(ids)))
+        whole = self.made().priorities(ids, self.noise(1), slice(0, len(ids)))
         for split in self._splits():
             for rows in split:
-                part = self.made().keys(ids, self.noise(1), rows)
+                part = self.made().priorities(ids, self.noise(1), rows)
                 assert torch.equal(part, whole[rows]), (
                     f"priorities of rows {rows.start} to {rows.stop} differ from those rows of the whole batch"
                 )
@@ -229,15 +229,15 @@ class SourceContract(_Contract):
         if not self.random:
             raise SkipTest("random is False")
         ids, rows = self.ids(0), slice(0, self.shape[0])
-        first = self.made().keys(ids, self.noise(0), rows)
+        first = self.made().priorities(ids, self.noise(0), rows)
         for other in (self.noise(1), self.noise(0, SEED + 1)):
-            assert not torch.equal(self.made().keys(ids, other, rows), first), "other noise gives the same"
+            assert not torch.equal(self.made().priorities(ids, other, rows), first), "other noise gives the same"
 
     def test_special_tokens_are_never_drawn(self) -> None:
         """`largest` takes as many as are due, of those that may be predicted and have a priority."""
         source, ids = self.made(), self.ids(0)
         free = self._eligible(ids)
-        found = source.keys(ids, self.noise(0), slice(0, len(ids)))
+        found = source.priorities(ids, self.noise(0), slice(0, len(ids)))
         supply = (free & (found > NEVER)).sum(1)
         for quota in (2, ids.shape[1] // 4):
             due = torch.full((len(ids),), quota)
@@ -251,10 +251,10 @@ class SourceContract(_Contract):
         if not (hasattr(source, "state") and hasattr(source, "load")):
             raise SkipTest("the source has no state")
         ids, rows = self.ids(2), slice(0, self.shape[0])
-        source.keys(self.ids(1), self.noise(1), rows)
+        source.priorities(self.ids(1), self.noise(1), rows)
         other: Any = self.made()
         other.load({name: value.clone() for name, value in source.state().items()})
-        same = torch.equal(other.keys(ids, self.noise(2), rows), source.keys(ids, self.noise(2), rows))
+        same = torch.equal(other.priorities(ids, self.noise(2), rows), source.priorities(ids, self.noise(2), rows))
         assert same, "with the state of another source it gives other priorities than that"
 
     def test_a_step_can_be_drawn_ahead_and_replayed(self) -> None:
@@ -264,26 +264,26 @@ class SourceContract(_Contract):
         """
         source, rows = self.made(), slice(1, 5)
         ids, first = self.ids(0), self.noise(0)
-        source.keys(ids, first, rows)
+        source.priorities(ids, first, rows)
         draws = dict(first.draws)
         first.given = _given(first, draws)
         with Tape() as tape:
-            found = source.keys(ids, first, rows)
+            found = source.priorities(ids, first, rows)
         ids.copy_(self.ids(1))
         for name, drawn in _given(self.noise(1), draws).items():
             first.given[name].copy_(drawn)
         tape.replay()
-        assert torch.equal(found, self.made().keys(self.ids(1), self.noise(1), rows)), (
+        assert torch.equal(found, self.made().priorities(self.ids(1), self.noise(1), rows)), (
             "replayed with the draws of the next step, it gives other priorities than that step"
         )
 
     def test_a_gpu_agrees_on_the_order_and_is_not_waited_for(self) -> None:
         device = _gpu()
         rows, ids = slice(0, self.shape[0]), self.ids(0)
-        expected, source, there = self.made().keys(ids, self.noise(0), rows), self.made(device), ids.to(device)
-        source.keys(there, (noise := self.noise(0)), rows)
+        expected, source, there = self.made().priorities(ids, self.noise(0), rows), self.made(device), ids.to(device)
+        source.priorities(there, (noise := self.noise(0)), rows)
         noise.given = {name: value.to(device) for name, value in _given(noise, dict(noise.draws)).items()}
-        found = _unwaited(lambda: source.keys(there, noise, rows)).cpu()
+        found = _unwaited(lambda: source.priorities(there, noise, rows)).cpu()
         assert torch.equal(found > NEVER, expected > NEVER), "a GPU gives other positions a priority"
         same = found.argsort(1, stable=True) == expected.argsort(1, stable=True)
         assert (same | (expected.sort(1).values == NEVER)).all(), "a GPU puts positions in another order"
@@ -360,7 +360,7 @@ class PolicyContract(_Contract):
         number, metrics = sum(map(len, played.selected)), policy.metrics(alone)
         assert isinstance(policy.audit, Audit), f"audit is {policy.audit!r}"
         assert metrics["audit/rate"] == number / (8 * self.shape[0] * self.shape[1]), "audit/rate is another"
-        assert metrics["audit/matched"] == self.settings.masking.matched, (
+        assert metrics["audit/matched"] == self.settings.masking.on_budget, (
             "audit/matched is another than the settings say"
         )
         shares = sum(value for key, value in metrics.items() if key.startswith("audit/shares/"))
@@ -499,7 +499,7 @@ class PolicyContract(_Contract):
 
     def _answers(self, ids: torch.Tensor, selection: Selection, noise: StepNoise, rows: slice) -> Answers:
         """They depend on the place in the global batch and the noise alone."""
-        chances = noise.give("contract", lambda noise: noise.uniform("contract")[rows], ids.device)
+        chances = noise.get_or_draw("contract", lambda noise: noise.uniform("contract")[rows], ids.device)
         at = selection.positions.clamp(max=chances.numel() - 1)
         labels, chance = ids[rows].flatten()[at], chances.flatten()[at]
         hard = labels % 5

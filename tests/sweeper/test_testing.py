@@ -36,14 +36,15 @@ class TestToy(TrainableContract):
 
 class TestMlm(TrainableContract):
     trainable = "trainables.mlm:train"
-    reports = (5, 10, 15, 20)
+    reports = (6, 12, 16)
 
     @pytest.fixture(autouse=True, scope="class")
     def _text(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         folder = tmp_path_factory.mktemp("mlm")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SWEEPER_CACHE", str(folder / "cache"))
-            type(self).config = tiny.config(tiny.write_corpus(folder)).model_dump(mode="json")
+            small = {"steps": 16, "report_every": 6, "model": {"hidden": 16, "layers": 1, "intermediate": 32}}
+            type(self).config = tiny.config(tiny.write_corpus(folder), **small).model_dump(mode="json")
             yield
 
 

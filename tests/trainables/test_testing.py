@@ -94,36 +94,36 @@ OTHER = "other_noise_gives_other_priorities"
 class Single(Random):
     """Half the bits."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return super().keys(ids_BT, noise, rows).float()
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return super().priorities(ids_BT, noise, rows).float()
 
 
 class Whole(Random):
     """The global batch, whatever the rows."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return super().keys(ids_BT, noise, slice(0, len(ids_BT)))
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return super().priorities(ids_BT, noise, slice(0, len(ids_BT)))
 
 
 class Undefined(Random):
     """NaN where a token is special."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return torch.where(ids_BT[rows] < 5, torch.nan, super().keys(ids_BT, noise, rows))
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return torch.where(ids_BT[rows] < 5, torch.nan, super().priorities(ids_BT, noise, rows))
 
 
 class Never(Random):
     """Nothing at all."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return torch.full_like(super().keys(ids_BT, noise, rows), sources.NEVER)
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return torch.full_like(super().priorities(ids_BT, noise, rows), sources.NEVER)
 
 
 class Coarse(Random):
     """Eight values."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return torch.floor(super().keys(ids_BT, noise, rows) * 8)
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return torch.floor(super().priorities(ids_BT, noise, rows) * 8)
 
 
 class Remembers(Random):
@@ -131,9 +131,9 @@ class Remembers(Random):
 
     asked = 0
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         self.asked += 1
-        return super().keys(ids_BT, noise, rows) + self.asked
+        return super().priorities(ids_BT, noise, rows) + self.asked
 
 
 class Unseeded(Source):
@@ -141,23 +141,23 @@ class Unseeded(Source):
 
     name = "unseeded"
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         return torch.from_numpy(np.random.default_rng().random((len(ids_BT[rows]), ids_BT.shape[1])))
 
 
 class RankRows(Random):
     """Goes by the number of a row on its rank."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        found = super().keys(ids_BT, noise, rows)
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        found = super().priorities(ids_BT, noise, rows)
         return found * (1 + torch.arange(len(found))[:, None])
 
 
 class RankMean(Random):
     """Goes by how common tokens are in the rows of its rank."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return super().keys(ids_BT, noise, rows) + ids_BT[rows].double().mean()
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return super().priorities(ids_BT, noise, rows) + ids_BT[rows].double().mean()
 
 
 class Around(Source):
@@ -165,7 +165,7 @@ class Around(Source):
 
     name = "around"
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         return torch.from_numpy(noise.uniform("around")[rows]).to(ids_BT.device)
 
 
@@ -174,31 +174,31 @@ class OuterNoise(Source):
 
     name = "outer"
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return noise.give("outer", lambda _: noise.uniform("outer")[rows], ids_BT.device)
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return noise.get_or_draw("outer", lambda _: noise.uniform("outer")[rows], ids_BT.device)
 
 
 class Waits(Random):
     """Asks the device for a number."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return super().keys(ids_BT, noise, rows) / ids_BT.max().item()
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return super().priorities(ids_BT, noise, rows) / ids_BT.max().item()
 
 
 class Picks(Random):
     """Asks the device how many tokens are special."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        found = super().keys(ids_BT, noise, rows)
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        found = super().priorities(ids_BT, noise, rows)
         return found + found[ids_BT[rows] < 5].sum() * 0
 
 
 class Overwrites(Random):
     """Writes into the batch."""
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         ids_BT.add_(1)
-        return super().keys(ids_BT, noise, rows)
+        return super().priorities(ids_BT, noise, rows)
 
 
 class Fixed(Source):
@@ -206,9 +206,9 @@ class Fixed(Source):
 
     name = "fixed"
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         drawn = StepNoise(0, 0, 0, noise.shape)
-        return noise.give(self.name, lambda _: drawn.uniform(self.name)[rows], ids_BT.device)
+        return noise.get_or_draw(self.name, lambda _: drawn.uniform(self.name)[rows], ids_BT.device)
 
 
 class Forgets(Random):
@@ -218,8 +218,8 @@ class Forgets(Random):
         super().__init__(*given)
         self.scale = torch.ones(())
 
-    def keys(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        return super().keys(ids_BT, noise, rows) * self.scale
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return super().priorities(ids_BT, noise, rows) * self.scale
 
     def state(self) -> State:
         return {"scale": self.scale}
