@@ -16,10 +16,12 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from pydantic import ConfigDict
 
 from sweeper.testing import TrainableContract
 from sweeper.trainable import Budget, TrainContext
+from tests.suites import failing
 from tests.trainables import tiny
 from trainables import toy
 
@@ -41,26 +43,12 @@ class TestMlm(TrainableContract):
     @pytest.fixture(autouse=True, scope="class")
     def _text(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         folder = tmp_path_factory.mktemp("mlm")
+        torch.set_num_threads(1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SWEEPER_CACHE", str(folder / "cache"))
             small = {"steps": 16, "report_every": 6, "model": {"hidden": 16, "layers": 1, "intermediate": 32}}
             type(self).config = tiny.config(tiny.write_corpus(folder), **small).model_dump(mode="json")
             yield
-
-
-def failing(suite: type[TrainableContract]) -> set[str]:
-    """The tests of a suite that fail, without `test_`."""
-    failed = set[str]()
-    for name in [name for name in dir(suite) if name.startswith("test_")]:
-        try:
-            getattr(suite(), name)()
-        except pytest.skip.Exception:
-            raise
-        except Exception as error:
-            if type(error).__name__ != "SkipTest":
-                failed.add(name.removeprefix("test_"))
-    suite.teardown_class()
-    return failed
 
 
 def reporting(change: Callable[[Row, TrainContext], object]) -> Train:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-from unittest import SkipTest
 
 import numpy as np
 import pytest
 import torch
 
+from tests.suites import failing, names_of
 from tests.trainables.masking.test_policies import PRESETS, REPLICAS
 from trainables.masking import sources
 from trainables.masking.amlm import Amlm
@@ -24,24 +24,6 @@ from trainables.settings.catalogue import SOURCES
 from trainables.testing import PolicyContract, SourceContract, alone
 
 
-def named(suite: type[Any]) -> list[str]:
-    """The tests of a suite."""
-    return [name for name in dir(suite) if name.startswith("test_")]
-
-
-def failing(suite: type[Any]) -> set[str]:
-    """The tests of a suite that fail, without `test_`."""
-    failed = set[str]()
-    for name in named(suite):
-        try:
-            getattr(suite(), name)()
-        except SkipTest:
-            continue
-        except Exception:
-            failed.add(name.removeprefix("test_"))
-    return failed
-
-
 def source_suite(source: Any, **given: Any) -> type[SourceContract]:
     return type("Suite", (SourceContract,), {"source": source, **given})
 
@@ -50,7 +32,7 @@ def policy_suite(config: Any, **given: Any) -> type[PolicyContract]:
     return type("Suite", (PolicyContract,), {"config": config, **given})
 
 
-@pytest.mark.parametrize("test", named(SourceContract))
+@pytest.mark.parametrize("test", names_of(SourceContract))
 @pytest.mark.parametrize("source", [*SOURCES, "token by frequency", "trigram by frequency"])
 def test_every_source_of_the_catalogue_keeps_its_contract(source: str, test: str) -> None:
     name, _, signal = source.partition(" by ")
@@ -58,7 +40,7 @@ def test_every_source_of_the_catalogue_keeps_its_contract(source: str, test: str
     getattr(suite(), test)()
 
 
-@pytest.mark.parametrize("test", named(PolicyContract))
+@pytest.mark.parametrize("test", names_of(PolicyContract))
 @pytest.mark.parametrize(
     ("preset", "replicate"), [*((name, False) for name in PRESETS), *((name, True) for name in REPLICAS)]
 )
