@@ -285,7 +285,7 @@ class SourceContract(_Contract):
         noise.given = {name: value.to(device) for name, value in _given(noise, dict(noise.draws)).items()}
         found = _unwaited(lambda: source.priorities(there, noise, rows)).cpu()
         assert torch.equal(found > NEVER, expected > NEVER), "a GPU gives other positions a priority"
-        same = found.argsort(1, stable=True) == expected.argsort(1, stable=True)
+        same = found.argsort(dim=1, stable=True) == expected.argsort(dim=1, stable=True)
         assert (same | (expected.sort(1).values == NEVER)).all(), "a GPU puts positions in another order"
 
 

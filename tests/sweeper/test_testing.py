@@ -274,41 +274,63 @@ BROKEN: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 
 
-def suite(trainable: str) -> type[TrainableContract]:
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[TrainableContract]]:
+    """The suite of TestToy for a module that is the toy but for some names."""
+
+    def made(changes: Mapping[str, Any], **given: Any) -> type[TrainableContract]:
+        module = ModuleType("broken")
+        vars(module).update({**vars(toy), "__name__": "broken", **changes})
+        monkeypatch.setitem(sys.modules, "broken", module)
+        return suite("broken:train", **given)
+
+    return made
+
+
+def suite(trainable: str, **given: Any) -> type[TrainableContract]:
     """The suite of TestToy for another trainable."""
-    given = {name: getattr(TestToy, name) for name in ("config", "reports", "tasks")}
-    return type("Suite", (TrainableContract,), {**given, "trainable": trainable})
+    own = {name: getattr(TestToy, name) for name in ("config", "reports", "tasks")}
+    return type("Suite", (TrainableContract,), {**own, "trainable": trainable, **given})
 
 
-@pytest.mark.parametrize("broken", BROKEN)
-def test_what_breaks_the_contract_fails_its_test(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no other. That one which imports anew cannot find a module that is made here."""
-    changes, expected = BROKEN[broken]
-    module = ModuleType("broken")
-    vars(module).update({**vars(toy), "__name__": "broken", **changes})
-    monkeypatch.setitem(sys.modules, "broken", module)
-    assert failing(suite("broken:train")) - {"importing_it_imports_nothing_heavy"} == expected
+ANEW = {"importing_it_imports_nothing_heavy"}  # in a process of its own, which has no module that a test makes
 
 
-def test_defaults_that_do_not_validate_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("broken")
-    vars(module).update({**vars(toy), "Config": Demanding})
-    monkeypatch.setitem(sys.modules, "broken", module)
-    demanding = suite("broken:train")
-    demanding.config = {**demanding.config, "corpus": "x"}
-    assert failing(demanding) - {"importing_it_imports_nothing_heavy"} == {"the_defaults_validate"}
+@pytest.mark.parametrize(("changes", "expected"), BROKEN.values(), ids=BROKEN)
+def test_what_breaks_the_contract_fails_its_test(broken: Any, changes: dict[str, Any], expected: set[str]) -> None:
+    """And no other."""
+    assert failing(broken(changes)) - ANEW == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("the seed does nothing", {"seeds_differ": False}),
+        ("every rank writes", {"several_ranks": False}),
+        ("has no test", {"has_test": False}),
+    ],
+)
+def test_what_a_trainable_does_not_promise_is_not_asked(broken: Any, name: str, given: dict[str, Any]) -> None:
+    assert failing(broken(BROKEN[name][0], **given)) == ANEW
+
+
+def test_what_the_suite_is_told_must_be_so(broken: Any) -> None:
+    """Reports at other steps, an objective that no row has, tasks that are not scored, defaults that are missing."""
+    assert failing(broken({}, reports=(4, 8, 12))) - ANEW == {ROWS}
+    assert failing(broken({}, objective="val/accuracy")) - ANEW == {ROWS}
+    assert failing(broken({}, tasks={"other": __file__})) - ANEW == {TASKS}
+    demanding = {**TestToy.config, "corpus": "x"}
+    assert failing(broken({"Config": Demanding}, config=demanding)) - ANEW == {"the_defaults_validate"}
 
 
 def test_a_heavy_import_and_a_path_that_leads_nowhere_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "heavy.py").write_text("import torch\nfrom trainables.toy import *\n", "utf-8")
-    assert failing(suite("heavy:train")) == {"importing_it_imports_nothing_heavy"}
+    assert failing(suite("heavy:train")) == ANEW
     assert "the_path_loads" in failing(suite("nowhere:train"))
 
 
-def test_a_failure_says_where_the_numbers_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("broken")
-    vars(module).update({**vars(toy), "train": forgetting})
-    monkeypatch.setitem(sys.modules, "broken", module)
+def test_a_failure_says_where_the_numbers_part(broken: Any) -> None:
+    told = broken({"train": forgetting})()
     with pytest.raises(AssertionError, match=r"checkpoint of step 5, the rest differs at step 10: val/loss [\d.]+ and"):
-        suite("broken:train")().test_restored_from_any_checkpoint_the_rest_is_the_same()
+        told.test_restored_from_any_checkpoint_the_rest_is_the_same()

@@ -12,6 +12,7 @@ import torch
 
 from tests.suites import failing, names_of
 from tests.trainables.masking.test_policies import PRESETS, REPLICAS
+from trainables import testing
 from trainables.masking import sources
 from trainables.masking.amlm import Amlm
 from trainables.masking.audit import AllReduce, State
@@ -446,3 +447,15 @@ MIXED = {"masking": {"preset": "accuracy_morph"}}
 )
 def test_a_policy_that_breaks_a_promise_fails_its_test(policy: Any, config: Any, expected: set[str]) -> None:
     assert failing(policy_suite(config, policy=policy)) == expected
+
+
+# A GPU
+
+
+def test_what_is_asked_of_a_gpu_holds_of_a_cpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testing, "_gpu", lambda: "cpu")
+    monkeypatch.setattr(testing, "_unwaited", lambda call: call())
+    for name in SOURCES:
+        source_suite(name)().test_a_gpu_agrees_on_the_order_and_is_not_waited_for()
+    for config in (MIXED, AMLM):
+        policy_suite(config)().test_a_gpu_selects_what_a_cpu_selects_and_is_not_waited_for()
