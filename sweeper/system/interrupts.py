@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -23,13 +24,12 @@ _OURS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """A context that handles signals. Signals belong to the main thread: in any other thread it does nothing.
 
-    say: gets one line about what the first signal does. hint: what the second one prints on stderr. closing: the sweep
-    has ended, so the first signal only shortens the waits.
+    say: gets one line about what the first signal does. hint: what the second one prints on stderr.
     """
 
     def __init__(self, say: Callable[[str], None], hint: str) -> None:
         self.say, self.hint = say, hint
-        self.closing = False
+        self._closing = False
         self._first: float | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -50,6 +50,20 @@ class Interrupts:
             for number in _OURS:
                 signal.signal(number, self._take)
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+    @contextmanager
+    def saying(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Say lines with `say` during the block, such as above a live table."""
+        before, self.say = self.say, say
+        try:
+            yield
+        finally:
+            self.say = before
+
+    def close(self) -> None:
+        """The sweep has ended: from now on the first signal only shortens the waits."""
+        self._closing = True
+        self.install()
 
     @property
     def happened(self) -> bool:
@@ -75,5 +89,5 @@ class Interrupts:
         tune = signal.getsignal(signal.SIGUSR1)
         if callable(tune):
             tune(number, None)
-        elif not self.closing:
+        elif not self._closing:
             raise KeyboardInterrupt

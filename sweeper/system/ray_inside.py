@@ -120,13 +120,3 @@ def keep_from_trials(prefix: str) -> None:
 def show_worker_logs(shown: bool) -> None:
     """Ray's switch for lines such as "(raylet) A worker died" on stdout, which log_to_driver does not affect."""
     worker._worker_logs_enabled = shown
-
-
-def bracket(rule: Any) -> Any:
-    """The only bracket of an ASHAScheduler; its `cutoff` is called with the values recorded in a rung."""
-    return rule._brackets[0]
-
-
-def rungs(rule: Any) -> list[tuple[int, dict[str, float]]]:
-    """Milestones of an ASHAScheduler and the values recorded there (higher is better), lowest milestone first."""
-    return list(reversed(bracket(rule)._rungs))
