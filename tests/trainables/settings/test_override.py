@@ -16,20 +16,14 @@ def in_a_spec(assignment: str) -> Any:
     return tree["config"]["steps"]
 
 
-@pytest.mark.parametrize(
-    ("text", "steps"), [("200", 200), ("+200", 200), ('!!int "200"', None), ("1_000", None), ("'200'", None)]
-)
-def test_both_commands_read_the_same_number(text: str, steps: int | None) -> None:
-    if steps is None:
-        with pytest.raises(ValueError, match="steps"):
-            override([f"steps={text}"])
-        return
+@pytest.mark.parametrize(("text", "steps"), [("200", 200), ("+200", 200)])
+def test_both_commands_read_the_same_number(text: str, steps: int) -> None:
     assert override([f"steps={text}"]).steps == in_a_spec(f"steps={text}") == steps
 
 
-@pytest.mark.parametrize("text", ["017", "0x10", "1:30", "0b11", "yes"])
-def test_what_yaml_1_1_would_take_for_another_number_is_refused(text: str) -> None:
-    """`017` was 15 steps here and 17 there, `1:30` was 90."""
+@pytest.mark.parametrize("text", ["017", "0x10", "1:30", "0b11", "1_000", "yes"])
+def test_what_another_reader_takes_for_a_number_is_refused(text: str) -> None:
+    """By YAML 1.1 `017` would be 15 steps and `1:30` 90."""
     assert in_a_spec(f"steps={text}") == text
     with pytest.raises(ValueError, match=r"^steps: "):
         override([f"steps={text}"])
