@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
 DEPTH = 100  # of what is nested
 RATIO = 100  # to so many times its size may a file unpack, beyond the first
 FREE = 100 * 2**20  # bytes; text packs to a tenth, a hundred times is one character over and over
@@ -113,33 +111,6 @@ def json_file(path: Path, most: int = SETTINGS) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} is not an object in JSON")
     return found
-
-
-class _Loader(yaml.SafeLoader):
-    """Without aliases, by which a few lines can stand for more than a machine can hold."""
-
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*): write out what it stands for")
-        self.depth += 1
-        if self.depth > DEPTH:
-            raise yaml.YAMLError(f"it is nested more than {DEPTH} deep")
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-
-def yaml_value(content: str | bytes) -> Any:
-    """What YAML says. Raises ValueError, in one line, for what is no YAML, has aliases or is nested too deep."""
-    try:
-        # The parser itself recurses for what is written in brackets, before the loader sees it.
-        return _Loader(content).get_single_data()  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        raise ValueError(f"it is nested more than {DEPTH} deep" if deep else " ".join(str(error).split())) from None
 
 
 def one_line(error: BaseException) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sweeper.spec import yaml_reader
 from sweeper.spec.hints import nearest
+from sweeper.system import yaml_reader
 
 Tree = dict[str, Any]
 

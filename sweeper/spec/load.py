@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper.spec import ablation, early_stopping, yaml_reader
+from sweeper.spec import ablation, early_stopping
 from sweeper.spec.arms import expanded
 from sweeper.spec.errors import ConfigError, SpecError, refusal, setting_paths
 from sweeper.spec.hints import key_path, nearest, nearest_path, shown
@@ -22,7 +22,7 @@ from sweeper.spec.layers import merge_all, origin, stack
 from sweeper.spec.recorded import TrainableStub
 from sweeper.spec.settings import config_model, dumped, settings
 from sweeper.spec.spec import SweepSpec
-from sweeper.system import files, secrecy
+from sweeper.system import files, secrecy, yaml_reader
 from sweeper.trainable import Settings, Trainable, shipped
 
 

@@ -26,11 +26,12 @@ from pydantic import (
     model_validator,
 )
 
-from sweeper.spec import early_stopping, objectives, space, yaml_reader
+from sweeper.spec import early_stopping, objectives, space
 from sweeper.spec import settings as settings_of
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.recorded import TrainableStub
 from sweeper.spec.space import MOST_POINTS, refuse_too_many
+from sweeper.system import yaml_reader
 from sweeper.trainable import Budget, Settings
 
 FIRST_LOOK, NEXT_LOOK = 8, 4  # pairs, if confirm.looks is null

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from sweeper.spec import yaml_reader
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import load, resolve
 from sweeper.spec.space import LogUniform, Simplex, Uniform
 from sweeper.spec.spec import SweepSpec
+from sweeper.system import yaml_reader
 
 ROOT = Path(__file__).parents[3]
 MIX = ROOT / "search_spaces" / "mix_ratios.yaml"

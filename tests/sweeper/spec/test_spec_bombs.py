@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from sweeper import run, status
-from sweeper.spec import yaml_reader
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import load, resolve
+from sweeper.system import yaml_reader
 from sweeper.trainable import Trainable
 from tests.sweeper.samples import toy_spec
 

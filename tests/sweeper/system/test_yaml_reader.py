@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.spec import yaml_reader
+from sweeper.system import yaml_reader
 
 steady = settings(deadline=None, derandomize=True, max_examples=60)
 
