@@ -217,7 +217,7 @@ def test_data_wins_over_the_data_of_config_and_leaves_it() -> None:
             ["trainable=trainables.tot:train"],
             "trainable: no module 'trainables.tot': is 'trainables.tot' on the Python",
         ),
-        (["trainable=trainables.toy"], "trainable: 'trainables.toy' is not of the form module:function"),
+        (["trainable=trainables.toy"], "trainable: 'trainables.toy' must have the form module:function"),
         (["trainable=trainables.toy:go"], "trainable: 'trainables.toy' must have 'go' and 'Config'"),
         (["trainable=..x:y"], "trainable: importing '..x:y' raised TypeError: "),
     ],
