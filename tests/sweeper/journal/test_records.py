@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sweeper import run, status
+from sweeper import preflight, run, status
 from sweeper.confirmation import design
 from sweeper.journal import learned, recorded, run_folders
 from sweeper.journal.events import Ask, End, Report, Session
@@ -273,7 +273,7 @@ def test_a_resumed_run_says_what_it_imports_and_from_where(
     tmp_path: Path, mine: SweepSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = made(tmp_path, mine)
-    monkeypatch.setattr(run, "_begun", lambda *_: (_ for _ in ()).throw(ValueError("enough")))
+    monkeypatch.setattr(preflight.Admission, "run_folder", lambda *_: (_ for _ in ()).throw(ValueError("enough")))
     assert run.main(["--resume", str(run_dir)]) == 2
     line = f"mine:train is imported from {tmp_path / 'own' / 'mine.py'}\n"
     assert capsys.readouterr().err == f"{line}error: enough\n"
