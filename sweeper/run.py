@@ -33,6 +33,7 @@ from sweeper.stages import Stages, repeated
 from sweeper.system import faults, files, interrupts, nodes
 from sweeper.system.interrupts import Interrupts
 from sweeper.tracking import history
+from sweeper.tracking import tags as tag
 from sweeper.tracking.store import sqlite_file, store_uri
 from sweeper.tracking.tracker import DRAIN_S, Tracker
 from sweeper.trainable import imported_from
@@ -310,7 +311,7 @@ def _carry_out(
     uri = store_uri(spec, run_dir.parent)
     if object_store.of(run_dir) and sqlite_file(uri):
         _say("MLflow's store lies on this machine alone, and with it which seeds were used: set MLFLOW_TRACKING_URI")
-    tags = {f"sweeper.{key}": value for key, value in fingerprints_in(facts).items()}
+    tags = {tag.PREFIX + key: value for key, value in fingerprints_in(facts).items()}
     stages = Stages(
         spec=spec,
         run_dir=run_dir,

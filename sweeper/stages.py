@@ -23,6 +23,7 @@ from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 from sweeper.system.interrupts import Interrupts
 from sweeper.system.nodes import Node, configured, max_concurrent
+from sweeper.tracking import tags as tag
 from sweeper.tracking.tracker import Promotion
 from sweeper.trainable import imported_from
 from sweeper.trials import cluster, reproduce
@@ -130,11 +131,11 @@ class Stages:
     def promotion(self, say: Say) -> tuple[Promotion | None, dict[str, str]]:
         """What the confirmation moves in the registry, and what the parent run's tags say of it."""
         spec, verdict = self.spec, self.journal.verdict()
-        caution = {learned.TAG: learned.caution(spec, self.journal) or ""}
+        caution = {tag.CAUTION: learned.caution(spec, self.journal) or ""}
         if verdict is None or (spec.confirm.until and not design.finished(spec, self.journal)):
             return None, caution  # of several that are confirmed by the end, another may be the best
         baseline = spec.config_hash(spec.trainable_config(spec.baseline_params))
-        tags = {"sweeper.verdict": json.dumps(verdict["told"]), "sweeper.baseline": baseline, **caution}
+        tags = {tag.VERDICT: json.dumps(verdict["told"]), tag.BASELINE: baseline, **caution}
         try:
             return champion.promotion(spec, self.journal, self.uri, self.prepare_info, self.run_dir, say), tags
         except ValueError as error:

@@ -15,9 +15,9 @@ from sweeper.journal.events import Family
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import history, store, tracker
+from sweeper.tracking import tags as tag
 
 Say = Callable[[str], None]
-PARAMS, BUDGET = "sweeper.params", "sweeper.budget"
 
 
 def declare(spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say) -> Family:
@@ -53,7 +53,7 @@ def _standing(spec: SweepSpec, uri: str, facts: Mapping[str, Any], say: Say) -> 
         say(f"the standing champion of {spec.name} had other data or another budget: it is not compared, and stays")
         return None
     try:
-        params = json.loads(tags[PARAMS])
+        params = json.loads(tags[tag.PARAMS])
         stray = budget.stray(spec, params)
     except (KeyError, ValueError) as error:
         say(f"the standing champion of {spec.name} cannot be trained again: {error}")
@@ -67,7 +67,7 @@ def _standing(spec: SweepSpec, uri: str, facts: Mapping[str, Any], say: Say) -> 
 def comparable(spec: SweepSpec, facts: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
     """Whether a model version's tags tell of the same data and budget."""
     data = str(facts.get("data_fingerprint", ""))
-    return tags.get(BUDGET) == spec.budget_hash and tags.get(history.DATA, "") == data
+    return tags.get(tag.BUDGET) == spec.budget_hash and tags.get(tag.DATA, "") == data
 
 
 def promotion(
@@ -119,7 +119,7 @@ def _met(spec: SweepSpec, journal: Journal, standing: Mapping[str, str], run_dir
     if history.is_own(store.identity(journal, run_dir), standing):
         return True
     try:
-        theirs = spec.config_hash(spec.trainable_config(json.loads(standing[PARAMS])))
+        theirs = spec.config_hash(spec.trainable_config(json.loads(standing[tag.PARAMS])))
     except (KeyError, ValueError):
         return False
     return any(spec.config_hash(spec.trainable_config(params)) == theirs for params in family.arms.values())
@@ -136,15 +136,15 @@ def _tags(
     """The verdict, for people and for the sweep that challenges it."""
     found = next(one for one in verdict["comparisons"] if one["arm"] == record.ask.arm)
     return {
-        "sweeper.verdict": str(verdict["told"][record.ask.arm]),
-        "sweeper.difference": repr(found["mean"]),
-        "sweeper.interval": json.dumps(found["interval"]),
-        "sweeper.pairs": str(found["n"]),
-        "sweeper.metric": str(verdict["metric"]),
-        "sweeper.baseline": str(verdict["baseline"]),
-        "sweeper.fresh": str(verdict["fresh"]).lower(),
-        "sweeper.report": str(run_dir / "report.html"),
-        PARAMS: json.dumps(record.ask.params),
-        BUDGET: spec.budget_hash,
-        history.DATA: str(facts.get("data_fingerprint", "")),
+        tag.VERDICT: str(verdict["told"][record.ask.arm]),
+        tag.DIFFERENCE: repr(found["mean"]),
+        tag.INTERVAL: json.dumps(found["interval"]),
+        tag.PAIRS: str(found["n"]),
+        tag.METRIC: str(verdict["metric"]),
+        tag.BASELINE: str(verdict["baseline"]),
+        tag.FRESH: str(verdict["fresh"]).lower(),
+        tag.REPORT: str(run_dir / "report.html"),
+        tag.PARAMS: json.dumps(record.ask.params),
+        tag.BUDGET: spec.budget_hash,
+        tag.DATA: str(facts.get("data_fingerprint", "")),
     }

@@ -10,6 +10,7 @@ from sweeper.journal import object_store
 from sweeper.journal.journal import Journal
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import history, store
+from sweeper.tracking import tags as tag
 
 Say = Callable[[str], None]
 
@@ -40,10 +41,10 @@ def refuse_stale(journal: Journal, uri: str, run_dir: Path, say: Say) -> None:
     if not journal.run:
         return
     try:
-        runs = store.found(uri, {store.RUN_ID: journal.run}, history.ALL)
+        runs = store.found(uri, {tag.RUN_ID: journal.run}, history.ALL)
     except ValueError as error:
         return say(f"{error}; whether another copy of this run has gone on since is not known")
-    if not {run.data.tags.get(store.DIGEST) for run in runs} - {None, *journal.digests}:
+    if not {run.data.tags.get(tag.DIGEST) for run in runs} - {None, *journal.digests}:
         return
     if object_store.of(run_dir):
         return say(f"{run_dir.name}: the tracking store has events that were lost with the machine that ran it")

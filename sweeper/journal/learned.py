@@ -13,8 +13,6 @@ from sweeper.trainable import Trainable
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
-TAG, STUCK = "sweeper.caution", "sweeper.stuck"
-
 
 def stuck(spec: SweepSpec, record: TrialRecord) -> str | None:
     """What the trainable says of a run of the full length that did not begin to learn; None of all others."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import store
+from sweeper.tracking import tags as tag
 from sweeper.tracking.trial_runs import name, settings
 
 MOST = 5000
 ALL = 10**6  # a ledger that forgets would call a used seed fresh
-DATA = "sweeper.data_fingerprint"
 
 
 def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
@@ -21,14 +21,14 @@ def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
     They share with the spec the trainable and all settings but those that its space and arms set, and among each other
     the data: those of the newest. Raises ValueError, in one line, where the store cannot be reached.
     """
-    tags = {"sweeper.kind": "trial", "sweeper.state": "completed", "sweeper.trainable": spec.trainable}
+    tags = {tag.KIND: "trial", tag.STATE: "completed", tag.TRAINABLE: spec.trainable}
     compared = _compared(spec)
     wanted, _ = _split(_settings(spec, {}), compared)
     found: dict[str, dict[int, float]] = {}
     data: str | None = None
     for run in store.found(uri, tags, MOST):
         fixed, configuration = _split(run.data.params, compared)
-        loss, fingerprint = run.data.metrics.get(name(spec.objective)), run.data.tags.get(DATA, "")
+        loss, fingerprint = run.data.metrics.get(name(spec.objective)), run.data.tags.get(tag.DATA, "")
         if wanted.items() <= fixed.items() and loss is not None and data in (None, fingerprint):
             data = fingerprint
             found.setdefault(configuration, {}).setdefault(int(run.data.params["seed"]), loss)
@@ -37,7 +37,7 @@ def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
 
 def used_seeds(uri: str, data: str, own: Mapping[str, str]) -> set[int]:
     """Seeds of all runs of this data, but for the sweep's that `own` tags name. Raises ValueError as `losses`."""
-    runs = store.found(uri, {"sweeper.kind": "trial", DATA: data}, ALL)
+    runs = store.found(uri, {tag.KIND: "trial", tag.DATA: data}, ALL)
     # A driver that was killed may have left a run without parameters.
     return {
         int(one.data.params["seed"]) for one in runs if "seed" in one.data.params and not is_own(own, one.data.tags)
@@ -46,7 +46,7 @@ def used_seeds(uri: str, data: str, own: Mapping[str, str]) -> set[int]:
 
 def confirmations(uri: str, baseline: str, own: Mapping[str, str]) -> int:
     """Other sweeps that confirmed against the baseline of that configuration hash. Raises ValueError as `losses`."""
-    runs = store.found(uri, {"sweeper.kind": "sweep", "sweeper.baseline": baseline}, ALL)
+    runs = store.found(uri, {tag.KIND: "sweep", tag.BASELINE: baseline}, ALL)
     return sum(not is_own(own, one.data.tags) for one in runs)
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 
 from sweeper.system import files
 from sweeper.system.secrecy import redact
+from sweeper.tracking import tags as tag
 from sweeper.tracking.trial_runs import cut, cut_tags, milliseconds, name, utc
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
 CHAMPION = "champion"
-RUN_ID, DIGEST = "sweeper.run_id", "sweeper.digest"
 # One attempt a call, soon given up: the tracker retries, and mlflow's own way takes minutes. Nothing on stdout.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -43,13 +43,13 @@ def identity(journal: Journal, run_dir: Path) -> dict[str, str]:
     By its id, whatever its folder is called. A run that an earlier version began has none, and goes by the folder.
     """
     if journal.run:
-        return {RUN_ID: journal.run}
+        return {tag.RUN_ID: journal.run}
     return named(journal, run_dir) if journal.events else {}
 
 
 def named(journal: Journal, run_dir: Path) -> dict[str, str]:
     """For people: the run's folder, and when it began."""
-    return {"sweeper.run": run_dir.name, "sweeper.begun": utc(journal.events[0].time)}
+    return {tag.RUN: run_dir.name, tag.BEGUN: utc(journal.events[0].time)}
 
 
 def store_uri(spec: SweepSpec, storage: Path) -> str:

@@ -23,8 +23,9 @@ from sweeper.journal.run_folders import REPORTS
 from sweeper.system import files
 from sweeper.system.secrecy import redact
 from sweeper.tracking import store
+from sweeper.tracking import tags as tag
 from sweeper.tracking.artifacts import SMALL_S, Artifacts
-from sweeper.tracking.trial_runs import LACKS, STATUS, TrialRun, cut_tags, milliseconds, note, session_tags
+from sweeper.tracking.trial_runs import STATUS, TrialRun, cut_tags, milliseconds, note, session_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -147,10 +148,10 @@ class Tracker:
             store.unless_there(lambda: client.create_registered_model(model, description=note(self._spec.question)))
             tags = {
                 **self._identity(),
-                "sweeper.trial": trial.id,
-                "sweeper.score": repr(trial.score(self._spec.objective)),
-                "sweeper.spec_hash": self._spec.spec_hash,
-                "sweeper.config_hash": trial.ask.config_hash,
+                tag.TRIAL: trial.id,
+                tag.SCORE: repr(trial.score(self._spec.objective)),
+                tag.SPEC_HASH: self._spec.spec_hash,
+                tag.CONFIG_HASH: trial.ask.config_hash,
                 **fingerprints(bundle),
                 **cut_tags(more or {}),
             }
@@ -226,7 +227,7 @@ class Tracker:
                 client.update_run(run.info.run_id, "RUNNING")
             self.parent_run_id = run.info.run_id
         for run in reversed(self._search(client, "trial")):
-            child = self._children.get(run.data.tags["sweeper.trial"])
+            child = self._children.get(run.data.tags[tag.TRIAL])
             if child:
                 child.found(run.info.run_id, run.info.status, run.data.tags, bool(run.data.params))
                 self.run_ids[child.ask.trial] = run.info.run_id
@@ -239,18 +240,18 @@ class Tracker:
     def _digest(self) -> dict[str, str]:
         """The record as far as it has been read: a copy that lacks this line is stale (`ledger.refuse_stale`)."""
         read = self._journal.digests[self._cursor - 1] if self._cursor else ""
-        return {store.DIGEST: read} if read else {}
+        return {tag.DIGEST: read} if read else {}
 
     def _search(self, client: MlflowClient, kind: str) -> list[Run]:
         """The runs of this sweep, oldest first."""
-        tags = {"sweeper.kind": kind, **store.identity(self._journal, self._run_dir)}
+        tags = {tag.KIND: kind, **store.identity(self._journal, self._run_dir)}
         return store.runs(client, [self._experiment_id], tags, "ASC")
 
     def _create(
         self, client: MlflowClient, kind: str, run_name: str, begin: float, tags: Mapping[str, str] | None = None
     ) -> Run:
-        own = {"sweeper.kind": kind, "sweeper.spec_hash": self._spec.spec_hash, **self._identity(), **self._tags}
-        own["sweeper.trainable"] = self._spec.trainable
+        own = {tag.KIND: kind, tag.SPEC_HASH: self._spec.spec_hash, **self._identity(), **self._tags}
+        own[tag.TRAINABLE] = self._spec.trainable
         return client.create_run(self._experiment_id, milliseconds(begin), cut_tags({**own, **(tags or {})}), run_name)
 
     def _describe_sweep(self, client: MlflowClient) -> None:
@@ -258,10 +259,10 @@ class Tracker:
         session = self._session
         if session is None or session is self._described:
             return
-        tags = {**session_tags(session), "sweeper.machine": json.dumps(session.machine, default=str)}
+        tags = {**session_tags(session), tag.MACHINE: json.dumps(session.machine, default=str)}
         tags |= {**self._identity(), **self._digest(), "mlflow.runName": self._run_dir.name}
-        tags |= {"sweeper.doubt": " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
-        tags |= {"mlflow.note.content": note(self._spec.question), "sweeper.profile": self._spec.profile or "none"}
+        tags |= {tag.DOUBT: " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
+        tags |= {"mlflow.note.content": note(self._spec.question), tag.PROFILE: self._spec.profile or "none"}
         store.log(client, self.parent_run_id, tags=tags)
         self._store_spec(client)
         self._described = session
@@ -282,9 +283,9 @@ class Tracker:
         send = partial(client.log_artifacts, run_id, str(folder), "analysis")
         stored = self._artifacts.put(client, send, source=folder)
         if not stored and not child.lacks:
-            store.log(client, run_id, tags={LACKS: folder.name})
+            store.log(client, run_id, tags={tag.LACKS: folder.name})
         if stored and child.lacks:
-            client.delete_tag(run_id, LACKS)
+            client.delete_tag(run_id, tag.LACKS)
         child.lacks = not stored
 
     def _most(self) -> float:
@@ -311,7 +312,7 @@ class Tracker:
             child.run_id = self.run_ids[child.ask.trial] = run.info.run_id
         if child.reports and not child.running:
             client.update_run(child.run_id, "RUNNING")
-            store.log(client, child.run_id, tags={"sweeper.state": "running", "sweeper.reason": ""})
+            store.log(client, child.run_id, tags={tag.STATE: "running", tag.REASON: ""})
             child.running = True
         if child.expects_more and not self._closing and time.monotonic() - child.since < PATIENCE_S:
             return  # its parameters travel with its first report, if that is near: a call less a trial
@@ -319,7 +320,7 @@ class Tracker:
             batch, tags = child.batch()
             tags |= self._digest() if tags else {}
             if tags and (words := learned.stuck(self._spec, self._journal.trials[child.ask.trial])):
-                tags |= {learned.STUCK: words}
+                tags |= {tag.STUCK: words}
             rows = {(key, report.step, report.time): value for report in batch for key, value in report.metrics.items()}
             params = {} if child.described else child.params()
             store.log(client, child.run_id, metrics=rows, params=params, tags=tags)
@@ -341,8 +342,8 @@ class Tracker:
         score = best.score(self._spec.objective) if best else None
         if best and score is not None:
             row = {(f"best/{self._spec.objective}", best.step, best.rows[-1].time): score}
-            store.log(client, parent, metrics=row, tags={"sweeper.best": best.id, "sweeper.best_score": repr(score)})
-        store.log(client, parent, tags={"sweeper.state": closing.status, **self._digest(), **closing.tags})
+            store.log(client, parent, metrics=row, tags={tag.BEST: best.id, tag.BEST_SCORE: repr(score)})
+        store.log(client, parent, tags={tag.STATE: closing.status, **self._digest(), **closing.tags})
         client.set_terminated(parent, STATUS[closing.status])
         self._artifacts.out = False
         self._store_rest(client, parent)
@@ -362,7 +363,7 @@ class Tracker:
     def _register(self, closing: _Close) -> None:
         best, bundle, promotion = closing.best, closing.bundle, closing.promotion
         if best and bundle and best.id in self.run_ids:
-            more = {key: text for key, text in closing.tags.items() if key == learned.TAG}
+            more = {key: text for key, text in closing.tags.items() if key == tag.CAUTION}
             self._unless_refused("the bundle", lambda: self.register(bundle, best, more=more))
         promotion = closing.promotion
         if promotion and promotion.trial.id in self.run_ids:

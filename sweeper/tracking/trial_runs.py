@@ -13,11 +13,11 @@ from typing import Any
 from sweeper.journal.events import Ask, End, Report, Session
 from sweeper.system.markdown import text as as_text
 from sweeper.system.secrecy import redact, veiled
+from sweeper.tracking import tags as tag
 
 MAX_PARAM = 6000
 MAX_TAG = 5000
 MAX_METRICS = 800
-LACKS = "sweeper.lacks"  # a tag: which of the trial's artifacts could not be stored
 STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -66,10 +66,10 @@ class TrialRun:
         The tag is written with an end. A row that is sent twice is stored once.
         """
         self.run_id, self.running, self.described = run_id, status == "RUNNING", described
-        self.lacks = LACKS in tags
-        self.step = max(self.step, int(tags.get("sweeper.step", 0)))
+        self.lacks = tag.LACKS in tags
+        self.step = max(self.step, int(tags.get(tag.STEP, 0)))
         self.reports = [report for report in self.reports if report.step > self.step]
-        if self.end and not self.reports and not self.running and tags.get("sweeper.state") == self.end.state:
+        if self.end and not self.reports and not self.running and tags.get(tag.STATE) == self.end.state:
             self.end = None
 
     def batch(self) -> tuple[list[Report], dict[str, str]]:
@@ -84,8 +84,8 @@ class TrialRun:
         tags: dict[str, str] = {}
         if self.end and count == len(self.reports):
             step = reports[-1].step if reports else self.step
-            tags = {"sweeper.state": self.end.state, "sweeper.step": str(step)}
-            tags |= {"sweeper.reason": redact(self.end.reason)} if self.end.reason else {}
+            tags = {tag.STATE: self.end.state, tag.STEP: str(step)}
+            tags |= {tag.REASON: redact(self.end.reason)} if self.end.reason else {}
         return reports, tags
 
     def params(self) -> dict[str, str]:
@@ -95,8 +95,8 @@ class TrialRun:
 
     def tags(self) -> dict[str, str]:
         ask = self.ask
-        own = {"sweeper.trial": ask.trial, "sweeper.stage": ask.stage, "sweeper.arm": ask.arm or "none"}
-        own |= {"sweeper.config_hash": ask.config_hash, "sweeper.state": "running"}
+        own = {tag.TRIAL: ask.trial, tag.STAGE: ask.stage, tag.ARM: ask.arm or "none"}
+        own |= {tag.CONFIG_HASH: ask.config_hash, tag.STATE: "running"}
         return own | (session_tags(self.session) if self.session else {})
 
 
@@ -108,7 +108,7 @@ def settings(tree: Mapping[str, Any]) -> dict[str, str]:
 
 
 def session_tags(session: Session) -> dict[str, str]:
-    tags = {"sweeper.command": redact(session.command), "sweeper.versions": json.dumps(session.versions)}
+    tags = {tag.COMMAND: redact(session.command), tag.VERSIONS: json.dumps(session.versions)}
     return tags | ({"mlflow.source.git.commit": session.git_commit} if session.git_commit else {})
 
 

@@ -25,6 +25,7 @@ from sweeper.stages import Stages
 from sweeper.system import markdown
 from sweeper.system.interrupts import Interrupts
 from sweeper.tracking import store
+from sweeper.tracking import tags as tag
 from sweeper.trainable import FEW_DOCUMENTS
 from sweeper.trials import cluster
 from sweeper.trials import tuner as sweep_room
@@ -441,20 +442,20 @@ def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatc
     first = next(record for record in journal.stage("confirm") if record.ask.arm == "s0003")
     (tmp_path / "c" / "bundle").mkdir(parents=True)
     journal.append(End(trial=first.id, state="completed", checkpoint="c"))
-    same = {champion.BUDGET: sweep.budget_hash, "sweeper.data_fingerprint": "d"}
+    same = {tag.BUDGET: sweep.budget_hash, "sweeper.data_fingerprint": "d"}
 
     def crowned(standing: dict[str, str] | None) -> Any:
         monkeypatch.setattr(store, "champion", lambda *_: standing)
         return champion.promotion(sweep, journal, "x", FACTS, tmp_path, said.append)
 
     own = store.identity(journal, tmp_path)
-    for standing in (None, {**same, champion.PARAMS: '{"effect": -0.5}'}, {**same, **own, champion.PARAMS: "{"}):
+    for standing in (None, {**same, tag.PARAMS: '{"effect": -0.5}'}, {**same, **own, tag.PARAMS: "{"}):
         assert crowned(standing).trial is first
     assert said == []
-    for standing in ({**same, champion.PARAMS: '{"effect": 0.7}'}, {**same, champion.PARAMS: "{"}, same):
+    for standing in ({**same, tag.PARAMS: '{"effect": 0.7}'}, {**same, tag.PARAMS: "{"}, same):
         assert crowned(standing) is None
     assert all("which it has not met, stays" in line for line in said)
-    assert crowned({champion.PARAMS: '{"effect": -0.5}'}) is None
+    assert crowned({tag.PARAMS: '{"effect": -0.5}'}) is None
     assert "of other data or budget" in said[-1]
 
 
@@ -477,9 +478,9 @@ def test_a_challenger_must_be_confirmed_against_the_champion_itself(
         (folder / "c" / "bundle").mkdir(parents=True)
         journal.append(End(trial=first.id, state="completed", checkpoint="c"))
         tags = {
-            champion.BUDGET: sweep.budget_hash,
+            tag.BUDGET: sweep.budget_hash,
             "sweeper.data_fingerprint": "d",
-            champion.PARAMS: '{"effect": -0.5}',
+            tag.PARAMS: '{"effect": -0.5}',
         }
         monkeypatch.setattr(store, "champion", lambda *_, tags=tags: tags)
         crowned = champion.promotion(sweep, journal, "x", FACTS, folder, said.append)

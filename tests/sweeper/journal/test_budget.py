@@ -28,6 +28,7 @@ from sweeper.search.optuna_search import StudySearch, importance, write_study
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
+from sweeper.tracking import tags as tag
 from tests.sweeper.report.test_sections import outcome
 from tests.sweeper.report.test_sections import tables as tables_of
 from tests.sweeper.samples import ask, end, session, toy_spec
@@ -322,11 +323,11 @@ def test_the_plan_says_what_leaves_the_budget() -> None:
 
 def test_a_champion_of_another_budget_is_not_trained_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sweep, said = spec(), list[str]()
-    tags = {champion.BUDGET: sweep.budget_hash, champion.PARAMS: '{"masking.rate": 0.4}'}
+    tags = {tag.BUDGET: sweep.budget_hash, tag.PARAMS: '{"masking.rate": 0.4}'}
     monkeypatch.setattr(champion.store, "champion", lambda *_: tags)
     assert champion._standing(sweep, "x", {}, said.append) is None
     assert "leaves the budget: it is not compared, and stays" in said[0]
-    tags[champion.PARAMS] = '{"masking.ema_decay": 0.5}'
+    tags[tag.PARAMS] = '{"masking.ema_decay": 0.5}'
     assert champion._standing(sweep, "x", {}, said.append) == {"masking.ema_decay": 0.5}
 
 
