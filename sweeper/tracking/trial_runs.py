@@ -1,4 +1,4 @@
-"""A trial in MLflow's terms: its parameters and tags, and which of its events the store does not have yet."""
+"""A trial in MLflow: its parameters and tags, and the events that the store does not have yet."""
 
 from __future__ import annotations
 
@@ -23,11 +23,17 @@ STATUS = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "i
 
 @dataclass
 class TrialRun:
-    """What the journal says of a trial that MLflow does not know yet.
+    """A trial's run in MLflow, and what the store does not have of it yet.
 
-    described: its parameters are there. step: so far go its metrics there. running: that is its status there.
-    refused: the store took exception to it. lacks: its artifacts could not be stored. since: when it was heard of, on
-    the monotonic clock.
+    Args:
+        reports: those to send.
+        end: the trial's end, if it is to be sent.
+        described: the store has its parameters.
+        step: the store has its metrics up to here.
+        running: its status in the store is that.
+        refused: the store refused it for good.
+        lacks: its artifacts could not be stored.
+        since: when its Ask was read, on the monotonic clock.
     """
 
     ask: Ask
@@ -49,11 +55,11 @@ class TrialRun:
 
     @property
     def expects_more(self) -> bool:
-        """Whether its parameters alone are to be delivered so far."""
+        """Whether there is nothing to deliver yet but its parameters."""
         return not self.reports and self.end is None
 
     def apply(self, event: Report | End) -> None:
-        """The trial's next event. One that goes on after its end was only interrupted: that end is of no interest."""
+        """Add the trial's next event. A report after an end means that it was only interrupted: that end is dropped."""
         if isinstance(event, Report):
             self.reports.append(event)
             self.end = None
@@ -61,9 +67,9 @@ class TrialRun:
             self.end = event
 
     def found(self, run_id: str, status: str, tags: Mapping[str, str], described: bool) -> None:
-        """Drop what the store surely has: of what came after its tag `sweeper.step`, nothing is known.
+        """Drop what the store certainly has: all up to its tag `sweeper.step`, which is written with an end.
 
-        The tag is written with an end. A row that is sent twice is stored once.
+        Later rows may be there or not. A row that is sent twice is stored once.
         """
         self.run_id, self.running, self.described = run_id, status == "RUNNING", described
         self.lacks = tag.LACKS in tags
@@ -73,7 +79,7 @@ class TrialRun:
             self.end = None
 
     def batch(self) -> tuple[list[Report], dict[str, str]]:
-        """As many reports from the front as one call takes, at least one if any; and the tags that go with them."""
+        """As many of the first reports as one call takes, at least one if any; and the tags that go with them."""
         total = count = 0
         for report in self.reports:
             total += len(report.metrics)
@@ -89,11 +95,12 @@ class TrialRun:
         return reports, tags
 
     def params(self) -> dict[str, str]:
-        """Arm, seed, and every setting by its path, those that the space set among them."""
+        """Arm, seed, and every setting by its path, including those that the space set."""
         ask = self.ask
         return {"arm": ask.arm or "none", "seed": str(ask.seed), **settings(ask.config), **settings(ask.params)}
 
     def tags(self) -> dict[str, str]:
+        """The tags with which the run starts."""
         ask = self.ask
         own = {tag.TRIAL: ask.trial, tag.STAGE: ask.stage, tag.ARM: ask.arm or "none"}
         own |= {tag.CONFIG_HASH: ask.config_hash, tag.STATE: "running"}
@@ -101,41 +108,46 @@ class TrialRun:
 
 
 def settings(tree: Mapping[str, Any]) -> dict[str, str]:
-    """A tree of settings as parameters: their text by their path."""
+    """A tree of settings as parameters: path -> text."""
     shown = {path: veiled(path, value) for path, value in _flat(tree).items()}
     texts = {path: value if isinstance(value, str) else json.dumps(value) for path, value in shown.items()}
     return {path: cut(text, MAX_PARAM) for path, text in texts.items()}
 
 
 def session_tags(session: Session) -> dict[str, str]:
+    """The tags of a driver's session."""
     tags = {tag.COMMAND: redact(session.command), tag.VERSIONS: json.dumps(session.versions)}
     return tags | ({"mlflow.source.git.commit": session.git_commit} if session.git_commit else {})
 
 
 def name(text: str) -> str:
-    """The text as a name that MLflow accepts for a metric or a parameter: a relative path that climbs nowhere."""
+    """The text as a name that MLflow accepts for a metric or a parameter: a relative path without `..`."""
     parts = re.sub(r"[^\w\-. :/]", "_", text)[:250].split("/")
     return "/".join("_" if part in ("", ".", "..") else part for part in parts)
 
 
 def note(text: str) -> str:
-    """Text for where MLflow's pages show Markdown, fetching its pictures: descriptions of runs and models."""
+    """Text for descriptions of runs and models, which MLflow shows as Markdown and fetches pictures for."""
     return as_text(text)
 
 
 def cut(text: str, length: int) -> str:
+    """The text, with an ellipsis if it is longer."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags, each as long as MLflow takes."""
     return {key: cut(value, MAX_TAG) for key, value in tags.items()}
 
 
 def utc(seconds: float) -> str:
+    """A time in s since 1970 as ISO 8601, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
 
 
 def milliseconds(seconds: float) -> int:
+    """Seconds in whole milliseconds."""
     return int(seconds * 1000)
 
 

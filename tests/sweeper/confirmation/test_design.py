@@ -123,7 +123,7 @@ def test_too_few_documents_have_no_interval_over_them(tmp_path: Path, documents:
         content = {"loss": [*losses, 0.0], "predictions": [1.0] * documents + [0.0]}  # the last has no predictions
         (folder / "documents.json").write_text(json.dumps(content), "utf-8")
     said = design.conclude(sweep, journal, tmp_path)
-    note = f"no interval over documents: the test part has {documents}, and it takes {FEW_DOCUMENTS}"
+    note = f"no interval over documents: the test part has {documents}, fewer than {FEW_DOCUMENTS}"
     assert (note in said["notes"]) == (note in verdict_text.section(said)) == (documents < FEW_DOCUMENTS)
     assert list(said["documents"]) == ([] if documents < FEW_DOCUMENTS else ["a"])
     row = next(line for line in verdict_text.section(said).splitlines() if line.startswith("| a "))
@@ -347,7 +347,7 @@ def test_a_trainable_that_does_not_tell_the_metric_is_named(tmp_path: Path) -> N
     assert said["told"] == {"s0003": "budget not matched"}
     assert said["comparisons"][0]["n"] == 0
     assert "16 of 16 completed runs did not report test/loss" in said["notes"][0]
-    assert said["notes"][1] == "s0003 left the budget that makes runs comparable: it is not compared"
+    assert said["notes"][1] == "s0003 did not keep to the baseline's budget: it is not compared"
     journal.append(Verdict(data=said))
     assert design.finished(sweep, journal)
 
@@ -386,10 +386,10 @@ def test_the_ledger_counts_all_seeds_but_this_folders_own(tmp_path: Path, monkey
     monkeypatch.setattr(store, "champion", lambda *_: None)
     fresh_seeds.refuse_used(sweep, "x", FACTS, own, said.append)
     assert champion.declare(sweep, journal, "x", FACTS, tmp_path, said.append).fresh
-    with pytest.raises(ValueError, match="have used 11, so"):
+    with pytest.raises(ValueError, match="data used 11, so"):
         fresh_seeds.refuse_used(sweep, "x", FACTS, {}, said.append)
     runs.append(stored(12, run=tmp_path.name, begun="on another machine"))
-    with pytest.raises(ValueError, match="have used 12, so"):
+    with pytest.raises(ValueError, match="data used 12, so"):
         fresh_seeds.refuse_used(sweep, "x", FACTS, own, said.append)
     assert not champion.declare(sweep, journal, "x", FACTS, tmp_path, said.append).fresh
     assert said == []
@@ -430,7 +430,7 @@ def test_a_later_look_that_confirms_nothing_says_whose_the_champion_is(
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.0}, journal.families()[-1].seeds)
     journal.append(Verdict(data=design.conclude(sweep, journal, tmp_path)))
     assert champion.promotion(sweep, journal, "x", FACTS, tmp_path, said.append) is None
-    assert said == ["the champion of toy is of an earlier look of this run, which this one does not confirm"]
+    assert said == ["the champion of toy is from an earlier look of this run; this look does not confirm it"]
 
 
 def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,9 +454,9 @@ def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatc
     assert said == []
     for standing in ({**same, tag.PARAMS: '{"effect": 0.7}'}, {**same, tag.PARAMS: "{"}, same):
         assert crowned(standing) is None
-    assert all("which it has not met, stays" in line for line in said)
+    assert all("but was not compared with the champion of" in line for line in said)
     assert crowned({tag.PARAMS: '{"effect": -0.5}'}) is None
-    assert "of other data or budget" in said[-1]
+    assert "had other data or budget" in said[-1]
 
 
 def test_a_challenger_must_be_confirmed_against_the_champion_itself(
@@ -489,7 +489,7 @@ def test_a_challenger_must_be_confirmed_against_the_champion_itself(
             assert crowned is not None
             assert crowned.trial is first
             assert verdicts["challenge"]["crowned"] == "s0003"
-            line = "he standing champion, champion, makes way for s0003, which is confirmed against it, too (s0003: "
+            line = "he standing champion, champion, is replaced by s0003, which is confirmed against it, too (s0003: "
         else:
             assert crowned is None
             line = "he standing champion, champion, stays: no arm is confirmed against it (s0003: "
@@ -519,9 +519,9 @@ def test_what_the_loss_was_measured_on_stands_beside_the_verdict(tmp_path: Path)
     said = design.conclude(sweep, journal, tmp_path)
     lines = verdict_text.section(said).splitlines()
     assert "* on masks of such a kind" in lines
-    assert [line for line in lines if line.startswith("* no worthwhile difference is said of each arm by itself")]
+    assert [line for line in lines if line.startswith("* no worthwhile difference is judged for each arm by itself")]
     assert [line for line in lines if line.startswith("* assumed: ")]
-    assert not [line for line in lines if "documents together the same must show" in line], "none are known here"
+    assert not [line for line in lines if "the same must hold over seeds and documents" in line], "none are known here"
 
 
 def driven(

@@ -135,7 +135,7 @@ def test_an_arm_of_another_rate_that_ran_in_a_confirmation_confirms_nothing(tmp_
     assert said["champion"] is None
     assert said["told"]["big"] == "budget not matched"
     assert {one["arm"]: one["n"] for one in said["comparisons"]} == {"big": 0, "mix": 8}
-    assert "big left the budget that makes runs comparable: it is not compared" in said["notes"]
+    assert "big did not keep to the baseline's budget: it is not compared" in said["notes"]
     journal.append(Verdict(data=said))
     assert "Nothing is confirmed" in sections.markdown(sweep, journal, outcome(tmp_path))
     assert "it is not compared" in page(sweep, journal, outcome(tmp_path), {})
@@ -326,7 +326,7 @@ def test_a_champion_of_another_budget_is_not_trained_again(monkeypatch: pytest.M
     tags = {tag.BUDGET: sweep.budget_hash, tag.PARAMS: '{"masking.rate": 0.4}'}
     monkeypatch.setattr(champion.store, "champion", lambda *_: tags)
     assert champion._standing(sweep, "x", {}, said.append) is None
-    assert "leaves the budget: it is not compared, and stays" in said[0]
+    assert "is off budget: it is not compared and stays champion" in said[0]
     tags[tag.PARAMS] = '{"masking.ema_decay": 0.5}'
     assert champion._standing(sweep, "x", {}, said.append) == {"masking.ema_decay": 0.5}
 

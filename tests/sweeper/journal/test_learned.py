@@ -113,7 +113,7 @@ def test_the_sentence_stands_beside_the_verdict_everywhere_and_no_champion_comes
     crowned, tags = stages(sweep, journal, tmp_path).promotion(said.append)
     assert crowned is None
     assert tags[tag.CAUTION] == said_of["unlearned"]
-    assert "mix is confirmed, but among runs that learned too little" in said[0]
+    assert "mix is confirmed, but the runs learned too little" in said[0]
 
 
 def test_where_the_baseline_learned_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
