@@ -125,7 +125,7 @@ class Stages:
             signals.install()  # Tune's handler is still there
         if reason := design.missing_metric_note(spec, journal):
             say(reason)
-        journal.append(Verdict(data=design.conclude(spec, journal, self.run_dir)))
+        journal.append(Verdict(data=design.conclude(spec, journal, self.run_dir).to_dict()))
         return design.finished(spec, journal) or not signals.happened
 
     def promotion(self, say: Say) -> tuple[Promotion | None, dict[str, str]]:

@@ -11,7 +11,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,57 @@ APART = "budget not matched"
 ALONE = "no arm but the baseline kept to the budget: there is nothing to confirm"
 
 Params = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictData:
+    """The verdict of a look, over the seeds of all looks so far.
+
+    Args:
+        looks: all looks, also those to come, each with `pairs`, `alpha` and `declared`; None if the spec has one look.
+        settled: arm -> the look that settled it; None if the spec has one look.
+        metric: the metric that decides, in nats.
+        baseline: the arm that all others are compared with.
+        alpha: the level of this look.
+        rule: the rule in words.
+        seeds: of all looks so far.
+        fresh: whether no earlier run on this data had used them.
+        earlier: confirmations in the tracking store against the same baseline.
+        comparisons: a `verdicts.Comparison` of each arm, as a dict.
+        told: arm -> its verdict as people read it.
+        documents: arm -> the interval over documents alone, if known.
+        champion: the best confirmed arm.
+        challenge: the result against the standing champion, if there is one: see `events.ChallengeSaid`.
+        judged: the trainable's lines on the data that judges.
+        unlearned: the trainable's words on a baseline that learned too little.
+        notes: what else a reader must know, a sentence each.
+    """
+
+    look: int
+    looks: list[dict[str, Any]] | None
+    settled: dict[str, int] | None
+    metric: str
+    baseline: str
+    alpha: float
+    rule: list[str]
+    worthwhile: float
+    margin: float
+    seeds: list[int]
+    fresh: bool
+    earlier: int
+    comparisons: list[dict[str, Any]]
+    told: dict[str, str]
+    documents: dict[str, list[float]]
+    champion: str | None
+    challenge: dict[str, Any] | None
+    judged: list[str]
+    unlearned: str | None
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the journal's `Verdict` keeps it: without `looks` and `settled` if the spec has one look."""
+        absent = [key for key in ("looks", "settled") if getattr(self, key) is None]
+        return {key: value for key, value in vars(self).items() if key not in absent}
 
 
 def metric(spec: SweepSpec) -> str:
@@ -266,8 +317,8 @@ def runs(spec: SweepSpec, journal: Journal) -> list[tuple[str, int]]:
     return found
 
 
-def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]:
-    """The verdicts of the last look, over the seeds of all looks so far, as the journal's `Verdict` keeps them."""
+def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> VerdictData:
+    """The verdicts of the last look, over the seeds of all looks so far."""
     families = journal.families()
     family, look = families[-1], len(families)
     found, gone = losses(spec, journal, family), dropped(spec, journal, family)
@@ -297,35 +348,37 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     others = len(confirmed)
     if others > 1:
         notes.append(f"the champion is the best of {others} confirmed, so its estimate is optimistic")
-    looked = {"look": look, **_looked(spec, journal, declared, comparisons, strayed)}
+    looked = _looked(spec, journal, declared, comparisons, strayed)
     challenge = None
-    if family.champion and not verdict_text.going_on({**looked, "comparisons": comparisons}):
+    if family.champion and not verdict_text.going_on({"look": look, **looked, "comparisons": comparisons}):
         met, ended = {**asked, "dropped": gone}, looked.get("settled", {})
         challenge = _challenge(family, found, declared, [one["arm"] for one in confirmed], met, ended)
     notes += [challenge["said"]] if challenge else []
     sections = sorted({path.partition(".")[0] for path in spec.space})
     if len(sections) > 1:
         notes.append(f"the space spans {' and '.join(sections)}: the baseline was tried at one point of it, not tuned")
-    return {
-        **looked,
-        "metric": metric(spec),
-        "baseline": family.baseline,
-        "alpha": result.alpha,
-        "rule": [*result.rule.words(len(result.comparisons), look), *_beside(result)],
-        "worthwhile": result.rule.worthwhile,
-        "margin": result.rule.margin,
-        "seeds": [seed for one in families for seed in one.seeds],
-        "fresh": all(one.fresh for one in families),
-        "earlier": family.earlier,
-        "comparisons": comparisons,
-        "told": labels,
-        "documents": {one["arm"]: list(one["documents"]["interval"]) for one in comparisons if one.get("documents")},
-        "champion": confirmed[0]["arm"] if confirmed else None,
-        "challenge": challenge,
-        "judged": list(journal.facts().get("judged", ())),
-        "unlearned": learned.unlearned(spec, journal.stage(STAGE)),
-        "notes": notes[0 if family.earlier else 1 :],
-    }
+    return VerdictData(
+        look=look,
+        looks=looked.get("looks"),
+        settled=looked.get("settled"),
+        metric=metric(spec),
+        baseline=family.baseline,
+        alpha=result.alpha,
+        rule=[*result.rule.words(len(result.comparisons), look), *_beside(result)],
+        worthwhile=result.rule.worthwhile,
+        margin=result.rule.margin,
+        seeds=[seed for one in families for seed in one.seeds],
+        fresh=all(one.fresh for one in families),
+        earlier=family.earlier,
+        comparisons=comparisons,
+        told=labels,
+        documents={one["arm"]: list(one["documents"]["interval"]) for one in comparisons if one.get("documents")},
+        champion=confirmed[0]["arm"] if confirmed else None,
+        challenge=challenge,
+        judged=list(journal.facts().get("judged", ())),
+        unlearned=learned.unlearned(spec, journal.stage(STAGE)),
+        notes=notes[0 if family.earlier else 1 :],
+    )
 
 
 def _looked(

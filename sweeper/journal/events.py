@@ -143,7 +143,7 @@ class ChallengeSaid(TypedDict):
 
 
 class Said(TypedDict):
-    """The verdict of a look: see `design.conclude`; keys that earlier versions did not write may be absent."""
+    """The verdict of a look: see `design.VerdictData`; keys that earlier versions did not write may be absent."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     look: Count

@@ -56,7 +56,7 @@ class Artifacts:
         try:
             self._within(seconds, send)
         except Exception as error:
-            place = client.get_experiment_by_name(self._experiment)  # which fails where all of MLflow is away
+            place = client.get_experiment_by_name(self._experiment)  # fails if all of MLflow is away
             self.out = time.monotonic() - begin > SLOW_S
             if not (self._doubted or self.out or store.refuses(error)):
                 self._doubted = True

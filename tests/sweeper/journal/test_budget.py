@@ -100,7 +100,7 @@ def confirmed(journal: Journal, sweep: SweepSpec, family: Family, folder: Path) 
         for arm, params in family.arms.items():
             wobble = 0.01 * ((seed * 7 + len(arm)) % 5)
             run(journal, sweep, "confirm", arm, params, {"big": 4.0}.get(arm, 6.0) + wobble, seed)
-    return design.conclude(sweep, journal, folder)
+    return design.conclude(sweep, journal, folder).to_dict()
 
 
 def test_an_arm_of_another_rate_stands_apart_is_not_ranked_and_confirms_nothing(tmp_path: Path) -> None:
