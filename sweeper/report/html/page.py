@@ -124,7 +124,7 @@ def page(spec: SweepSpec, journal: Journal, outcome: Outcome, importance: Mappin
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Forbids to fetch anything and to run other scripts. Plotly itself writes styles into the page."""
+    """Forbids fetching anything and running other scripts. Plotly itself writes styles into the page."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     own = " ".join(f"'sha256-{digest}'" for digest in digests)
     rest = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
