@@ -15,7 +15,7 @@ BEGUN = "sweeper.begun"
 SPEC_HASH = "sweeper.spec_hash"
 TRAINABLE = "sweeper.trainable"
 DIGEST = "sweeper.digest"  # of the journal's line up to which the store knows the run
-DATA = "sweeper.data_fingerprint"  # among others that `run` makes of PREFIX
+DATA = "sweeper.data_fingerprint"  # one of those that `stages` makes with PREFIX
 
 # Of every run: how it stands, and who drives it.
 STATE = "sweeper.state"

@@ -37,16 +37,14 @@ class GlueScore:
     """How well a bundle does on a task, from 0 to 1.
 
     score: mean over by_seed; last: the same after the last epoch instead of the best. majority: of always answering
-    the most frequent training label. by_task: the tasks of `fast`, else the task itself.
+    the most frequent training label.
     """
 
-    name: str
     measure: Measure
     score: float
     by_seed: Mapping[int, float]
     majority: float
     last: float
-    by_task: Mapping[str, float]
 
 
 def finetune(
@@ -64,13 +62,11 @@ def finetune(
     records = [[task.record(seed, tell) for seed in seeds[: 1 if fast else None]] for task in found]
     scores = np.array([[record["score"] for record in row] for row in records])  # [tasks, seeds]
     return GlueScore(
-        name,
         measure(name),
         float(scores.mean()),
         dict(zip(seeds, scores.mean(0).tolist(), strict=False)),
         float(np.mean([row[0]["majority"] for row in records])),
         float(np.mean([[record["last"] for record in row] for row in records])),
-        dict(zip([task.name for task in found], scores.mean(1).tolist(), strict=True)),
     )
 
 
