@@ -182,7 +182,7 @@ def test_of_several_confirmed_the_lowest_mean_is_champion(tmp_path: Path) -> Non
     journal = searched(tmp_path, sweep)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.95, "s0002": 1.9}, SEEDS)
-    said = design.conclude(sweep, journal, tmp_path)
+    said = design.conclude(sweep, journal, tmp_path).to_dict()
     assert said["told"] == {"s0003": "confirmed", "s0002": "confirmed"}
     assert said["champion"] == said["comparisons"][1]["arm"] == "s0002"
     assert "the champion is the best of 2 confirmed, so its estimate is optimistic" in said["notes"]
