@@ -573,7 +573,7 @@ def test_more_seeds_before_a_verdict_finish_the_look_and_say_so(
     assert not driven(monkeypatch, more_seeds=2, **rooms)
     assert not driven(monkeypatch, more_seeds=2, **rooms)
     assert len(journal.families()) == 1
-    assert sum("--more-seeds: the look before is not finished" in line for line in said) == 2
+    assert sum("--more-seeds: the last look is not finished" in line for line in said) == 2
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9}, SEEDS)
     assert driven(monkeypatch, more_seeds=2, **rooms)  # nothing was left but the verdict
     assert (len(journal.families()), design.finished(sweep, journal)) == (1, True)
