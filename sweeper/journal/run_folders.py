@@ -84,7 +84,7 @@ def find_run(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
         folder = resume.resolve()
         there = (folder / SPEC).is_file()
     if not there:
-        raise ValueError(f"--resume {folder}: there is no run: it has no {SPEC}")
+        raise ValueError(f"--resume {folder}: not a run folder, it has no {SPEC}")
     found = recorded(folder / SPEC)
     if spec.spec_hash not in (found.spec_hash, _hash_now(folder, spec, found)):
         raise ValueError(

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         run_dir = args.run_dir.resolve()
         if not (run_dir / "journal.jsonl").is_file():
-            raise ValueError(f"{run_dir}: there is no run: it has no journal.jsonl")
+            raise ValueError(f"{run_dir}: not a run folder, it has no journal.jsonl")
         spec, journal = run_folders.opened(run_dir, args.trust_record)
         files.private(spec.shared)
         for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):

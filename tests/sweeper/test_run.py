@@ -190,7 +190,7 @@ def test_all_trials_failed(tmp_path: Path, start: Start):
         ({}, ["--set", "resources.workers=1000"], "set resources.workers to"),
         ({}, ["--set", "limits.hours=0.000001"], "limits.hours"),
         ({}, ["--storage", __file__], "is not a folder"),
-        ({}, ["--resume", "no/such/run"], "there is no run"),
+        ({}, ["--resume", "no/such/run"], "not a run folder"),
         ({}, ["--again", "--resume"], "give only one"),
         ({}, ["--trial", "t0001"], "--trial names the trial of --reproduce"),
         ({}, ["--reproduce", "."], "--reproduce trains a trial as the run's record has it: SPEC does not go with it"),
