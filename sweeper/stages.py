@@ -27,6 +27,7 @@ from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 from sweeper.system.interrupts import Interrupts
 from sweeper.system.nodes import Lost, Node, NoRoom, NotShared, NotStarted, configured, max_concurrent
+from sweeper.tracking import tags as tag
 from sweeper.tracking.store import sqlite_file, store_uri
 from sweeper.tracking.tracker import DRAIN_S, Promotion, Tracker
 from sweeper.trainable import imported_from
@@ -115,7 +116,7 @@ class Stages:
 
         spec, journal, run_dir = self.spec, self.journal, self.run_dir
         answered, done, lost = self.over, False, False
-        tags = {f"sweeper.{key}": value for key, value in fingerprints_in(self.prepare_info).items()}
+        tags = {tag.PREFIX + key: value for key, value in fingerprints_in(self.prepare_info).items()}
         with (
             Live(spec, journal, self.trials) as live,
             object_store.mirrored(run_dir, journal, live.say),
@@ -243,17 +244,17 @@ class Stages:
             signals.install()  # Tune's handler is still there
         if reason := design.missing_metric_note(spec, journal):
             say(reason)
-        journal.append(Verdict(data=design.conclude(spec, journal, self.run_dir)))
+        journal.append(Verdict(data=design.conclude(spec, journal, self.run_dir).to_dict()))
         return design.finished(spec, journal) or not signals.happened
 
     def promotion(self, say: Say) -> tuple[Promotion | None, dict[str, str]]:
         """What the confirmation moves in the registry, and what the parent run's tags say of it."""
         spec, verdict = self.spec, self.journal.verdict()
-        caution = {learned.TAG: learned.caution(spec, self.journal) or ""}
+        caution = {tag.CAUTION: learned.caution(spec, self.journal) or ""}
         if verdict is None or (spec.confirm.until and not design.finished(spec, self.journal)):
             return None, caution  # of several that are confirmed by the end, another may be the best
         baseline = spec.config_hash(spec.trainable_config(spec.baseline_params))
-        tags = {"sweeper.verdict": json.dumps(verdict["told"]), "sweeper.baseline": baseline, **caution}
+        tags = {tag.VERDICT: json.dumps(verdict["told"]), tag.BASELINE: baseline, **caution}
         try:
             return champion.promotion(spec, self.journal, self.uri, self.prepare_info, self.run_dir, say), tags
         except ValueError as error:

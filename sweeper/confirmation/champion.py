@@ -1,4 +1,4 @@
-"""What a confirmation must know of the tracking store: spent seeds, earlier verdicts, the standing champion."""
+"""What a confirmation asks of the tracking store: used seeds, earlier verdicts, the standing champion."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sweeper.journal.events import Family
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import history, store, tracker
+from sweeper.tracking import tags as tag
 
 Say = Callable[[str], None]
-PARAMS, BUDGET = "sweeper.params", "sweeper.budget"
 
 
 def declare(spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say) -> Family:
-    """The first look's family, the standing champion among its arms where it can be compared."""
+    """The first look's family. The standing champion is one of its arms, if it can be compared."""
     baseline = spec.config_hash(spec.trainable_config(spec.baseline_params))
     fresh, before, standing, own = False, 0, None, store.identity(journal, run_dir)
     try:
@@ -29,65 +29,65 @@ def declare(spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any
         before = history.confirmations(uri, baseline, own)
         standing = _standing(spec, uri, facts, say)
     except ValueError as error:
-        say(f"{error}; the confirmation goes on without what earlier runs tell")
+        say(f"{error}; the confirmation continues without the earlier runs")
     return design.declared(spec, journal, fresh=fresh, earlier=before, champion=standing)
 
 
 def further(
     spec: SweepSpec, journal: Journal, number: int, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say
 ) -> Family:
-    """One more look, on seeds that nothing has used as far as the store tells."""
+    """One more look, on seeds that no run in the store has used."""
     try:
         return design.further(spec, journal, number, spent(uri, facts, store.identity(journal, run_dir)))
     except ValueError as error:
-        say(f"{error}; the further seeds are marked as not fresh")
+        say(f"{error}; the added seeds are marked as not fresh")
         return replace(design.further(spec, journal, number, set()), fresh=False)
 
 
 def _standing(spec: SweepSpec, uri: str, facts: Mapping[str, Any], say: Say) -> dict[str, Any] | None:
-    """The settings of the standing champion, None where there is none that can be compared."""
+    """The settings of the standing champion; None if there is none, or none that can be compared."""
     tags = store.champion(uri, spec.name)
     if tags is None:
         return None
     if not comparable(spec, facts, tags):
-        say(f"the standing champion of {spec.name} had other data or another budget: it is not compared, and stays")
+        say(f"the champion of {spec.name} had other data or another budget: it is not compared and stays champion")
         return None
     try:
-        params = json.loads(tags[PARAMS])
+        params = json.loads(tags[tag.PARAMS])
         stray = budget.stray(spec, params)
     except (KeyError, ValueError) as error:
         say(f"the standing champion of {spec.name} cannot be trained again: {error}")
         return None
     if stray:
-        say(f"the standing champion of {spec.name} leaves the budget: it is not compared, and stays")
+        say(f"the champion of {spec.name} is off budget: it is not compared and stays champion")
         return None
     return params
 
 
 def comparable(spec: SweepSpec, facts: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
-    """Whether a model version's tags tell of the same data and budget."""
+    """Whether a model version's tags name the same data and budget."""
     data = str(facts.get("data_fingerprint", ""))
-    return tags.get(BUDGET) == spec.budget_hash and tags.get(history.DATA, "") == data
+    return tags.get(tag.BUDGET) == spec.budget_hash and tags.get(tag.DATA, "") == data
 
 
 def promotion(
     spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say
 ) -> tracker.Promotion | None:
-    """The run to be registered as champion: of what the last look confirmed, on its first declared seed.
+    """The run to register as champion: the best that the last look confirmed, on its first declared seed.
 
-    None, and nothing moves, where nothing is confirmed, where the runs learned too little for that to mean anything,
-    where the standing champion is the best of them or none is confirmed against it, and where that one cannot be
-    compared or was not: another sweep may have made it since.
+    None, and nothing moves, if nothing is confirmed, if the runs learned too little for that to mean anything, if the
+    standing champion is the best of them or none is confirmed against it, and if it cannot be compared or was not:
+    another sweep may have registered it since.
     """
     verdict, families = journal.verdict(), journal.families()
     label: str | None = verdict["champion"] if verdict else None
     if verdict is None or label is None:
         standing = store.champion(uri, spec.name) if len(families) > 1 else None
         if standing is not None and history.is_own(store.identity(journal, run_dir), standing):
-            say(f"the champion of {spec.name} is of an earlier look of this run, which this one does not confirm")
+            say(f"the champion of {spec.name} is from an earlier look of this run; this look does not confirm it")
         return None
     if learned.caution(spec, journal):
-        say(f"{label} is confirmed, but among runs that learned too little to say anything: no champion is registered")
+        say(f"{label} is confirmed, but the runs learned too little to mean anything: no champion is registered")
         return None
     if challenge := verdict.get("challenge"):
         if challenge["crowned"] is None:
@@ -95,16 +95,14 @@ def promotion(
             return None
         label = str(challenge["crowned"])
     if label == families[-1].champion:
-        say(f"the standing champion of {spec.name} is the best again and stays")
+        say(f"the champion of {spec.name} is still the best and stays")
         return None
     standing = store.champion(uri, spec.name)
     if standing is not None and not comparable(spec, facts, standing):
-        say(f"{label} is confirmed; the champion of {spec.name}, of other data or budget, stays: rename the sweep")
+        say(f"{label} is confirmed, but the champion of {spec.name} had other data or budget: rename the sweep")
         return None
     if standing is not None and not _met(spec, journal, standing, run_dir):
-        say(
-            f"{label} is confirmed; the champion of {spec.name}, which it has not met, stays: a new sweep challenges it"
-        )
+        say(f"{label} is confirmed, but was not compared with the champion of {spec.name}: a new sweep can do so")
         return None
     record = _first(journal, label, families[0].seeds)
     bundle = checkpoints.bundle(run_dir, record.end.checkpoint) if record and record.end else None
@@ -114,15 +112,15 @@ def promotion(
 
 
 def _met(spec: SweepSpec, journal: Journal, standing: Mapping[str, str], run_dir: Path) -> bool:
-    """Whether the standing champion is of this very run, or was one of the arms that its confirmation compared."""
+    """Whether the standing champion is from this run, or was one of the arms that its confirmation compared."""
     family = journal.families()[-1]
     if history.is_own(store.identity(journal, run_dir), standing):
         return True
     try:
-        theirs = spec.config_hash(spec.trainable_config(json.loads(standing[PARAMS])))
+        its_hash = spec.config_hash(spec.trainable_config(json.loads(standing[tag.PARAMS])))
     except (KeyError, ValueError):
         return False
-    return any(spec.config_hash(spec.trainable_config(params)) == theirs for params in family.arms.values())
+    return any(spec.config_hash(spec.trainable_config(params)) == its_hash for params in family.arms.values())
 
 
 def _first(journal: Journal, label: str, seeds: list[int]) -> TrialRecord | None:
@@ -136,15 +134,15 @@ def _tags(
     """The verdict, for people and for the sweep that challenges it."""
     found = next(one for one in verdict["comparisons"] if one["arm"] == record.ask.arm)
     return {
-        "sweeper.verdict": str(verdict["told"][record.ask.arm]),
-        "sweeper.difference": repr(found["mean"]),
-        "sweeper.interval": json.dumps(found["interval"]),
-        "sweeper.pairs": str(found["n"]),
-        "sweeper.metric": str(verdict["metric"]),
-        "sweeper.baseline": str(verdict["baseline"]),
-        "sweeper.fresh": str(verdict["fresh"]).lower(),
-        "sweeper.report": str(run_dir / "report.html"),
-        PARAMS: json.dumps(record.ask.params),
-        BUDGET: spec.budget_hash,
-        history.DATA: str(facts.get("data_fingerprint", "")),
+        tag.VERDICT: str(verdict["told"][record.ask.arm]),
+        tag.DIFFERENCE: repr(found["mean"]),
+        tag.INTERVAL: json.dumps(found["interval"]),
+        tag.PAIRS: str(found["n"]),
+        tag.METRIC: str(verdict["metric"]),
+        tag.BASELINE: str(verdict["baseline"]),
+        tag.FRESH: str(verdict["fresh"]).lower(),
+        tag.REPORT: str(run_dir / "report.html"),
+        tag.PARAMS: json.dumps(record.ask.params),
+        tag.BUDGET: spec.budget_hash,
+        tag.DATA: str(facts.get("data_fingerprint", "")),
     }

@@ -1,8 +1,8 @@
 """The confirmation: which arms meet on which fresh seeds, and what came of it. Made from the journal alone.
 
-A look declares its arms and seeds before its first run; every arm runs on every seed at full length, judged on the
-part that no search has seen. Arms that racing gives up for futility run no further, and where the spec confirms until
-all is decided, nor do those that a look has settled: they keep its verdict.
+A look declares its arms and seeds before its first run. Every arm runs on every seed at full length, judged on the
+part that no search has seen. Arms that racing drops for futility run no further. With `confirm.until: decided`, the
+arms that a look has settled run no further either: they keep its verdict.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -41,13 +41,64 @@ ALONE = "no arm but the baseline kept to the budget: there is nothing to confirm
 Params = dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerdictData:
+    """The verdict of a look, over the seeds of all looks so far.
+
+    Args:
+        looks: all looks, also those to come, each with `pairs`, `alpha` and `declared`; None if the spec has one look.
+        settled: arm -> the look that settled it; None if the spec has one look.
+        metric: the metric that decides, in nats.
+        baseline: the arm that all others are compared with.
+        alpha: the level of this look.
+        rule: the rule in words.
+        seeds: of all looks so far.
+        fresh: whether no earlier run on this data had used them.
+        earlier: confirmations in the tracking store against the same baseline.
+        comparisons: a `verdicts.Comparison` of each arm, as a dict.
+        told: arm -> its verdict as people read it.
+        documents: arm -> the interval over documents alone, if known.
+        champion: the best confirmed arm.
+        challenge: the result against the standing champion, if there is one: see `events.ChallengeSaid`.
+        judged: the trainable's lines on the data that judges.
+        unlearned: the trainable's words on a baseline that learned too little.
+        notes: what else a reader must know, a sentence each.
+    """
+
+    look: int
+    looks: list[dict[str, Any]] | None
+    settled: dict[str, int] | None
+    metric: str
+    baseline: str
+    alpha: float
+    rule: list[str]
+    worthwhile: float
+    margin: float
+    seeds: list[int]
+    fresh: bool
+    earlier: int
+    comparisons: list[dict[str, Any]]
+    told: dict[str, str]
+    documents: dict[str, list[float]]
+    champion: str | None
+    challenge: dict[str, Any] | None
+    judged: list[str]
+    unlearned: str | None
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the journal's `Verdict` keeps it: without `looks` and `settled` if the spec has one look."""
+        absent = [key for key in ("looks", "settled") if getattr(self, key) is None]
+        return {key: value for key, value in vars(self).items() if key not in absent}
+
+
 def metric(spec: SweepSpec) -> str:
-    """What a verdict goes by: the objective on the part `test`."""
+    """The metric that decides a verdict: the objective on the part `test`."""
     return "test/" + spec.objective.partition("/")[2]
 
 
 def rule(spec: SweepSpec, comparisons: int = 1) -> verdicts_module.Rule:
-    """What the spec declares; the levels of several looks depend on how many comparisons Holm has to adjust for."""
+    """The rule that the spec declares. The levels of several looks depend on how many comparisons Holm adjusts for."""
     declared = spec.confirm
     levels = looks.levels(spec.looks, declared.spending, ALPHA, comparisons) if len(spec.looks) > 1 else ()
     return verdicts_module.Rule(declared.worthwhile, declared.margin, levels=levels)
@@ -56,9 +107,8 @@ def rule(spec: SweepSpec, comparisons: int = 1) -> verdicts_module.Rule:
 def select_candidates(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
     """Label -> settings by path: the baseline, then the best configurations of the search, the best first.
 
-    Under method arms all arms, in their order, but those that left the budget of the baseline; where
-    confirm.best asks for fewer, the best of the search, if there was one. Raises ValueError in one line where there is
-    nothing to compare.
+    Under method arms all arms that kept to the baseline's budget, in their order; if confirm.best asks for fewer, the
+    best of the search, if there was one. Raises ValueError in one line if there is nothing to compare.
     """
     baseline = spec.baseline
     if baseline is None:
@@ -74,8 +124,8 @@ def select_candidates(spec: SweepSpec, journal: Journal) -> dict[str, Params]:
         if not others:
             raise ValueError(ALONE)
         if len(others) > spec.compared:
-            of = {name: [record for record in kept if record.ask.arm == name] for name in others}
-            others = sorted(others, key=lambda name: _mean(of[name], spec.objective))[: spec.compared]
+            by_arm = {name: [record for record in kept if record.ask.arm == name] for name in others}
+            others = sorted(others, key=lambda name: _mean(by_arm[name], spec.objective))[: spec.compared]
         return {name: spec.arms[name] for name in (baseline, *others)}
     asked = (record.ask.config_hash for record in journal.stage("search") if record.ask.arm == baseline)
     own = next(asked, "") or (spec.stub is None and _hash(spec, spec.arms[baseline]))
@@ -107,7 +157,7 @@ def searched(spec: SweepSpec, journal: Journal) -> bool:
 
 
 def of_search(spec: SweepSpec, journal: Journal) -> int:
-    """Trials of the search, as far as they are known: it may have ended early, or been begun under another version."""
+    """Trials of the search, as far as known: it may have ended early, or have started under another version."""
     begun = len(journal.stage("search"))
     return begun if journal.over("search") is not None else max(begun, spec.total_trials)
 
@@ -125,7 +175,7 @@ def finished(spec: SweepSpec, journal: Journal) -> bool:
 
 
 def expected(spec: SweepSpec, journal: Journal) -> int:
-    """Trials of the search and of the confirmation, as far as they are known."""
+    """Trials of the search and of the confirmation, as far as known."""
     if journal.families():
         return of_search(spec, journal) + len(runs(spec, journal))
     done = searched(spec, journal) and why_no_confirmation(spec, journal)
@@ -133,10 +183,10 @@ def expected(spec: SweepSpec, journal: Journal) -> int:
 
 
 def why_no_confirmation(spec: SweepSpec, journal: Journal) -> str | None:
-    """Why there is no confirmation after this search, in a line; None where there is one."""
+    """Why there is no confirmation after this search, in a line; None if there is one."""
     if not spec.compared:
         alone = len(spec.comparable) == 1 < len(spec.arms) and len(spec.seeds.confirm) > 1
-        return f"no confirmation: {ALONE if alone else 'it takes arms and two seeds or more in seeds.confirm'}"
+        return f"no confirmation: {ALONE if alone else 'it needs arms and two seeds or more in seeds.confirm'}"
     try:
         select_candidates(spec, journal)
     except ValueError as error:
@@ -145,7 +195,7 @@ def why_no_confirmation(spec: SweepSpec, journal: Journal) -> str | None:
 
 
 def declared(spec: SweepSpec, journal: Journal, *, fresh: bool, earlier: int, champion: Params | None = None) -> Family:
-    """The first look's family. champion: settings of the standing champion, which then is one more arm."""
+    """The first look's family. champion: settings of the standing champion, which becomes one more arm."""
     arms = select_candidates(spec, journal)
     label = None
     if champion is not None:
@@ -166,7 +216,7 @@ def declared(spec: SweepSpec, journal: Journal, *, fresh: bool, earlier: int, ch
 
 
 def following(spec: SweepSpec, journal: Journal) -> Family | None:
-    """The next declared look, after the verdict of the last one; None where all looks were taken or all is settled."""
+    """The next declared look, after the verdict of the last one; None if all looks were taken or all is settled."""
     last, verdict = journal.families()[-1], journal.verdict()
     if verdict is None or verdict["look"] < last.look:
         return None  # the last one is not over
@@ -186,7 +236,7 @@ def unsettled(spec: SweepSpec, journal: Journal) -> list[str]:
 def settled(spec: SweepSpec, journal: Journal, look: int) -> dict[str, dict[str, Any]]:
     """Label -> its comparison as the journal has it, of the arms that looks before this one settled.
 
-    None of them where the spec has a single look: then a further one asks all arms again.
+    Empty if the spec has a single look: then a further one runs all arms again.
     """
     if spec.confirm.until is None:
         return {}
@@ -200,7 +250,7 @@ def verdicts(journal: Journal) -> list[dict[str, Any]]:
 
 
 def further(spec: SweepSpec, journal: Journal, number: int, used: set[int]) -> Family:
-    """One more look at the same arms, on that many seeds which nothing has used."""
+    """One more look at the same arms, on that many unused seeds."""
     last = journal.families()[-1]
     taken = used | {record.ask.seed for record in journal.trials.values()} | {*spec.seeds.search, *spec.seeds.confirm}
     begin = max(taken) + 1
@@ -216,7 +266,7 @@ def schedule(family: Family, dropped: Sequence[str] = ()) -> list[tuple[str, int
 
 
 def losses(spec: SweepSpec, journal: Journal, family: Family) -> dict[str, dict[int, float | None]]:
-    """Label -> seed -> loss; None where a run diverged, nothing where it did not end by its own doing."""
+    """Label -> seed -> loss; None for a run that diverged, and no entry for one that failed for another reason."""
     found: dict[str, dict[int, float | None]] = {label: {} for label in family.arms}
     for record in journal.stage(STAGE):
         label = str(record.ask.arm)
@@ -230,7 +280,7 @@ def losses(spec: SweepSpec, journal: Journal, family: Family) -> dict[str, dict[
 
 
 def dropped(spec: SweepSpec, journal: Journal, family: Family) -> list[str]:
-    """The arms that racing gave up, at the first look, after its first pairs."""
+    """The arms that racing dropped at the first look, after its first pairs."""
     if not family.racing:
         return []
     first = set(journal.families()[0].seeds[: verdicts_module.RACING_PAIRS])
@@ -243,7 +293,7 @@ def dropped(spec: SweepSpec, journal: Journal, family: Family) -> list[str]:
 
 
 def racing_complete(journal: Journal) -> bool:
-    """Whether all runs that racing judges by have ended."""
+    """Whether all runs that racing needs have ended."""
     family = journal.families()[0]
     early = set(schedule(family)[: len(family.arms) * verdicts_module.RACING_PAIRS])
     ended = {(record.ask.arm, record.ask.seed) for record in journal.stage(STAGE) if not record.open}
@@ -258,17 +308,17 @@ def complete(spec: SweepSpec, journal: Journal) -> bool:
 
 def runs(spec: SweepSpec, journal: Journal) -> list[tuple[str, int]]:
     """(label, seed) of every run of the looks declared so far, in order; not of arms known to be dropped or settled."""
-    known = racing_complete(journal)
+    raced = racing_complete(journal)
     families = journal.families()
     found = list[tuple[str, int]]()
     for one in families:
-        gone = [*settled(spec, journal, one.look), *(dropped(spec, journal, one) if known else ())]
+        gone = [*settled(spec, journal, one.look), *(dropped(spec, journal, one) if raced else ())]
         found += schedule(one, gone)
     return found
 
 
-def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]:
-    """The verdicts of the last look, over the seeds of all looks so far, as the journal's `Verdict` keeps them."""
+def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> VerdictData:
+    """The verdicts of the last look, over the seeds of all looks so far."""
     families = journal.families()
     family, look = families[-1], len(families)
     found, gone = losses(spec, journal, family), dropped(spec, journal, family)
@@ -282,51 +332,53 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> dict[str, Any]
     result = verdicts_module.verdicts(found, family.baseline, declared, **asked, dropped=[*gone, *kept])
     notes = [f"{family.earlier} earlier confirmations against this baseline are in the tracking store"]
     if not all(one.fresh for one in families):
-        notes.append("not fresh: runs of this data had used some of these seeds before, or the tracking store was away")
+        notes.append("not fresh: earlier runs on this data used some of these seeds, or MLflow could not be reached")
     if reason := missing_metric_note(spec, journal):
         notes.append(reason)
     if few is not None:
-        notes.append(f"no interval over documents: the test part has {few}, and it takes {FEW_DOCUMENTS}")
+        notes.append(f"no interval over documents: the test part has {few}, fewer than {FEW_DOCUMENTS}")
     apart = dict.fromkeys([*strayed, *(name for name in spec.arms if name not in spec.comparable)])
-    notes += [f"{label} left the budget that makes runs comparable: it is not compared" for label in apart]
+    notes += [f"{label} did not keep to the baseline's budget: it is not compared" for label in apart]
     notes += [text] if (text := budget.differ(spec, journal.stage(STAGE))) else []
     comparisons = [kept.get(one.arm) or asdict(one) for one in result.comparisons]
-    told = {one.arm: APART if one.arm in strayed else one.label for one in result.comparisons}
+    labels = {one.arm: APART if one.arm in strayed else one.label for one in result.comparisons}
     earlier = verdicts(journal)[look - 2]["told"] if kept else {}
-    told |= {label: APART if label in strayed else earlier[label] for label in kept}
+    labels |= {label: APART if label in strayed else earlier[label] for label in kept}
     confirmed = sorted((one for one in comparisons if one["verdict"] == "confirmed"), key=lambda one: one["mean"])
     others = len(confirmed)
     if others > 1:
-        notes.append(f"the champion is chosen among {others} confirmed, its estimate is optimistic")
-    looked = {"look": look, **_looked(spec, journal, declared, comparisons, strayed)}
+        notes.append(f"the champion is the best of {others} confirmed, so its estimate is optimistic")
+    looked = _looked(spec, journal, declared, comparisons, strayed)
     challenge = None
-    if family.champion and not verdict_text.going_on({**looked, "comparisons": comparisons}):
+    if family.champion and not verdict_text.going_on({"look": look, **looked, "comparisons": comparisons}):
         met, ended = {**asked, "dropped": gone}, looked.get("settled", {})
         challenge = _challenge(family, found, declared, [one["arm"] for one in confirmed], met, ended)
     notes += [challenge["said"]] if challenge else []
     sections = sorted({path.partition(".")[0] for path in spec.space})
     if len(sections) > 1:
         notes.append(f"the space spans {' and '.join(sections)}: the baseline was tried at one point of it, not tuned")
-    return {
-        **looked,
-        "metric": metric(spec),
-        "baseline": family.baseline,
-        "alpha": result.alpha,
-        "rule": [*result.rule.words(len(result.comparisons), look), *_beside(result)],
-        "worthwhile": result.rule.worthwhile,
-        "margin": result.rule.margin,
-        "seeds": [seed for one in families for seed in one.seeds],
-        "fresh": all(one.fresh for one in families),
-        "earlier": family.earlier,
-        "comparisons": comparisons,
-        "told": told,
-        "documents": {one["arm"]: list(one["documents"]["interval"]) for one in comparisons if one.get("documents")},
-        "champion": confirmed[0]["arm"] if confirmed else None,
-        "challenge": challenge,
-        "judged": list(journal.facts().get("judged", ())),
-        "unlearned": learned.unlearned(spec, journal.stage(STAGE)),
-        "notes": notes[0 if family.earlier else 1 :],
-    }
+    return VerdictData(
+        look=look,
+        looks=looked.get("looks"),
+        settled=looked.get("settled"),
+        metric=metric(spec),
+        baseline=family.baseline,
+        alpha=result.alpha,
+        rule=[*result.rule.words(len(result.comparisons), look), *_beside(result)],
+        worthwhile=result.rule.worthwhile,
+        margin=result.rule.margin,
+        seeds=[seed for one in families for seed in one.seeds],
+        fresh=all(one.fresh for one in families),
+        earlier=family.earlier,
+        comparisons=comparisons,
+        told=labels,
+        documents={one["arm"]: list(one["documents"]["interval"]) for one in comparisons if one.get("documents")},
+        champion=confirmed[0]["arm"] if confirmed else None,
+        challenge=challenge,
+        judged=list(journal.facts().get("judged", ())),
+        unlearned=learned.unlearned(spec, journal.stage(STAGE)),
+        notes=notes[0 if family.earlier else 1 :],
+    )
 
 
 def _looked(
@@ -336,9 +388,9 @@ def _looked(
     comparisons: Sequence[Mapping[str, Any]],
     apart: list[str],
 ) -> dict[str, Any]:
-    """The looks, those to come among them, each with its pairs and its level, and which of them settled which arms.
+    """All looks, also those to come, each with its pairs and its level; and which look settled which arms.
 
-    What is settled is so for good only where the spec confirms until all is decided; nothing is told where it does not.
+    An arm is settled for good only with `confirm.until: decided`; without it this is empty.
     """
     if spec.confirm.until is None:
         return {}
@@ -347,7 +399,7 @@ def _looked(
     for index, family in enumerate(families[len(spec.looks) :], len(spec.looks)):
         pairs[index] = pairs[index - 1] + len(family.seeds)
     before = {label: look for one in verdicts(journal) for label, look in one["settled"].items()}
-    # No further seed decides what a stuck run has left open.
+    # More seeds do not decide a comparison that a stuck run left open.
     kept = [one for one in comparisons if one["verdict"] != "dropped"]
     hopeless = [one["arm"] for one in kept if one.get("stuck") or one.get("baseline_stuck")]
     ended = [one["arm"] for one in kept if one["verdict"] != "inconclusive"] + hopeless
@@ -361,39 +413,38 @@ def _looked(
 
 
 def _strayed(spec: SweepSpec, journal: Journal, family: Family) -> list[str]:
-    """The arms of a look, not the baseline, that left its budget."""
+    """The arms of a look that did not keep to the baseline's budget."""
     common = Common.of(spec, journal.stage(STAGE))
     left = {str(one.ask.arm) for one in journal.stage(STAGE) if not common.kept(one)}
     return [label for label in family.arms if label in left and label != family.baseline]
 
 
 def missing_metric_note(spec: SweepSpec, journal: Journal) -> str | None:
-    """In a line, where runs completed without the metric that a verdict goes by; None where all told it."""
+    """A line if runs completed without the metric that decides a verdict; None if all reported it."""
     done = [record for record in journal.stage(STAGE) if record.state == "completed"]
     mute = [record for record in done if record.score(metric(spec)) is None]
     if not mute:
         return None
     return (
-        f"{len(mute)} of {len(done)} completed runs did not report {metric(spec)} with their last row, so they count "
-        f"for nothing: {spec.trainable} must, where context.test is true"
+        f"{len(mute)} of {len(done)} completed runs did not report {metric(spec)} with their last row and do not "
+        f"count: {spec.trainable} must report it if context.test is true"
     )
 
 
 def _beside(result: verdicts_module.Verdicts) -> list[str]:
-    """What of the rule is not of the tests over seeds."""
-    told = [
-        "no worthwhile difference is said of each arm by itself: where there are many, one may be called so by luck"
-    ]
+    """The parts of the rule that are not about the tests over seeds."""
+    first = "no worthwhile difference is judged for each arm by itself: of many arms, one may get it by luck"
+    lines = [first]
     if any(one.documents for one in result.comparisons):
-        told.append(
-            "over seeds and documents together the same must show, by t after Holm or by the interval, else it is "
+        lines.append(
+            "the same must hold over seeds and documents together, by t after Holm or by the interval, else it is "
             "inconclusive"
         )
     if any(one.stuck is not None for one in result.comparisons):
-        told.append(
+        lines.append(
             "a comparison with a stuck run is inconclusive, whatever the tests say: no mean may hide such a run"
         )
-    return told
+    return lines
 
 
 def _challenge(
@@ -404,12 +455,17 @@ def _challenge(
     asked: Mapping[str, Any],
     settled: Mapping[str, int],
 ) -> dict[str, Any] | None:
-    """Whether an arm that is confirmed is so against the standing champion, too: by the same rule, on the same pairs.
+    """Whether a confirmed arm is confirmed against the standing champion, too: by the same rule, on the same pairs.
 
-    At the level of the look at which these grew last, for that of a later one is not for them. asked: of
-    `verdicts.verdicts` at the last look; settled: arm -> the look that did, where there are several.
+    At the level of the look in which the pairs last grew: a later look has no new pairs of them. None if no other arm
+    is confirmed, and if the champion is the baseline itself. The key `crowned` holds the arm that takes its place.
 
-    None where no arm but it is confirmed, and where it is the baseline itself. crowned: the arm that takes its place.
+    Args:
+        found: the losses, by arm and seed.
+        declared: the spec's rule.
+        confirmed: the arms confirmed against the baseline, the best first.
+        asked: keyword arguments of `verdicts.verdicts` at the last look.
+        settled: arm -> the look that settled it, if there are several looks.
     """
     standing = str(family.champion)
     challengers = [arm for arm in confirmed if arm != standing]
@@ -425,19 +481,19 @@ def _challenge(
     better = sorted((one for one in against if one.verdict == "confirmed"), key=lambda one: one.mean or 0.0)
     beaten = [one.arm for one in better]
     listed = "; ".join(f"{one.arm}: {one.label}, {number(one.mean, '+')}, {between(one.interval)}" for one in against)
-    said = "stays: no arm is confirmed against it"
+    text = "stays: no arm is confirmed against it"
     if beaten:
-        said = f"makes way for {beaten[0]}, which is confirmed against it, too"
+        text = f"is replaced by {beaten[0]}, which is confirmed against it, too"
     return {
         "champion": standing,
         "comparisons": [asdict(one) for one in against],
         "crowned": beaten[0] if beaten else None,
-        "said": f"the standing champion, {standing}, {said} ({listed})",
+        "said": f"the standing champion, {standing}, {text} ({listed})",
     }
 
 
 def _documents(journal: Journal, run_dir: Path) -> tuple[Sums, int | None]:
-    """The losses of every run by document, where bundles tell; and how many documents, where those are too few."""
+    """The losses of every run by document, if bundles have them; and the number of documents, if that is too few."""
     sums: dict[str, dict[int, Any]] = {}
     for record in journal.stage(STAGE):
         checkpoint = record.end.checkpoint if record.end else None

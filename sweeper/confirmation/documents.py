@@ -1,10 +1,10 @@
-"""What other documents would have made of a comparison, alone and together with what other seeds would.
+"""How a comparison would vary over other documents, alone and together with other seeds.
 
 A difference in loss per token is a ratio of sums over documents, so its error comes from the jackknife of a ratio,
 leaving out one document at a time. The errors over seeds and over documents add up as in min F' of Clark (1973, "The
-language-as-fixed-effect fallacy"), with Satterthwaite's (1946) degrees of freedom. What seeds and documents do to each
-other is in both errors, so the sum errs on the safe side: simulated at equal errors, 8 seeds and 25 or 55 documents,
-such intervals cover 94 to 97 %, over seeds alone 86 %.
+language-as-fixed-effect fallacy"), with Satterthwaite's (1946) degrees of freedom. The interaction of seeds and
+documents is in both errors, so the sum errs on the safe side: simulated at equal errors, 8 seeds and 25 or 55
+documents, such intervals cover 94 to 97 %, over seeds alone 86 %.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from scipy import special
 from sweeper.confirmation.paired_tests import Array, holm
 
 Sums = Mapping[str, Mapping[int, Array]]
-"""Arm -> seed -> (2, documents): the losses in nats, summed over a document's predictions, and how many those are."""
+"""Arm -> seed -> (2, documents): the losses in nats, summed over a document's predictions, and their number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """Of one comparison, in nats; intervals at the level of its look, unadjusted. Safe to write as JSON.
+    """One comparison over documents, in nats; intervals at the level of its look, unadjusted. Safe to write as JSON.
 
-    number: of documents with predictions. effective: of as many of one size the mean would be as sure. error: standard
-    error of the mean difference over documents. interval: over documents alone. combined: over seeds and documents.
-    adjusted: p of the combined t test of the mean against the margin on its own side, by Holm over the family.
+    Args:
+        number: documents with predictions.
+        effective: that many documents of one size would give the mean the same error.
+        error: standard error of the mean difference over documents.
+        interval: over documents alone.
+        combined: over seeds and documents.
+        adjusted: p of the combined t test of the mean against the margin on its own side, by Holm over the family.
     """
 
     number: int
@@ -41,7 +45,7 @@ class Documents:
 
 @dataclass(frozen=True)
 class Seen:
-    """What seeds say of one comparison: the mean difference, its sd over so many pairs, and p on either side."""
+    """One comparison over seeds: the mean difference, its sd, the number of pairs, and p on either side."""
 
     mean: float
     sd: float
@@ -53,7 +57,7 @@ class Seen:
 def by_arm(
     seen: Mapping[str, Seen], sums: Mapping[str, Sequence[tuple[Array, Array]]], margin: float, alpha: float
 ) -> dict[str, Documents]:
-    """Arm -> what documents say, for the arms whose sums are known: by seed, (2, documents) of it and of the baseline.
+    """Arm -> its comparison over documents, for the arms with sums: by seed, (2, documents) of it and of the baseline.
 
     seen: of all arms of the family; one without documents keeps its p over seeds among those that Holm adjusts.
     """
@@ -118,10 +122,10 @@ class _Error:
 
 
 def error(differences: Array, tokens: Array) -> _Error:
-    """Of a sum of (documents,) differences by a sum of tokens, all above 0: the jackknife over two documents or more.
+    """The error of a sum of (documents,) differences over a sum of tokens, all above 0, by jackknife; two or more.
 
-    Degrees of freedom are those of the effective number of documents, Kish's: a document with a quarter of all tokens
-    is worth little more than four.
+    Degrees of freedom are those of Kish's effective number of documents: if one document has a quarter of all tokens,
+    the whole counts as hardly more than four.
     """
     documents = len(tokens)
     assert documents > 1

@@ -1,8 +1,9 @@
-"""How the level of a test is divided among looks that were declared: spending functions and their boundaries.
+"""How the level of a test is divided among declared looks: spending functions and their boundaries.
 
-Lan & DeMets (1983): of a level, so much is spent by a share of the pairs, and a look's boundary is what makes the
-chance of a first crossing there equal to what is newly spent. The boundaries are exact for normal statistics; they are
-used on the scale of p; tests/calibration_looks.py shows what Student's t makes of them. Both sides count, half each.
+Lan & DeMets (1983): a spending function says how much of the level is spent at each share of the pairs. A look's
+boundary makes the chance of a first crossing there equal to what that look newly spends. The boundaries are exact for
+normal statistics and used on the scale of p; tests/calibration_looks.py shows how Student's t fares with them. Both
+sides count, half each.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ _SPENT: dict[Spending, Callable[[float, float], float]] = {"obrien_fleming": _ob
 
 @lru_cache
 def levels(looks: tuple[int, ...], spending: Spending, level: float, comparisons: int = 1) -> tuple[float, ...]:
-    """Of each declared look, the level at which Holm tests its comparisons; two-sided.
+    """The level at which Holm tests the comparisons of each declared look; two-sided.
 
-    looks: pairs at each, ascending. level: of all of them together. The first of Holm's steps tests at a look's level /
+    looks: pairs at each, ascending. level: of all looks together. Holm's first step tests at a look's level /
     comparisons: those are the boundaries of level / comparisons. His later steps are then on the safe side, because
     the laxer the boundaries, the more the looks reject the same.
     """
@@ -51,7 +52,7 @@ def levels(looks: tuple[int, ...], spending: Spending, level: float, comparisons
 
 
 def _nominal(shares: Sequence[float], spent: Sequence[float]) -> list[float]:
-    """The two-sided p of each look's boundary, where so much is newly spent at each."""
+    """The two-sided p of each look's boundary, given what each look newly spends."""
     law, found = _Law(), list[float]()
     for share, new in zip(shares, spent, strict=True):
         law = law.at(share)
@@ -65,10 +66,15 @@ def _nominal(shares: Sequence[float], spent: Sequence[float]) -> list[float]:
 
 
 class _Law:
-    """The law of a Brownian motion's value at a share of the time, of those paths that crossed no boundary so far.
+    """The law of a Brownian motion's value at a share of the time, over the paths that crossed no boundary so far.
 
-    values, weights: (points,) of the last look, before the first one a single 0; share_before: its share. A statistic
-    is the value over the root of the share.
+    A statistic is the value over the root of the share.
+
+    Args:
+        values: (points,) of the last look; a single 0 before the first look.
+        weights: (points,), theirs.
+        share_before: the share of the last look.
+        share: the share of this look.
     """
 
     def __init__(
@@ -88,7 +94,7 @@ class _Law:
         return float(self.weights @ tails)
 
     def within(self, bound: float) -> _Law:
-        """Those that stay inside ±bound now, by Simpson's rule on a grid."""
+        """The paths that stay inside ±bound now, by Simpson's rule on a grid."""
         edge, sd = bound * math.sqrt(self.share), math.sqrt(self.share - self.share_before)
         values = np.linspace(-edge, edge, POINTS)
         rule = np.full(POINTS, 2.0)

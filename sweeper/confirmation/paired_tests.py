@@ -1,7 +1,7 @@
 """Tests of paired differences, and how many pairs they need. Arrays in, arrays out.
 
-Arrays hold the pairs in their last axis and the arms of a family in the one before; anything may lead. The special
-functions are SciPy's own behind `scipy.stats`, whose import alone takes a second.
+Arrays hold the pairs in their last axis and the arms of a family in the one before; any axes may lead. The special
+functions are those behind `scipy.stats`, whose import alone takes a second.
 """
 
 from __future__ import annotations
@@ -20,23 +20,27 @@ ALPHA = 0.05
 POWER = 0.8
 PAIRS = 6  # with fewer, the sign-flip test cannot fall below 0.05: two-sided, 2 / 2^n
 EXACT_PAIRS, FLIPS = 15, 20_000
-ROUNDING = 1e-12  # of a loss: a smaller difference is two ways to add up one number
+ROUNDING = 1e-12  # of a loss: a smaller difference comes from adding up in another order
 OUTLIER = 0.01
 GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
 SIMULATED, SIMULATED_ARMS, MOST_SIMULATED, SIGNS_MATTER = 3000, 4, 40, 9  # of `detectable`
-# Of the correction for skew, see `wary`: how it grows with the pairs, at most, and at least where arms share it.
+# The correction for skew, see `wary`: its growth with the pairs, its most, and its least if several arms share it.
 WARINESS, WARY_FROM, MOST_WARY, SHARED_WARY = 0.08, 5.5, 0.75, 0.5
-WIDEST = 5.0  # times an arm's own sd, which the arms beside it count for at most
+WIDEST = 5.0  # times an arm's own sd: the most that the arms beside it count for
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What Student's t says of differences, arrays of one shape; NaN where there are too few, t then 0 and p 1.
+    """Student's t of differences, arrays of one shape; NaN if there are too few, with t 0 and p 1.
 
-    low, high: the interval of the mean. skew: mean third power over the 3/2nd of the mean square, 0 without spread.
-    t_better, p_better: of differences + margin against 0, two-sided. t_worse, p_worse: of differences - margin.
+    Args:
+        low: of the interval of the mean.
+        high: of the interval of the mean.
+        skew: mean third power over the 3/2nd of the mean square, 0 without spread.
+        t_better: of differences + margin against 0; p_better: its two-sided p.
+        t_worse: of differences - margin against 0; p_worse: its two-sided p.
     """
 
     n: Array
@@ -56,16 +60,17 @@ class Paired:
         return cls(*(np.stack(fields, -1) for fields in zip(*(vars(part).values() for part in parts), strict=True)))
 
     def at(self, index: int) -> Paired:
+        """One arm of the family, by its place in the last axis."""
         return Paired(*(field[..., index] for field in vars(self).values()))
 
     def on_its_side(self, better: Array, worse: Array) -> Array:
-        """The one that belongs to the side of the mean; 1 for a mean that is not beyond the margin."""
+        """The p on the side of the mean; 1 if the mean is not beyond the margin."""
         beyond = np.where(self.mean < 0, self.t_better < 0, self.t_worse > 0)
         return np.where(beyond, np.where(self.mean < 0, better, worse), 1.0)
 
 
 def t_tests(differences: Array, margin: float, alpha: float) -> Paired:
-    """Of (..., n) differences, with intervals at 1 - alpha. Without any spread t is infinite, or 0 for a mean of 0."""
+    """Student's t of (..., n) differences, intervals at 1 - alpha. Without spread t is infinite, or 0 for mean 0."""
     n = differences.shape[-1]
     count = np.full(differences.shape[:-1], n)
     nothing, none, certain = (np.full(count.shape, value) for value in (np.nan, 0.0, 1.0))
@@ -89,16 +94,19 @@ def t_tests(differences: Array, margin: float, alpha: float) -> Paired:
 
 
 def two_sided(t: Array, n: Array) -> Array:
-    """p of Student's t of n pairs; 1 for 0, and where there are fewer than two."""
+    """p of Student's t of n pairs; 1 for a t of 0, and for fewer than two pairs."""
     return np.where(n < 2, 1.0, 2 * special.stdtr(np.maximum(n - 1, 1), -np.abs(t)))
 
 
 @dataclass(frozen=True)
 class Wary:
-    """Student's t with a correction for skew, which Student's own test does not know; arrays of one shape.
+    """Student's t corrected for skew; arrays of one shape.
 
-    skew: of the differences of all arms that stay, about their own means. size: what t is divided by where the tail
-    lies on the losing side. p_better, p_worse: as in `Paired`.
+    Args:
+        skew: of the differences of all arms that stay, about their own means.
+        size: the divisor of t if the tail lies on the losing side.
+        p_better: as in `Paired`.
+        p_worse: as in `Paired`.
     """
 
     skew: Array
@@ -108,7 +116,7 @@ class Wary:
 
 
 def wary(tests: Paired, left_out: Array | bool = False) -> Wary:
-    """The second test of a family (..., k): t / (1 + w skew² r), where the tail lies on the losing side, else t.
+    """The second test of a family (..., k): t / (1 + w skew² r) if the tail lies on the losing side, else t.
 
     Few differences with a long tail mostly miss it: their mean lies on its other side, their sd is too small, and t
     confirms what has no effect. The tail that one arm misses shows in those beside it, so the skew is that of all arms
@@ -116,24 +124,25 @@ def wary(tests: Paired, left_out: Array | bool = False) -> Wary:
     pooled sd over the arm's. w grows by 0.08 a pair from 5.5 pairs on to 0.75 (with more pairs a skew is less often
     chance), and is 0.5 at least where arms share it.
 
-    Form and constants are those that lower false verdicts most at the power that they may cost, by simulation (`python
-    -m tests.calibration`; n = 8 unless said). Where the candidates alone have log-normal noise of three times the
-    baseline's sd, t and signs confirm one falsely in 16 and 20 % of families of 3 and 8 arms, this in 3.7 and 0.7, for
-    1.5 and 1.7 points of the power at 2 sd under normal noise, and 3.7 and 2.3 where t has 80 %. Two arms: 14 to 5.8,
-    4.6 at 12 pairs. One alone has no arm beside it: 10 to 9.3, at 16 pairs 10 to 6.5, for 1.4 and 5.7 points where t
-    has 77 and 80 %. Where only the spread differs, t holds its level, and no test of the spread is needed (3 times the
-    baseline's sd: 2.3 %).
+    Form and constants are those that lower false verdicts most for the power they may cost, by simulation (`python -m
+    tests.calibration`; n = 8 unless stated). If only the candidates have log-normal noise of three times the baseline's
+    sd, t and signs confirm one falsely in 16 and 20 % of families of 3 and 8 arms, this test in 3.7 and 0.7 %; it costs
+    1.5 and 1.7 points of power at 2 sd under normal noise, and 3.7 and 2.3 points where t has 80 %. Two arms: from 14
+    to 5.8 %, 4.6 at 12 pairs. A single arm has no arm beside it: from 10 to 9.3 %, at 16 pairs from 10 to 6.5, for 1.4
+    and 5.7 points where t has 77 and 80 %. If only the spread differs, t keeps its level, and no test of the spread is
+    needed (3 times the baseline's sd: 2.3 %).
 
-    Others alone, as false verdicts under that noise and power where this has 76 %: Johnson (1978) 7.7 and 70; Hall's
-    transformation (1992) 8.0 and 71; bootstrap t 7.0 and 65; Yuen 7.8 and 68; signed rank 8.6 and 73: all the same
-    bargain, and the last two test the typical seed, not the mean. A threshold of the skew, then the same: no better.
+    Other tests by themselves, as false verdicts under that noise and power where this one has 76 %: Johnson (1978) 7.7
+    and 70; Hall's transformation (1992) 8.0 and 71; bootstrap t 7.0 and 65; Yuen 7.8 and 68; signed rank 8.6 and 73.
+    All make the same trade, and the last two test the typical seed, not the mean. The same correction above a threshold
+    of the skew is no better.
     """
     wide = np.asarray(tests.sd > 0)
     kept = wide & (tests.n > 2) & ~np.broadcast_to(left_out, wide.shape)
     sd = np.where(wide, tests.sd, 1.0)
     with np.errstate(over="ignore"):
         beside = np.minimum(sd[..., None, :] / sd[..., :, None], WIDEST)
-    share = kept[..., None, :] | np.eye(wide.shape[-1], dtype=bool)  # itself in any case
+    share = kept[..., None, :] | np.eye(wide.shape[-1], dtype=bool)  # always the arm itself
     beside, number = np.where(share, beside, 0.0), share.sum(-1)
     square = (beside**2).sum(-1) / number
     skew = np.where(wide, (beside**3 * tests.skew[..., None, :]).sum(-1) / number / square**1.5, 0.0)
@@ -158,7 +167,7 @@ def holm(p: Array) -> Array:
 
 
 def sign_flip(differences: Array, mean: Array | float, margin: float = 0.0) -> Array:
-    """Two-sided p of (..., n) differences whose sign is as good as its opposite, about the margin on the mean's side.
+    """Two-sided p of (..., n) differences if either sign is equally likely, about the margin on the mean's side.
 
     1 for a mean that is not beyond the margin. All 2^n signs up to 15 pairs, else 20,000 random ones with a fixed seed,
     with the differences' own among them.
@@ -201,7 +210,7 @@ def t_detectable(pairs: int, comparisons: int, wanted: float = POWER, alpha: flo
 
 
 def detectable(pairs: int, comparisons: int, wanted: float = POWER, alpha: float = ALPHA) -> float:
-    """As `t_detectable`, with the sign-flip test and the test that is wary of skew beside t: what a verdict takes.
+    """As `t_detectable`, with the sign-flip test and the test corrected for skew beside t, as a verdict needs all.
 
     Simulated with normal noise and a fixed seed, to 1 or 2 %. Above 40 pairs t alone, which is 1 to 2 % less.
     """
@@ -216,10 +225,10 @@ def detectable(pairs: int, comparisons: int, wanted: float = POWER, alpha: float
 
 @lru_cache(maxsize=256)
 def _simulated(pairs: int, arms: int) -> tuple[Array, Array, Array]:
-    """An arm's means, errors as the wary t sees them, and what the signs ask to be taken; (draws,).
+    """An arm's means, errors as `wary` sees them, and the effect that the sign-flip test needs; (draws,).
 
-    A draw shows whatever is taken from it from mean + critical t times the error on, if it is enough for the signs:
-    they matter up to 9 pairs, and below 6 there is no verdict that they could forbid.
+    A draw shows an effect from mean + critical t times the error on, if it is enough for the signs: they matter up to 9
+    pairs, and below 6 there is no verdict that they could prevent.
     """
     runs = np.random.default_rng(0).standard_normal((SIMULATED, arms + 1, pairs))
     differences = (runs[:, 1:] - runs[:, :1]) / math.sqrt(2)
@@ -231,9 +240,9 @@ def _simulated(pairs: int, arms: int) -> tuple[Array, Array, Array]:
 
 
 def _signs_ask(differences: Array) -> Array:
-    """The mean to take from each of (rows, n) differences before the sign-flip test falls below its level.
+    """The mean to subtract from each of (rows, n) differences before the sign-flip test falls below its level.
 
-    Turning some signs makes the sum no smaller just where the mean of those turned is at or beyond what was taken.
+    Turning some signs makes the sum no smaller exactly if the mean of those turned reaches what was subtracted.
     """
     n = differences.shape[-1]
     subsets = np.array([*itertools.product((0.0, 1.0), repeat=n)][1:])
@@ -245,7 +254,7 @@ def _signs_ask(differences: Array) -> Array:
 def pairs_needed(effect: float, comparisons: int, alpha: float = ALPHA) -> int:
     """Pairs for which a mean of `effect` sd is `detectable` at alpha / comparisons; at least 6."""
     assert effect > 0, effect
-    # The normal approximation lies below by 1 to 3 pairs, more at strict levels.
+    # The normal approximation is 1 to 3 pairs too low, more at strict levels.
     normal = special.ndtri(POWER) - special.ndtri(alpha / comparisons / 2)
     pairs = max(PAIRS, math.floor((normal / effect) ** 2))
     while pairs <= MOST_SIMULATED and detectable(pairs, comparisons, POWER, alpha) > effect:

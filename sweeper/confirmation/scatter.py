@@ -1,4 +1,4 @@
-"""What is told of two arms' runs besides their mean: whether they scatter alike, and how many were stuck."""
+"""What is reported of two arms' runs besides their mean: whether they scatter alike, and how many were stuck."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.confirmation.paired_tests import ROUNDING, Array
 class Spread:
     """The sd over seeds of an arm's runs and of the baseline's, on the seeds that both have; nats.
 
-    ratio: of the two, with its 95 % interval. p: of equal variances, two-sided, unadjusted. None where one is 0.
+    ratio: of the two, with its 95 % interval. p: of equal variances, two-sided, unadjusted. None if one is 0.
     """
 
     sd: float
@@ -27,8 +27,9 @@ class Spread:
 
 
 def spread(ours: Array, theirs: Array) -> Spread | None:
-    """Of (n,) losses by seed, by Pitman (1939) and Morgan (1939): variances are equal where sum and difference do not
-    correlate. None below three pairs.
+    """The spread of (n,) losses by seed, by Pitman (1939) and Morgan (1939); None below three pairs.
+
+    The variances are equal if sum and difference do not correlate.
     """
     n = len(ours)
     if n < 3:
@@ -45,10 +46,10 @@ def spread(ours: Array, theirs: Array) -> Spread | None:
 
 
 def mcnemar(ours: Collection[int], theirs: Collection[int]) -> float:
-    """Exact two-sided p that either arm is as likely to have the stuck run of a pair; by the seeds of stuck runs.
+    """Exact two-sided p that both arms are equally likely to have the stuck run of a pair; by the seeds of stuck runs.
 
-    Not Fisher's: runs of one seed share their start and their data, and that test takes them for independent. Pairs of
-    which both are stuck, or none, tell nothing.
+    Not Fisher's test, which takes runs as independent: runs of one seed share their start and their data. Pairs of
+    which both are stuck, or neither, carry no information.
     """
     alone, other = len({*ours} - {*theirs}), len({*theirs} - {*ours})
     return min(1.0, 2 * float(special.bdtr(min(alone, other), alone + other, 0.5))) if alone + other else 1.0

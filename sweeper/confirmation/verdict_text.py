@@ -10,35 +10,35 @@ from sweeper.spec.hints import confidence
 from sweeper.system.markdown import ABSENT, between, code, number, table, text
 
 ASSUMED = (
-    "assumed: seeds are independent, and differences scatter evenly to both sides of their mean, as they do where the "
-    "runs of both arms scatter alike; the intervals are of these seeds and these documents, and speak for others like "
-    "them, not for another corpus, model or length"
+    "assumed: seeds are independent, and differences scatter evenly to both sides of their mean, as they do if the "
+    "runs of both arms scatter alike; the intervals hold for seeds and documents like these, not for another corpus, "
+    "model or length"
 )
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
-    """The verdict in a sentence or two, as plain where nothing is confirmed as where something is."""
-    told, test, champion = verdict["told"], verdict["metric"], verdict["champion"]
+    """The verdict in a sentence or two, equally plain whether something is confirmed or nothing is."""
+    labels, test, champion = verdict["told"], verdict["metric"], verdict["champion"]
     found = next((one for one in verdict["comparisons"] if one["arm"] == champion), None)
     seeds = found["n"] if found else f"{'up to ' * ('looks' in verdict)}{len(verdict['seeds'])}"
     fresh = "" if verdict["fresh"] else " Not all of those seeds were fresh."
     against = f"against {code(verdict['baseline'])} over {seeds} seeds by {text(test)}"
     if found is None:
-        verdicts = "; ".join(f"{code(arm)}: {text(words)}" for arm, words in told.items())
+        verdicts = "; ".join(f"{code(arm)}: {text(words)}" for arm, words in labels.items())
         return f"**Nothing is confirmed** {against}. {verdicts}.{_going_on(verdict)}{fresh}"
     low, high = found["interval"]
     interval = f"{_level(verdict, champion)} {low:+.4f} to {high:+.4f}"
     first = f"**Confirmed: {code(champion)}** {against}: {found['mean']:+.4f} nats, {interval}."
     if challenge := verdict.get("challenge"):
         first += f" {text(challenge['said'][:1].upper() + challenge['said'][1:])}."
-    others = [f"{code(arm)}: {text(words)}" for arm, words in told.items() if arm != champion]
+    others = [f"{code(arm)}: {text(words)}" for arm, words in labels.items() if arm != champion]
     return (
         " ".join([first, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(verdict) + fresh
     )
 
 
 def going_on(verdict: Mapping[str, Any]) -> list[str]:
-    """The arms that a further declared look asks again."""
+    """The arms that a further declared look runs again."""
     if verdict["look"] >= _declared_looks(verdict):
         return []
     arms = [one["arm"] for one in verdict["comparisons"] if one["verdict"] == "inconclusive"]
@@ -47,8 +47,8 @@ def going_on(verdict: Mapping[str, Any]) -> list[str]:
 
 def _going_on(verdict: Mapping[str, Any]) -> str:
     going = [code(arm) for arm in going_on(verdict)]
-    told = f" This was look {verdict['look']} of at most {_declared_looks(verdict)}: {', '.join(going)} run"
-    return f"{told}{'s'[len(going) > 1 :]} on." if going else ""
+    message = f" This was look {verdict['look']} of at most {_declared_looks(verdict)}: {', '.join(going)} go"
+    return f"{message}{'es'[2 * (len(going) > 1) :]} on." if going else ""
 
 
 def _declared_looks(verdict: Mapping[str, Any]) -> int:
@@ -56,7 +56,7 @@ def _declared_looks(verdict: Mapping[str, Any]) -> int:
 
 
 def section(verdict: Mapping[str, Any]) -> str:
-    """Every comparison in a table, the arms' runs in another, then the rule and what qualifies it."""
+    """A table of the comparisons, one of the arms' runs, then the rule and its qualifications."""
     rows, level = [], _level(verdict)
     for one in verdict["comparisons"]:
         interval, documents = one["interval"], verdict["documents"].get(one["arm"])
@@ -80,25 +80,25 @@ def section(verdict: Mapping[str, Any]) -> str:
     ]
     needed = [
         f"{one['arm']}: {one['needed']} pairs would show {verdict['worthwhile']:g} nats ({one['needed_range'][0]} to "
-        f"{one['needed_range'][1]}, for the sd itself is uncertain)"
+        f"{one['needed_range'][1]}, as the sd itself is uncertain)"
         for one in verdict["comparisons"]
         if one["needed"]
     ]
     joint = any(one.get("documents") for one in verdict["comparisons"])
     first = (
-        f"Paired differences in {text(verdict['metric'])} to {code(verdict['baseline'])} under the same seeds ("
+        f"Paired differences in {text(verdict['metric'])} from {code(verdict['baseline'])} on the same seeds ("
         f"{', '.join(map(str, verdict['seeds']))}), nats; negative is better. Look {verdict['look']}. The {level} "
-        "answers what other seeds would give, unadjusted; the interval over documents what other documents would"
-        f"{'; the one over both what other seeds with other documents would' * joint}.\n\n"
+        "shows what other seeds would give, unadjusted; the interval over documents what other documents would"
+        f"{'; the one over both what other seeds and documents would' * joint}.\n\n"
     )
     caution = [f"**{text(verdict['unlearned'])}**"] if verdict.get("unlearned") else []
     lines = [*verdict["rule"], ASSUMED, *verdict.get("judged", ()), *verdict["notes"], *notes, *needed]
-    told = "\n".join(f"* {line}" for line in [*caution, *map(text, lines)])
-    return "\n\n".join(part for part in (f"{first}{compared}", _runs(verdict), told) if part)
+    bullets = "\n".join(f"* {line}" for line in [*caution, *map(text, lines)])
+    return "\n\n".join(part for part in (f"{first}{compared}", _runs(verdict), bullets) if part)
 
 
 def _runs(verdict: Mapping[str, Any]) -> str:
-    """Stuck runs and spread of every arm beside the baseline's; nothing where the record is of an earlier version."""
+    """Stuck runs and spread of every arm beside the baseline's; empty if the record is of an earlier version."""
     rows = []
     for one in verdict["comparisons"]:
         if "spread" not in one:
@@ -110,9 +110,9 @@ def _runs(verdict: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     first = (
-        "How the runs of each arm came out over the seeds that it shares with the baseline. Stuck: runs that did not "
-        "begin to learn, with the p of McNemar's exact test that both arms are as likely to; sd: over seeds, with the "
-        "p of Pitman and Morgan that the two are equal. Neither p is adjusted."
+        "How the runs of each arm came out on the seeds that it shares with the baseline. Stuck: runs that did not "
+        "begin to learn, with McNemar's exact p that both arms are equally likely to get stuck; sd: over seeds, with "
+        "the p of Pitman and Morgan that the two are equal. Neither p is adjusted."
     )
     heads = ["arm", "stuck", "baseline stuck", "p (stuck)", "sd of runs", "baseline's", "ratio (95 %)", "p (spread)"]
     return f"{first}\n\n{table(heads, rows, left=('arm',))}"
@@ -134,12 +134,12 @@ def _p(value: float | None) -> str:
 
 
 def unsaid(journal: Journal) -> str:
-    """Where there is no verdict, why."""
+    """Why there is no verdict."""
     families = journal.families()
     if not families:
         return "**Nothing is confirmed: no confirmation has run.**"
     ended = sum(not record.open for record in journal.stage("confirm"))
-    return f"**No verdict yet:** of at most {declared(journal)} runs of the confirmation {ended} have ended."
+    return f"**No verdict yet:** {ended} of at most {declared(journal)} runs of the confirmation have ended."
 
 
 def declared(journal: Journal) -> int:
@@ -148,6 +148,6 @@ def declared(journal: Journal) -> int:
 
 
 def _level(verdict: Mapping[str, Any], arm: str | None = None) -> str:
-    """Of the intervals, or of one arm's, which may have been settled at an earlier look."""
+    """The level of the intervals, or of one arm's, which an earlier look may have settled."""
     look = verdict.get("settled", {}).get(arm)
     return f"{confidence(verdict['looks'][look - 1]['alpha'] if look else verdict['alpha'])} % interval"

@@ -2,7 +2,7 @@
 
 Baseline and candidate share seeds, and with them initial weights, data order and noise; the unit is the difference of
 their losses on a seed, candidate - baseline, in nats: negative is better. A test by Student's t decides, adjusted for
-the declared comparisons by Holm (1979); an exact sign-flip test and a t that is wary of skew guard it.
+the declared comparisons by Holm (1979); an exact sign-flip test and a t corrected for skew guard it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sweeper.spec.hints import confidence
 
 RACING_PAIRS = 4
 FACTOR = 2.8  # standard errors that a mean must have to be shown at 5 % with 80 % power
-LARGEST = 1e100  # nats: what is beyond has run away, and its square is to be a number still
+LARGEST = 1e100  # nats: a larger loss has run away, and its square must still be a number
 MOST_NEEDED = 1_000_000  # pairs: beyond, nothing here settles it
 
 Outcome = Literal["confirmed", "worse", "no worthwhile difference", "inconclusive", "dropped"]
@@ -51,11 +51,13 @@ DOCUMENTS = "other documents could turn it"
 
 @dataclass(frozen=True)
 class Rule:
-    """What a spec declares before the first run of a confirmation; worthwhile and margin in nats.
+    """What a spec declares before the first run of a confirmation. Raises ValueError in one line.
 
-    worthwhile: the difference that would matter. margin: a candidate must beat the baseline by more than that.
-    levels: of the declared looks, which together take alpha (looks.py); a single one takes all of it. Raises ValueError
-    in one line.
+    Args:
+        worthwhile: the difference that would matter, in nats.
+        margin: a candidate must beat the baseline by more than that, in nats.
+        alpha: the level of all declared looks together.
+        levels: of each declared look (looks.py); empty if there is one look, which takes all of alpha.
     """
 
     worthwhile: float = 0.01
@@ -65,14 +67,14 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not 0 < self.worthwhile < math.inf:
-            raise ValueError(f"worthwhile: {self.worthwhile:g} is no difference in nats; give one above 0")
+            raise ValueError(f"worthwhile: {self.worthwhile:g} must be a difference in nats above 0")
         if not 0 <= self.margin <= self.worthwhile:
             raise ValueError(f"margin: {self.margin:g} must lie between 0 and worthwhile, {self.worthwhile:g}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha: {self.alpha:g} must lie between 0 and 1")
 
     def level(self, look: int) -> float:
-        """The level of a family's look, from 1 on: after the declared ones, which share alpha, it is halved each time.
+        """The level of a family's look, from 1 on: the declared ones share alpha, and each later one has half of that.
 
         So all looks together stay below 2 alpha. Half of that lies on the side of `confirmed`: the chance of any false
         one stays below alpha.
@@ -90,26 +92,40 @@ class Rule:
             f"below {alpha:.4g}, and sign-flip test below {GUARD:g}",
             f"worse: the same, but higher{beyond}",
             f"no worthwhile difference: the {confidence(alpha)} % interval lies inside ±{delta:g} nats",
-            f"inconclusive: all else, where the tests disagree, and below {PAIRS} pairs",
+            f"inconclusive: everything else; also if the tests disagree, and below {PAIRS} pairs",
         ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """An arm against the baseline over the seeds that both completed. Nats; None where there are too few pairs.
+    """An arm against the baseline over the seeds that both completed. Nats; None if there are too few pairs.
 
-    Safe to write as JSON by `dataclasses.asdict`. differences: by seed, as in `seeds`. interval: of the mean, at the
-    level 1 - alpha of the look, unadjusted. p: two-sided t of the mean against the margin on its own side; adjusted: by
-    Holm, what decides; flip: of the sign-flip test, unadjusted. second: as adjusted, of the t that is wary of skew;
-    skew: what it goes by. detectable: the smallest mean that so many pairs at this sd show with 80 % power at Holm's
-    first level. needed: pairs in all to detect the worthwhile difference at this sd at the next look; needed_range:
-    over the sd's own 95 % interval; both of the inconclusive only, and not where one seed makes the sd. unpaired_sd: of
-    a difference between runs on different seeds. outlier: a seed whose difference stands out. missing: seeds on which
-    one of the two has not run. failed, baseline_failed: seeds on which it did not come to a loss. stuck,
-    baseline_stuck: those of the seeds on which its run was stuck, None where that is not known; stuck_p: exact, that
-    both arms are stuck alike. spread: how the two arms' runs scatter. documents: what other documents would give, where
-    that is known. why: what made the verdict inconclusive whatever the tests over seeds say. notes: what a reader must
-    know besides, a sentence each.
+    Safe to write as JSON by `dataclasses.asdict`.
+
+    Args:
+        n: pairs.
+        differences: by seed, as in `seeds`.
+        interval: of the mean, at the level 1 - alpha of the look, unadjusted.
+        p: two-sided t of the mean against the margin on its own side.
+        adjusted: that p by Holm; it decides.
+        flip: p of the sign-flip test, unadjusted.
+        second: as adjusted, of the t corrected for skew.
+        skew: the skewness that it corrects for.
+        detectable: the smallest mean that n pairs at this sd show with 80 % power at Holm's first level.
+        needed: pairs in all to detect the worthwhile difference at this sd at the next look; only if inconclusive, and
+            not if one seed makes the sd.
+        needed_range: the same over the sd's own 95 % interval.
+        unpaired_sd: of a difference between runs on different seeds.
+        correlation: of the two arms' losses over the seeds.
+        outlier: a seed whose difference stands out.
+        missing: seeds on which one of the two has not run.
+        failed: seeds on which the arm did not come to a loss; baseline_failed: the same of the baseline.
+        stuck: the seeds on which the arm's run was stuck, None if not known; baseline_stuck: the same of the baseline.
+        stuck_p: exact p that both arms are equally likely to get stuck.
+        spread: how the two arms' runs scatter.
+        documents: what other documents would give, if known.
+        why: what made the verdict inconclusive whatever the tests over seeds say.
+        notes: what else a reader must know, a sentence each.
     """
 
     arm: str
@@ -174,14 +190,19 @@ def verdicts(
 ) -> Verdicts:
     """Every other arm against the baseline.
 
-    losses: arm -> seed -> loss in nats at the full length. All declared arms must be there, those without a run with an
-    empty mapping: they count as comparisons. A seed that is absent has not run (or its machine broke), and is left out;
-    None is a run that failed by its own doing (diverged): then what is left flatters the arm, and no verdict in the
-    failed one's favour is given. look: 1, and 1 more for every `--more-seeds`. dropped: arms that racing gave up.
-    stuck: runs that came to a loss but did not learn, which no mean may hide: a comparison with one on a seed of its
-    pairs is inconclusive; None where the trainable does not tell. documents: what the losses are made of, as far as it
-    is known: then the verdict must stand over seeds and documents together, too. Raises ValueError in one line on a
-    loss that is not finite, and on an unknown arm.
+    Raises ValueError in one line on a loss that is not finite, and on an unknown arm.
+
+    Args:
+        losses: arm -> seed -> loss in nats at the full length. All declared arms must be there, also those without a
+            run, with an empty mapping: they count as comparisons. A seed that is absent has not run (or its machine
+            broke), and is left out. None is a run that diverged: the rest then flatters its arm, so there is no verdict
+            in that arm's favour.
+        look: 1, and 1 more for every `--more-seeds`.
+        dropped: arms that racing dropped.
+        stuck: runs that came to a loss but did not learn, which no mean may hide: a comparison with one among its
+            pairs is inconclusive. None if the trainable does not say.
+        documents: the losses by document, as far as known: then the verdict must also hold over seeds and documents
+            together.
     """
     rule = rule or Rule()
     _checked(losses, [baseline, *dropped])
@@ -212,9 +233,9 @@ def verdicts(
 
 
 def futile(losses: Losses, baseline: str, rule: Rule | None = None) -> list[str]:
-    """The arms that racing gives up at a planned look: 4 pairs or more, and all of the interval above -margin.
+    """The arms that racing drops: 4 pairs or more, and all of the interval above -margin.
 
-    Nothing is confirmed at such a look, so it takes nothing from the level of those to come.
+    This confirms nothing, so it takes nothing from the level of the looks to come.
     """
     rule = rule or Rule()
     _checked(losses, [baseline])
@@ -223,7 +244,7 @@ def futile(losses: Losses, baseline: str, rule: Rule | None = None) -> list[str]
 
 
 def paired(candidate: Mapping[int, float | None], baseline: Mapping[int, float | None]) -> dict[int, float]:
-    """Seed -> difference in nats, by ascending seed. What differs by rounding is alike: 0, or one difference."""
+    """Seed -> difference in nats, by ascending seed. Differences within rounding count as equal: 0, or one value."""
     found: dict[int, float] = {}
     rounding = 0.0
     for seed in sorted(candidate.keys() & baseline.keys()):
@@ -244,7 +265,7 @@ def adjusted(tests: Paired, dropped: Array | bool = False, by: Paired | Wary | N
 
 
 def guarded(tests: Paired, dropped: Array | bool = False) -> tuple[Array, Array]:
-    """As `adjusted`, by the test that is wary of skew; and the skew that it goes by."""
+    """As `adjusted`, by the test corrected for skew; and the skewness that it corrects for."""
     found = wary(tests, dropped)
     return adjusted(tests, dropped, found), found.skew
 
@@ -254,7 +275,11 @@ def decide(
 ) -> Array:
     """The outcomes (..., k) by the rule at a level.
 
-    p: adjusted; second: `guarded`, at the same level; flip: counts only where p is below the level.
+    Args:
+        p: adjusted.
+        second: `guarded`, at the same level.
+        flip: counts only if p is below the level.
+        dropped: whether racing dropped the arm.
     """
     differs, doubted = p < alpha, (flip >= GUARD) | (second >= alpha)
     within = (tests.low > -rule.worthwhile) & (tests.high < rule.worthwhile)
@@ -269,7 +294,7 @@ def decide(
 
 
 def hopeless(differences: Array, rule: Rule) -> Array:
-    """Whether racing gives up on (..., n) differences."""
+    """Whether racing drops an arm with these (..., n) differences."""
     if differences.shape[-1] < RACING_PAIRS:
         return np.zeros(differences.shape[:-1], bool)
     return t_tests(differences, rule.margin, rule.alpha).low > -rule.margin
@@ -279,7 +304,7 @@ def _checked(losses: Losses, named: Iterable[str]) -> None:
     for name in named:
         if name not in losses:
             near = difflib.get_close_matches(name, losses, 1, 0) or ["none"]
-            raise ValueError(f"{name!r} is no arm with losses; the nearest is {near[0]!r}")
+            raise ValueError(f"no losses for arm {name!r}; the nearest is {near[0]!r}")
     for arm, by in losses.items():
         for seed, loss in by.items():
             if loss is not None and not math.isfinite(loss):
@@ -295,7 +320,7 @@ def _bounded(losses: Losses) -> Losses:
 
 @dataclass(frozen=True)
 class _Decided:
-    """What the family says of one arm."""
+    """The outcome of one arm within its family, and the figures behind it."""
 
     outcome: Outcome
     test: Paired
@@ -331,7 +356,7 @@ class _Family:
         sd = float(test.sd) if n > 1 else None
         runs = [(ours[seed] or 0.0, theirs[seed] or 0.0) for seed in seeds]
         unpaired, correlation = _unpaired(runs)
-        marked = outlier(values)
+        outlying = outlier(values)
         outcome = _unflattered(decided.outcome, {*failed}, {*baseline_failed})
         stuck, baseline_stuck = self._stuck(arm, seeds), self._stuck(self.baseline, seeds)
         why = None if outcome == "dropped" else self._why(arm, outcome, stuck, baseline_stuck, decided.documents)
@@ -355,7 +380,7 @@ class _Family:
             needed_range=None,
             unpaired_sd=unpaired,
             correlation=correlation,
-            outlier=None if marked is None else seeds[marked],
+            outlier=None if outlying is None else seeds[outlying],
             missing=tuple(sorted(ours.keys() ^ theirs.keys())),
             failed=failed,
             baseline_failed=baseline_failed,
@@ -367,7 +392,7 @@ class _Family:
             why=why,
             notes=(),
         )
-        open_still = found.verdict == "inconclusive" and not why and marked is None
+        open_still = found.verdict == "inconclusive" and not why and outlying is None
         if open_still and sd is not None and (needed := self._needed(sd)) < MOST_NEEDED:
             low, high = sd_interval(sd, n)
             found = replace(found, needed=needed, needed_range=(self._needed(low), self._needed(high)))
@@ -384,7 +409,7 @@ class _Family:
         baseline_stuck: Collection[int] | None,
         documents: Documents | None,
     ) -> str | None:
-        """What stands in the way of a verdict besides the tests over seeds."""
+        """What makes the verdict inconclusive, whatever the tests over seeds say."""
         sides = [(name, found) for name, found in ((arm, stuck), (self.baseline, baseline_stuck)) if found]
         if sides and self.stuck:
             name, found = sides[0]
@@ -413,16 +438,16 @@ class _Family:
             tail = "higher" if found.skew > 0 else "lower"
             yield (
                 f"the tests disagree: t {found.adjusted:.2g} after Holm, {found.second:.2g} corrected for skew: the "
-                f"arms' differences have a tail towards {tail} losses (skewness {found.skew:+.2g}), and a part of it "
-                "that these seeds miss would undo the mean"
+                f"arms' differences have a tail towards {tail} losses (skewness {found.skew:+.2g}), and seeds from "
+                "that tail could undo the mean"
             )
         if found.sd == 0:
             yield "equal on every seed: a setting without effect?" if not found.mean else "the same on every seed"
         delta = self.rule.worthwhile
         if found.verdict in ("confirmed", "worse") and found.interval and max(map(abs, found.interval)) < delta:
-            yield f"sure, and yet within what is not worthwhile, ±{delta:g} nats"
+            yield f"significant, but smaller than `worthwhile`, ±{delta:g} nats"
         if found.outlier is not None:
-            needed = ", and an sd that it makes does not tell how many pairs are needed"
+            needed = ", and the sd with it does not tell how many pairs are needed"
             yield (
                 f"seed {found.outlier} stands out (Grubbs at 1 %): the tests assume symmetric differences"
                 f"{needed * (found.verdict == 'inconclusive')}"
@@ -434,8 +459,8 @@ class _Family:
             yield f"not run by both, so left out: {_listed(found.missing)}"
         if found.needed and found.documents and FACTOR * found.documents.error > delta - self.rule.margin:
             yield (
-                f"no number of seeds shows {delta:g} nats on these documents: their own error is "
-                f"{found.documents.error:.4f}; it takes more test text"
+                f"no number of seeds can show {delta:g} nats on these documents: their own error is "
+                f"{found.documents.error:.4f}; use more test text"
             )
         if found.why == DOCUMENTS and found.documents:
             low, high = found.documents.combined
@@ -451,18 +476,18 @@ def _seen(test: Paired, *, dropped: bool) -> Seen:
 
 
 def _both(ours: Mapping[int, Array], theirs: Mapping[int, Array], seeds: Iterable[int]) -> list[tuple[Array, Array]]:
-    """The sums of both arms on those of the seeds on which both are known."""
+    """The sums of both arms on the seeds for which both have them."""
     return [(ours[seed], theirs[seed]) for seed in seeds if seed in ours and seed in theirs]
 
 
 def _unflattered(outcome: Outcome, failed: set[int], baseline_failed: set[int]) -> Outcome:
-    """Runs that failed alone could have been their side's worst: nothing is decided in its favour."""
+    """A run that failed on one side only could have been its worst: nothing is decided in that side's favour."""
     favoured = {"confirmed": failed - baseline_failed, "worse": baseline_failed - failed}
     return "inconclusive" if favoured.get(outcome, failed ^ baseline_failed) and outcome != "dropped" else outcome
 
 
 def _unpaired(runs: list[tuple[float, float]]) -> tuple[float | None, float | None]:
-    """The sd of a difference were the runs not on one seed, and the correlation that pairing uses, where defined."""
+    """The sd of a difference between runs on different seeds, and the correlation that pairing uses, if defined."""
     if len(runs) < 2:
         return None, None
     (ours, both), (_, theirs) = np.cov(np.array(runs).T)

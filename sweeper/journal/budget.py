@@ -1,8 +1,8 @@
 """Which runs of a sweep share a budget: those that predict as many positions as the baseline, and as exactly.
 
-More predictions lower a loss by themselves, whatever is masked. So what predicts another number, for whatever reason,
-is not ranked, compared or shown to the sampler, but where the spec says `budget: free`. The settings tell it before a
-run (`Config.budget`), the metrics `train/predicted` and `audit/matched` after it.
+More predictions lower a loss by themselves, whatever is masked. So a run that predicts another number, for whatever
+reason, is not ranked, compared or shown to the sampler, unless the spec says `budget: free`. Before a run its settings
+give the number (`Config.budget`), after it the metrics `train/predicted` and `audit/matched`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ NAMED = 6  # arms in a line
 
 @dataclass(frozen=True)
 class Common:
-    """The budget that the runs of a sweep are to have in common: the baseline's.
+    """The budget that the runs of a sweep must share: the baseline's.
 
-    predicted: positions; None while nothing tells. exact: whether every batch predicts the same number, else way says
-    how the number comes about, and counted what the baseline's run predicted in fact. free: whether the spec compares
-    runs all the same.
+    Args:
+        predicted: positions; None while unknown.
+        exact: whether every batch predicts the same number.
+        free: whether the spec compares runs on any budget.
+        way: how the number comes about, if it is not exact.
+        counted: how many the baseline's run predicted, if it is not exact.
     """
 
     predicted: float | None
@@ -39,15 +42,15 @@ class Common:
 
     @staticmethod
     def of(spec: SweepSpec, records: Iterable[TrialRecord] = ()) -> Common:
-        """By the baseline's settings; where those tell nothing, by the first of these trials that is the baseline's."""
+        """From the baseline's settings; if those do not say, from the first of these trials that is the baseline's."""
         own, params = spec.baseline, spec.baseline_params
-        told, free = spec.budget_of(params), spec.budget == "free"
-        if told and told.exact:  # no need to look at the runs, of which the sampler has thousands
-            return Common(told.predicted, True, free)
+        due, free = spec.budget_of(params), spec.budget == "free"
+        if due and due.exact:  # no need to look at the runs, of which the sampler has thousands
+            return Common(due.predicted, True, free)
         reported = [record for record in records if record.rows and record.ask.arm == own]
         first = next((record for record in reported if record.state == "completed"), next(iter(reported), None))
-        if told:
-            return Common(told.predicted, False, free, told.way, _counted(first) if first and own else None)
+        if due:
+            return Common(due.predicted, False, free, due.way, _counted(first) if first and own else None)
         if first is None:
             return Common(None, True, free)
         return Common(_counted(first) if own else None, _exact(first) is not False, free)
@@ -57,7 +60,7 @@ class Common:
         return self.free or self.same(record)
 
     def same(self, record: TrialRecord) -> bool:
-        """Whether the trial has the baseline's budget, as far as is known by now."""
+        """Whether the trial has the baseline's budget, as far as known by now."""
         if not self.foretold(record.ask.budget):
             return False
         counted = _counted(record)
@@ -67,13 +70,13 @@ class Common:
             return counted is None or self.predicted in (None, counted)
         if counted is None or self.counted is None:
             return True
-        # Chance, or the text, has a part in it: 4 sd of independent draws, or as much as two seeds' batches differ.
+        # Chance and the text matter: allow 4 sd of independent draws, or as much as the batches of two seeds differ.
         return abs(counted - self.counted) <= max(0.01 * self.counted, 4 * (2 * self.counted) ** 0.5)
 
     def foretold(self, budget: Mapping[str, Any] | None) -> bool:
-        """The same by a trial's settings alone, as its Ask has them: known before it runs, whatever the clock does."""
-        known = from_dict(budget)
-        return known is None or self.predicted is None or known == (self.predicted, self.exact, False, self.way)
+        """The same from a trial's settings alone, as its Ask has them: known before it runs."""
+        asked = from_dict(budget)
+        return asked is None or self.predicted is None or asked == (self.predicted, self.exact, False, self.way)
 
 
 def to_dict(budget: Budget | None, tokens: int | None = None) -> dict[str, Any] | None:
@@ -85,7 +88,7 @@ def to_dict(budget: Budget | None, tokens: int | None = None) -> dict[str, Any] 
 
 
 def from_dict(kept: object) -> Budget | None:
-    """A budget from what the journal keeps, None where that tells none."""
+    """A budget from the journal's dict; None if it holds none."""
     if not isinstance(kept, Mapping):
         return None
     predicted, exact, way = kept.get("predicted"), kept.get("exact", True), kept.get("way", "")
@@ -95,12 +98,12 @@ def from_dict(kept: object) -> Budget | None:
 
 
 def stray(spec: SweepSpec, params: Mapping[str, Any]) -> bool:
-    """Whether settings leave the baseline's budget. Nothing does where budgets are free, or the trainable is silent."""
+    """Whether settings are off the baseline's budget; never if budgets are free or the trainable does not say."""
     return spec.budget != "free" and not Common.of(spec).foretold(to_dict(spec.budget_of(params)))
 
 
 def differ(spec: SweepSpec, records: Iterable[TrialRecord]) -> str:
-    """Where budgets are free and these runs use that, a sentence that says what it means; else nothing."""
+    """If budgets are free and these runs use that, a sentence on what it means; else empty."""
     records = list(records)
     common = Common.of(spec, records)
     others = sum(not common.same(record) for record in records) if common.free else 0
@@ -111,7 +114,7 @@ def differ(spec: SweepSpec, records: Iterable[TrialRecord]) -> str:
 
 
 def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
-    """(heading, text) of lines of the plan: which arms and points of the space leave the budget."""
+    """(heading, text) of lines of the plan: which arms and points of the space are off budget."""
     base = spec.baseline_params
     budget = spec.budget_of(base)
     if budget is None:
@@ -133,11 +136,11 @@ def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(spec: SweepSpec, path: str, base: Mapping[str, Any], budget: Budget) -> bool:
-    """Whether some corner of a setting's domain leaves the budget, all else as in the baseline."""
+    """Whether some corner of a setting's domain is off budget, with all else as in the baseline."""
     for corner in spec.space[path].corners():
         try:
             found = spec.budget_of({**base, path: corner})
-        except ValueError:  # the two together are none
+        except ValueError:  # the corner does not go with the baseline
             continue
         if found and not found.same(budget):
             return True
@@ -149,11 +152,11 @@ def _count(budget: Budget) -> str:
 
 
 def _exact(record: TrialRecord) -> bool | None:
-    """What a run says of itself by the metric `audit/matched`, if anything."""
-    said = record.rows[-1].metrics.get(f"{AUDIT}matched") if record.rows else None
-    return None if said is None else said != 0
+    """A run's own metric `audit/matched`, if it reports it."""
+    matched = record.rows[-1].metrics.get(f"{AUDIT}matched") if record.rows else None
+    return None if matched is None else matched != 0
 
 
 def _counted(record: TrialRecord) -> float | None:
-    """What a run of the full length predicted in fact."""
+    """How many positions a run of the full length predicted."""
     return record.rows[-1].metrics.get(PREDICTED) if record.rows and record.state == "completed" else None

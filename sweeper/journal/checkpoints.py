@@ -1,8 +1,8 @@
-"""A trial's checkpoints on disk: durable before they are spoken of, verified before they are trusted.
+"""A trial's checkpoints on disk: durable before the journal names them, verified before they are used.
 
 `trials/ID/checkpoints/step-00000400/` holds what the trainable handed over and a manifest, `checkpoint.json`, with the
-SHA-256 of every file and the trial it belongs to. The folder takes its name only when all of it is on disk, and the
-newest two are kept, so that the older one stands in for one that a crash or a bad disk tore.
+SHA-256 of every file and the trial it belongs to. The folder gets its name only when all of it is on disk. The newest
+two are kept, so that the older one can replace one that a crash or a bad disk tore.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from sweeper.system import faults, files
 MANIFEST = "checkpoint.json"
 HISTORY = "history.jsonl"
 KEEP = 2
-LITTLE = 64 * 1024  # bytes: a disk with less cannot even take a note of why a trial failed
+LITTLE = 64 * 1024  # bytes: a disk with less cannot even store why a trial failed
 _CHUNK = 1 << 20
 
 Row = Mapping[str, Any]
-ExpectedRow = tuple[Row, str | None]  # one that has been seen, and the `manifest_hash` of its checkpoint
+ExpectedRow = tuple[Row, str | None]  # a row in the journal, and the `manifest_hash` of its checkpoint
 
 
 def owner(trainable: str, identity: str, seed: int, config: Mapping[str, Any]) -> str:
-    """What a checkpoint is marked with, so that no other trial goes on from it."""
+    """The mark of a checkpoint, so that no other trial continues from it."""
     return hashlib.sha256(json.dumps([trainable, identity, seed, config]).encode()).hexdigest()[:16]
 
 
@@ -48,7 +48,7 @@ def no_room(folder: Path) -> bool:
 def store(folder: Path, source: Path, step: int, owned_by: str = "") -> Path:
     """Move a folder into `folder` as the checkpoint of a step, and drop all but the newest `KEEP`.
 
-    owned_by: the `owner` it is written for. Raises OSError, and leaves nothing behind, where there is no room; raises
+    owned_by: the `owner` it is written for. Raises OSError, and leaves nothing behind, if there is no room; raises
     files.Unsafe for links.
     """
     files.refuse_links(source)
@@ -72,7 +72,7 @@ def store(folder: Path, source: Path, step: int, owned_by: str = "") -> Path:
     partial.rename(target)
     _sync(folder)
     shutil.rmtree(source)
-    newer = [path for path in _newest_first(folder) if path.name > target.name]  # passed over, else it were no news
+    newer = [path for path in _newest_first(folder) if path.name > target.name]  # passed over at the restart
     for old in [*newer, *_newest_first(folder)[len(newer) :][KEEP:]]:
         shutil.rmtree(old)
     return target
@@ -81,10 +81,10 @@ def store(folder: Path, source: Path, step: int, owned_by: str = "") -> Path:
 def newest(folder: Path, owned_by: str = "", expected: Iterable[ExpectedRow] = ()) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, or None, and one line for each newer one that does not.
 
-    owned_by: whose it must be. expected: what it must agree with.
+    owned_by: the `owner` it must have. expected: the rows it must agree with.
     """
     torn: list[str] = []
-    seen = {row["step"]: (row, sealed) for row, sealed in expected}
+    seen = {row["step"]: (row, manifest) for row, manifest in expected}
     for path in _newest_first(folder):
         fault = _fault(path, owned_by, seen)
         if fault is None:
@@ -94,7 +94,7 @@ def newest(folder: Path, owned_by: str = "", expected: Iterable[ExpectedRow] = (
 
 
 def manifest_hash(checkpoint: Path) -> str:
-    """A hash over all that is in it, to be kept elsewhere."""
+    """A hash over all of a checkpoint, to be kept elsewhere."""
     return hashlib.sha256(_read(checkpoint / MANIFEST)).hexdigest()[:16]
 
 
@@ -105,7 +105,7 @@ def at(folder: Path, step: int) -> Path | None:
 
 
 def bundle(run_dir: Path, checkpoint: str | None) -> Path | None:
-    """The bundle in the checkpoint that a record names; None where it names none, or that has none.
+    """The bundle in the checkpoint that a record names; None if there is no checkpoint or no bundle in it.
 
     Raises files.Unsafe, in one line, for a path that leads out of the run folder, and for a link in the bundle.
     """
@@ -124,7 +124,7 @@ def history(checkpoint: Path) -> list[dict[str, Any]]:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Copy a folder so that `target` is there whole or not at all. Raises files.Unsafe for one with links."""
+    """Copy a folder to `target`, as a whole or not at all. Raises files.Unsafe for one with links."""
     files.refuse_links(source)
     partial = target.with_name(f".{target.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -143,7 +143,7 @@ def _read(path: Path) -> bytes:
 
 
 def folder_name(step: int) -> str:
-    """Of the checkpoint of a step."""
+    """The folder name of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
@@ -156,20 +156,20 @@ def _fault(path: Path, owned_by: str, seen: Mapping[int, ExpectedRow]) -> str | 
         for name, digest in digests.items():
             with files.reading(files.inside(path, name)) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return f"{name} is not what was written"
+                    return f"{name} does not match its checksum"
         strange = {str(name) for name in _files(path)} - {*digests, MANIFEST}
         if strange:
-            return f"{min(strange)} was not written with it"
+            return f"{min(strange)} is not in its manifest"
         if manifest["owner"] != owned_by:
             return "it belongs to another trial"
         rows = history(path)
         if path.name != folder_name(manifest["step"]) or rows[-1]["step"] != manifest["step"]:
-            return "it is of another step"
+            return "it is from another step"
         for row in rows:
             if row != seen.get(row["step"], (row, None))[0]:
-                return f"its row of step {row['step']} is not the journal's"
-        sealed = seen.get(manifest["step"], ({}, None))[1]
-        return None if sealed in (None, manifest_hash(path)) else "it is not the one that the journal tells of"
+                return f"its row of step {row['step']} differs from the journal's"
+        wanted = seen.get(manifest["step"], ({}, None))[1]
+        return None if wanted in (None, manifest_hash(path)) else "it is not the one that the journal names"
     except FileNotFoundError as error:
         return f"{os.path.relpath(error.filename, path)} is missing"
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
@@ -200,7 +200,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync_folders(root: Path) -> None:
-    """Put the names in a tree of folders on disk, its root last."""
+    """Sync a tree of folders to disk, its root last."""
     for path in [*(path for path in root.rglob("*") if path.is_dir()), root]:
         _sync(path)
 

@@ -1,7 +1,7 @@
-"""What a journal's lines may say: one type an event, and its values checked when a line is read.
+"""What a journal's lines may say: one type for each event, whose values are checked when a line is read.
 
-A record may come from a stranger, so a line is data: an unknown event or key, a value of another type, a number that is
-not finite, a trial id or a path other than we write them, is a line that is refused.
+A record may come from a stranger, so a line is data. A line is refused for an unknown event or key, a value of another
+type, a number that is not finite, and a trial id or a path in a form that we do not write.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-FORMAT = 2  # of the record; 1 had no chain and did not say so
-DEEPEST = 100  # levels of what a line holds
+FORMAT = 2  # of the record; 1 had no chain and no format
+DEEPEST = 100  # levels that a line may nest
 
 
 def _below(path: str) -> str:
@@ -39,7 +39,7 @@ Number = Annotated[float, Field(gt=-1e300, lt=1e300, allow_inf_nan=False, strict
 Flag = Annotated[bool, Field(strict=True)]
 StoredPath = Annotated[str, Field(max_length=200), AfterValidator(_below)]
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_CONFIG = ConfigDict(extra="forbid")  # strict by field: a strict dataclass takes no tree
+_CONFIG = ConfigDict(extra="forbid")  # strict by field: a strict dataclass would refuse a tree
 
 Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Seeds = list[Annotated[int, Field(ge=0, lt=2**32, strict=True)]]
@@ -100,7 +100,7 @@ class DocumentsSaid(TypedDict):
 
 
 class ComparisonSaid(TypedDict):
-    """See `stats.Comparison`; what earlier versions did not write may be absent."""
+    """See `verdicts.Comparison`; keys that earlier versions did not write may be absent."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     arm: str
@@ -134,7 +134,7 @@ class LookSaid(TypedDict):
 
 
 class ChallengeSaid(TypedDict):
-    """What came of the challenge to the standing champion."""
+    """The result of the challenge to the standing champion."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     champion: NotRequired[str]
@@ -143,7 +143,7 @@ class ChallengeSaid(TypedDict):
 
 
 class Said(TypedDict):
-    """What a look said: see `design.conclude`; what earlier versions did not write may be absent."""
+    """The verdict of a look: see `design.VerdictData`; keys that earlier versions did not write may be absent."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     look: Count
@@ -174,7 +174,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Begin:
-    """A run was born. run: its id, which its folder's name has no part in. format: of the record."""
+    """A run began. run: its id, which does not depend on its folder's name. format: of the record."""
 
     __pydantic_config__ = _CONFIG
     run: RunId
@@ -185,7 +185,7 @@ class Begin:
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """A copy of a run became one of its own. run: its id from here on; of: the id that it had, if any."""
+    """A copy of a run became a run of its own. run: its id from here on. of: the id that it had, if any."""
 
     __pydantic_config__ = _CONFIG
     run: RunId
@@ -195,10 +195,13 @@ class Fork:
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """People went on with a record that is not what was written, knowingly: what stands before is taken as it is.
+    """Someone knowingly went on with a record that is not what was written: all lines before are taken as they are.
 
-    line: the first bad one, 0 where the spec alone is another. faults: how many. why: what was wrong with the first.
-    spec_hash: of the spec that the run goes on with.
+    Args:
+        line: the first bad one; 0 if only the spec is another.
+        faults: how many.
+        why: what was wrong with the first.
+        spec_hash: of the spec that the run goes on with.
     """
 
     __pydantic_config__ = _CONFIG
@@ -227,10 +230,13 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """A trial was asked for. params: what the space set, by path. raw: the sampler's own parameters.
+    """A trial was asked for.
 
-    budget: what it will predict by its settings, `{"predicted": 184800, "exact": true}`, as far as they tell, and
-    beside that `tokens_per_step`.
+    Args:
+        params: what the space set, by path.
+        raw: the sampler's own parameters.
+        budget: what its settings will predict, `{"predicted": 184800, "exact": true}`, if they say, and
+            `tokens_per_step`.
     """
 
     __pydantic_config__ = _CONFIG
@@ -249,9 +255,9 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
-    """The sampler asked for a point that a trial has: it is not trained again, and the sampler is told what came of it.
+    """The sampler asked for a point that a trial has: it is not trained again, and the sampler gets that result.
 
-    number: of the trial that was to be asked for, which another point then got. of: the trial that has this one.
+    number: the next trial's number, which another point then got. of: the trial that has this point.
     """
 
     __pydantic_config__ = _CONFIG
@@ -264,7 +270,7 @@ class Repeat:
 
 @dataclass(frozen=True, kw_only=True)
 class Over:
-    """A stage ends before all its trials were asked for. reason: why, in words."""
+    """A stage ended before all its trials were asked for. reason: why, in words."""
 
     __pydantic_config__ = _CONFIG
     stage: str
@@ -274,7 +280,7 @@ class Over:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A trial reported metrics at a step. checkpoint: the seal of the one that came with them. node: its address."""
+    """A trial reported metrics at a step. checkpoint: the `manifest_hash` of theirs. node: its address."""
 
     __pydantic_config__ = _CONFIG
     trial: TrialId
@@ -287,10 +293,10 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """A trial ended. An interrupted one is open: a resumed sweep goes on with it.
+    """A trial ended. An interrupted one is open: a resumed sweep continues it.
 
-    What the trainable says of it (learned.py), so that reading a record need not ask: stuck, of the run; unlearned, of
-    the baseline's runs of the stage so far, where this is one.
+    The trainable's words (learned.py) are kept, so that reading a record need not ask it. stuck: on this run.
+    unlearned: on the baseline's runs of the stage so far, if this is one.
     """
 
     __pydantic_config__ = _CONFIG
@@ -305,11 +311,14 @@ class End:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What a look of the confirmation compares, declared before the first run of it.
+    """What a look of the confirmation compares, declared before its first run.
 
-    arms: label -> settings by path, the baseline among them. seeds: of this look, each for every arm. fresh: no run of
-    this data in the tracking store had used them. earlier: confirmations in the store against the same baseline.
-    champion: the label of the arm that challenges on behalf of the standing champion.
+    Args:
+        arms: label -> settings by path, the baseline among them.
+        seeds: of this look, each for every arm.
+        fresh: no run on this data in the tracking store had used them.
+        earlier: confirmations in the store against the same baseline.
+        champion: the label of the arm that has the standing champion's settings.
     """
 
     __pydantic_config__ = _CONFIG
@@ -326,7 +335,7 @@ class Family:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a look of the confirmation said."""
+    """The verdict of a look of the confirmation."""
 
     __pydantic_config__ = _CONFIG
     data: SaidTree
@@ -342,20 +351,20 @@ KINDS: dict[str, type[Any]] = {
 
 
 def with_lines(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a trainable whose lines for people are lists of texts, however it gave them."""
+    """A trainable's facts, with its lines for people as lists of texts, however it gave them."""
     given = {key: facts[key] for key in ("notes", "warnings", "judged") if key in facts}
-    return {**facts, **{key: [told] if isinstance(told, str) else list(told or ()) for key, told in given.items()}}
+    return {**facts, **{key: [text] if isinstance(text, str) else list(text or ()) for key, text in given.items()}}
 
 
 def parse(line: bytes) -> Event:
-    """The event of a line. Raises ValueError, in one line, for what is none."""
+    """The event of a line. Raises ValueError, in one line, if it holds none."""
     try:
         data = json.loads(_shallow(line), parse_float=_finite, parse_constant=_no_number)
         if b"\\ud" in line.lower():
-            json.dumps(data, ensure_ascii=False).encode()  # half a character could be written nowhere
+            json.dumps(data, ensure_ascii=False).encode()  # half a character could not be written anywhere
         kind = data.pop("event")
         _reader(kind if kind in KINDS else "").validate_python(data)
-        return KINDS[kind](**data)  # as it stands: a validated tree would have its keys in another order
+        return KINDS[kind](**data)  # the data as read: a validated tree has its keys in another order
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise ValueError(f"its {'.'.join(map(str, first['loc']))[:100]}: {first['msg']}") from None
@@ -369,7 +378,7 @@ def _reader(kind: str) -> TypeAdapter[Any]:
 
 
 def _shallow(line: bytes) -> bytes:
-    """The line, unless it nests deeper than anything of ours."""
+    """The line; ValueError if it nests deeper than anything that we write."""
     if line.count(b"{") + line.count(b"[") > DEEPEST:
         depth = deepest = 0
         for each in _STRING.sub(b"", line):

@@ -4,7 +4,7 @@ Written by the driver alone. An event is on disk before anything acts on it. Opt
 live table and the report are projections of it: rebuilt at every start, never read back.
 
 Every line ends with a digest of itself and of all lines before it. So a line that was changed, lost, doubled or moved
-is found when the record is read. It is no signature: who makes all digests anew can write what he likes.
+is found when the record is read. It is no signature: whoever makes all digests anew can write anything.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ __all__ += ["AUDIT", "Journal", "TrialRecord", "Verdict", "apply", "fingerprints
 AUDIT = "audit/"
 _MARK, _DIGITS = b', "digest": "', 32
 _TRUST = b'{"event": "trust"'
-TRUST = "--trust-record goes on all the same, and the report then says so"
+TRUST = "--trust-record goes on anyway, and the report then says so"
 
 
 @dataclass
 class TrialRecord:
-    """One trial as the events tell it. `state` is "running" until an End says otherwise."""
+    """One trial, built from its events."""
 
     ask: Ask
     rows: list[Report] = field(default_factory=list)
@@ -58,10 +58,12 @@ class TrialRecord:
 
     @property
     def id(self) -> str:
+        """The trial's id."""
         return self.ask.trial
 
     @property
     def state(self) -> str:
+        """That of its End, or "running"."""
         return self.end.state if self.end else "running"
 
     @property
@@ -71,13 +73,14 @@ class TrialRecord:
 
     @property
     def step(self) -> int:
+        """The last step reported; 0 before the first report."""
         return self.rows[-1].step if self.rows else 0
 
     @property
     def steps(self) -> int | None:
-        """Its full length, where its settings tell."""
-        told = self.ask.config.get("steps")
-        return told if type(told) is int else None
+        """Its full length, if its settings have it."""
+        steps = self.ask.config.get("steps")
+        return steps if type(steps) is int else None
 
     def score(self, objective: str) -> float | None:
         """The objective at the last step reported (never its minimum), or None."""
@@ -85,7 +88,7 @@ class TrialRecord:
 
 
 class Damaged(ValueError):
-    """A record is not what was written; in one line, which names the first bad line."""
+    """A record is not what was written; one line, which names the first bad line."""
 
 
 class Journal:
@@ -93,9 +96,9 @@ class Journal:
 
     Opening cuts off a torn last line (a crash in mid-write) and keeps its text in `torn`. Any other line that is not
     what was written raises Damaged, in one line that names it; with `trust`, such lines are left out and `faults`
-    lists them: (line, why). `read_only` leaves the file alone, for a driver may be writing that line. digests: of the
-    lines of `events`, each "" where an earlier version wrote it. run: its id, whatever its folder is called; None of
-    one that an earlier version began.
+    lists them: (line, why). `read_only` leaves the file alone, since a driver may be writing that line. `digests` are
+    those of the events' lines, "" if an earlier version wrote the line. `run` is the run's id, None if an earlier
+    version began it.
     """
 
     def __init__(self, path: Path, read_only: bool = False, trust: bool = False) -> None:
@@ -110,17 +113,17 @@ class Journal:
         self.torn: str | None = None
         self.faults: list[tuple[int, str]] = []
         self._lock = threading.Lock()
-        self._seen = hashlib.sha256()  # all that the file holds
+        self._seen = hashlib.sha256()  # over all that the file holds
         self._take(self._whole_lines(read_only), trust)
         self._file = None if read_only else path.open("ab", buffering=0)
 
     def append(self, event: Event) -> bool:
-        """Put an event on disk, then into the picture. A report of a step already known is dropped: False.
+        """Put an event on disk, then into memory. A report of a step already known is dropped: False.
 
-        Raises OSError where the disk is full; the journal is then as it was. Raises ValueError for an event that could
+        Raises OSError if the disk is full; the journal is then as it was. Raises ValueError for an event that could
         not be read again.
         """
-        assert self._file is not None, "opened to be read"
+        assert self._file is not None, "opened read-only"
         with self._lock:
             if isinstance(event, Report) and event.step <= self.trials[event.trial].step:
                 return False
@@ -135,14 +138,14 @@ class Journal:
 
     @property
     def has_session(self) -> bool:
-        """Whether a driver has begun to work on the run."""
+        """Whether a driver has started work on the run."""
         return any(isinstance(event, Session) for event in self.events)
 
     @property
     def respecified(self) -> bool:
-        """Whether people went on with another spec than the run had begun with, or are about to."""
-        told = any(isinstance(event, Trust) and event.line == 0 for event in self.events)
-        return told or any(line == 0 for line, _ in self.faults)
+        """Whether the run has gone on with another spec than it began with, or is about to."""
+        before = any(isinstance(event, Trust) and event.line == 0 for event in self.events)
+        return before or any(line == 0 for line, _ in self.faults)
 
     @property
     def chained(self) -> bool:
@@ -150,49 +153,51 @@ class Journal:
         return all(self.digests)
 
     def refuse_other_spec(self, spec_hash: str, trust: bool = False) -> None:
-        """Raises ValueError, in one line, where the run began with another spec, which `trust` notes as a fault."""
+        """Raises ValueError, in one line, if the run began with another spec; with `trust`, notes a fault instead."""
         hashes = (event.spec_hash for event in reversed(self.events) if isinstance(event, Begin | Trust))
         own = next(hashes, spec_hash)
         if own == spec_hash:
             return
         why = f"spec.yaml is not the one that the run goes by: its hash is {spec_hash[:8]}, the journal has {own[:8]}"
         if not trust:
-            raise ValueError(f"{why}; put it back, or begin a new run with it; {TRUST}")
+            raise ValueError(f"{why}; put the old spec back, or start a new run; {TRUST}")
         self.faults.insert(0, (0, why))
 
     def refuse_gaps(self) -> None:
-        """Raises ValueError, in one line, where a trial's ask is lost: the next one would take another's number."""
+        """Raises ValueError, in one line, if a trial's Ask is lost: the next one would take another's number."""
         for name, records in self._stages.items():
             if [one.ask.number for one in records] != list(range(len(records))):
                 raise ValueError(
-                    f"trials of the stage {name} are lost, so nothing can go on; status and report read the rest with "
-                    "--trust-record"
+                    f"trials of the stage {name} are lost, so the run cannot go on; status and report read the rest "
+                    "with --trust-record"
                 )
 
     def doubts(self) -> list[str]:
-        """What a reader must know of the record itself, a sentence each; nothing where it is as it was written."""
-        said = [
-            f"The record was not what had been written ({event.why}), and was gone on with by --trust-record on "
-            f"{datetime.fromtimestamp(event.time, UTC):%Y-%m-%d}."
-            for event in self.events
-            if isinstance(event, Trust)
-        ]
-        said += [f"The record is not what was written ({_place(*fault)})." for fault in self.faults[:1]]
+        """What a reader must know of the record itself, a sentence each; empty if it is as it was written."""
+        lines = list[str]()
+        for event in self.events:
+            if isinstance(event, Trust):
+                day = f"{datetime.fromtimestamp(event.time, UTC):%Y-%m-%d}"
+                lines.append(
+                    f"On {day} --trust-record went on with a record that was not what was written ({event.why})."
+                )
+        if self.faults:
+            lines.append(f"The record is not what was written ({_place(*self.faults[0])}).")
         if not self.chained:
-            said.append("The record is of an earlier version, whose lines carry no digests: nothing shows changes.")
-        return said
+            lines.append("The record is from an earlier version, which wrote no digests: changes do not show.")
+        return lines
 
     def born(self, spec_hash: str) -> None:
-        """Give a run its id, before all else; and where its record is trusted in spite of faults, write that down."""
+        """Give a run its id, before all else; and if its record is trusted in spite of faults, write that down."""
         if not self.events:
             self.append(Begin(run=secrets.token_hex(8), spec_hash=spec_hash))
         if self.faults:
-            (line, _), told = self.faults[0], _place(*self.faults[0])
-            self.append(Trust(line=line, faults=len(self.faults), why=told, spec_hash=spec_hash))
+            (line, _), why = self.faults[0], _place(*self.faults[0])
+            self.append(Trust(line=line, faults=len(self.faults), why=why, spec_hash=spec_hash))
             self.faults.clear()
 
     def fork(self) -> None:
-        """Make the run one of its own, with an id that no store knows."""
+        """Make a copy a run of its own, with an id that no store knows."""
         self.append(Fork(run=secrets.token_hex(8), of=self.run))
 
     def stage(self, name: str) -> Sequence[TrialRecord]:
@@ -204,29 +209,30 @@ class Journal:
         return self._repeats.setdefault(stage, [])
 
     def over(self, stage: str) -> str | None:
-        """Why a stage ended before all its trials were asked for; None where it did not."""
+        """Why a stage ended before all its trials were asked for; None if it did not."""
         return self._over.get(stage)
 
     def families(self) -> list[Family]:
-        """The looks of the confirmation that were declared."""
+        """The declared looks of the confirmation."""
         return [event for event in self.events if isinstance(event, Family)]
 
     def facts(self) -> Mapping[str, Any]:
-        """The trainable's, of the newest session that has any."""
+        """The trainable's facts, of the newest session that has any."""
         sessions = (event for event in reversed(self.events) if isinstance(event, Session))
         return with_lines(next((event.facts for event in sessions if event.facts), {}))
 
     def verdict(self) -> dict[str, Any] | None:
-        """The latest look's."""
+        """The latest look's verdict."""
         return next((event.data for event in reversed(self.events) if isinstance(event, Verdict)), None)
 
     def close(self) -> None:
+        """Close the file; nothing can be appended after that."""
         if self._file is not None:
             self._file.close()
 
     @staticmethod
     def _put(file: int, line: bytes) -> None:
-        """A line on disk as a whole, or nothing of it."""
+        """Put a line on disk, as a whole or not at all."""
         size = os.fstat(file).st_size
         try:
             while line:
@@ -237,7 +243,7 @@ class Journal:
             raise
 
     def _take(self, data: bytes, trust: bool) -> None:
-        """Read lines. What stands before a `Trust` was trusted when that was written, and what was bad is left out."""
+        """Read lines. Those before a `Trust` were trusted when it was written, and the bad ones among them left out."""
         lines = data.splitlines(keepends=True)
         sound = list(_sound(lines, self._seen))
         vouching = [line.startswith(_TRUST) and _MARK in line for line in lines]
@@ -288,7 +294,7 @@ class Journal:
         self.events.append(event)
 
     def _whole_lines(self, read_only: bool) -> bytes:
-        """The file less a torn last line."""
+        """The file without a torn last line."""
         if not os.path.lexists(self.path):
             return b""
         with files.reading(self.path) as file:
@@ -312,7 +318,7 @@ def check(trials: Mapping[str, TrialRecord], event: Event) -> None:
 
 
 def apply(trials: dict[str, TrialRecord], event: Event) -> None:
-    """Bring the trials up to date with the next event, one that `check` lets pass."""
+    """Bring the trials up to date with the next event, which `check` has passed."""
     match event:
         case Ask():
             trials[event.trial] = TrialRecord(event)
@@ -327,7 +333,7 @@ def apply(trials: dict[str, TrialRecord], event: Event) -> None:
 
 
 def _sound(lines: Iterable[bytes], seen: Any) -> Iterator[bool]:
-    """Whether each line's digest fits. Those before the first with a digest are of an earlier version, and do."""
+    """Whether each line's digest fits. Lines before the first digest are from an earlier version and pass."""
     chained = False
     for line in lines:
         body, digest = _split(line[:-1])
@@ -337,16 +343,16 @@ def _sound(lines: Iterable[bytes], seen: Any) -> Iterator[bool]:
 
 
 def _chained(seen: Any, body: bytes) -> bytes:
-    """A line with the digest of itself and of all before it. seen: a hash over those."""
+    """A line with the digest of itself and of all lines before it. seen: a hash over those."""
     due = seen.copy()
     due.update(body)
     return body[:-1] + _MARK + due.hexdigest()[:_DIGITS].encode() + b'"}\n'
 
 
 def _split(line: bytes) -> tuple[bytes, str]:
-    """A line without its digest, and that, "" where it has none."""
-    head, mark, digest = line.rpartition(_MARK)
-    if not mark or len(digest) != _DIGITS + 2 or not digest.endswith(b'"}'):
+    """A line without its digest, and the digest, "" if it has none."""
+    head, found, digest = line.rpartition(_MARK)
+    if not found or len(digest) != _DIGITS + 2 or not digest.endswith(b'"}'):
         return line, ""
     return head + b"}", digest[:-2].decode(errors="replace")
 
@@ -356,21 +362,21 @@ def _place(number: int, why: str) -> str:
 
 
 def fingerprints_in(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Of data and code, among facts for the record."""
+    """The fingerprints of data and code among facts for the record."""
     return {key: str(value) for key, value in facts.items() if "fingerprint" in key}
 
 
 def nested(metrics: Mapping[str, float], prefix: str) -> dict[str, Any]:
     """The metrics under a prefix by group: {"audit/shares/random": 1.0}, "audit/" -> {"shares": {"random": 1.0}}.
 
-    What is named after the first slash is one name, slashes and all. A number that is called like a group stays, and
-    what the group has stands beside it under its whole name.
+    All after the first slash is one name, slashes included. A number with the name of a group stays, and the group's
+    members stand beside it under their whole names.
     """
-    told = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+    below = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
     tree: dict[str, Any] = {}
-    for key, value in told.items():
+    for key, value in below.items():
         group, _, part = key.partition("/")
-        if part and group not in told:
+        if part and group not in below:
             tree.setdefault(group, {})[part] = value
         else:
             tree[key] = value

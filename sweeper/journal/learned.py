@@ -1,4 +1,4 @@
-"""Whether runs learned enough for a comparison to mean anything: the trainable says so (`stuck`, `unlearned`)."""
+"""Whether runs learned enough for a comparison to mean anything, by the trainable's `stuck` and `unlearned`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from sweeper.trainable import Trainable
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
-TAG, STUCK = "sweeper.caution", "sweeper.stuck"
-
 
 def stuck(spec: SweepSpec, record: TrialRecord) -> str | None:
-    """What the trainable says of a run of the full length that did not begin to learn; None of all others."""
+    """The trainable's words on a run of the full length that did not begin to learn; None for all others."""
     if record.state != "completed" or not record.rows:
         return None
     if spec.stub is not None:
@@ -26,23 +24,23 @@ def stuck(spec: SweepSpec, record: TrialRecord) -> str | None:
 
 
 def _stuck(spec: SweepSpec, record: TrialRecord) -> str | None:
-    of = Trainable.load(spec.trainable).stuck
-    return of(record.rows[-1].metrics) if of else None
+    judge = Trainable.load(spec.trainable).stuck
+    return judge(record.rows[-1].metrics) if judge else None
 
 
 def tells(spec: SweepSpec) -> bool:
-    """Whether anything tells which runs were stuck."""
+    """Whether the trainable, or the record of one, says which runs were stuck."""
     return bool(Trainable.load(spec.trainable).stuck if spec.stub is None else spec.stub.stuck)
 
 
 def was_stuck(spec: SweepSpec, record: TrialRecord) -> bool | None:
-    """Whether a completed run was stuck; None where nothing tells."""
-    told = tells(spec) and record.state == "completed" and record.rows
-    return stuck(spec, record) is not None if told else None
+    """Whether a completed run was stuck; None if unknown."""
+    judged = tells(spec) and record.state == "completed" and record.rows
+    return stuck(spec, record) is not None if judged else None
 
 
 def by_arm(spec: SweepSpec, records: Iterable[TrialRecord]) -> dict[str, dict[int, str]] | None:
-    """Arm -> seed -> what is said of a stuck run; None where the trainable does not tell of any."""
+    """Arm -> seed -> the words on a stuck run; None if the trainable does not judge that."""
     if not tells(spec):
         return None
     found: dict[str, dict[int, str]] = {}
@@ -53,7 +51,7 @@ def by_arm(spec: SweepSpec, records: Iterable[TrialRecord]) -> dict[str, dict[in
 
 
 def unlearned(spec: SweepSpec, records: Iterable[TrialRecord]) -> str | None:
-    """What the trainable says of the means of the baseline's last rows; None where all is well or nothing is known."""
+    """The trainable's words on the means of the baseline's last rows; None if all is well or nothing is known."""
     runs = [record for record in records if record.state == "completed" and _baselines(spec, record)]
     if spec.stub is not None:
         ends = [record.end for record in runs if record.end]
@@ -62,9 +60,9 @@ def unlearned(spec: SweepSpec, records: Iterable[TrialRecord]) -> str | None:
 
 
 def ended(spec: SweepSpec, record: TrialRecord, stage: Iterable[TrialRecord]) -> dict[str, str | None]:
-    """What the End of a run that completes keeps of what the trainable says of it. stage: all runs of its stage.
+    """The trainable's words for the End of a run that completes. stage: all runs of its stage.
 
-    A function of the trainable that fails stops no sweep: it fails again where the reports ask it.
+    A function of the trainable that fails does not stop the sweep: it fails again when the reports ask it.
     """
     found: dict[str, str | None] = {}
     if not record.rows:
@@ -79,7 +77,7 @@ def ended(spec: SweepSpec, record: TrialRecord, stage: Iterable[TrialRecord]) ->
 
 
 def _baselines(spec: SweepSpec, record: TrialRecord) -> bool:
-    """Whether it is a run of the baseline that has reported."""
+    """Whether this is a run of the baseline that has reported."""
     return bool(spec.arms and record.rows) and record.ask.arm == spec.baseline
 
 
@@ -92,7 +90,7 @@ def _unlearned(spec: SweepSpec, runs: Sequence[TrialRecord]) -> str | None:
 
 
 def caution(spec: SweepSpec, journal: Journal) -> str | None:
-    """The sentence beside the verdict, as it is on record; without a verdict the search is the comparison."""
+    """The sentence beside the verdict, from the record; without a verdict, on the search."""
     verdict = journal.verdict()
     if verdict is None:
         return unlearned(spec, journal.stage("search"))

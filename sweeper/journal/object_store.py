@@ -1,8 +1,8 @@
 """A storage folder in an object store, for nodes that share no disk: s3://… or gs://…, through pyarrow's file systems.
 
-Trials put their checkpoints there and fetch them from there. The driver keeps a folder of its own all the same, its
-mirror: an object store cannot append, so the journal is written there and sent whole after every event that decides
-something. `--resume` brings it back, on whatever machine. Keys come from the environment of each machine.
+Trials put their checkpoints there and fetch them from there. The driver also keeps a local folder, its mirror: an
+object store cannot append, so the journal is written there and sent whole after every event that decides something.
+`--resume` brings it back, on any machine. Keys come from the environment of each machine.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from sweeper.system import files
 from sweeper.system.secrecy import redact
 
 _NAME = re.compile(r"key|secret|token|password|credential|signature|\bsig\b", re.IGNORECASE)
-_LOGIN = re.compile(r"(?:[^/:]*:.*|[^/]*)@")  # a secret may have a slash, and then follows a colon
-ADDRESS = ".address"  # in a mirror: of what
+_LOGIN = re.compile(r"(?:[^/:]*:.*|[^/]*)@")  # a secret with a slash in it follows a colon
+ADDRESS = ".address"  # in a mirror: the address that it mirrors
 JOURNAL, SPEC = "journal.jsonl", "spec.yaml"
 POLL_S, REPORTS_S = 0.2, 5.0
-_NOWHERE = Path("/nonexistent")  # names are checked there, as if they were below a folder
+_NOWHERE = Path("/nonexistent")  # to check names as if they were below a folder
 _LOCAL_ONLY = ("trials", "optuna.log")
 
 
 class Address:
-    """SCHEME://BUCKET/PATH?OPTIONS, which may be printed, stored and handed on: there is no secret in it."""
+    """SCHEME://BUCKET/PATH?OPTIONS without a secret: it may be printed, stored and handed on."""
 
     def __init__(self, text: str) -> None:
         """Raises ValueError, in one line without the secret, for an address that holds one."""
-        place, mark, query = text.partition("?")
-        self._place, self._query = place.rstrip("/"), mark + query
+        place, question_mark, query = text.partition("?")
+        self._place, self._query = place.rstrip("/"), question_mark + query
         login = _LOGIN.match(text.partition("://")[2])
         keys = [key for key, _ in parse_qsl(query, keep_blank_values=True) if _NAME.search(key)]
         if keys or (login and login[0] != "anonymous@"):
             raise ValueError(
                 f"{self._place.partition('://')[0]}://…: the address holds a secret, {keys[0] if keys else 'a login'}, "
-                "and it would be stored and printed: set it in the environment of every machine, as "
+                "which would be stored and printed: set it in the environment of every machine, as "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
 
@@ -59,7 +59,7 @@ class Address:
         return below
 
     def split(self) -> tuple[str, str]:
-        """The address of the folder above, and the name in it. Raises ValueError where it has no folder above."""
+        """The address of the folder above, and the name in it. Raises ValueError if it has no folder above."""
         parent, _, name = self._place.rpartition("/")
         if not name or parent.endswith("/"):
             raise ValueError(f"{self} is not an address of a run: name the run's own folder below the bucket")
@@ -67,11 +67,14 @@ class Address:
 
 
 class Remote:
-    """A file or folder at an address. Methods raise OSError where the store cannot be reached, and files.Unsafe, which
-    is one, for keys that lead elsewhere, and for links in what is sent."""
+    """A file or folder at an address.
+
+    Methods raise OSError if the store cannot be reached, and files.Unsafe, which is one, for keys that lead elsewhere
+    and for links in what is sent.
+    """
 
     def __init__(self, address: str) -> None:
-        """Raises ValueError, in one line, for an address that is none, or that holds a secret."""
+        """Raises ValueError, in one line, for a text that is no address, or that holds a secret."""
         from pyarrow import fs
 
         self._address = Address(address)
@@ -82,33 +85,36 @@ class Remote:
 
     @property
     def address(self) -> str:
+        """As text."""
         return str(self._address)
 
     def __truediv__(self, name: str) -> Remote:
         files.inside(_NOWHERE, name)
-        below = copy.copy(self)  # of the same file system: each has connections of its own
+        below = copy.copy(self)  # shares the file system, since each has connections of its own
         below._address, below._path = self._address / name, f"{self._path}/{name}"
         return below
 
     def names(self) -> list[str]:
-        """What lies directly below, sorted; nothing below what is not there."""
+        """The names directly below, sorted; empty if the folder is not there."""
         from pyarrow import fs
 
         listed = self._system.get_file_info(fs.FileSelector(self._path, allow_not_found=True))
         return sorted(entry.base_name for entry in listed)
 
     def exists(self) -> bool:
+        """Whether the file or folder is there."""
         from pyarrow import fs
 
         return self._system.get_file_info(self._path).type != fs.FileType.NotFound
 
     def bucket_exists(self) -> bool:
+        """Whether its bucket is there."""
         from pyarrow import fs
 
         return self._system.get_file_info(self._path.partition("/")[0]).type != fs.FileType.NotFound
 
     def push(self, path: Path) -> None:
-        """Have a file, or all files of a folder, here; of a checkpoint its manifest last, which makes it whole."""
+        """Send a file, or all files of a folder; a checkpoint's manifest last, which makes it whole."""
         files.refuse_links(path)
         if path.is_file():
             with files.reading(path) as source, self._system.open_output_stream(self._path) as target:
@@ -119,7 +125,7 @@ class Remote:
             (self / each.relative_to(path).as_posix()).push(each)
 
     def pull(self, path: Path) -> None:
-        """Have the file, or all below, on this machine; nothing where there is none."""
+        """Fetch the file, or all files below, to this machine; nothing if there is none."""
         from pyarrow import fs
 
         if self._system.get_file_info(self._path).type == fs.FileType.File:
@@ -130,11 +136,12 @@ class Remote:
                 self._copy(entry.path, files.inside(path, entry.path.removeprefix(self._path).removeprefix("/")))
 
     def read(self) -> bytes:
+        """The file's content."""
         with self._system.open_input_stream(self._path) as source:
             return source.read()
 
     def delete(self) -> None:
-        """The file or the folder, if it is there."""
+        """Delete the file or the folder, if it is there."""
         from pyarrow import fs
 
         kind = self._system.get_file_info(self._path).type
@@ -152,19 +159,19 @@ class Remote:
 
 
 def is_address(text: str) -> bool:
-    """Whether it names an object store and not a folder."""
+    """Whether a text names an object store and not a folder."""
     return "://" in text
 
 
 def mirror(address: str) -> Path:
-    """The folder on this machine that stands for one in a store. Raises ValueError, in one line, if that is far off."""
+    """The folder on this machine that mirrors one in a store. Raises ValueError, in one line, if it is unreachable."""
     place = Remote(address)
     try:
         there = place.bucket_exists()
     except OSError as error:
         raise ValueError(f"--storage {place.address}: {_line(error)}") from error
     if not there:
-        raise ValueError(f"--storage {place.address}: there is no such bucket; make it first")
+        raise ValueError(f"--storage {place.address}: there is no such bucket; create it first")
     folder = files.cache_root() / "runs" / hashlib.sha256(place.address.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +182,7 @@ def mirror(address: str) -> Path:
 
 
 def of(run_dir: Path) -> Remote | None:
-    """Where a run lies, if its folder is in a mirror."""
+    """A run's place in the store, if its folder is in a mirror."""
     address = _address(run_dir.parent)
     return Remote(address) / run_dir.name if address else None
 
@@ -187,21 +194,21 @@ def names(parent: Path) -> list[str]:
 
 
 def _address(folder: Path) -> str | None:
-    """Of what a folder is the mirror. Raises ValueError where others have put one: it says where files are sent."""
+    """The address that a folder mirrors. Raises ValueError outside the cache: a stranger's would say where to send."""
     try:
         with files.reading(folder / ADDRESS) as file:
             address = file.read().decode()
     except (FileNotFoundError, NotADirectoryError):
         return None
     if folder.resolve().parent != (files.cache_root() / "runs").resolve():
-        raise ValueError(f"{folder / ADDRESS} stands for an object store outside the cache: move it away")
+        raise ValueError(f"{folder / ADDRESS} names an object store, but is not in the cache: move it away")
     return address
 
 
 def fetch(run_dir: Path) -> None:
-    """Have a run's spec and its journal here, unless the journal here has all of the other and goes on.
+    """Fetch a run's spec and its journal, unless the journal here has all of the other and more.
 
-    Raises ValueError, in one line, where each has what the other lacks. A line that was torn in writing is nobody's.
+    Raises ValueError, in one line, if each has lines that the other lacks. A torn last line does not count.
     """
     place = of(run_dir)
     if place is None or SPEC not in place.names():
@@ -211,8 +218,8 @@ def fetch(run_dir: Path) -> None:
     if not here.startswith(_whole(there)):
         if not there.startswith(_whole(here)):
             raise ValueError(
-                f"the journals of {place.address} and of {run_dir} have each gone on without the other: move away the "
-                "one that you do not want to resume"
+                f"the journals of {place.address} and of {run_dir} have both gone on: move away the one that you do "
+                "not want to resume"
             )
         files.put(run_dir / JOURNAL, there)
     (place / SPEC).pull(run_dir / SPEC)
@@ -223,7 +230,7 @@ def _whole(journal: bytes) -> bytes:
 
 
 def push_checkpoint(trial: Remote, checkpoint: Path) -> None:
-    """Have a stored checkpoint in the trial's folder there; the newest few stay."""
+    """Send a checkpoint to the trial's folder in the store, which keeps the newest few."""
     folder = trial / "checkpoints"
     (folder / checkpoint.name).push(checkpoint)
     for old in sorted(folder.names(), reverse=True)[KEEP:]:
@@ -231,7 +238,7 @@ def push_checkpoint(trial: Remote, checkpoint: Path) -> None:
 
 
 def end(trial: Remote, step: int, folder: Path) -> str | None:
-    """What the driver needs of a trial that ended: its bundle here, and the name of the checkpoint of that step."""
+    """Fetch the bundle of a trial that ended; the name of the checkpoint of that step, if it is there."""
     name = f"checkpoints/{checkpoints.folder_name(step)}"
     (trial / name / "bundle").pull(folder / name / "bundle")
     return name if (trial / name / MANIFEST).exists() else None
@@ -239,7 +246,7 @@ def end(trial: Remote, step: int, folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def mirrored(run_dir: Path, journal: Journal, say: Callable[[str], None]) -> Iterator[None]:
-    """Keep what the store has of a run what it is here, until the block ends; nothing for a run on a disk."""
+    """Keep the store's copy of a run up to date until the block ends; does nothing for a run on a disk."""
     place = of(run_dir)
     if place is None:
         yield
@@ -256,11 +263,11 @@ def mirrored(run_dir: Path, journal: Journal, say: Callable[[str], None]) -> Ite
                 if path.name not in _LOCAL_ONLY and not path.name.startswith("."):
                     (place / path.name).push(path)
         except OSError as error:
-            say(f"{place.address} lacks what the sweep ended with: {_line(error)}; it is in {run_dir}")
+            say(f"cannot send the last files to {place.address}: {_line(error)}; they are in {run_dir}")
 
 
 class _Sender(threading.Thread):
-    """Sends the journal: at once after an event that decides something, and now and then after reports."""
+    """Sends the journal: right after an event that decides something, and now and then after reports."""
 
     def __init__(self, place: Remote, journal: Journal, say: Callable[[str], None]) -> None:
         super().__init__(name="journal sender", daemon=True)
@@ -279,7 +286,7 @@ class _Sender(threading.Thread):
                 (self.place / JOURNAL).push(self.journal.path)
             except OSError as error:
                 if not lost:
-                    self.say(f"{self.place.address} is out of reach ({_line(error)}); the journal waits here")
+                    self.say(f"cannot reach {self.place.address} ({_line(error)}); the journal waits here")
                 lost = True
                 self.over.wait(REPORTS_S)
                 continue

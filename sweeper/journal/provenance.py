@@ -1,4 +1,4 @@
-"""Where numbers come from, for the record: the versions of what computes them, and the commit of this code."""
+"""Where numbers come from, for the record: the versions of the packages, and the commit of this code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PACKAGES = ("ray", "torch", "optuna", "mlflow", "transformers", "tokenizers", "
 
 
 def versions() -> dict[str, str]:
-    """By package, of those that are installed."""
+    """The version of each package that is installed."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -21,10 +21,10 @@ def versions() -> dict[str, str]:
 
 
 def commit(source: Path = Path(__file__)) -> str | None:
-    """The commit of the checkout that a file is part of, with -dirty where files differ from it.
+    """The commit of the checkout that a file is part of, with -dirty if files differ from it.
 
-    None where it is part of none, as in a submitted job, which is not sent git's folder: there a bundle's
-    `code_fingerprint` tells the code.
+    None if it is part of none, as in a submitted job, which does not get git's folder: there a bundle's
+    `code_fingerprint` names the code.
     """
     folder = source.parent
     if not _git(folder, "ls-files", "--error-unmatch", source.name):  # a virtual environment may lie in a checkout
@@ -33,7 +33,7 @@ def commit(source: Path = Path(__file__)) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says there; None where it has nothing to say, or is not installed."""
+    """What git prints there; None if it fails, prints nothing, or is not installed."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=10

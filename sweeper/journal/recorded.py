@@ -1,7 +1,7 @@
-"""A run folder read as data: its spec and its journal, and nothing imported of what they name.
+"""A run folder read as data: its spec and its journal, without importing what they name.
 
-A trainable that comes with sweeper is part of it and is asked as ever. Of any other, what a report says is what the
-driver noted while it ran: `noted` in every session, and of each run in its `Ask` and its `End`.
+A trainable that comes with sweeper is part of it and is imported as usual. For any other, reports use what the driver
+noted while it ran: `FACT` in every session, and each run's `Ask` and `End`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FACT = "trainable"  # of a session
 
 
 def trainable_facts(spec: SweepSpec) -> dict[str, Any]:
-    """What a session keeps of the trainable. Raises ValueError as `SweepSpec.settings`."""
+    """What a session records of the trainable. Raises ValueError as `SweepSpec.settings`."""
     return {
         FACT: {
             "budgets": {name: budget.to_dict(spec.budget_of(params)) for name, params in spec.arms.items()},
@@ -34,19 +34,19 @@ def trainable_facts(spec: SweepSpec) -> dict[str, Any]:
 
 
 def trainable_stub(journal: Journal) -> TrainableStub:
-    """What a journal tells; what is not of the type that a driver writes counts as not told."""
-    told = {str(one.ask.arm): one.ask.budget for one in journal.trials.values() if one.ask.arm}
-    begun = next((event for event in journal.events if isinstance(event, Session)), None)
-    noted = begun.facts.get(FACT) if begun else None  # of the first: what an earlier version began lacks some ends
+    """What a journal says of its trainable; a value of another type than a driver writes counts as absent."""
+    asked = {str(one.ask.arm): one.ask.budget for one in journal.trials.values() if one.ask.arm}
+    first = next((event for event in journal.events if isinstance(event, Session)), None)
+    noted = first.facts.get(FACT) if first else None  # of the first: what an earlier version began lacks some ends
     if not isinstance(noted, Mapping):
-        return TrainableStub(_budgets(told))
+        return TrainableStub(_budgets(asked))
     tokens, stuck = noted.get(TOKENS), noted.get("stuck")
     return TrainableStub(
-        _budgets({**told, **(noted["budgets"] if isinstance(noted.get("budgets"), Mapping) else {})}),
+        _budgets({**asked, **(noted["budgets"] if isinstance(noted.get("budgets"), Mapping) else {})}),
         tokens if type(tokens) is int else None,
         stuck if type(stuck) is bool else None,
     )
 
 
-def _budgets(told: Mapping[str, Any]) -> dict[str, Budget]:
-    return {name: found for name, one in told.items() if (found := budget.from_dict(one)) is not None}
+def _budgets(by_arm: Mapping[str, Any]) -> dict[str, Budget]:
+    return {name: found for name, one in by_arm.items() if (found := budget.from_dict(one)) is not None}

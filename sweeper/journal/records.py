@@ -1,4 +1,4 @@
-"""Trials as reports speak of them: the best, one in words, how it ended."""
+"""Trials for reports: the best one, a trial in words, how it ended."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 
 def best(spec: SweepSpec, records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The completed search trial with the lowest score at its last step; of equals the first asked for.
-
-    One that left the budget never is.
-    """
+    """The completed search trial on budget with the lowest score at its last step; of equals the first asked for."""
     records = list(records)
     common = Common.of(spec, records)
     scored = [
@@ -36,7 +33,7 @@ def best(spec: SweepSpec, records: Iterable[TrialRecord]) -> TrialRecord | None:
 
 
 def state(record: TrialRecord) -> str:
-    """How a trial ended; one that still runs when the sweep ends is interrupted."""
+    """How a trial ended; one still running when the sweep ends is interrupted."""
     return "interrupted" if record.state == "running" else record.state
 
 
@@ -64,19 +61,19 @@ def _setting(path: str, value: Any) -> str:
 
 
 def shown_value(path: str, value: Any) -> str:
-    """A parameter's value: shares as percentages, other numbers with three digits; of a secret nothing."""
+    """A parameter's value: shares as percentages, other numbers with three digits; secrets are veiled."""
     if is_shares(value):
         return "/".join(f"{100 * share:.3g}" for share in value.values())
     return f"{value:.3g}" if isinstance(value, float) else str(veiled(path, value))
 
 
 def is_shares(value: Any) -> TypeGuard[Mapping[str, float]]:
-    """Whether a parameter's value is of named parts and how much of each."""
+    """Whether a parameter's value is a share for each of several named parts."""
     return isinstance(value, Mapping) and all(isinstance(share, int | float) for share in value.values())
 
 
 def fingerprints(bundle: Path | None) -> dict[str, str]:
-    """What a bundle's metadata.json calls a fingerprint, of the data and of the code."""
+    """The fingerprints of data and code in a bundle's metadata.json."""
     path = bundle / "metadata.json" if bundle else None
     if path is None or not path.exists():
         return {}
@@ -89,11 +86,11 @@ def fingerprints(bundle: Path | None) -> dict[str, str]:
 
 
 def breakdown(audit: Mapping[str, Any], group: str) -> Mapping[str, float]:
-    """What a trial tells of a group, by part; nothing where it tells none, or a number of that name."""
+    """A trial's figures of a group, by part; empty if it has none, or a number of that name."""
     found = audit.get(group)
     return found if isinstance(found, Mapping) else {}
 
 
 def ended(record: TrialRecord) -> str | None:
-    """Why a trial ended, in a line that tells no secret."""
+    """Why a trial ended, in a line without secrets."""
     return redact(one_line(record.end.reason)) if record.end and record.end.reason else None

@@ -1,6 +1,6 @@
 """Run folders: STORAGE/NAME-HASH8[-2…], one for each plain call, found again by the hash of their spec.
 
-Where STORAGE is in an object store, they are the folders of its mirror on this machine.
+If STORAGE is in an object store, they are the folders of its mirror on this machine.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ SPEC, JOURNAL = object_store.SPEC, object_store.JOURNAL
 SCRATCH, BEGUN = ".tune", "begun"
 LOCK = ".lock"
 REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
-NEWEST = Path("\0newest")  # resume whichever run of the spec is the newest; no folder is called so
+NEWEST = Path("\0newest")  # resume the newest run of the spec; no folder can have this name
 
 
 def here(given: str | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
-    """`--storage` and `--resume` as folders of this machine. Raises ValueError, in one line, for an address in vain."""
+    """`--storage` and `--resume` as folders of this machine. Raises ValueError, in one line, for a bad address."""
     if isinstance(resume, str) and object_store.is_address(resume):
         parent, name = object_store.Address(resume).split()
         folder = object_store.mirror(parent)
@@ -54,7 +54,7 @@ def here(given: str | None, resume: str | Path | None) -> tuple[Path | None, Pat
 
 
 def storage(given: Path | None, resume: Path | None) -> Path:
-    """Where run folders lie, absolute. Raises ValueError in one line where that cannot be."""
+    """Where run folders lie, absolute. Raises ValueError in one line if they cannot lie there."""
     named, chosen = ("--resume", resume.parent) if resume and resume != NEWEST else ("--storage", given or Path("runs"))
     if nodes.submitted() and not chosen.is_absolute():
         raise ValueError(f"--storage {chosen}: a submitted job's own folder is temporary; name an absolute one")
@@ -63,7 +63,7 @@ def storage(given: Path | None, resume: Path | None) -> Path:
         try:
             str(chosen).encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{named} {chosen}: its name is not UTF-8, which Ray and MLflow want") from None
+            raise ValueError(f"{named} {chosen}: its name is not UTF-8, which Ray and MLflow need") from None
         existing = next(path for path in (chosen, *chosen.parents) if path.exists())
         folder = existing.is_dir()
     if not folder or not os.access(existing, os.W_OK | os.X_OK):
@@ -72,7 +72,7 @@ def storage(given: Path | None, resume: Path | None) -> Path:
 
 
 def find_run(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
-    """The run to go on with, or None for a new one. Raises ValueError in one line."""
+    """The run to resume, or None for a new one. Raises ValueError in one line."""
     if resume is None:
         return None
     if resume == NEWEST:
@@ -84,7 +84,7 @@ def find_run(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
         folder = resume.resolve()
         there = (folder / SPEC).is_file()
     if not there:
-        raise ValueError(f"--resume {folder}: there is no run, for it has no {SPEC}")
+        raise ValueError(f"--resume {folder}: not a run folder, it has no {SPEC}")
     found = recorded(folder / SPEC)
     if spec.spec_hash not in (found.spec_hash, _hash_now(folder, spec, found)):
         raise ValueError(
@@ -92,20 +92,20 @@ def find_run(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
             f"{spec.spec_hash[:8]}; resume it with {folder / SPEC}"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"--resume {folder}: cannot be written to")
+        raise ValueError(f"--resume {folder}: the folder is not writable")
     _tidy(folder)
     return folder
 
 
 def refuse_strange(run_dir: Path) -> None:
-    """Raises files.Unsafe, in one line, where what is read of a record is a link, or a pipe that would hold us up."""
+    """Raises files.Unsafe, in one line, if a file that we read of a record is a link, or a pipe, which would block."""
     for name in (SPEC, JOURNAL, LOCK):
         if os.path.lexists(run_dir / name):
             files.refuse_links(run_dir / name)
 
 
 def _tidy(run_dir: Path) -> None:
-    """Refuse a run with links in it, for it is written to: files.Unsafe, in one line. Clear old leftovers beside it."""
+    """Refuse a run with links in it, since we write to it: files.Unsafe, in one line. Clear old leftovers beside it."""
     for path in run_dir.iterdir():
         if path.name != SCRATCH or path.is_symlink():  # Tune's own folder goes, whatever is in it
             files.refuse_links(path)
@@ -113,16 +113,16 @@ def _tidy(run_dir: Path) -> None:
 
 
 def begin_here(journal: Journal) -> None:
-    """Note that a run was begun, or gone on with, by this user on this machine."""
+    """Note that this user started or resumed a run on this machine."""
     if journal.run:
         (files.cache_root() / BEGUN).mkdir(parents=True, exist_ok=True)
         (files.cache_root() / BEGUN / journal.run).touch()
 
 
 def opened(run_dir: Path, trust: bool = False) -> tuple[SweepSpec, Journal]:
-    """Spec and journal of a run folder, to be read. Raises ValueError, in one line, where they cannot be.
+    """Spec and journal of a run folder, read-only. Raises ValueError, in one line, if they cannot be read.
 
-    Or where they are not what was written, unless people `trust` them all the same.
+    Also if they are not what was written, unless `trust` is given.
     """
     refuse_strange(run_dir)
     spec, journal = recorded(run_dir / SPEC), Journal(run_dir / JOURNAL, read_only=True, trust=trust)
@@ -155,20 +155,20 @@ def new(parent: Path, spec: SweepSpec) -> Path:
 
 
 def discard(folder: Path, journal: Journal) -> None:
-    """Take a run folder away again in which nothing has begun."""
+    """Delete a run folder in which nothing has begun."""
     if not journal.has_session:
         journal.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def size(folder: Path | None) -> tuple[int, int]:
-    """Bytes on disk of a run, and its files and folders; 0 of one that is yet to come. Links are not followed."""
+    """Bytes on disk of a run, and the number of its files and folders; 0 for a new run. Links are not followed."""
     found = [path.lstat() for path in folder.rglob("*")] if folder else []
     return sum(one.st_size for one in found if stat.S_ISREG(one.st_mode)), len(found)
 
 
 def resume(folder: Path) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     place = object_store.of(folder)
     return shlex.join(["python", "-m", "sweeper.run", "--resume", place.address if place else str(folder)])
 
@@ -194,23 +194,23 @@ def _made(parent: Path, spec: SweepSpec) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             if spec.shared:
-                folder.chmod(0o2770)  # what is made in it is the group's, whoever makes it
+                folder.chmod(0o2770)  # all files in it belong to the group, whoever makes them
             return folder
     raise AssertionError
 
 
 def own_hash(folder: Path) -> str | None:
-    """Of the spec in a run's folder; None where nothing had begun. ValueError, in one line, where it cannot be read."""
+    """The hash of the spec in a run's folder; None if nothing had begun. ValueError, in one line, if unreadable."""
     if not (folder / SPEC).exists():
         return None
     try:
         return recorded(folder / SPEC).spec_hash
     except ValueError as error:
-        raise ValueError(f"{error}; mend it, or move its folder away to begin a new run") from None
+        raise ValueError(f"{error}; fix it, or move its folder away to start a new run") from None
 
 
 def _hash_now(folder: Path, spec: SweepSpec, found: SweepSpec) -> str | None:
-    """Of the spec that a run's folder holds, once a trainable which is imported already has completed it."""
+    """The hash of the spec in a run's folder, completed by its trainable; None if that is not `spec`'s, so imported."""
     return load(folder / SPEC, outside=folder).spec_hash if found.trainable == spec.trainable else None
 
 
@@ -225,10 +225,9 @@ def _number(path: Path, spec: SweepSpec) -> int | None:
 
 
 def refuse_modules_here(run_dir: Path | None) -> None:
-    """Raises ValueError, in one line, where the current folder lies in a run's, such as `run_dir`, and holds code.
+    """Raises ValueError, in one line, if the current folder lies in a run's, such as `run_dir`, and holds code.
 
-    What a sweep starts looks for modules in the current folder, whatever is done about that in this process: Ray's
-    workers do.
+    Processes that a sweep starts, as Ray's workers, look for modules in the current folder, whatever this process does.
     """
     here = Path.cwd()
     if not (in_record(str(here)) or (run_dir and run_dir.resolve() in (here, *here.parents))):

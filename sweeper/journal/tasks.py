@@ -1,4 +1,4 @@
-"""What trials are judged by beside their losses: the tasks of a spec's `evaluate`, which the trainable scores."""
+"""The tasks of a spec's `evaluate`, which the trainable scores beside the losses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def checked(spec: SweepSpec) -> dict[str, Any]:
 
 
 def words(spec: SweepSpec) -> str:
-    """Which tasks are scored, and when; nothing where there are none."""
+    """Which tasks are scored, and when; empty if there are none."""
     if spec.evaluate is None:
         return ""
     when = "every trial" if spec.evaluate.at == "trials" else "every run of the confirmation"
@@ -49,15 +49,17 @@ def scores(journal: Journal) -> list[str]:
 
 
 def metrics(journal: Journal) -> list[str]:
-    """All that trials report of the tasks, by task."""
+    """All metrics of the tasks that trials report, by task."""
     names = scores(journal)
     there = dict.fromkeys(key for record in journal.trials.values() for key in last(record) if "/" in key)
     return [key for task in dict.fromkeys(map(task_of, names)) for key in there if task_of(key) == task]
 
 
 def last(record: TrialRecord) -> Mapping[str, float]:
+    """The metrics of its last row; empty before the first."""
     return record.rows[-1].metrics if record.rows else {}
 
 
 def task_of(metric: str) -> str:
+    """The task of a metric, TASK/NAME."""
     return metric.rpartition("/")[0]

@@ -1,4 +1,4 @@
-"""Several objectives at once: which configurations of a search no other one beats in all of them."""
+"""Several objectives at once: the configurations of a search that no other one beats in all of them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class Trade:
-    """A configuration of the search by its objectives, means over its seeds. ask: the first of its trials'.
+    """A configuration of the search by its objectives.
 
-    front: no other is as good in all objectives and better in one.
+    Args:
+        ask: of its first trial.
+        values: of each objective, the mean over its seeds.
+        front: no other is as good in all objectives and better in one.
     """
 
     ask: Ask
@@ -34,12 +37,12 @@ class Trade:
 
     @property
     def name(self) -> str:
+        """Its arm, or the first of its trials."""
         return self.ask.arm or self.ask.trial
 
 
 def trades(spec: SweepSpec, journal: Journal) -> list[Trade]:
-    """The search's configurations that completed, in the order of the first objective; not those that left
-    the budget."""
+    """The search's completed configurations on budget, in the order of the first objective."""
     common = Common.of(spec, journal.stage("search"))
     done = [record for record in journal.stage("search") if record.state == "completed" and common.kept(record)]
     groups: dict[str, list[tuple[TrialRecord, list[float]]]] = {}
@@ -57,14 +60,14 @@ def trades(spec: SweepSpec, journal: Journal) -> list[Trade]:
 
 
 def cost(names: Sequence[str], values: Values) -> tuple[float, ...]:
-    """The same with all to be minimised."""
+    """The same values, signed so that lower is better in all."""
     return tuple(-value if maximised(name) else value for name, value in zip(names, values, strict=True))
 
 
 def front(costs: Sequence[tuple[float, ...]]) -> set[int]:
-    """The places of the points that no other one dominates: none is as low in all and lower in one. Equals stay."""
+    """The places of the points that no other dominates: none is as low in all and lower in one. Equals stay."""
     found: list[int] = []
-    # In lexicographic order a point is dominated only by an earlier one, and then by one of the front.
+    # In lexicographic order only an earlier point can dominate, and then one of the front does.
     for place in sorted(range(len(costs)), key=costs.__getitem__):
         if not any(dominates(costs[one], costs[place]) for one in found):
             found.append(place)
@@ -72,11 +75,12 @@ def front(costs: Sequence[tuple[float, ...]]) -> set[int]:
 
 
 def dominates(ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
+    """Whether ours is as low in all and lower in one."""
     return ours != theirs and all(our <= their for our, their in zip(ours, theirs, strict=True))
 
 
 def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> str:
-    """The front in a table, and where the baseline lies. Nothing under one objective, or where no trial ended.
+    """The front in a table, and where the baseline lies. Empty if there is one objective, or no trial completed.
 
     what: a trial in words.
     """
@@ -92,8 +96,8 @@ def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> st
     aims = ", ".join(f"{text(name)} {'more' if maximised(name) else 'less'}" for name in spec.objectives)
     first = (
         f"{sum(one.front for one in found)} of {len(found)} configurations are on the front ({aims} is better): no "
-        "other is as good in all and better in one. Search scores: exploration, not a result; between neighbours seeds "
-        f"alone decide. The best of the search and the verdicts go by {text(spec.objective)} alone."
+        "other is as good in all and better in one. Search scores: exploration, not a result; between neighbours only "
+        f"seeds decide. The best of the search and the verdicts depend on {text(spec.objective)} alone."
     )
     heads = ["trial", "what", "n", *spec.objectives, "note"]
     return f"{first}\n\n{table(heads, rows, left=('trial', 'what', 'note'))}"

@@ -17,7 +17,7 @@ from sweeper.journal.tasks import UNTRAINED, last, scores, task_of
 
 
 def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> str:
-    """A row a configuration: the means over its seeds. Nothing where no trial was judged. what: a trial in words."""
+    """A row for each configuration: the means over its seeds. Empty if no trial was scored. what: a trial in words."""
     names = scores(journal)
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
     for record in journal.trials.values():
@@ -41,8 +41,8 @@ def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> st
         apart = "" if common.kept(records[0]) else " (budget not matched)"
         rows.append([stage, what(records[0].ask) + apart, str(len(records)), *means])
     text = (
-        "Means over the n seeds of a configuration, at the last step; of a score more is better. What the same "
-        f"architecture scores before it is trained is `{UNTRAINED}`: only what lies above that was learnt."
+        "Means over the n seeds of a configuration, at the last step; higher scores are better. "
+        f"`{UNTRAINED}` is the score of the same architecture before training: only what lies above it was learnt."
     )
     if any(stage == "search" for stage, _ in groups):
         text += " Scores of the search are exploration, not a result."

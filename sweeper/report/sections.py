@@ -1,4 +1,4 @@
-"""What a sweep leaves to read: `report.md`, made from the journal alone, and what reports say of a trial."""
+"""`report.md`, made from the journal alone, by section."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sweeper.journal.records import best, breakdown, describe, ended, fingerprin
 
 FRONT, JUDGED, APART = "Pareto front", "Judged by tasks", "Budget not matched"
 UI_PORT = 5050
-SHORT, NAMED = 0.005, 5  # of the predictions, drawn otherwise than asked; trials that a sentence names
+SHORT, NAMED = 0.005, 5  # share of predictions not drawn as asked that gets a caution; trials named in a sentence
 _RANKS = ("completed", "stopped", "interrupted", "failed")
 
 
@@ -34,7 +34,7 @@ _RANKS = ("completed", "stopped", "interrupted", "failed")
 class Outcome:
     """How a sweep ended and where its results lie; the rest is in the journal.
 
-    run_ids: MLflow's run of each trial. interrupted: people or a limit ended the sweep before its last trial.
+    run_ids: MLflow's run of each trial. interrupted: a person or a limit ended the sweep before its last trial.
     """
 
     run_dir: Path
@@ -46,6 +46,7 @@ class Outcome:
 
     @property
     def report(self) -> Path:
+        """Where `report.md` lies."""
         return self.run_dir / "report.md"
 
 
@@ -58,11 +59,11 @@ def markdown(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
 
 
 def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, str]:
-    """Heading, as text, -> Markdown, in the order of `report.md`; the first, without one, says what came out."""
-    records, said = list(journal.trials.values()), journal.verdict()
-    answer, found = verdict_text.headline(said) if said else verdict_text.unsaid(journal), best(spec, records)
-    caution = f"**{text(told)}**" if (told := learned.caution(spec, journal)) else ""
-    lacking = [told] if (told := shortfall(records)) else []
+    """Heading, as text, -> Markdown, in the order of `report.md`; the first has no heading and gives the result."""
+    records, verdict = list(journal.trials.values()), journal.verdict()
+    answer, found = verdict_text.headline(verdict) if verdict else verdict_text.unsaid(journal), best(spec, records)
+    caution = f"**{text(line)}**" if (line := learned.caution(spec, journal)) else ""
+    lacking = [line] if (line := shortfall(records)) else []
     cautions = [*journal.facts().get("warnings", ()), *lacking, *journal.doubts()]
     left_out = spec.stub.left_out(spec.trainable) if spec.stub else None
     first = (
@@ -77,7 +78,7 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
     front, judged = pareto.section(spec, journal, describe), scores.section(spec, journal, describe)
     return {
         "": "\n\n".join(part for part in first if part),
-        **({"Verdicts": verdict_text.section(said)} if said else {}),
+        **({"Verdicts": verdict_text.section(verdict)} if verdict else {}),
         **({FRONT: front} if front else {}),
         **({JUDGED: judged} if judged else {}),
         "What ran": _what_ran(spec, journal, outcome),
@@ -85,66 +86,67 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
         "Against the baseline": _differences(spec, records),
         **_audits(spec, records),
         **_breakdowns(records),
-        "Go on from here": _commands(outcome, found.id if found else None, said is not None),
+        "Go on from here": _commands(outcome, found.id if found else None, verdict is not None),
     }
 
 
 def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome) -> str:
     counts = Counter(state(record) for record in records)
-    told = ", ".join(f"{counts[state]} {state}" for state in _RANKS if counts[state]) or "none began"
+    ends = ", ".join(f"{counts[state]} {state}" for state in _RANKS if counts[state]) or "none started"
     found = best(spec, records)
     if found is None and not spec.total_trials:
-        return f"There was no search ({len(records)} trials: {told})."
+        return f"There was no search ({len(records)} trials: {ends})."
     if found is None:
         within = " within the budget" if counts["completed"] else ""
-        return f"**No trial completed{within}** ({len(records)} trials: {told})."
-    said = f"**Best of the search: {code(found.id)}** ({text(describe(found.ask))}), {text(spec.objective)} "
-    said += f"{number(found.score(spec.objective))} at step {found.step:,} ({len(records)} trials: {told})."
+        return f"**No trial completed{within}** ({len(records)} trials: {ends})."
+    line = f"**Best of the search: {code(found.id)}** ({text(describe(found.ask))}), {text(spec.objective)} "
+    line += f"{number(found.score(spec.objective))} at step {found.step:,} ({len(records)} trials: {ends})."
     if outcome.interrupted:
-        said += " The sweep was interrupted."
-    return said + " Search scores: exploration, not a result. The best of many equal trials looks good by luck alone."
+        line += " The sweep was interrupted."
+    return line + " Search scores: exploration, not a result. The best of many equal trials looks good by luck alone."
 
 
 def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
     sessions = [event for event in journal.events if isinstance(event, Session)]
-    facts: list[tuple[str, str]] = [
+    rows: list[tuple[str, str]] = [
         ("trainable", f"{code(spec.trainable)}, objective {text(', '.join(spec.objectives))}"),
         ("method", text(_method(spec, journal))),
         ("profile", text(str(spec.profile or "none"))),
         ("spec hash", f"`{spec.spec_hash}`"),
     ]
     if spec.evaluate:
-        facts.append(("tasks", text(tasks.words(spec))))
+        rows.append(("tasks", text(tasks.words(spec))))
     if journal.events:
         begin, end = (datetime.fromtimestamp(journal.events[i].time, UTC) for i in (0, -1))
-        facts.append(("time", f"{begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC, {len(sessions)} session(s)"))
+        rows.append(("time", f"{begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC, {len(sessions)} session(s)"))
     if sessions:
         last = sessions[-1]
-        facts += [
+        rows += [
             ("command", code(redact(last.command))),
             ("git commit", code(last.git_commit) if last.git_commit else "none"),
             ("machine", text(", ".join(f"{key} {value}" for key, value in last.machine.items()))),
             ("versions", text(", ".join(f"{name} {version}" for name, version in sorted(last.versions.items())))),
         ]
-    known = journal.facts()
-    facts += [("data", text(note)) for note in known.get("notes", ())]
-    told = fingerprints_in(known)
-    facts += [(text(key), code(value)) for key, value in {**told, **fingerprints(outcome.bundle)}.items()]
-    return "\n".join(f"* {key}: {value}" for key, value in facts)
+    facts = journal.facts()
+    rows += [("data", text(note)) for note in facts.get("notes", ())]
+    hashes = {**fingerprints_in(facts), **fingerprints(outcome.bundle)}
+    rows += [(text(key), code(value)) for key, value in hashes.items()]
+    return "\n".join(f"* {key}: {value}" for key, value in rows)
 
 
 def _method(spec: SweepSpec, journal: Journal) -> str:
-    """How points were chosen, and where no new ones were found."""
-    told = [f"{spec.search.method}, {spec.total_trials} trials, scheduler {spec.scheduler}"]
+    """How points were chosen, and whether the sampler ran out of new ones."""
+    first = f"{spec.search.method}, {spec.total_trials} trials, scheduler {spec.scheduler}"
+    parts = [first]
     if spec.points is not None:
-        told.append(f"the space has {spec.points:,} points")
+        parts.append(f"the space has {spec.points:,} points")
     if again := len(journal.repeats("search")):
-        told.append(f"{again} times the sampler asked for a point that had been tried, which was not trained again")
-    return "; ".join([*told, *filter(None, [journal.over("search")])])
+        parts.append(f"{again} times the sampler asked for a point already tried, which was not trained again")
+    return "; ".join([*parts, *filter(None, [journal.over("search")])])
 
 
 def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
-    """Those that kept the budget."""
+    """The trials on budget, in a table."""
     records = list(filter(Common.of(spec, records).kept, records))
     paths = list(dict.fromkeys(path for record in records for path in record.ask.params))
     metrics = [*spec.objectives, "val/loss_mask", "val/unigram_mask"]
@@ -171,7 +173,7 @@ def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
 
 def _head(path: str, records: Sequence[TrialRecord]) -> str:
-    """A parameter's heading; for shares with the order of their parts."""
+    """A parameter's heading; that of shares names their parts in order."""
     value = next(record.ask.params[path] for record in records if path in record.ask.params)
     return f"{path} ({'/'.join(value)}) %" if is_shares(value) else path
 
@@ -191,7 +193,7 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
     ]
     baseline = {record.ask.seed: score for score, record in done if record.ask.arm == name}
     if name is None or not baseline:
-        return "No baseline run completed, so nothing can be said against it."
+        return "No run of the baseline completed, so there is nothing to compare with."
     rows: list[list[str]] = []
     for score, record in sorted(done, key=lambda pair: (pair[0], pair[1].ask.number)):
         base = baseline.get(record.ask.seed)
@@ -199,9 +201,9 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
             numbers = [number(score), number(base), number(score - base, "+")]
             rows.append([record.id, describe(record.ask), str(record.ask.seed), *numbers])
     if not rows:
-        return f"Nothing but the baseline, {code(name)}, completed."
+        return f"Only the baseline, {code(name)}, completed."
     first = (
-        f"Difference in {text(spec.objective)} to the arm {code(name)} under the same seed; negative is better. "
+        f"Difference in {text(spec.objective)} from the arm {code(name)} on the same seed; negative is better. "
         "Search scores: exploration, not a result. Each line is one pair of runs, and seeds alone move a loss as much."
         "\n\n"
     )
@@ -210,19 +212,19 @@ def _differences(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
 
 def _audits(spec: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, str]:
-    """What was predicted, those trials apart that left the budget."""
+    """What was predicted; trials off budget in a table of their own."""
     common = Common.of(spec, records)
     kept, apart = ([one for one in records if common.kept(one) == each] for each in (True, False))
     parts: dict[str, str] = {}
     if audited := [one for one in kept if one.rows and nested(one.rows[-1].metrics, AUDIT)]:
         parts["Mask audit"] = _audit_table(spec, audited)
-    if apart:  # they stand in no other table
+    if apart:  # they are in no other table
         parts[APART] = f"{_apart(spec, common)}\n\n{_audit_table(spec, apart, ending=True)}"
     return parts
 
 
 def shortfall(records: Iterable[TrialRecord]) -> str | None:
-    """Which trials did not divide their masks as asked, in a sentence: their sources had too little to draw from."""
+    """A sentence on the trials that did not mask by the shares asked for: their sources had too little to draw from."""
     short = {one.id: one.rows[-1].metrics.get("audit/short", 0.0) for one in records if one.rows}
     worst = sorted((id for id in short if short[id] > SHORT), key=lambda id: -short[id])
     if not worst:
@@ -240,11 +242,11 @@ def _breakdowns(records: Sequence[TrialRecord]) -> dict[str, str]:
     groups = dict.fromkeys(key for _, audit in audits for key, value in audit.items() if isinstance(value, Mapping))
     texts = {}
     for group in (key for key in groups if key != "shares"):
-        told = [(record, found) for record, audit in audits if (found := breakdown(audit, group))]
-        parts = list(dict.fromkeys(part for _, found in told for part in found))
+        shares = [(record, found) for record, audit in audits if (found := breakdown(audit, group))]
+        parts = list(dict.fromkeys(part for _, found in shares for part in found))
         rows = [
             [record.id, describe(record.ask), *(f"{100 * found.get(part, 0):.2f}" for part in parts)]
-            for record, found in told
+            for record, found in shares
         ]
         texts[f"Masked by {group} %"] = table(["trial", "what", *parts], rows, left=("trial", "what"))
     return texts
@@ -253,14 +255,14 @@ def _breakdowns(records: Sequence[TrialRecord]) -> dict[str, str]:
 def _apart(spec: SweepSpec, common: Common) -> str:
     due = f" ({common.predicted:,.0f} positions)" if common.predicted is not None else ""
     return (
-        f"These trials do not predict as many positions as the baseline{due}, or not as exactly: their "
-        f"{text(spec.objective)} is no comparison with the others, is not ranked and confirms nothing, for "
-        f"{budget.FREE}. `budget: free` in the spec compares them all the same."
+        f"These trials do not predict as many positions as the baseline{due}, or not as exactly. Their "
+        f"{text(spec.objective)} cannot be compared with the others, is not ranked and confirms nothing: "
+        f"{budget.FREE}. `budget: free` in the spec compares them anyway."
     )
 
 
 def _audit_table(spec: SweepSpec, records: Sequence[TrialRecord], ending: bool = False) -> str:
-    """ending: with stage, seed, and how it ended."""
+    """ending: also show stage, seed and how the trial ended."""
     keys = ("refreshes", "fallbacks", "cut", "whole_words", "capped")
     rows = []
     for record in records:
@@ -303,7 +305,7 @@ def _commands(outcome: Outcome, trial: str | None, confirmed: bool) -> str:
     if outcome.bundle:
         lines.append(f"The best trial's bundle: {code(str(outcome.bundle))}.")
     lines += [
-        "Continue what is open, or deliver what MLflow lacks:",
+        "Resume open trials, or deliver what MLflow lacks:",
         f"    python -m sweeper.run {spec} --resume {folder}",
         *more,
         "Make the reports anew from the journal:",
@@ -315,7 +317,7 @@ def _commands(outcome: Outcome, trial: str | None, confirmed: bool) -> str:
 
 
 def ui_command(uri: str, storage: Path) -> str:
-    """How to open MLflow's pages on a tracking store: a lean local server, or the address of the one that runs."""
+    """How to browse a tracking store: the command of a small MLflow server, or the address of a running one."""
     if uri.startswith("http"):
         return redact(uri)
     folder = storage.resolve() / "mlartifacts"

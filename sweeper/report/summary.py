@@ -21,8 +21,8 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
     found = best(spec, records)
 
     def trial(record: TrialRecord) -> dict[str, Any]:
-        told = trial_json(record, spec.objective, outcome.run_ids.get(record.id))
-        return told | {"stuck": learned.was_stuck(spec, record)}
+        row = trial_json(record, spec.objective, outcome.run_ids.get(record.id))
+        return row | {"stuck": learned.was_stuck(spec, record)}
 
     return {
         "state": sweep_state(records, outcome.interrupted),
@@ -42,7 +42,7 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
 
 
 def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[str, Any]:
-    """One trial of the summary. One that runs when the sweep ends is interrupted. `audit` is null if none came."""
+    """One trial of the summary. One still running when the sweep ends is interrupted. `audit` is null without audit."""
     metrics = record.rows[-1].metrics if record.rows else {}
     return {
         "id": record.id,
@@ -61,7 +61,7 @@ def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[
 
 
 def sweep_state(records: Iterable[TrialRecord], interrupted: bool) -> str:
-    """The sweep's end: completed, interrupted (some trial is open), or failed (every trial failed)."""
+    """How the sweep ended: completed, interrupted (some trial is open), or failed (every trial failed)."""
     states = {state(record) for record in records}
     if interrupted or "interrupted" in states:
         return "interrupted"

@@ -1,4 +1,4 @@
-"""Tables for other programs and for papers, `results.csv` and `table.tex`, and what a sweep cost."""
+"""Tables for other programs and for papers, `results.csv` and `table.tex`; and what a sweep cost."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _ESCAPES = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    **{char: f"{{{char}}}" for char in "[]*"},  # after a row's \\\\ they would be its arguments
+    **{char: f"{{{char}}}" for char in "[]*"},  # after a row's \\\\ LaTeX would read them as its arguments
 }
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # what spreadsheets calculate, if a cell begins so
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet takes a cell that begins so as a formula
 
 
 def results_csv(spec: SweepSpec, journal: Journal) -> str:
-    """One row a configuration and seed; losses and scores are of the last step, a share has a column of its own.
+    """One row for each configuration and seed; losses and scores are of the last step, each share has its own column.
 
-    stuck: 1 of a run that did not begin to learn, where the trainable tells.
+    The column `stuck` is 1 for a run that did not begin to learn, if the trainable says so.
     """
     records = list(journal.trials.values())
     common = Common.of(spec, records)
@@ -71,11 +71,11 @@ def results_csv(spec: SweepSpec, journal: Journal) -> str:
 def verdict_tex(verdict: Verdict | None) -> str:
     """The verdicts as a LaTeX table; needs the package booktabs."""
     if verdict is None:
-        return "% No confirmation has come to a verdict.\n"
+        return "% No confirmation has a verdict.\n"
     level = confidence(verdict["alpha"])
-    whose = ", of an arm that an earlier look settled at that look's level" if "looks" in verdict else ""
+    whose = ", for an arm that an earlier look settled at that look's level" if "looks" in verdict else ""
     caption = (
-        f"Differences in {verdict['metric']} (nats) to {verdict['baseline']}, paired over seeds; negative is better. "
+        f"Differences in {verdict['metric']} (nats) from {verdict['baseline']}, paired over seeds; negative is better. "
         f"Intervals ({level} %{whose}) are unadjusted, p is adjusted by Holm's method."
     )
     lines = [
@@ -93,14 +93,14 @@ def verdict_tex(verdict: Verdict | None) -> str:
         between = "--" if bounds is None else f"$[{bounds[0]:+.4f}, {bounds[1]:+.4f}]$"
         p = "--" if one["n"] < 2 else "$<0.0001$" if one["adjusted"] < 1e-4 else f"${one['adjusted']:.2g}$"
         mean = "--" if one["mean"] is None else f"${nats(one['mean'])}$"
-        told = verdict.get("told", {}).get(one["arm"], one["verdict"])
-        cells = [escape(one["arm"]), str(one["n"]), mean, between, p, escape(told)]
+        label = verdict.get("told", {}).get(one["arm"], one["verdict"])
+        cells = [escape(one["arm"]), str(one["n"]), mean, between, p, escape(label)]
         lines.append(" & ".join(cells) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
 
 def _cell(value: Any) -> Any:
-    """A value of results.csv; text that a spreadsheet would calculate, but for numbers, has an apostrophe before it."""
+    """A value of results.csv; text that a spreadsheet would take as a formula gets an apostrophe, numbers do not."""
     if not isinstance(value, str | list | tuple | Mapping):
         return value
     text = printable(str(value))
@@ -126,44 +126,45 @@ def nats(value: float | None) -> str:
 
 
 def interval(bounds: Sequence[float] | None) -> str:
+    """Two bounds with four decimals."""
     return "-" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
 
 
 def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
-    """What was spent, by its name; hours that trials ran count what a killed session lost, too."""
+    """What was spent, by name; the hours that trials ran include what a killed session lost."""
     records = list(journal.trials.values())
     hours = trial_hours(journal)
     processes, gpus = spec.resources.processes, spec.resources.gpus_per_worker
-    facts = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
-    facts["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
+    rows = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
+    rows["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
     read = [_tokens(spec, record) for record in records]
     tokens = sum(number or 0 for number in read)
-    facts["tokens read"] = "not on record" if None in read else f"{tokens:,}"
+    rows["tokens read"] = "not on record" if None in read else f"{tokens:,}"
     predicted = [record.rows[-1].metrics.get("train/predicted") for record in records if record.rows]
     if any(predicted):
-        facts["tokens predicted"] = f"{sum(value or 0 for value in predicted):,.0f}"
+        rows["tokens predicted"] = f"{sum(value or 0 for value in predicted):,.0f}"
     spent: Counter[str] = Counter()
     for record in records:
         last = record.rows[-1].metrics if record.rows else {}
         spent.update({key: value for key, value in last.items() if "energy" in key})  # pyright: ignore[reportArgumentType]
-    facts |= {key: f"{value:,.4g}" for key, value in spent.items()}
+    rows |= {key: f"{value:,.4g}" for key, value in spent.items()}
     if not spent:
-        facts["energy"] = "not measured: no trial told it"
+        rows["energy"] = "not measured: no trial reported it"
     for stage in dict.fromkeys(record.ask.stage for record in records):
         counts = Counter(record.state for record in records if record.ask.stage == stage)
-        facts[f"trials, {stage}"] = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+        rows[f"trials, {stage}"] = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     why = Counter(
         f"{record.state}: {reason}"[:160]
         for record in records
         if record.state != "completed" and (reason := ended(record))
     )
     if why:
-        facts["why trials ended early"] = "; ".join(f"{count} × {reason}" for reason, count in why.most_common(8))
-    return facts
+        rows["why trials ended early"] = "; ".join(f"{count} × {reason}" for reason, count in why.most_common(8))
+    return rows
 
 
 def trial_hours(journal: Journal) -> float:
-    """Hours that trials were in work, over all; between sessions none is."""
+    """Hours that trials ran, summed over all; none run between sessions."""
     begun: dict[str, float] = {}
     seconds, session, last = 0.0, 0.0, 0.0
     for event in journal.events:
@@ -183,21 +184,21 @@ def trial_hours(journal: Journal) -> float:
 
 
 def _wall_hours(journal: Journal) -> float:
-    """Of all sessions, from the first event of each to its last."""
+    """Hours of all sessions, from the first event of each to its last."""
     pairs = itertools.pairwise(journal.events)
     return sum(_since(one.time, other.time) for one, other in pairs if not isinstance(other, Session)) / 3600
 
 
 def _since(begin: float, end: float) -> float:
-    """Seconds between two moments of the wall clock; none where it was set back between them."""
+    """Seconds between two moments of the wall clock; 0 if it was set back between them."""
     return max(0.0, end - begin)
 
 
 def _tokens(spec: SweepSpec, record: TrialRecord) -> int | None:
-    """A trial's tokens, as it was asked for; where that is not on record, by its settings, or else the spec's own."""
-    told = (record.ask.budget or {}).get(TOKENS)
-    if type(told) is int:
-        return record.step * told
+    """A trial's tokens by its Ask; if that does not say, by its settings, or else by the baseline's."""
+    per_step = (record.ask.budget or {}).get(TOKENS)
+    if type(per_step) is int:
+        return record.step * per_step
     if spec.stub is not None:
         return None if spec.stub.tokens is None else record.step * spec.stub.tokens
     try:
@@ -207,7 +208,7 @@ def _tokens(spec: SweepSpec, record: TrialRecord) -> int | None:
 
 
 def flat(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Settings by path, a share by its part's, too."""
+    """Settings by path; shares by path and part."""
     for path, value in params.items():
         if isinstance(value, Mapping):
             yield from ((f"{path}.{part}", share) for part, share in value.items())

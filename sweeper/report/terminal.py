@@ -1,7 +1,7 @@
-"""What people watch on stderr while a sweep runs, painted from the journal alone.
+"""What people watch on stderr while a sweep runs, made from the journal alone.
 
 On a terminal a table that is redrawn; elsewhere one line for each trial's start and end, and now and then one of
-progress. Nothing in here may stop a sweep: whatever goes wrong in painting stays in here.
+progress. Nothing in here may stop a sweep: errors in painting stay in here.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
 PAINT_S = 0.5
-SHARE = 0.02  # of a processor: painting thousands of trials takes a while
+SHARE = 0.02  # of a processor that painting may take, which is slow for thousands of trials
 LINE_S = 30.0
-WHY = 12  # columns below which a reason is not worth showing: failures are told above the table, too
+WHY = 12  # columns that a reason needs to be worth showing: failures also get a line above the table
 _ENDED = ("completed", "stopped", "failed")
 _STYLES = {"completed": "green", "stopped": "yellow", "failed": "bold red", "interrupted": "magenta", "running": "cyan"}
 _GAP = 2
@@ -51,12 +51,13 @@ class Column:
 
     @property
     def width(self) -> int:
+        """Of its longest line."""
         return max(len(text) for text in (*self.head.split("\n"), *(cell.plain for cell in self.cells)))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the sweep is. done: of 1. seconds_left: None before this session has done any work."""
+    """How far the sweep is. done: a share of 1. seconds_left: None until this session has done some work."""
 
     counts: Counter[str]
     total: int
@@ -65,7 +66,7 @@ class Progress:
 
     @staticmethod
     def of(records: Sequence[TrialRecord], total: int, since: float, now: float) -> Progress:
-        """since, now: in s, when this driver's session began, and the present. Ray's start is not in the pace."""
+        """since: when this driver's session began, in s. now: in s. The pace leaves out Ray's start."""
         begun = (time for record in records for time in (record.ask.time, *(row.time for row in record.rows)))
         since = min((time for time in begun if time >= since), default=since)
         work = sum(_work(record, math.inf) for record in records)
@@ -84,7 +85,7 @@ class Progress:
 
 
 def speed(record: TrialRecord, since: float) -> float | None:
-    """Steps a second in the session that began at `since`, from the first report on: what precedes it is start-up."""
+    """Steps a second in the session that began at `since`, from the first report on: before it is start-up."""
     points = [(row.step, row.time) for row in record.rows if row.time >= since]
     if len(points) == 1 and record.ask.time >= since:
         points.insert(0, (0, record.ask.time))
@@ -94,20 +95,20 @@ def speed(record: TrialRecord, since: float) -> float | None:
 
 
 class Screen(Console):
-    """A console whose reader may go away: then it is silent, where rich would end the process."""
+    """A console whose reader may go away: then it falls silent, while rich would end the process."""
 
-    def on_broken_pipe(self) -> None:
+    def on_broken_pipe(self) -> None:  # overrides rich's
         self.quiet = True
 
 
 class Live:
-    """A context in which the sweep is shown. `say` prints a line, above the table where there is one.
+    """A context in which the sweep is shown. `say` prints a line, above the table if there is one.
 
-    total: trials that the sweep is to run.
+    total: trials that the sweep will run.
     """
 
     def __init__(self, spec: SweepSpec, journal: Journal, total: int, *, console: Console | None = None) -> None:
-        # Not a terminal is not a terminal, whatever FORCE_COLOR says: a log file wants no cursor movements.
+        # Ignore FORCE_COLOR if stderr is no terminal: a log file wants no cursor movements.
         self._console = console or Screen(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
         self._spec, self._journal, self._total = spec, journal, total
         self._table: rich_live.Live | None = None
@@ -120,8 +121,8 @@ class Live:
         self._cursor = len(self._journal.events)
         self._next_line = time.monotonic() + LINE_S
         profile = f", profile {self._spec.profile}" if self._spec.profile else ""
-        known = f", {len(self._journal.trials)} of them begun" if self._journal.trials else ""
-        self.say(f"{self._spec.name}: {self._total} trials{known}{profile}")
+        started = f", {len(self._journal.trials)} of them started" if self._journal.trials else ""
+        self.say(f"{self._spec.name}: {self._total} trials{started}{profile}")
         with contextlib.suppress(Exception):
             if self._console.is_terminal and not self._console.is_dumb_terminal:
                 table = rich_live.Live(console=self._console, auto_refresh=False, redirect_stdout=False)
@@ -159,10 +160,10 @@ class Live:
                 self._table.update(picture(self._spec, self._journal, self._total, width, height), refresh=True)
 
     def _news(self) -> None:
-        """A line for what has happened since; beside a table, which cuts reasons short, only for failures."""
+        """A line for each new event; beside a table only for failures, since a table cuts reasons short."""
         for event in self._journal.events[self._cursor :]:
             self._cursor += 1
-            if isinstance(event, Family):  # how many there are was a guess until now: a champion joins, say
+            if isinstance(event, Family):  # the total was a guess until now: a champion may have joined
                 self._total = len(self._journal.stage("search")) + declared(self._journal)
             elif isinstance(event, Over):
                 self.say(f"the {event.stage} is over: {event.reason}")
@@ -183,7 +184,7 @@ def picture(spec: SweepSpec, journal: Journal, total: int, width: int, height: i
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), width=width)
     columns = _columns(spec, shown, _since(journal), width) if shown else []
     for column in columns:
-        # What is left over goes to the last one; a column that does not fit is cut.
+        # The last column takes the room that is left; a column that does not fit is cut.
         ratio = 1 if column is columns[-1] else None
         justify = "right" if column.right else "left"
         table.add_column(
@@ -198,8 +199,7 @@ def picture(spec: SweepSpec, journal: Journal, total: int, width: int, height: i
 
 
 def _columns(spec: SweepSpec, shown: Sequence[TrialRecord], since: float, width: int) -> list[Column]:
-    """As many as fit: without the names of shares, the speed and the reason, and with all settings in one column, if
-    need be."""
+    """As many columns as fit. Names of shares, reason and speed go first; then all settings share one column."""
     trial = [Column("trial", [_text(record.id) for record in shown])]
     if any(record.ask.arm for record in shown):
         trial.append(Column("arm", [_text(record.ask.arm or "") for record in shown]))
@@ -230,9 +230,9 @@ def _columns(spec: SweepSpec, shown: Sequence[TrialRecord], since: float, width:
 
 
 def _settings(shown: Sequence[TrialRecord], named: bool = False) -> list[Column]:
-    """One column for each path that a trial sets, under the last part of its name where that is unambiguous.
+    """One column for each path that a trial sets, under the last part of its name if that is unambiguous.
 
-    named: what has parts says in its heading which.
+    named: a heading of shares lists their parts.
     """
     paths = list(dict.fromkeys(path for record in shown for path in record.ask.params))
     leaves = [path.rpartition(".")[2] for path in paths]
@@ -250,7 +250,7 @@ def _settings(shown: Sequence[TrialRecord], named: bool = False) -> list[Column]
 
 
 def _decimals(values: Sequence[object]) -> int | None:
-    """How many put the points of a column's numbers below each other; None where their sizes differ too much."""
+    """Decimals that align the points of a column's numbers; None if their sizes differ too much."""
     numbers = [abs(value) for value in values if isinstance(value, float)]
     if any(number and not 0.01 <= number < 100 for number in numbers):
         return None
@@ -258,7 +258,7 @@ def _decimals(values: Sequence[object]) -> int | None:
 
 
 def _value(value: object, decimals: int | None) -> str:
-    """A setting; shares as whole percentages, for the report has them exactly."""
+    """A setting; shares as whole percentages, since the report has them exactly."""
     if is_shares(value):
         return "/".join(f"{100 * share:.0f}" for share in value.values())
     if isinstance(value, float):
@@ -267,17 +267,17 @@ def _value(value: object, decimals: int | None) -> str:
 
 
 def _steps(shown: Sequence[TrialRecord]) -> Column:
-    """The length goes into the heading where it is the same for all."""
+    """The steps; the length is in the heading if it is the same for all."""
     lengths = [record.steps for record in shown]
     if len(set(lengths)) == 1 and isinstance(lengths[0], int):
         return Column(f"step\nof {lengths[0]:,}", [Text(f"{record.step:,}") for record in shown], right=True)
-    told = [f"/{length:,}" if isinstance(length, int) else "" for length in lengths]
-    pairs = zip(shown, told, strict=True)
+    totals = [f"/{length:,}" if isinstance(length, int) else "" for length in lengths]
+    pairs = zip(shown, totals, strict=True)
     return Column("step", [Text(f"{record.step:,}{length}") for record, length in pairs], right=True)
 
 
 def _text(text: str) -> Text:
-    """Text as it is, whatever it looks like: no markup, no colours, one line."""
+    """Text as it is: no markup, no colours, one line."""
     return Text(one_line(text))
 
 
@@ -295,7 +295,7 @@ def _reason(record: TrialRecord) -> str:
 
 
 def _shown(records: Sequence[TrialRecord], found: TrialRecord | None, room: int) -> list[TrialRecord]:
-    """The trials that fit, in order: those that run, the best, and the latest."""
+    """The trials that fit, in order: the running ones, the best, and the latest."""
     first = [record for record in records if record.end is None or record is found]
     latest = [record for record in reversed(records) if record.end is not None and record is not found]
     return sorted((first + latest)[:room], key=lambda record: record.ask.number)
@@ -310,9 +310,9 @@ def _progress(spec: SweepSpec, journal: Journal, total: int) -> str:
 
 def _ending(record: TrialRecord, event: End, objective: str) -> str:
     score = record.score(objective)
-    told = f", {objective} {score:.4f}" if score is not None else ""
+    text = f", {objective} {score:.4f}" if score is not None else ""
     why = f": {_reason(record)}" if event.reason else ""
-    return f"{record.id} {event.state} at step {record.step:,}{told}{why}"
+    return f"{record.id} {event.state} at step {record.step:,}{text}{why}"
 
 
 def _since(journal: Journal) -> float:
@@ -325,7 +325,7 @@ def _state(record: TrialRecord) -> str:
 
 
 def _work(record: TrialRecord, at: float) -> float:
-    """The share of the trial that was done at a time; one that ended early needs no more."""
+    """The share of the trial that was done at a time; 1 for one that ended early."""
     if record.end and not record.open and record.end.time <= at:
         return 1.0
     step = max((row.step for row in record.rows if row.time <= at), default=0)

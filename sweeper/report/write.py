@@ -1,4 +1,4 @@
-"""All that a sweep leaves to read, written into its folder: report.md, report.html, results.csv and table.tex.
+"""Writes a run's reports into its folder: report.md, report.html, results.csv and table.tex.
 
 Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python -m sweeper.report RUN_DIR`.
 """
@@ -19,7 +19,7 @@ from sweeper.tracking.store import store_uri
 
 
 def texts(spec: SweepSpec, journal: Journal, outcome: Outcome) -> Iterator[tuple[str, Callable[[], None]]]:
-    """(name, what writes it) of each report: as a whole or not at all, and none waits for another."""
+    """(name, function that writes it) of each report: as a whole or not at all, each apart from the others."""
     made: dict[str, Callable[[], str]] = {
         "report.md": lambda: sections.markdown(spec, journal, outcome),
         "report.html": lambda: page.page(spec, journal, outcome, _importance(spec, journal)),
@@ -32,14 +32,14 @@ def texts(spec: SweepSpec, journal: Journal, outcome: Outcome) -> Iterator[tuple
 
 
 def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]:
-    """Write the reports, and say where they lie."""
+    """Write the reports; their paths."""
     for _, write in texts(spec, journal, outcome):
         write()
     return [outcome.run_dir / name for name in run_folders.REPORTS]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 2 there is no run that can be read."""
+    """The exit status: 0 done, 2 no run that can be read."""
     files.standard_streams()
     files.private()
     files.at_home()
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(argv)
         run_dir = args.run_dir.resolve()
         if not (run_dir / "journal.jsonl").is_file():
-            raise ValueError(f"{run_dir}: there is no run, for it has no journal.jsonl")
+            raise ValueError(f"{run_dir}: not a run folder, it has no journal.jsonl")
         spec, journal = run_folders.opened(run_dir, args.trust_record)
         files.private(spec.shared)
         for path in write_all(spec, journal, _outcome(spec, journal, run_dir)):
@@ -70,7 +70,7 @@ def _outcome(spec: SweepSpec, journal: Journal, run_dir: Path) -> Outcome:
 
 
 def _importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
-    """Of the settings that a search varied; else Ray and Optuna need not load."""
+    """The importance of the settings that a search varied; without any, Ray and Optuna need not load."""
     if not spec.space:
         return {}
     from sweeper.search.optuna_search import importance

@@ -1,6 +1,6 @@
 """Files that go to MLflow beside the rows: into a bucket, a folder or a server, which may be away while rows arrive.
 
-What cannot be stored costs itself, and all of it together one line: rows and ends go on.
+A file that cannot be stored is lost alone, and all such files get one line: rows and ends go on.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from sweeper.tracking import store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SMALL_S = 10.0  # what a small file may take, for rows wait so long
+SMALL_S = 10.0  # for a small file: rows wait so long
 THREAD = "mlflow artifact"
-SLOW_S = 2.0  # a failure that takes longer tells of a place out of reach
+SLOW_S = 2.0  # a failure that takes longer means that the place is out of reach
 
 
 class Artifacts:
-    """Stores the files of one sweep. say: called with one line when that fails, and with one when it is over.
+    """Stores the files of one sweep. say: called with one line when that fails, and with one when it works again.
 
-    out: the place is out of reach, and no file is tried; for the caller to take back.
+    `out`: the place is out of reach, and no file is tried until the caller resets it.
     """
 
     def __init__(self, experiment: str, say: Callable[[str], None]) -> None:
         self.out = False
         self._experiment, self._say = experiment, say
-        self._doubted = self._told = self._recovered = False
+        self._doubted = self._warned = self._recovered = False
         self._hanging: threading.Thread | None = None
 
     def put(
         self, client: MlflowClient, send: Callable[[], object], seconds: float = SMALL_S, *, source: Path | None = None
     ) -> bool:
-        """Whether `send` has stored a file, or a folder of them; the caller keeps what is not stored for later.
+        """Whether `send` has stored a file or a folder; the caller keeps it for later if not.
 
-        source: what it sends, which is not sent where a link is in it: what that leads to may be private.
-        Raises the sweep's first failure, which may be chance, for the caller to begin again; and what the store
-        raises where it is the store that is away.
+        source: what it sends; nothing is sent if there is a link in it, which may lead to something private.
+        Raises the sweep's first failure, which may be chance, so that the caller tries again; and the store's error if
+        the store itself is away.
         """
         if self.out or (self._hanging and self._hanging.is_alive()):
             return False
@@ -56,33 +56,33 @@ class Artifacts:
         try:
             self._within(seconds, send)
         except Exception as error:
-            place = client.get_experiment_by_name(self._experiment)  # which fails where all of MLflow is away
+            place = client.get_experiment_by_name(self._experiment)  # fails if all of MLflow is away
             self.out = time.monotonic() - begin > SLOW_S
             if not (self._doubted or self.out or store.refuses(error)):
                 self._doubted = True
                 raise
-            self._tell(redact(str(place.artifact_location if place else self._experiment)), store.line(error))
+            self._warn(redact(str(place.artifact_location if place else self._experiment)), store.line(error))
             return False
-        if self._told and not self._recovered:
+        if self._warned and not self._recovered:
             self._recovered = True
             self._say("MLflow's artifacts can be stored again")
         return True
 
     @staticmethod
     def hang() -> bool:
-        """Whether an upload still waits for an answer, for which this process would wait in its turn."""
+        """Whether an upload still waits for an answer, so that this process could not end."""
         return any(thread.name == THREAD for thread in threading.enumerate())
 
-    def _tell(self, place: str, why: str) -> None:
-        if not self._told:
-            self._told = True
+    def _warn(self, place: str, why: str) -> None:
+        if not self._warned:
+            self._warned = True
             self._say(
-                f"MLflow's artifacts cannot be stored in {place}: {why}; rows and ends go on, a model is not "
-                "registered without its files, and --resume stores what is left"
+                f"cannot store MLflow's artifacts in {place}: {why}; training continues, models are not registered "
+                "without their files, and --resume stores the rest"
             )
 
     def _within(self, seconds: float, send: Callable[[], object]) -> None:
-        """In a thread that may be left behind: a store of files waits for minutes for one that does not answer."""
+        """In a thread that may be left behind: a client waits for minutes if the file store does not answer."""
         failed: list[BaseException] = []
 
         def run() -> None:

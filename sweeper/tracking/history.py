@@ -1,4 +1,4 @@
-"""What the tracking store knows of earlier runs that a comparison under a spec could contain."""
+"""What the tracking store knows of earlier runs that matter for a comparison."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import store
+from sweeper.tracking import tags as tag
 from sweeper.tracking.trial_runs import name, settings
 
 MOST = 5000
-ALL = 10**6  # a ledger that forgets would call a used seed fresh
-DATA = "sweeper.data_fingerprint"
+ALL = 10**6  # a history with gaps would call a used seed fresh
 
 
 def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
-    """Configuration -> seed -> objective at the end of completed runs, the newest where there are several.
+    """Configuration -> seed -> objective at the end of completed runs; of several the newest.
 
-    They share with the spec the trainable and all settings but those that its space and arms set, and among each other
-    the data: those of the newest. Raises ValueError, in one line, where the store cannot be reached.
+    They share the spec's trainable and all settings that its space and arms do not set, and the data of the newest run.
+    Raises ValueError, in one line, if the store cannot be reached.
     """
-    tags = {"sweeper.kind": "trial", "sweeper.state": "completed", "sweeper.trainable": spec.trainable}
+    tags = {tag.KIND: "trial", tag.STATE: "completed", tag.TRAINABLE: spec.trainable}
     compared = _compared(spec)
     wanted, _ = _split(_settings(spec, {}), compared)
     found: dict[str, dict[int, float]] = {}
     data: str | None = None
     for run in store.found(uri, tags, MOST):
         fixed, configuration = _split(run.data.params, compared)
-        loss, fingerprint = run.data.metrics.get(name(spec.objective)), run.data.tags.get(DATA, "")
+        loss, fingerprint = run.data.metrics.get(name(spec.objective)), run.data.tags.get(tag.DATA, "")
         if wanted.items() <= fixed.items() and loss is not None and data in (None, fingerprint):
             data = fingerprint
             found.setdefault(configuration, {}).setdefault(int(run.data.params["seed"]), loss)
@@ -36,8 +36,8 @@ def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
 
 
 def used_seeds(uri: str, data: str, own: Mapping[str, str]) -> set[int]:
-    """Seeds of all runs of this data, but for the sweep's that `own` tags name. Raises ValueError as `losses`."""
-    runs = store.found(uri, {"sweeper.kind": "trial", DATA: data}, ALL)
+    """Seeds of all runs on this data, except the sweep's that `own` tags name. Raises ValueError as `losses`."""
+    runs = store.found(uri, {tag.KIND: "trial", tag.DATA: data}, ALL)
     # A driver that was killed may have left a run without parameters.
     return {
         int(one.data.params["seed"]) for one in runs if "seed" in one.data.params and not is_own(own, one.data.tags)
@@ -45,18 +45,18 @@ def used_seeds(uri: str, data: str, own: Mapping[str, str]) -> set[int]:
 
 
 def confirmations(uri: str, baseline: str, own: Mapping[str, str]) -> int:
-    """Other sweeps that confirmed against the baseline of that configuration hash. Raises ValueError as `losses`."""
-    runs = store.found(uri, {"sweeper.kind": "sweep", "sweeper.baseline": baseline}, ALL)
+    """How many other sweeps confirmed against the baseline with this hash. Raises ValueError as `losses`."""
+    runs = store.found(uri, {tag.KIND: "sweep", tag.BASELINE: baseline}, ALL)
     return sum(not is_own(own, one.data.tags) for one in runs)
 
 
 def is_own(own: Mapping[str, str], tags: Mapping[str, str]) -> bool:
-    """Whether the tags are of the sweep that `own` tags name."""
+    """Whether the tags are those of the sweep that `own` tags name."""
     return bool(own) and own.items() <= tags.items()
 
 
 def _compared(spec: SweepSpec) -> set[str]:
-    """The settings that the space and the arms set, and those that follow from them, as from a preset."""
+    """The settings that the space and the arms set, and those that follow from them, for instance from a preset."""
     changes: list[Mapping[str, Any]] = [{path: end} for path, domain in spec.space.items() for end in domain.corners()]
     changes += spec.arms.values()
     found, base = {name(path) for params in changes for path in params}, _settings(spec, {})
@@ -70,7 +70,7 @@ def _settings(spec: SweepSpec, params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _split(params: Mapping[str, str], compared: set[str]) -> tuple[dict[str, str], str]:
-    """The settings that a comparison holds fixed, and as text the others, which name a configuration."""
+    """The settings that a comparison keeps fixed, and the others as text, which names a configuration."""
     own = {key: text for key, text in params.items() if key not in ("arm", "seed")}
     free = {key: own.pop(key) for key in sorted(own) if any(f"{key}.".startswith(f"{path}.") for path in compared)}
     return own, json.dumps(free)

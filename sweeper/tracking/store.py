@@ -1,6 +1,6 @@
 """The tracking store: where it lies, what it holds, and single calls to it.
 
-A call is tried once and raises what mlflow raises: who delivers tries again, and who asks is told in one line.
+A call is tried once and raises what mlflow raises: the tracker tries again, and queries give one line.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 
 from sweeper.system import files
 from sweeper.system.secrecy import redact
+from sweeper.tracking import tags as tag
 from sweeper.tracking.trial_runs import cut, cut_tags, milliseconds, name, utc
 
 if TYPE_CHECKING:
@@ -25,14 +26,13 @@ if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
 CHAMPION = "champion"
-RUN_ID, DIGEST = "sweeper.run_id", "sweeper.digest"
-# One attempt a call, soon given up: the tracker retries, and mlflow's own way takes minutes. Nothing on stdout.
+# One short attempt for each call: the tracker retries, while mlflow's own retries take minutes. Nothing on stdout.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what it says of a failed call is said in a line here
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # we report a failed call in a line of our own
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
@@ -40,16 +40,16 @@ _SETTINGS = {
 def identity(journal: Journal, run_dir: Path) -> dict[str, str]:
     """The tags that name this run's own runs in a store; none before it has any.
 
-    By its id, whatever its folder is called. A run that an earlier version began has none, and goes by the folder.
+    By its id, whatever its folder is called; a run that an earlier version began has none, and is named by its folder.
     """
     if journal.run:
-        return {RUN_ID: journal.run}
+        return {tag.RUN_ID: journal.run}
     return named(journal, run_dir) if journal.events else {}
 
 
 def named(journal: Journal, run_dir: Path) -> dict[str, str]:
     """For people: the run's folder, and when it began."""
-    return {"sweeper.run": run_dir.name, "sweeper.begun": utc(journal.events[0].time)}
+    return {tag.RUN: run_dir.name, tag.BEGUN: utc(journal.events[0].time)}
 
 
 def store_uri(spec: SweepSpec, storage: Path) -> str:
@@ -60,7 +60,7 @@ def store_uri(spec: SweepSpec, storage: Path) -> str:
 def sqlite_uri(path: Path) -> str:
     """The address of a SQLite file, quoted as SQLAlchemy reads it: `%2F`, `?` and `#` may be part of a name.
 
-    Where there is something to quote it names the driver, or else MLflow makes a folder of the quoted name.
+    If there is something to quote it names the driver, or else MLflow makes a folder with the quoted name.
     """
     quoted = quote(str(path))
     return f"sqlite:///{quoted}" if quoted == str(path) else f"sqlite+pysqlite:///{quoted}"
@@ -73,9 +73,9 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
-    """The runs with these tags in all experiments of a store, the newest first, some `most` of them.
+    """The runs with these tags in all experiments of a store, the newest first, about `most` of them.
 
-    None of a SQLite file that is not there. Raises ValueError, in one line, where the store cannot be reached.
+    Empty if the SQLite file does not exist. Raises ValueError, in one line, if the store cannot be reached.
     """
     if _new(uri):
         return []
@@ -84,7 +84,7 @@ def found(uri: str, tags: Mapping[str, str], most: int) -> list[Run]:
         client = connection(uri)
         experiments = [one.experiment_id for one in client.search_experiments()]
         return runs(client, experiments, tags, "DESC", most)
-    except Exception as error:  # whatever a store, or its server, comes up with
+    except Exception as error:  # a store or its server may raise anything
         raise ValueError(f"Cannot reach MLflow at {redact(uri)}: {line(error)}") from error
 
 
@@ -99,12 +99,12 @@ def champion(uri: str, model: str) -> dict[str, str] | None:
         if not any(CHAMPION in entry for entry in aliases):
             return None
         return dict(client.get_model_version_by_alias(model, CHAMPION).tags)
-    except Exception as error:  # whatever a store, or its server, comes up with
+    except Exception as error:  # a store or its server may raise anything
         raise ValueError(f"Cannot reach MLflow at {redact(uri)}: {line(error)}") from error
 
 
 def configure() -> None:
-    """Set what people have not set otherwise; before mlflow is imported."""
+    """Set MLflow's variables that nobody has set; before mlflow is imported."""
     for setting, value in _SETTINGS.items():
         os.environ.setdefault(setting, value)
 
@@ -119,15 +119,15 @@ def connection(uri: str) -> MlflowClient:
 
 
 def _new(uri: str) -> Path | None:
-    """The file of a SQLite store that is not there yet."""
+    """The file of a SQLite store that does not exist yet."""
     path = sqlite_file(uri)
     return path if path and not path.exists() else None
 
 
 def _make(path: Path) -> None:
-    """Make a SQLite file aside and put it in its place: killed in the middle, mlflow leaves one that it cannot open.
+    """Make a SQLite file aside and move it into place: killed in the middle, mlflow leaves a file it cannot open.
 
-    Of two processes that do so at once, the first one's stays.
+    If two processes do so at once, the first one's stays.
     """
     from mlflow import MlflowClient
 
@@ -135,7 +135,7 @@ def _make(path: Path) -> None:
     with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as folder:
         aside = Path(folder, path.name)
         MlflowClient(tracking_uri=sqlite_uri(aside)).search_experiments(max_results=1)
-        aside.chmod(files.mode())  # SQLite gives the group nothing to write
+        aside.chmod(files.mode())  # SQLite gives the group no write access
         try:
             os.link(aside, path)
         except FileExistsError:
@@ -146,13 +146,13 @@ def _make(path: Path) -> None:
 
 def experiment(client: MlflowClient, title: str, uri: str, storage: Path) -> str:
     """The id of the experiment of that name. A server decides itself where artifacts go; a database does not."""
-    known = client.get_experiment_by_name(title)
-    if known is None:
+    existing = client.get_experiment_by_name(title)
+    if existing is None:
         local = re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri)
         return client.create_experiment(title, (storage.resolve() / "mlartifacts").as_uri() if local else None)
-    if known.lifecycle_stage == "deleted":
-        client.restore_experiment(known.experiment_id)
-    return str(known.experiment_id)
+    if existing.lifecycle_stage == "deleted":
+        client.restore_experiment(existing.experiment_id)
+    return str(existing.experiment_id)
 
 
 def runs(
@@ -174,8 +174,8 @@ def runs(
 
 
 def _quoted(value: str) -> str | None:
-    """A value in MLflow's filter, which has no escape; None of one with both quotes, which is compared here."""
-    return next((f"{mark}{value}{mark}" for mark in ("'", '"') if mark not in value), None)
+    """A value quoted for MLflow's filter, which has no escape; None if it has both quotes: then we compare it here."""
+    return next((f"{sign}{value}{sign}" for sign in ("'", '"') if sign not in value), None)
 
 
 def log(
@@ -186,7 +186,7 @@ def log(
     params: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> None:
-    """One call. metrics: (key, step, time in s) -> value; sent twice they are stored once."""
+    """Send all in one call. metrics: (key, step, time in s) -> value; sent twice they are stored once."""
     from mlflow.entities import Metric, Param, RunTag
 
     client.log_batch(
@@ -198,7 +198,7 @@ def log(
 
 
 def unless_there(create: Callable[[], object]) -> None:
-    """Create what may be there already."""
+    """Create something, unless it exists already."""
     try:
         create()
     except Exception as error:
@@ -207,11 +207,11 @@ def unless_there(create: Callable[[], object]) -> None:
 
 
 def refuses(error: Exception) -> bool:
-    """Whether the store said no for good, rather than not now."""
+    """Whether the store refused for good, and not just for now."""
     status = getattr(error, "get_http_status_code", None)
     return status is not None and status() in (400, 404, 409)
 
 
 def line(error: Exception) -> str:
-    """An error in one line that tells no secret."""
+    """An error in one line without secrets."""
     return cut(" ".join(redact(f"{type(error).__name__}: {error}").split()), 200)

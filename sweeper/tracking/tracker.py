@@ -1,7 +1,7 @@
 """MLflow as a projection of the journal: a thread that follows it, and the model registry.
 
-One parent run a sweep, one child a trial, found again by their tags, so that a second driver continues the runs of
-the first. Training never waits for the server: what cannot be delivered stays in the journal for `--resume`.
+One parent run for each sweep, one child for each trial, found again by their tags, so that a second driver continues
+the runs of the first. Training never waits for the server: what it does not get stays in the journal for `--resume`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from sweeper.journal.run_folders import REPORTS
 from sweeper.system import files
 from sweeper.system.secrecy import redact
 from sweeper.tracking import store
+from sweeper.tracking import tags as tag
 from sweeper.tracking.artifacts import SMALL_S, Artifacts
-from sweeper.tracking.trial_runs import LACKS, STATUS, TrialRun, cut_tags, milliseconds, note, session_tags
+from sweeper.tracking.trial_runs import STATUS, TrialRun, cut_tags, milliseconds, note, session_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +42,7 @@ ALIAS = "candidate"
 
 @dataclass(frozen=True)
 class Promotion:
-    """The run whose bundle becomes the champion, and what its version's tags say of the verdict."""
+    """The run whose bundle becomes the champion, and its version's tags with the verdict."""
 
     trial: TrialRecord
     bundle: Path
@@ -59,10 +60,10 @@ class _Close:
 
 
 class Tracker:
-    """Follows a journal into MLflow from a thread of its own.
+    """Follows a journal into MLflow from its own thread.
 
-    tags: further tags of every run, such as a data fingerprint. say: called with one line when something is amiss.
-    experiment, parent_run_id and run_ids (of trials) tell where things went; the last two fill as they are known.
+    tags: further tags of every run, such as a data fingerprint. say: called with one line when something is wrong.
+    experiment, parent_run_id and run_ids (of trials) are where things went; the last two fill as they become known.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Tracker:
         self._session: Session | None = None
         self._described: Session | None = None
         self._children: dict[str, TrialRun] = {}
-        self._behind: dict[str, TrialRun] = {}  # those of which something may have to be delivered
+        self._behind: dict[str, TrialRun] = {}  # those that may have something to deliver
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._artifacts = Artifacts(self.experiment, self._say)
@@ -96,7 +97,7 @@ class Tracker:
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow. Returns at once: importing mlflow and making a new database take seconds, in the thread."""
+        """Start to follow. Returns at once: importing mlflow and making a new database take seconds, in the thread."""
         store.configure()
         self._thread.start()
 
@@ -110,10 +111,14 @@ class Tracker:
         promotion: Promotion | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> int:
-        """Deliver what is left, end the runs, register the bundles; give up after `drain_s` seconds.
+        """Deliver what is left, end the runs, register the bundles. Returns how many events are left, after saying so.
 
-        status: completed, interrupted or failed, of the sweep. tags: further ones of the parent run. Returns how many
-        events are left, after saying so.
+        Args:
+            status: of the sweep: completed, interrupted or failed.
+            best: the search's best trial; bundle: its bundle, which becomes the candidate.
+            drain_s: give up after so many seconds.
+            promotion: the run that becomes the champion.
+            tags: further ones of the parent run.
         """
         self._closing = _Close(status, best, bundle, time.monotonic() + drain_s, promotion, dict(tags or {}))
         self._wake.set()
@@ -130,14 +135,14 @@ class Tracker:
     ) -> str | None:
         """Log the bundle with the trial's run and make it the version `alias` of the model named like the sweep.
 
-        Returns the version, None where the bundle cannot be stored. A run is registered once: a second call finds the
+        Returns the version, None if the bundle cannot be stored. A run is registered once: a second call finds the
         version and moves the alias to it.
         """
         client, model, run_id = self._client, self._spec.name, self.run_ids[trial.id]
         assert client is not None
-        known = [found for found in client.search_model_versions(f"run_id = '{run_id}'") if found.name == model]
-        if known:
-            version = str(max(int(found.version) for found in known))
+        versions = [found for found in client.search_model_versions(f"run_id = '{run_id}'") if found.name == model]
+        if versions:
+            version = str(max(int(found.version) for found in versions))
             for key, value in cut_tags(more or {}).items():
                 client.set_model_version_tag(model, version, key, value)
         else:
@@ -147,10 +152,10 @@ class Tracker:
             store.unless_there(lambda: client.create_registered_model(model, description=note(self._spec.question)))
             tags = {
                 **self._identity(),
-                "sweeper.trial": trial.id,
-                "sweeper.score": repr(trial.score(self._spec.objective)),
-                "sweeper.spec_hash": self._spec.spec_hash,
-                "sweeper.config_hash": trial.ask.config_hash,
+                tag.TRIAL: trial.id,
+                tag.SCORE: repr(trial.score(self._spec.objective)),
+                tag.SPEC_HASH: self._spec.spec_hash,
+                tag.CONFIG_HASH: trial.ask.config_hash,
                 **fingerprints(bundle),
                 **cut_tags(more or {}),
             }
@@ -162,11 +167,11 @@ class Tracker:
     def _follow(self) -> None:
         failures = 0
         while True:
-            closing = self._closing  # read before the events: what was appended before close() is then delivered
+            closing = self._closing  # read before the events, so that all appended before close() are delivered
             try:
                 self._pass(closing)
             except Exception as error:  # whatever happens here, training goes on
-                self._client = None  # whether the last call arrived is unknown: look at the store anew
+                self._client = None  # the last call may have arrived or not: look at the store again
                 failures += 1
                 if failures == 2:
                     self._say(f"Cannot reach MLflow at {redact(self._uri)}: {store.line(error)}; training continues")
@@ -185,7 +190,7 @@ class Tracker:
     def _pass(self, closing: _Close | None) -> None:
         """Deliver everything that is new. Raises what the store raises; safe to repeat from any point."""
         self._read()
-        if not self._journal.has_session:  # what no driver worked on has no run in the store
+        if not self._journal.has_session:  # no driver has worked on it: it gets no run in the store
             return
         if self._client is None:
             self._client = self._connect()
@@ -216,7 +221,7 @@ class Tracker:
             self._cursor += 1
 
     def _connect(self) -> MlflowClient:
-        """Experiment and parent run, found or made; the children that exist, with what they already have."""
+        """Find or make the experiment and the parent run; take over from existing children what they already have."""
         client = store.connection(self._uri)
         self._experiment_id = store.experiment(client, self.experiment, self._uri, self._run_dir.parent)
         if not self.parent_run_id:
@@ -226,42 +231,42 @@ class Tracker:
                 client.update_run(run.info.run_id, "RUNNING")
             self.parent_run_id = run.info.run_id
         for run in reversed(self._search(client, "trial")):
-            child = self._children.get(run.data.tags["sweeper.trial"])
+            child = self._children.get(run.data.tags[tag.TRIAL])
             if child:
                 child.found(run.info.run_id, run.info.status, run.data.tags, bool(run.data.params))
                 self.run_ids[child.ask.trial] = run.info.run_id
         return client
 
     def _identity(self) -> dict[str, str]:
-        """Names this run among all in a store, for the tracker and for people."""
+        """The tags that name this run in a store, for the tracker and for people."""
         return store.identity(self._journal, self._run_dir) | store.named(self._journal, self._run_dir)
 
     def _digest(self) -> dict[str, str]:
-        """The record as far as it has been read: a copy that lacks this line is stale (`ledger.refuse_stale`)."""
+        """The digest of the last line read: a copy without this line is stale (`fresh_seeds.refuse_stale`)."""
         read = self._journal.digests[self._cursor - 1] if self._cursor else ""
-        return {store.DIGEST: read} if read else {}
+        return {tag.DIGEST: read} if read else {}
 
     def _search(self, client: MlflowClient, kind: str) -> list[Run]:
         """The runs of this sweep, oldest first."""
-        tags = {"sweeper.kind": kind, **store.identity(self._journal, self._run_dir)}
+        tags = {tag.KIND: kind, **store.identity(self._journal, self._run_dir)}
         return store.runs(client, [self._experiment_id], tags, "ASC")
 
     def _create(
         self, client: MlflowClient, kind: str, run_name: str, begin: float, tags: Mapping[str, str] | None = None
     ) -> Run:
-        own = {"sweeper.kind": kind, "sweeper.spec_hash": self._spec.spec_hash, **self._identity(), **self._tags}
-        own["sweeper.trainable"] = self._spec.trainable
+        own = {tag.KIND: kind, tag.SPEC_HASH: self._spec.spec_hash, **self._identity(), **self._tags}
+        own[tag.TRAINABLE] = self._spec.trainable
         return client.create_run(self._experiment_id, milliseconds(begin), cut_tags({**own, **(tags or {})}), run_name)
 
     def _describe_sweep(self, client: MlflowClient) -> None:
-        """Tags and spec of the parent run, for each driver's session anew."""
+        """Send tags and spec of the parent run, again in each driver's session."""
         session = self._session
         if session is None or session is self._described:
             return
-        tags = {**session_tags(session), "sweeper.machine": json.dumps(session.machine, default=str)}
+        tags = {**session_tags(session), tag.MACHINE: json.dumps(session.machine, default=str)}
         tags |= {**self._identity(), **self._digest(), "mlflow.runName": self._run_dir.name}
-        tags |= {"sweeper.doubt": " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
-        tags |= {"mlflow.note.content": note(self._spec.question), "sweeper.profile": self._spec.profile or "none"}
+        tags |= {tag.DOUBT: " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
+        tags |= {"mlflow.note.content": note(self._spec.question), tag.PROFILE: self._spec.profile or "none"}
         store.log(client, self.parent_run_id, tags=tags)
         self._store_spec(client)
         self._described = session
@@ -271,7 +276,7 @@ class Tracker:
         self._spec_stored = self._artifacts.put(client, lambda: client.log_text(parent, text, "spec.yaml"))
 
     def _store_analysis(self, client: MlflowClient, child: TrialRun) -> None:
-        """Have the files that a trial ended with in MLflow, or a tag there which says that they lack."""
+        """Store the files that a trial ended with, or a tag which says that they are missing."""
         run_id, end = str(child.run_id), self._journal.trials[child.ask.trial].end
         try:
             bundle = checkpoints.bundle(self._run_dir, end.checkpoint) if end else None
@@ -282,9 +287,9 @@ class Tracker:
         send = partial(client.log_artifacts, run_id, str(folder), "analysis")
         stored = self._artifacts.put(client, send, source=folder)
         if not stored and not child.lacks:
-            store.log(client, run_id, tags={LACKS: folder.name})
+            store.log(client, run_id, tags={tag.LACKS: folder.name})
         if stored and child.lacks:
-            client.delete_tag(run_id, LACKS)
+            client.delete_tag(run_id, tag.LACKS)
         child.lacks = not stored
 
     def _most(self) -> float:
@@ -292,7 +297,7 @@ class Tracker:
         return max(1.0, self._closing.deadline - time.monotonic() - 1) if self._closing else SMALL_S
 
     def _unless_refused(self, what: str, call: Callable[[], object], child: TrialRun | None = None) -> None:
-        """Set aside, for this session, what the store refuses for good: the rest goes on."""
+        """Skip, for this session, what the store refuses for good: the rest goes on."""
         try:
             call()
         except Exception as error:
@@ -311,15 +316,15 @@ class Tracker:
             child.run_id = self.run_ids[child.ask.trial] = run.info.run_id
         if child.reports and not child.running:
             client.update_run(child.run_id, "RUNNING")
-            store.log(client, child.run_id, tags={"sweeper.state": "running", "sweeper.reason": ""})
+            store.log(client, child.run_id, tags={tag.STATE: "running", tag.REASON: ""})
             child.running = True
         if child.expects_more and not self._closing and time.monotonic() - child.since < PATIENCE_S:
-            return  # its parameters travel with its first report, if that is near: a call less a trial
+            return  # its parameters go with its first report, if that comes soon: one call less for each trial
         while child.left:
             batch, tags = child.batch()
             tags |= self._digest() if tags else {}
             if tags and (words := learned.stuck(self._spec, self._journal.trials[child.ask.trial])):
-                tags |= {learned.STUCK: words}
+                tags |= {tag.STUCK: words}
             rows = {(key, report.step, report.time): value for report in batch for key, value in report.metrics.items()}
             params = {} if child.described else child.params()
             store.log(client, child.run_id, metrics=rows, params=params, tags=tags)
@@ -332,7 +337,7 @@ class Tracker:
                 child.running, child.end = False, None
 
     def _finish(self, client: MlflowClient, closing: _Close) -> None:
-        """End what still runs as interrupted, then the sweep; last its files, for where they go may be out of reach."""
+        """End open runs as interrupted, then the sweep; its files last, since their place may be out of reach."""
         for child in self._children.values():
             if child.running and not child.refused:
                 child.end = End(trial=child.ask.trial, state="interrupted", time=self._journal.events[-1].time)
@@ -341,15 +346,15 @@ class Tracker:
         score = best.score(self._spec.objective) if best else None
         if best and score is not None:
             row = {(f"best/{self._spec.objective}", best.step, best.rows[-1].time): score}
-            store.log(client, parent, metrics=row, tags={"sweeper.best": best.id, "sweeper.best_score": repr(score)})
-        store.log(client, parent, tags={"sweeper.state": closing.status, **self._digest(), **closing.tags})
+            store.log(client, parent, metrics=row, tags={tag.BEST: best.id, tag.BEST_SCORE: repr(score)})
+        store.log(client, parent, tags={tag.STATE: closing.status, **self._digest(), **closing.tags})
         client.set_terminated(parent, STATUS[closing.status])
         self._artifacts.out = False
         self._store_rest(client, parent)
         self._register(closing)
 
     def _store_rest(self, client: MlflowClient, parent: str) -> None:
-        """The reports, and what could not be stored before."""
+        """Store the reports, and the files that could not be stored before."""
         if not self._spec_stored:
             self._store_spec(client)
         for child in self._children.values():
@@ -362,7 +367,7 @@ class Tracker:
     def _register(self, closing: _Close) -> None:
         best, bundle, promotion = closing.best, closing.bundle, closing.promotion
         if best and bundle and best.id in self.run_ids:
-            more = {key: text for key, text in closing.tags.items() if key == learned.TAG}
+            more = {key: text for key, text in closing.tags.items() if key == tag.CAUTION}
             self._unless_refused("the bundle", lambda: self.register(bundle, best, more=more))
         promotion = closing.promotion
         if promotion and promotion.trial.id in self.run_ids:

@@ -64,7 +64,7 @@ def judged(sweep: SweepSpec, folder: Path, slots: int) -> tuple[bool, float]:
     gain = (baseline.score(sweep.objective) or 0.0) - (best.score(sweep.objective) or 0.0)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     assert stages.confirm(sweep, folder, journal, slots, say=lambda _: None)
-    journal.append(Verdict(data=design.conclude(sweep, journal, folder)))
+    journal.append(Verdict(data=design.conclude(sweep, journal, folder).to_dict()))
     said = journal.verdict()
     journal.close()
     assert said is not None

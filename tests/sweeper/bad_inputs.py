@@ -205,5 +205,5 @@ ROWS = [
         ("--storage", "is not a folder that can be written to"),
         arguments=("--storage", "corpus.txt"),
     ),
-    Row("folder that holds no run", ("--resume", "there is no run"), arguments=("--resume", "nowhere")),
+    Row("folder that holds no run", ("--resume", "not a run folder"), arguments=("--resume", "nowhere")),
 ]

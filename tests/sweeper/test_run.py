@@ -190,7 +190,7 @@ def test_all_trials_failed(tmp_path: Path, start: Start):
         ({}, ["--set", "resources.workers=1000"], "set resources.workers to"),
         ({}, ["--set", "limits.hours=0.000001"], "limits.hours"),
         ({}, ["--storage", __file__], "is not a folder"),
-        ({}, ["--resume", "no/such/run"], "there is no run"),
+        ({}, ["--resume", "no/such/run"], "not a run folder"),
         ({}, ["--again", "--resume"], "give only one"),
         ({}, ["--trial", "t0001"], "--trial names the trial of --reproduce"),
         ({}, ["--reproduce", "."], "--reproduce trains a trial as the run's record has it: SPEC does not go with it"),
@@ -348,7 +348,7 @@ def test_run_folders_are_numbered_and_the_newest_is_found(tmp_path: Path):
     (made[-1] / run_folders.SPEC).unlink()  # by a crash before it was written: nothing had begun
     assert run_folders.find_run(tmp_path, spec, run_folders.NEWEST) == made[-2]
     (made[-2] / run_folders.SPEC).write_text("torn", "utf-8")
-    with pytest.raises(ValueError, match=rf"{made[-2].name}/spec\.yaml: .*mend it, or move its folder away"):
+    with pytest.raises(ValueError, match=rf"{made[-2].name}/spec\.yaml: .*fix it, or move its folder away"):
         run_folders.find_run(tmp_path, spec, run_folders.NEWEST)
     assert run_folders.find_run(tmp_path, other, run_folders.NEWEST) is None
 
@@ -460,12 +460,12 @@ def test_a_plan_refuses_seeds_that_were_used_as_a_start_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
     def used(*_: Any) -> None:
-        raise ValueError("seeds.confirm: runs of this data in the tracking store have used 2")
+        raise ValueError("seeds.confirm: earlier runs on this data used 2")
 
     monkeypatch.setattr("sweeper.preflight.refuse_used", used)
     spec = written(tmp_path, seeds={"search": [1], "confirm": [2, 3]})
     for more, status in ((["--dry-run"], 0), ([], 2)):
         assert run.main([spec, "--storage", str(tmp_path / "runs"), *more]) == status
-        assert "seeds.confirm: runs of this data in the tracking store have used 2" in capsys.readouterr().err
+        assert "seeds.confirm: earlier runs on this data used 2" in capsys.readouterr().err
     assert run.main([spec, "--storage", str(tmp_path / "runs"), "--dry-run", "--more-seeds", "2"]) == 0
     assert "would be refused: --more-seeds: takes a positive number, with --resume" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Which learning curves the report shows: the confirmation's runs by arm, else the search's, and single trials thin."""
+"""The learning curves of the report: the confirmation's runs by arm, else the search's; single trials as thin lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweeper.report.html.figures import COLOURS, Group
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
-MOST_THIN = 200  # lines that say nothing of their own
+MOST_THIN = 200  # more thin lines would show nothing new
 
 Curve = list[tuple[int, float]]
 
@@ -41,7 +41,7 @@ def gaps_of(spec: SweepSpec, journal: Journal) -> list[Group]:
 
 
 def _comparable(spec: SweepSpec, journal: Journal) -> list[TrialRecord]:
-    """Those that kept the budget."""
+    """The trials on budget."""
     records = list(journal.trials.values())
     common = Common.of(spec, records)
     return [record for record in records if common.kept(record)]
@@ -52,7 +52,7 @@ def _curve(record: TrialRecord, objective: str) -> Curve:
 
 
 def _grouped(spec: SweepSpec, curves: Iterable[tuple[TrialRecord, Curve]]) -> list[Group]:
-    """Thin ones first; of the arms as many as there are colours, the baseline and those that end lowest."""
+    """Thin lines first; then as many arms as there are colours: the baseline and those that end lowest."""
     curves = [(record, curve) for record, curve in curves if curve]
     confirmed = any(record.ask.stage == "confirm" for record, _ in curves)
     arms: dict[str, list[Curve]] = {}

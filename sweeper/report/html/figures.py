@@ -1,9 +1,9 @@
-"""The report's figures, by Plotly: what can be seen in print and in shades of grey, too.
+"""The report's figures, by Plotly, readable in print and in shades of grey.
 
-Colours are those of Okabe & Ito (2008), for lines with dashes and for points with marks of their own; the scale for
+Colours are those of Okabe & Ito (2008); each line also has its own dashes and each point its own mark. The scale for
 losses is Cividis, that for differences runs from orange to blue. All are vectors: no WebGL.
 
-Plotly takes every text for a little HTML with links, and fills in `%{...}`: names go through `as_text`, `short` or
+Plotly reads every text as simple HTML with links, and fills in `%{...}`: names go through `as_text`, `short` or
 `last`.
 """
 
@@ -41,7 +41,7 @@ _BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, 
 
 @dataclass(frozen=True)
 class Point:
-    """A trial where only its settings and its loss count. values: setting -> number or text."""
+    """A trial's settings and loss. values: setting -> number or text."""
 
     name: str
     values: Mapping[str, Any]
@@ -69,7 +69,7 @@ class Axis:
     choices: tuple[Any, ...] = ()
 
     def position(self, value: Any) -> float | None:
-        """Between 0 and 1; None for what the axis does not have."""
+        """A value's place between 0 and 1; None if the axis does not have it."""
         if self.choices:
             return self.choices.index(value) / max(1, len(self.choices) - 1) if value in self.choices else None
         if not isinstance(value, int | float):
@@ -78,6 +78,7 @@ class Axis:
         return _rounded((at - low) / (high - low))
 
     def marks(self) -> list[tuple[float, str]]:
+        """(position, label) of each choice, or of both bounds."""
         if self.choices:
             return [(self.position(choice) or 0.0, short(str(choice), 14)) for choice in self.choices]
         return [(0.0, f"{self.low:.4g}"), (1.0, f"{self.high:.4g}")]
@@ -91,10 +92,10 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
     height = 26 if plain else 58 if len(comparisons) <= 8 else 46
     labels = []
     for row, one in enumerate(comparisons):
-        colour, mark = _OF_VERDICT.get(one["verdict"], (BLACK, "circle"))
-        told = verdict.get("told", {}).get(one["arm"], one["verdict"])
-        verdict_text = as_text(told).replace("worthwhile ", "worthwhile<br>")
-        labels.append(f"{short(one['arm'])}<br><b>{verdict_text}</b>" if told else short(one["arm"]))
+        colour, symbol = _OF_VERDICT.get(one["verdict"], (BLACK, "circle"))
+        label = verdict.get("told", {}).get(one["arm"], one["verdict"])
+        verdict_text = as_text(label).replace("worthwhile ", "worthwhile<br>")
+        labels.append(f"{short(one['arm'])}<br><b>{verdict_text}</b>" if label else short(one["arm"]))
         differences = one["differences"]
         spread = [row if plain else row + 0.18 + 0.16 * (i % 2) for i in range(len(differences))]
         figure.add_scatter(
@@ -113,7 +114,7 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
                 x=[one["mean"]],
                 y=[row - 0.04],
                 mode="markers",
-                marker={"size": 12, "symbol": mark, "color": colour, "line": {"width": 2, "color": colour}},
+                marker={"size": 12, "symbol": symbol, "color": colour, "line": {"width": 2, "color": colour}},
                 hovertemplate=f"{as_text(one['arm'])}: {nats(one['mean'])}<extra></extra>",
             )
     if (worthwhile := verdict.get("worthwhile")) is not None:
@@ -135,9 +136,9 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
 
 
 def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
-    """By step: thin lines for what has no name, else the mean of the runs with a band from lowest to highest.
+    """Curves by step: thin lines for unnamed runs; for an arm the mean of its runs, with a band from lowest to highest.
 
-    zero: differences; thin lines may leave the frame, which is that of the others.
+    zero: these are differences; the frame fits the arms, and thin lines may leave it.
     """
     figure = go.Figure()
     thin = [group for group in groups if group.thin]
@@ -166,7 +167,7 @@ def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
 def ternary(points: Sequence[Point], parts: Mapping[str, float], objective: str) -> go.Figure:
     """Shares of three parts, each axis from its minimum, coloured by loss; squares are the named arms."""
     a, b, c = parts
-    told = ", ".join(f"{last(part)} %{{{axis}:.1f}} %" for axis, part in zip("abc", parts, strict=True))
+    shares = ", ".join(f"{last(part)} %{{{axis}:.1f}} %" for axis, part in zip("abc", parts, strict=True))
     figure = go.Figure(
         go.Scatterternary(
             a=[100 * point.values[a] for point in points],
@@ -175,7 +176,7 @@ def ternary(points: Sequence[Point], parts: Mapping[str, float], objective: str)
             mode="markers",
             marker=_by_loss(points, objective),
             text=[f"{as_text(point.name)}: {point.loss:.4f}" for point in points],
-            hovertemplate=f"%{{text}}<br>{told}<extra></extra>",
+            hovertemplate=f"%{{text}}<br>{shares}<extra></extra>",
             cliponaxis=False,
         )
     )
@@ -212,7 +213,7 @@ def pairwise(points: Sequence[Point], x: str, y: str, objective: str, logarithmi
 
 
 def pareto(trades: Sequence[Trade], objectives: Sequence[str], number: int) -> go.Figure:
-    """The first objective against that of a number; of two, the front is joined by the corners of what it beats."""
+    """The first objective against the one of that number; with two objectives, a line joins the front."""
     figure, joined = go.Figure(), len(objectives) == 2
     ring = {"symbol": "square-open", "size": 17, "color": BLACK, "line": {"width": 2.5}}
     for name, chosen, marker in (
@@ -254,7 +255,7 @@ def bars(values: Mapping[str, float]) -> go.Figure:
 
 
 def parallel(points: Sequence[Point], axes: Mapping[str, Axis]) -> go.Figure:
-    """A line a trial over all settings, each between its bounds; the best third stands out, the best trial most."""
+    """A line for each trial over all settings, each between its bounds; the best third and the best trial stand out."""
     figure = go.Figure()
     ranked = sorted(points, key=lambda point: point.loss)
     third = math.ceil(len(ranked) / 3)
@@ -287,7 +288,7 @@ def parallel(points: Sequence[Point], axes: Mapping[str, Axis]) -> go.Figure:
 
 
 def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
-    """What was masked, in percent by part, a row an arm, the baseline first; coloured by the difference from it."""
+    """What was masked, in percent by part: a row for each arm, the baseline first; coloured by difference from it."""
     names, parts = list(rows), list(dict.fromkeys(part for row in rows.values() for part in row))
     values = [[100 * row.get(part, 0.0) for part in parts] for row in rows.values()]
     away = [[value - base for value, base in zip(row, values[0], strict=True)] for row in values]
@@ -315,7 +316,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
 
 
 def as_text(name: str) -> str:
-    """A name as Plotly shows it letter by letter, in one line."""
+    """A name that Plotly shows letter by letter, in one line."""
     return html.escape(one_line(name), quote=False).replace("%", "&#37;")
 
 

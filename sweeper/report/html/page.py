@@ -1,7 +1,7 @@
 """`report.html`: the report with figures, in one file that loads nothing and needs no network.
 
-The words and tables are those of `report.md`. A content policy in the page forbids it to fetch anything, and to run
-any script but the two that are always the same: Plotly, and the one here that draws what the figures' data say.
+The words and tables are those of `report.md`. A content policy forbids the page to fetch anything and to run any
+script but two fixed ones: Plotly, and the one here that draws the figures from their data.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ dt { color: #444; } dd { margin: 0; }
   figure, tr, .answer { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; }
   table { font-size: 7pt; } th, td { white-space: normal; padding: 1px 3px; } }
 """
-# On paper, a figure as wide as the window would be cut off.
+# On paper a figure as wide as the window would be cut off.
 _DRAW = """
 const figures = () => document.querySelectorAll(".plotly-graph-div");
 figures().forEach(figure => {
@@ -89,7 +89,7 @@ addEventListener("afterprint", () => {
 
 @dataclass(frozen=True)
 class _Part:
-    """A section of the page. folded: a table that few will read."""
+    """A section of the page. folded: closed until clicked, for a table that few will read."""
 
     title: str
     body: str
@@ -103,7 +103,7 @@ class _Part:
 
 
 def page(spec: SweepSpec, journal: Journal, outcome: Outcome, importance: Mapping[str, float]) -> str:
-    """The text of `report.html`. importance: of the search's settings, by path; empty where it cannot be told."""
+    """The text of `report.html`. importance: of the search's settings, by path; empty if unknown."""
     texts = {title: _rendered(text) for title, text in sections(spec, journal, outcome).items()}
     answer = texts.pop("")
     last = {title: texts.pop(title) for title in ("Go on from here", "What ran")}
@@ -124,7 +124,7 @@ def page(spec: SweepSpec, journal: Journal, outcome: Outcome, importance: Mappin
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Nothing is fetched, and no script runs but these. Plotly writes styles into the page itself."""
+    """Forbids fetching anything and running other scripts. Plotly itself writes styles into the page."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     own = " ".join(f"'sha256-{digest}'" for digest in digests)
     rest = "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -134,7 +134,7 @@ def _policy(scripts: Sequence[str]) -> str:
 def _parts(
     spec: SweepSpec, journal: Journal, importance: Mapping[str, float], texts: dict[str, str]
 ) -> Iterator[_Part]:
-    """The sections with figures and those that belong beside them; what is used is taken from `texts`."""
+    """The sections with figures and those that belong beside them; takes the texts it uses out of `texts`."""
     searched, verdict = journal.stage("search"), journal.verdict()
     points = _points(spec, searched)
     yield from _forest(spec, searched, verdict, texts.pop("Verdicts", ""))
@@ -157,7 +157,7 @@ def _forest(
     if verdict:
         caption = (
             "Each dot is one seed: candidate minus baseline. The mark is their mean, the thick line its interval over "
-            "seeds, the dotted line one over documents alone. The grey band is what would not be worthwhile."
+            "seeds, the dotted line one over documents alone. Differences in the grey band are not worthwhile."
         )
         if verdict["comparisons"]:
             figure = _figure("forest", figures.forest(verdict["comparisons"], verdict), caption)
@@ -167,12 +167,12 @@ def _forest(
     if not pairs:
         return
     caption = (
-        "Exploration, not a result: one dot is one trial of the search minus the baseline under the same seed. Seeds "
-        "alone move a loss as much, and the best of many looks good by luck alone. The grey band is what would not be "
-        "worthwhile."
+        "Exploration, not a result: one dot is one trial of the search minus the baseline on the same seed. Seeds "
+        "alone move a loss as much, and the best of many looks good by luck alone. Differences in the grey band are "
+        "not worthwhile."
     )
-    told = {"metric": spec.objective, "baseline": spec.baseline, "worthwhile": spec.confirm.worthwhile}
-    yield _Part("Paired differences of the search", _figure("forest", figures.forest(pairs[:MOST_ROWS], told), caption))
+    row = {"metric": spec.objective, "baseline": spec.baseline, "worthwhile": spec.confirm.worthwhile}
+    yield _Part("Paired differences of the search", _figure("forest", figures.forest(pairs[:MOST_ROWS], row), caption))
 
 
 def _pareto(spec: SweepSpec, journal: Journal, table: str) -> Iterator[_Part]:
@@ -227,18 +227,18 @@ def _curves(spec: SweepSpec, journal: Journal) -> Iterator[_Part]:
         return
     both = _figure("curves", figures.curves(groups, spec.objective), "By arm: the mean of its seeds.")
     if gaps := gaps_of(spec, journal):
-        caption = "Minus the baseline under the same seed at the same step: the ends of the left figure, magnified."
+        caption = "Minus the baseline on the same seed at the same step: the ends of the left figure, magnified."
         both += _figure("gaps", figures.curves(gaps, f"{spec.objective} to baseline", zero=True), caption)
     note = (
-        '<p class="note">In brackets the number of seeds; bands reach from the lowest seed to the highest. Thin: '
-        "single trials of the search, exploration. Trials that left the budget are not shown. Thin lines may leave "
-        "the right frame.</p>"
+        '<p class="note">In brackets the number of seeds; bands reach from the lowest seed to the highest. Thin '
+        "lines are single trials of the search, exploration; they may leave the right frame. Trials off budget are "
+        "not shown.</p>"
     )
     yield _Part("Learning curves", f'<div class="{"pair" if gaps else ""}">{both}</div>{note}')
 
 
 def _settings(spec: SweepSpec, points: Sequence[Point], importance: Mapping[str, float]) -> Iterator[_Part]:
-    """What the search saw of the space. Needs three trials to show anything."""
+    """The settings that the search tried. Needs three trials to show anything."""
     if len(points) < 3 or not spec.space:
         return
     named = " Squares are the spec's own arms. Search scores: exploration, not a result."
@@ -254,17 +254,17 @@ def _settings(spec: SweepSpec, points: Sequence[Point], importance: Mapping[str,
     if every and decay:
         logarithmic = [path for path, domain in spec.space.items() if isinstance(domain, LogUniform)]
         figure = figures.pairwise(points, every, decay, spec.objective, logarithmic)
-        text = f"Steps between refreshes and what a refresh keeps of the past; dark is a low loss.{named}"
+        text = f"Steps between refreshes, and how much of the past each keeps; dark is a low loss.{named}"
         yield _Part("Memory: update_every × ema_decay", _figure("memory", figure, text))
     if importance:
         caution = f"Caution: only {len(points)} trials, so this is little more than a guess. " * (
             len(points) < FEW_TRIALS
         )
-        text = f"{caution}By Optuna (PED-ANOVA, Watanabe et al. 2023): what sets the best trials apart from the others."
+        text = f"{caution}By Optuna (PED-ANOVA, Watanabe et al. 2023): what sets the best trials apart from the rest."
         yield _Part("Importance of the settings", _figure("importance", figures.bars(importance), text))
     axes = dict(_axes(spec))
     if len(axes) > 1:
-        text = f"A line is a trial, by thirds of {spec.objective}. Search scores: exploration, not a result."
+        text = f"Each line is a trial, by thirds of {spec.objective}. Search scores: exploration, not a result."
         yield _Part("All settings at once", _figure("parallel", figures.parallel(points, axes), text))
 
 
@@ -283,7 +283,7 @@ def _axes(spec: SweepSpec) -> Iterator[tuple[str, Axis]]:
 
 
 def _points(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[Point]:
-    """Completed trials of the search that kept the budget, of very many the best; the best last, to lie on top."""
+    """The search's completed trials on budget, the best MOST_POINTS of them; the best last, to be drawn on top."""
     common = Common.of(spec, searched)
     points = [
         Point(record.ask.arm or record.id, dict(tables.flat(record.ask.params)), score, record.ask.arm is not None)
@@ -317,7 +317,7 @@ def _masked(spec: SweepSpec, journal: Journal, texts: dict[str, str]) -> Iterato
 
 
 def _budget(spec: SweepSpec, journal: Journal) -> str:
-    """What the trials that kept the budget have in common, in a sentence."""
+    """A sentence on what the trials on budget have in common."""
     common = Common.of(spec, journal.trials.values())
     ends = [record.rows[-1].metrics for record in journal.trials.values() if record.rows and common.kept(record)]
     rates = [100 * end[f"{AUDIT}rate"] for end in ends if f"{AUDIT}rate" in end]
@@ -345,7 +345,7 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _figure(kind: str, figure: go.Figure, caption: str) -> str:
-    """A place to draw in, and its data, which end no script. kind: classes, of our words alone."""
+    """A place to draw in, and its data, in which `<` is escaped. kind: CSS classes, never from a record."""
     data = str(to_json_plotly({**figure.to_plotly_json(), "config": _CONFIG})).replace("<", "\\u003c")
     drawn = f'<div class="plotly-graph-div"></div><script type="application/json">{data}</script>'
     return f'<figure class="{kind}">{drawn}<figcaption>{_plain(caption)}</figcaption></figure>'
@@ -356,7 +356,7 @@ def _listed(facts: Mapping[str, str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text as HTML shows it letter by letter."""
+    """Text that HTML shows letter by letter."""
     return html.escape(printable(text))
 
 

@@ -90,7 +90,7 @@ def test_documents_turn_what_seeds_alone_would_say(mean: float) -> None:
 
 
 def test_where_no_number_of_seeds_would_do_that_is_said() -> None:
-    note = "no number of seeds shows 0.01 nats on these documents"
+    note = "no number of seeds can show 0.01 nats on these documents"
     assert not any(note in each for each in compared(0.005, 0.01, sd=0.02).notes)
     found = compared(0.005, 0.06, sd=0.02)
     assert found.needed

@@ -157,7 +157,7 @@ def test_one_seed_that_makes_the_sd_tells_no_number_of_pairs() -> None:
 
 
 def test_sure_and_yet_small() -> None:
-    assert one(-0.004, 0.002).notes == ("sure, and yet within what is not worthwhile, ±0.01 nats",)
+    assert one(-0.004, 0.002).notes == ("significant, but smaller than `worthwhile`, ±0.01 nats",)
     assert one(-0.02).notes == ()
 
 
@@ -227,9 +227,9 @@ def test_a_loss_that_is_none_is_refused(loss: float) -> None:
 
 
 def test_unknown_arms_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^'bse' is no arm with losses; the nearest is 'base'$"):
+    with pytest.raises(ValueError, match=r"^no losses for arm 'bse'; the nearest is 'base'$"):
         verdicts({"base": BASE, "new": arm(0)}, "bse")
-    with pytest.raises(ValueError, match=r"^'nwe' is no arm"):
+    with pytest.raises(ValueError, match=r"^no losses for arm 'nwe'"):
         verdicts({"base": BASE, "new": arm(0)}, "base", dropped=["nwe"])
     with pytest.raises(ValueError, match=r"^nothing to compare with 'base'"):
         verdicts({"base": BASE}, "base")

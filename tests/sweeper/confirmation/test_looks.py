@@ -218,8 +218,8 @@ def test_arms_run_until_a_look_settles_them_and_keep_its_verdict(
     assert first["told"] == {"s0003": "confirmed", "s0002": "inconclusive", "s0004": "inconclusive"}
     assert second["told"] == {"s0003": "confirmed", "s0002": "confirmed", "s0004": "inconclusive"}
     assert third["told"] == second["told"]
-    assert verdict_text.headline(first).endswith("This was look 1 of at most 3: `s0002`, `s0004` run on.")
-    assert "of at most 3: `s0004` runs on." in verdict_text.headline(second)
+    assert verdict_text.headline(first).endswith("This was look 1 of at most 3: `s0002`, `s0004` go on.")
+    assert "of at most 3: `s0004` goes on." in verdict_text.headline(second)
     assert "at most" not in verdict_text.headline(third)
     assert (first["settled"], third["settled"]) == ({"s0003": 1}, {"s0003": 1, "s0002": 2})
     assert [one["n"] for one in third["comparisons"]] == [6, 9, 12]
@@ -228,7 +228,7 @@ def test_arms_run_until_a_look_settles_them_and_keep_its_verdict(
     assert of == {"baseline": 12, "s0003": 6, "s0002": 9, "s0004": 12}
     assert [family.seeds for family in journal.families()] == [SEEDS[:6], SEEDS[6:9], SEEDS[9:]]
     assert (third["champion"], third["fresh"]) == ("s0003", first["fresh"])
-    assert "the champion is chosen among 2 confirmed, its estimate is optimistic" in third["notes"]
+    assert "the champion is the best of 2 confirmed, so its estimate is optimistic" in third["notes"]
     levels = looks.levels((6, 9, 12), "obrien_fleming", 0.05, 3)
     assert [one["alpha"] for one in third["looks"]] == list(levels) == [one["alpha"] for one in said]
     assert drive.sweep.compared == 3
@@ -239,7 +239,7 @@ def test_arms_run_until_a_look_settles_them_and_keep_its_verdict(
     )
     assert "s0003: settled at look 1, after 6 pairs, runs no further and keeps its verdict" in text
     assert "look 2, declared: 9 pairs at a level of 0.014" in text
-    assert "of an arm that an earlier look settled at that look's level" in tables.verdict_tex(third)
+    assert "for an arm that an earlier look settled at that look's level" in tables.verdict_tex(third)
 
 
 @pytest.mark.parametrize("crash", [0, 5, 24, 30, 33])

@@ -28,6 +28,7 @@ from sweeper.search.optuna_search import StudySearch, importance, write_study
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
+from sweeper.tracking import tags as tag
 from tests.sweeper.report.test_sections import outcome
 from tests.sweeper.report.test_sections import tables as tables_of
 from tests.sweeper.samples import ask, end, session, toy_spec
@@ -100,7 +101,7 @@ def confirmed(journal: Journal, sweep: SweepSpec, family: Family, folder: Path) 
         for arm, params in family.arms.items():
             wobble = 0.01 * ((seed * 7 + len(arm)) % 5)
             run(journal, sweep, "confirm", arm, params, {"big": 4.0}.get(arm, 6.0) + wobble, seed)
-    return design.conclude(sweep, journal, folder)
+    return design.conclude(sweep, journal, folder).to_dict()
 
 
 def test_an_arm_of_another_rate_stands_apart_is_not_ranked_and_confirms_nothing(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_an_arm_of_another_rate_that_ran_in_a_confirmation_confirms_nothing(tmp_
     assert said["champion"] is None
     assert said["told"]["big"] == "budget not matched"
     assert {one["arm"]: one["n"] for one in said["comparisons"]} == {"big": 0, "mix": 8}
-    assert "big left the budget that makes runs comparable: it is not compared" in said["notes"]
+    assert "big did not keep to the baseline's budget: it is not compared" in said["notes"]
     journal.append(Verdict(data=said))
     assert "Nothing is confirmed" in sections.markdown(sweep, journal, outcome(tmp_path))
     assert "it is not compared" in page(sweep, journal, outcome(tmp_path), {})
@@ -323,11 +324,11 @@ def test_the_plan_says_what_leaves_the_budget() -> None:
 
 def test_a_champion_of_another_budget_is_not_trained_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sweep, said = spec(), list[str]()
-    tags = {champion.BUDGET: sweep.budget_hash, champion.PARAMS: '{"masking.rate": 0.4}'}
+    tags = {tag.BUDGET: sweep.budget_hash, tag.PARAMS: '{"masking.rate": 0.4}'}
     monkeypatch.setattr(champion.store, "champion", lambda *_: tags)
     assert champion._standing(sweep, "x", {}, said.append) is None
-    assert "leaves the budget: it is not compared, and stays" in said[0]
-    tags[champion.PARAMS] = '{"masking.ema_decay": 0.5}'
+    assert "is off budget: it is not compared and stays champion" in said[0]
+    tags[tag.PARAMS] = '{"masking.ema_decay": 0.5}'
     assert champion._standing(sweep, "x", {}, said.append) == {"masking.ema_decay": 0.5}
 
 

@@ -41,7 +41,7 @@ def test_a_checkpoint_is_moved_and_the_newest_two_stay(tmp_path: Path):
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda path: (path / "model.bin").write_text("other", "utf-8"), "model.bin is not what was written"),
+        (lambda path: (path / "model.bin").write_text("other", "utf-8"), "model.bin does not match its checksum"),
         (lambda path: (path / "model.bin").unlink(), "model.bin is missing"),
         (lambda path: (path / "bundle/config.json").unlink(), "bundle/config.json is missing"),
         (lambda path: (path / checkpoints.MANIFEST).unlink(), "checkpoint.json is missing"),
@@ -100,10 +100,13 @@ def test_publishing_replaces_the_whole_folder(tmp_path: Path):
     [
         (
             lambda path: (path / "extra.safetensors").write_text("x", "utf-8"),
-            "extra.safetensors was not written with it",
+            "extra.safetensors is not in its manifest",
         ),
-        (lambda path: path.rename(path.with_name("step-00000011")), "it is of another step"),
-        (lambda path: path.with_name("step-00000005").rename(path.with_name("step-00000012")), "it is of another step"),
+        (lambda path: path.rename(path.with_name("step-00000011")), "it is from another step"),
+        (
+            lambda path: path.with_name("step-00000005").rename(path.with_name("step-00000012")),
+            "it is from another step",
+        ),
     ],
 )
 def test_one_that_was_tampered_with_is_passed_over(tmp_path: Path, damage, told: str):
@@ -121,8 +124,8 @@ def test_another_trials_checkpoint_and_another_history_are_passed_over(tmp_path:
     other = [({**row, "val/loss": 0.0} if row["step"] == 7 else row, None) for row in whole]
     path, torn = checkpoints.newest(folder, expected=other)
     assert path == folder / "step-00000005"
-    assert "its row of step 7 is not the journal's" in torn[0]
+    assert "its row of step 7 differs from the journal's" in torn[0]
     path, torn = checkpoints.newest(folder, expected=[*known[:-1], (whole[-1], "another seal")])
     assert path == folder / "step-00000005"
-    assert "it is not the one that the journal tells of" in torn[0]
+    assert "it is not the one that the journal names" in torn[0]
     assert checkpoints.newest(folder, checkpoints.owner("m:f", "t1", 0, {}))[0] is None

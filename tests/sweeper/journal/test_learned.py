@@ -21,6 +21,7 @@ from sweeper.report.summary import summary
 from sweeper.spec.spec import SweepSpec
 from sweeper.stages import Stages
 from sweeper.tracking import store
+from sweeper.tracking import tags as tag
 from sweeper.trainable import TrainContext
 from tests.sweeper.journal.test_budget import SEEDS, asked, spec
 from tests.sweeper.report.test_sections import outcome
@@ -83,7 +84,7 @@ def written(folder: Path, ends: dict[str, float], sweep: SweepSpec, stage: str =
             journal.append(Report(trial=name, step=100, metrics=row))
             journal.append(End(trial=name, state="completed", checkpoint="c"))
     if stage == "confirm":
-        journal.append(Verdict(data=design.conclude(sweep, journal, folder)))
+        journal.append(Verdict(data=design.conclude(sweep, journal, folder).to_dict()))
     return journal
 
 
@@ -111,8 +112,8 @@ def test_the_sentence_stands_beside_the_verdict_everywhere_and_no_champion_comes
     assert f"caution        {said_of['unlearned']}" in lines
     crowned, tags = stages(sweep, journal, tmp_path).promotion(said.append)
     assert crowned is None
-    assert tags[learned.TAG] == said_of["unlearned"]
-    assert "mix is confirmed, but among runs that learned too little" in said[0]
+    assert tags[tag.CAUTION] == said_of["unlearned"]
+    assert "mix is confirmed, but the runs learned too little" in said[0]
 
 
 def test_where_the_baseline_learned_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,7 @@ def test_where_the_baseline_learned_nothing_is_said(tmp_path: Path, monkeypatch:
     crowned, tags = stages(sweep, journal, tmp_path).promotion(print)
     assert crowned is not None
     assert crowned.trial.ask.arm == "mix"
-    assert tags[learned.TAG] == ""
+    assert tags[tag.CAUTION] == ""
 
 
 def test_the_mean_of_the_baselines_runs_counts(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_search_without_a_confirmation_says_it_too(tmp_path: Path) -> None:
     sweep = spec(seeds={"search": SEEDS})
     journal = written(tmp_path, STUCK, sweep, "search")
     assert SENTENCE in sections.markdown(sweep, journal, outcome(tmp_path)).split("\n## ")[0]
-    assert stages(sweep, journal, tmp_path).promotion(print)[1][learned.TAG].startswith(SENTENCE)
+    assert stages(sweep, journal, tmp_path).promotion(print)[1][tag.CAUTION].startswith(SENTENCE)
 
 
 def test_a_verdict_of_an_older_version_is_judged_by_its_runs(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def some_stuck(folder: Path, sweep: SweepSpec, ours: list[int], theirs: list[int
             loss = 6 - (arm == "mix") + 0.001 * (len(arm) * seed % 5)
             journal.append(Report(trial=name, step=100, metrics={"val/loss": loss, "test/loss": loss, **end}))
             journal.append(End(trial=name, state="completed"))
-    journal.append(Verdict(data=design.conclude(sweep, journal, folder)))
+    journal.append(Verdict(data=design.conclude(sweep, journal, folder).to_dict()))
     return journal
 
 

@@ -134,7 +134,7 @@ def test_the_longer_journal_wins_where_one_goes_on_from_the_other(place: Remote,
         assert (folder / "journal.jsonl").read_bytes() == expected
     assert (folder / "spec.yaml").read_text("utf-8") == "name: a\n"
     (folder / "journal.jsonl").write_bytes(b"1\n9\n9\n")
-    with pytest.raises(ValueError, match=r"have each gone on without the other: move away the one"):
+    with pytest.raises(ValueError, match=r"have both gone on: move away the one"):
         object_store.fetch(folder)
     assert (folder / "journal.jsonl").read_bytes() == b"1\n9\n9\n"
 
@@ -266,7 +266,7 @@ def test_an_address_without_a_folder_is_no_run(place: Remote, tmp_path: Path) ->
 def test_an_address_that_a_stranger_put_beside_a_run_is_not_asked(tmp_path: Path) -> None:
     made = run_folders.new(tmp_path / "runs", load.load(written(tmp_path)))
     (made.parent / object_store.ADDRESS).write_text("s3://bucket/runs?endpoint_override=evil.example", "utf-8")
-    with pytest.raises(ValueError, match="stands for an object store outside the cache: move it away"):
+    with pytest.raises(ValueError, match="names an object store, but is not in the cache: move it away"):
         run_folders.resume(made)
 
 

@@ -157,7 +157,7 @@ def test_a_trial_that_left_the_budget_stands_apart_and_is_never_best(tmp_path: P
     assert [row[0] for row in found["Mask audit"][2:]] == ["t0000"]
     assert found["Masked by kind %"][3][2:] == ["80.00", "20.00"]
     assert found["Budget not matched"][2][:3] == ["t0001", "published", "3,000"]
-    assert "Nothing but the baseline" in text
+    assert "Only the baseline" in text
 
 
 def test_reports_of_sweeps_that_came_to_little(tmp_path: Path) -> None:
@@ -166,12 +166,12 @@ def test_reports_of_sweeps_that_came_to_little(tmp_path: Path) -> None:
     journal.append(session(command="run --set tracking.uri=http://me:hunter2@host"))
     journal.append(ask(toy_spec(), 0, 1, "baseline"))
     text = markdown(toy_spec(), journal, outcome(tmp_path))
-    assert "No baseline run completed" in text
+    assert "No run of the baseline completed" in text
     assert "hunter2" not in text
     assert "## Mask audit" not in text
     journal.append(report(0, 20, 1.0, 2, audit(0.0)))
     journal.append(end(0, "completed", 3))
-    assert "Nothing but the baseline, `baseline`, completed." in markdown(toy_spec(), journal, outcome(tmp_path))
+    assert "Only the baseline, `baseline`, completed." in markdown(toy_spec(), journal, outcome(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_log_gets_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         journal.append(end(6, "failed", 15, "ValueError: no"))
     lines = file.getvalue().splitlines()
     assert lines[:2] == [
-        "toy: 8 trials, 6 of them begun",
+        "toy: 8 trials, 6 of them started",
         "a [bold]remark[/bold] that is longer than the forty columns of this console",
     ]
     told = [line for line in lines if line.startswith("t0")]

@@ -20,12 +20,12 @@ from mlflow.entities import Metric
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from sweeper.confirmation import fresh_seeds
-from sweeper.journal import learned
 from sweeper.journal.journal import Journal
 from sweeper.journal.records import best
 from sweeper.report.sections import ui_command
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import store
+from sweeper.tracking import tags as tag
 from sweeper.tracking import tracker as tracker_module
 from sweeper.tracking.store import store_uri
 from sweeper.tracking.tracker import Tracker
@@ -84,7 +84,7 @@ def test_a_sweep_in_mlflow(
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}', "utf-8")
-    found, caution = best(spec, journal.trials.values()), {learned.TAG: "They learned nothing."}
+    found, caution = best(spec, journal.trials.values()), {tag.CAUTION: "They learned nothing."}
     assert tracker.close("interrupted", found, bundle, drain_s=60, tags=caution) == 0
     assert said == []
 
@@ -128,7 +128,7 @@ def test_a_sweep_in_mlflow(
     assert curve == [(10, 1.2, int(T0 + 8) * 1000), (20, 1.25, int(T0 + 9) * 1000)]
     assert run.info.end_time == int(T0 + 9) * 1000
     assert "it broke" in runs["t0004"].data.tags["sweeper.reason"]
-    stuck = {trial: run.data.tags[learned.STUCK] for trial, run in runs.items() if learned.STUCK in run.data.tags}
+    stuck = {trial: run.data.tags[tag.STUCK] for trial, run in runs.items() if tag.STUCK in run.data.tags}
     assert stuck == {"t0001": "stayed there"}, "one that was stopped early is not told of"
 
     version = client.get_model_version_by_alias("whole", "candidate")
@@ -358,7 +358,7 @@ class Store:
                 assert run["params"].setdefault(param.key, param.value) == param.value
             self.order += [m.step for m in metrics if (m.key, m.step, m.timestamp, m.value) not in run["metrics"]]
             run["metrics"] |= {(m.key, m.step, m.timestamp, m.value) for m in metrics}
-            run["tags"] |= {tag.key: tag.value for tag in tags}
+            run["tags"] |= {one.key: one.value for one in tags}
 
         self.call(effect)
 
@@ -592,7 +592,7 @@ def test_a_store_that_is_away_is_said_and_an_object_stores_run_goes_on(
 
     monkeypatch.setattr(store, "found", away)
     fresh_seeds.refuse_stale(journal, "x", tmp_path / "run", said.append)
-    newer = SimpleNamespace(data=SimpleNamespace(tags={store.DIGEST: "0" * 32}))
+    newer = SimpleNamespace(data=SimpleNamespace(tags={tag.DIGEST: "0" * 32}))
     monkeypatch.setattr(store, "found", lambda *_: [newer])
     monkeypatch.setattr(fresh_seeds.object_store, "of", lambda _: "s3://…")
     fresh_seeds.refuse_stale(journal, "x", tmp_path / "run", said.append)

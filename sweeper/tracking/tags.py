@@ -1,0 +1,56 @@
+"""The tags of runs and of model versions in MLflow that are sweeper's own.
+
+Earlier runs are found by them, so the values stay as they are.
+"""
+
+from __future__ import annotations
+
+PREFIX = "sweeper."
+
+# Of every run: which sweep it is of.
+KIND = "sweeper.kind"  # sweep or trial
+RUN_ID = "sweeper.run_id"  # the random id in the journal
+RUN = "sweeper.run"  # the run's folder
+BEGUN = "sweeper.begun"
+SPEC_HASH = "sweeper.spec_hash"
+TRAINABLE = "sweeper.trainable"
+DIGEST = "sweeper.digest"  # of the journal's line up to which the store knows the run
+DATA = "sweeper.data_fingerprint"  # one of those that `stages` makes with PREFIX
+
+# Of every run: how it stands, and who drives it.
+STATE = "sweeper.state"
+COMMAND = "sweeper.command"
+VERSIONS = "sweeper.versions"
+
+# Of a trial's run.
+TRIAL = "sweeper.trial"
+STAGE = "sweeper.stage"
+ARM = "sweeper.arm"
+CONFIG_HASH = "sweeper.config_hash"
+STEP = "sweeper.step"
+REASON = "sweeper.reason"
+STUCK = "sweeper.stuck"
+LACKS = "sweeper.lacks"  # which of the trial's artifacts could not be stored
+
+# Of the sweep's run.
+PROFILE = "sweeper.profile"
+MACHINE = "sweeper.machine"
+DOUBT = "sweeper.doubt"
+BEST = "sweeper.best"
+BEST_SCORE = "sweeper.best_score"
+CAUTION = "sweeper.caution"  # of the candidate's model version, too
+
+# Of the sweep's run, and of a champion's model version.
+VERDICT = "sweeper.verdict"
+BASELINE = "sweeper.baseline"  # of the sweep the configuration's hash, of the champion the arm
+
+# Of a model version: these, and those above that say which trial it is of.
+SCORE = "sweeper.score"
+DIFFERENCE = "sweeper.difference"
+INTERVAL = "sweeper.interval"
+PAIRS = "sweeper.pairs"
+METRIC = "sweeper.metric"
+FRESH = "sweeper.fresh"
+REPORT = "sweeper.report"
+PARAMS = "sweeper.params"
+BUDGET = "sweeper.budget"
