@@ -19,6 +19,7 @@ from tests.trainables.tiny import Recorder, Stopped, config, run, run_rank
 from trainables import mlm
 from trainables.data import batches
 from trainables.settings.config import Config
+from trainables.training.run import Run
 
 # One name a rule, and the n-hot embeddings, which are trained beside the rest.
 POLICIES = [*PRESETS, "published/amlm-hard-nhot"]
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def test_a_state_of_an_earlier_version_is_completed(corpus: Path) -> None:
     """It lacks where words began, which the entries of WordPiece tell of every prediction."""
     settings = config(corpus)
-    whole = mlm._Run(settings, TrainContext(lambda *_: None), batches.prepare(settings.data))
+    whole = Run(settings, TrainContext(lambda *_: None), batches.prepare(settings.data))
     for step in range(settings.steps):
         whole.step(step)
     state = whole.policy.state(lambda _: None)

@@ -26,7 +26,7 @@ SHOWN = 20
 LEAST_EXPECTED = 20.0  # with fewer predictions due, a ratio says little
 
 
-class Masked:
+class MaskStatistics:
     """Summaries of the predictions by vocabulary id.
 
     Deciles are tenths of the running text, tokens in order of frequency, the most frequent first: random masking
@@ -76,7 +76,7 @@ class Masked:
 
 
 def write(
-    folder: Path, masked: Masked, counted: tuple[Ints, Ints], scores: dict[str, Floats], history: Sequence[Any]
+    folder: Path, masked: MaskStatistics, counted: tuple[Ints, Ints], scores: dict[str, Floats], history: Sequence[Any]
 ) -> None:
     """`masked.json` and `masked.svg`, a table and a plot, into a new folder.
 
@@ -122,7 +122,7 @@ def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None
     return {"most": rows(order[:SHOWN]), "least": rows(order[::-1][:SHOWN])}
 
 
-def _plot(path: Path, masked: Masked, shares: dict[str, float], drift: list[list[float]]) -> None:
+def _plot(path: Path, masked: MaskStatistics, shares: dict[str, float], drift: list[list[float]]) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

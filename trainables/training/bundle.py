@@ -114,6 +114,19 @@ def departure(checkpoint: Path, run: Mapping[str, Any]) -> str | None:
     return None
 
 
+def refuse_other(checkpoint: Path, run: Mapping[str, Any], unsaid: bool = True) -> None:
+    """Raises ValueError, in one line, for a checkpoint of another run than `identity` tells of.
+
+    unsaid: whether one will do that does not say, as those of earlier versions: a sweep keeps a record of its own.
+    """
+    try:
+        departs = departure(checkpoint, run)
+    except FileNotFoundError:
+        departs = None if unsaid else f"there is no {RUN} to say which, an earlier version wrote it"
+    if departs:
+        raise ValueError(f"{checkpoint} is of another run: {departs}")
+
+
 def _moving(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What can move a number of a run, by dotted path, its text last. A length has become steps."""
     yield "seed", run["seed"]

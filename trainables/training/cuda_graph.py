@@ -69,21 +69,25 @@ class Inputs:
 class Steps:
     """Takes steps by number.
 
-    take: a step from its noise; the device's part of it, and no more. noise: of a step. seed: of torch's generator in
-    a step. kind: steps of one kind ask for the same draws and launch the same kernels. capture: makes of a call its
-    replay; None launches every step.
+    Args:
+        train_step: takes a step, given its noise: the device's part of it and no more.
+        noise: of a step, by its number.
+        seed: of torch's generator in a step, by its number.
+        kind: of a step, by its number. Steps of one kind ask for the same draws and launch the same kernels.
+        device: where they run.
+        capture: turns a call into its replay; None launches every step.
     """
 
     def __init__(
         self,
-        take: Callable[[StepNoise], None],
+        train_step: Callable[[StepNoise], None],
         noise: Callable[[int], StepNoise],
         seed: Callable[[int], int],
         kind: Callable[[int], Hashable],
         device: str,
         capture: Capture | None,
     ) -> None:
-        self.take, self.noise, self.seed, self.kind = take, noise, seed, kind
+        self.train_step, self.noise, self.seed, self.kind = train_step, noise, seed, kind
         self.device, self.capture = torch.device(device), capture
         self.inputs: dict[Hashable, Inputs] = {}
         self.graphs: dict[Hashable, Callable[[], object]] = {}
@@ -101,7 +105,7 @@ class Steps:
         if kind in self.graphs:
             self.graphs[kind]()
             return
-        self.take(noise)
+        self.train_step(noise)
         self.launched[kind] += 1
         if kind not in self.inputs:
             self.inputs[kind] = Inputs(noise, self.device)
@@ -120,7 +124,7 @@ class Steps:
 
     def _capture(self, capture: Capture, kind: Hashable, noise: StepNoise) -> None:
         try:
-            self.graphs[kind] = capture(lambda: self.take(noise))
+            self.graphs[kind] = capture(lambda: self.train_step(noise))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             print(f"steps are launched kernel by kernel: CUDA could not capture one ({reason})", file=sys.stderr)
