@@ -113,7 +113,7 @@ def _model_fingerprint(folder: Path) -> str:
     """Of the files that model and tokenizer are read from, and of no others. Raises ValueError in one line."""
     files = sorted({path for pattern in READ for path in folder.glob(pattern)})
     if not {"config.json", "model.safetensors"} <= {path.name for path in files}:
-        raise ValueError(f"{folder} is no bundle: it needs config.json and model.safetensors")
+        raise ValueError(f"{folder} is not a bundle: it needs config.json and model.safetensors")
     received.check_bundle(folder)
     digest = hashlib.sha256()
     for path in files:

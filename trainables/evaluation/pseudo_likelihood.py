@@ -186,7 +186,7 @@ def load_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no bundle: it has no config.json")
+        raise ValueError(f"{folder} is not a bundle: no config.json")
     return limits.fails(
         lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
         f"{folder}/config.json cannot be read",

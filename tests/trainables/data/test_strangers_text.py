@@ -276,7 +276,7 @@ BOMBS: list[tuple[str, Callable[[], bytes | str], str]] = [
     ("a.jsonl", lambda: DEEP, "a.jsonl, line 1 is not JSON: it is nested more than 100 deep"),
     ("a.jsonl", lambda: '{"text": ' + "[" * 150 + "]" * 150 + "}", "it is nested more than 100 deep"),
     ("a.jsonl", lambda: '{"text": ' + "9" * 5000 + "}", "a.jsonl, line 1 is not JSON: Exceeds the limit"),
-    ("a.txt", lambda: "word " * 2**20, "the text is more than 0.0 GiB, a third of the memory here"),
+    ("a.txt", lambda: "word " * 2**20, "the text exceeds 0.0 GiB, a third of the memory here"),
 ]  # fmt: skip
 
 
@@ -368,7 +368,7 @@ TOKENIZERS: list[tuple[Harm, str]] = [
     (written("tokenizer.json", "{"), "is not JSON"),
     (written("tokenizer.json", '{"model": {}}'), "cannot be read"),
     (written("tokenizer_config.json", DEEP), "nested more than 100 deep"),
-    (tokenizer_of(growing), "its normalizer makes more than 10,000 characters of one"),
+    (tokenizer_of(growing), "its normalizer turns one character into more than 10,000"),
     (tokenizer_of(lambda it: it["model"]["vocab"].update(zz=2**31)), "has the id 2147483648, and 2,097,152 entries"),
     (tokenizer_of(lambda it: it["model"]["vocab"].update(zz=300)), "has gaps in its ids"),
     (tokenizer_of(lambda it: it["model"]["vocab"].update(zz=-1)), "has the id -1"),
