@@ -82,7 +82,7 @@ def prepare(config: settings.Config) -> dict[str, Any]:
         return facts
     batches = batches_module.Batches(prepared, config.batch_size, 0)
     return facts | {
-        "series": [mark.name for mark in words_seen.reached(prepared, batches, config.series, config.steps)]
+        "series": [each.name for each in words_seen.reached(prepared, batches, config.series, config.steps)]
     }
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from sweeper.system import files
 from trainables import limits, received
 from trainables.data.batches import Prepared
-from trainables.data.words_seen import Mark
+from trainables.data.words_seen import Milestone
 from trainables.model.bert import CompactBert, hub_config, to_hub
 from trainables.settings.catalogue import SOURCES
 from trainables.settings.config import Config, MaskingConfig
@@ -156,11 +156,11 @@ class Series:
             files.refuse_links(restored / SERIES)
             self._linked(restored / SERIES, self._folder)
 
-    def add(self, mark: Mark, model: CompactBert, prepared: Prepared, config: Config, seed: int) -> None:
+    def add(self, milestone: Milestone, model: CompactBert, prepared: Prepared, config: Config, seed: int) -> None:
         """A `BertForMaskedLM` with its tokenizer, settings and metadata: the model as it is now."""
-        folder = self._folder / mark.name
+        folder = self._folder / milestone.name
         write_model(folder, model, prepared, config)
-        metadata = {"seed": seed, "step": mark.step, "mark": mark.mark, "words": mark.words}
+        metadata = {"seed": seed, "step": milestone.step, "mark": milestone.target, "words": milestone.words}
         _write_json(folder / "metadata.json", metadata | _origin(model, prepared))
 
     def into(self, folder: Path) -> None:

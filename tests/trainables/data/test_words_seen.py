@@ -141,7 +141,7 @@ def test_a_length_has_its_words_in_every_order_and_hardly_more() -> None:
         least = min(words_seen.seen(prepared, batches_module.Batches(prepared, 1, seed), rows) for seed in range(20))
         assert words <= least <= words + 0.01 * epoch
         assert rows == words // epoch * 2000 or words % epoch
-    with pytest.raises(ValueError, match="begins a word"):
+    with pytest.raises(ValueError, match="no word begins in a usable block"):
         words_seen.rows_for(corpus_of([0] * 9), 5)
 
 

@@ -150,16 +150,16 @@ BUNDLES: list[tuple[str, Harm, str]] = [
     ("a config that is a pipe", piped("config.json"), "neither a file nor a folder"),
     ("a config that is a link", linked("config.json"), "is a link"),
     ("a config that is no JSON", content("config.json", "{"), "is not JSON"),
-    ("a config that is a list", content("config.json", "[1]"), "is not an object"),
+    ("a config that is a list", content("config.json", "[1]"), "is not a JSON object"),
     ("a deep config", content("config.json", '{"a": ' + DEEP + "}"), "nested more than 100 deep"),
-    ("a config of 3 MB", content("config.json", json.dumps({"a": "x" * 3_000_000})), "more than 1 MiB"),
+    ("a config of 3 MB", content("config.json", json.dumps({"a": "x" * 3_000_000})), "exceeds 1 MiB"),
     ("a config that is no UTF-8", content("config.json", b'{"model_type": "\xff"}'), "is not JSON"),
     ("a config without a type", content("config.json", "{}"), "config.json cannot be read"),
     ("a type that is a number", settings(model_type=7), "config.json cannot be read"),
-    ("10^7 layers", settings(num_hidden_layers=10**7), "num_hidden_layers is 10000000, and model.safetensors has"),
+    ("10^7 layers", settings(num_hidden_layers=10**7), "num_hidden_layers is 10000000, but model.safetensors has"),
     ("no layers", settings(num_hidden_layers=0), "weights of layers that its config leaves out"),
     ("another's layers", settings(num_hidden_layers=40), "lacks weights of its model"),
-    ("10^9 channels", settings(hidden_size=10**9), "hidden_size is 1000000000, and model.safetensors has"),
+    ("10^9 channels", settings(hidden_size=10**9), "hidden_size is 1000000000, but model.safetensors has"),
     ("10^6 channels", settings(hidden_size=10**6), "of shape [248, 1000000]"),
     ("10^12 entries", settings(vocab_size=10**12), "vocab_size is"),
     ("10^9 positions", settings(max_position_embeddings=10**9), "max_position_embeddings is"),
@@ -185,11 +185,11 @@ BUNDLES: list[tuple[str, Harm, str]] = [
     ("ids beyond", tokenizer(lambda it: it["post_processor"]["special_tokens"]["[CLS]"].update(ids=[10**6])),
      "has the id 1,000,000, the model 248 entries"),
     ("a tokenizer's deep settings", content("tokenizer_config.json", '{"a": ' + DEEP + "}"), "nested more than 100"),
-    ("a tokenizer's settings as a list", content("tokenizer_config.json", "[]"), "is not an object"),
+    ("a tokenizer's settings as a list", content("tokenizer_config.json", "[]"), "is not a JSON object"),
     ("an alias bomb", content("training_config.yaml", BOMB), "it has an alias"),
     ("merges without end", content("training_config.yaml", MERGES), "it has an alias"),
     ("deep YAML", content("training_config.yaml", DEEP[:30_000]), "nested more than 100 deep"),
-    ("long YAML", content("training_config.yaml", "- a\n" * 100_000), "more than 0.0625 MiB"),
+    ("long YAML", content("training_config.yaml", "- a\n" * 100_000), "exceeds 0.0625 MiB"),
     ("YAML with a tag", content("training_config.yaml", "!!python/object/apply:os.system [a]"), "could not determine"),
     ("YAML that is a pipe", piped("training_config.yaml"), "neither a file nor a folder"),
 ]  # fmt: skip
@@ -264,7 +264,7 @@ def test_a_hostile_task_is_one_line(
 def test_a_task_larger_than_any_is_refused_unread(tmp_path: Path, bundle: Path) -> None:
     with (tmp_path / "a.jsonl").open("wb") as file:
         file.truncate(limits.TASK + 1)
-    with pytest.raises(ValueError, match="has more than 512 MiB"):
+    with pytest.raises(ValueError, match="exceeds 512 MiB"):
         tasks.check({"blimp": str(tmp_path)}, bundle, 32)
 
 
