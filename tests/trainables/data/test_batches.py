@@ -358,7 +358,8 @@ def test_few_documents_are_warned_of_before_and_after_preparation(text: Path) ->
     config = settings(text, held_out=0.02, block=8)
     before = prepare(config).facts["warnings"]
     parts = prepare(config).facts["parts"]
-    short = f"too few documents (val has {parts['val']['documents']} and test has {parts['test']['documents']}): an interval over documents takes 20"
+    few = f"val has {parts['val']['documents']} and test has {parts['test']['documents']}"
+    short = f"too few documents ({few}): an interval over documents takes 20"
     assert [line.startswith(short) for line in before] == [True]
     assert prepare(settings(text)).facts["warnings"] == []
 
