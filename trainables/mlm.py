@@ -1,6 +1,7 @@
-"""Masked-language-model pretraining: the loop. Under a sweep, or alone: `python -m trainables.mlm --set steps=200`.
+"""Masked-language-model pretraining, in a sweep or alone: `python -m trainables.mlm --set steps=200`.
 
-The heavy imports are in the functions that need them, so that a driver reads `Config` in a moment.
+What a spec names, and the command; the loop is `training.run.Run.train`. Heavy imports are inside the functions that
+need them, so that a driver loads `Config` fast.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ __all__ = [
     "unlearned",
 ]
 
-LEARNED = 0.3  # nats at [MASK] below word frequencies, from which on a run has learned from context
+LEARNED = 0.3  # nats at [MASK] below word frequencies: from there on a run has learned from context
 KEPT = "checkpoint"  # in the output folder
-NEXT = "checkpoint.new"  # while it takes the place of the one before
+NEXT = "checkpoint.new"  # while it replaces the one before
 JUDGED = (
-    "the masks of val and test are drawn uniformly at random: an arm that masks at random is trained on just that, and "
-    "the other arms are not, so this loss favours it, if any"
+    "the masks of val and test are drawn uniformly at random, as only an arm that masks at random is trained: if this "
+    "loss favours any arm, it is that one"
 )
-PREPARING_S = 13.0  # the embedded corpus on one core, the imports included
+PREPARING_S = 13.0  # for the embedded corpus on one core, imports included
 
 
 class Config(settings.Config):
@@ -53,7 +54,7 @@ class Config(settings.Config):
     @model_validator(mode="before")
     @classmethod
     def _counted(cls, tree: Any) -> Any:
-        """`length.words` as rows of the corpus, which must be read for it."""
+        """Count the rows for `length.words`, for which the corpus must be read."""
         if not isinstance(tree, Mapping) or tree.get("length") is None:
             return tree
         from trainables.data import words_seen
@@ -62,16 +63,17 @@ class Config(settings.Config):
 
     @property
     def vocabulary(self) -> int:
-        """Entries of the vocabulary: its own where a tokenizer is named and at hand, else as the settings tell it."""
+        """Entries of the vocabulary: the tokenizer's own if it is named and on this machine, else from the settings."""
         from trainables.data import tokenizer
 
         return tokenizer.entries(self.data.tokenizer) or super().vocabulary
 
 
 def prepare(config: settings.Config) -> dict[str, Any]:
-    """Tokenise the corpus into the cache, or find it there. ValueError, in one line, for what cannot be had.
+    """Tokenise the corpus into the cache, or find it there. ValueError, in one line, for data that are missing.
 
-    Says which checkpoints of a series a run of seed 0 will leave; under another seed, one at the very end may differ.
+    Returns facts about the data, with the checkpoints of a series that a run of seed 0 will leave; under another seed,
+    one at the very end may differ.
     """
     from trainables.data import batches as batches_module
     from trainables.data import words_seen
@@ -87,9 +89,9 @@ def prepare(config: settings.Config) -> dict[str, Any]:
 
 
 def check(config: settings.Config, facts: Mapping[str, Any]) -> list[str]:
-    """Refuse rules that must know of words where the tokenizer's entries do not tell. ValueError in one line.
+    """Refuse rules that need words if the tokenizer's entries do not show them. ValueError in one line.
 
-    Returns cautions for people: of a start that is not known to get beyond word frequencies.
+    Returns cautions for people: about a start that may not get beyond word frequencies.
     """
     from trainables.data import word_forms
     from trainables.training import tried
@@ -99,14 +101,14 @@ def check(config: settings.Config, facts: Mapping[str, Any]) -> list[str]:
 
 
 def at_end() -> tuple[str, ...]:
-    """Metrics of the last row alone."""
+    """Metrics that only the last row has."""
     return tuple(f"val/loss_{name}" for name in NAMES)
 
 
 def stuck(metrics: Mapping[str, float]) -> str | None:
-    """Whether a run that ends so did not get beyond word frequencies: then small models wait for chance to leave them.
+    """Why a run with these last metrics is stuck: it did not get beyond word frequencies. None if it is not.
 
-    `val/loss_mask` is not LEARNED below `val/unigram_mask`; None, too, where the two are not there.
+    That is, `val/loss_mask` is not LEARNED below `val/unigram_mask`. None, too, if one of the two is missing.
     """
     loss, unigram = metrics.get("val/loss_mask"), metrics.get("val/unigram_mask")
     return "stayed at word frequencies" if loss is not None and unigram is not None and _near(loss, unigram) else None
@@ -117,10 +119,10 @@ def _near(loss: float, unigram: float) -> bool:
 
 
 def unlearned(metrics: Mapping[str, float]) -> str | None:
-    """Why runs that end so say nothing about masking: they know little more than how frequent tokens are.
+    """Why runs with these last metrics say nothing about masking: they learned little but token frequencies.
 
-    `val/loss_mask` must lie LEARNED below `val/unigram_mask`, and `val/accuracy_mask` above `val/accuracy_unigram`,
-    that of guessing the commonest token; what is not there is not asked.
+    `val/loss_mask` must be LEARNED below `val/unigram_mask`, and `val/accuracy_mask` above `val/accuracy_unigram`, the
+    accuracy of guessing the commonest token. A missing metric is not checked.
     """
     loss, unigram = metrics.get("val/loss_mask"), metrics.get("val/unigram_mask")
     right, commonest = metrics.get("val/accuracy_mask"), metrics.get("val/accuracy_unigram")
@@ -136,22 +138,22 @@ def unlearned(metrics: Mapping[str, float]) -> str | None:
 
 
 def check_tasks(config: settings.Config, tasks: Mapping[str, str]) -> dict[str, str]:
-    """The main metrics of tasks that the last row can be judged by, each with a fingerprint of the task's data.
+    """The main metrics of the tasks, which the last row will have, each with a fingerprint of the task's data.
 
-    ValueError, in one line, for a task that it cannot be judged by.
+    ValueError, in one line, for a task that cannot be scored.
     """
     from trainables.data import batches as batches_module
-    from trainables.evaluation import tasks as known
+    from trainables.evaluation import tasks as tasks_module
 
-    found = known.check(tasks, batches_module.prepare(config.data).tokenizer_files(), config.model.max_positions)
-    return {known.main_metric(name): fingerprint for name, fingerprint in found.items()}
+    found = tasks_module.check(tasks, batches_module.prepare(config.data).tokenizer_files(), config.model.max_positions)
+    return {tasks_module.main_metric(name): fingerprint for name, fingerprint in found.items()}
 
 
 def train(config: settings.Config, context: TrainContext) -> None:
-    """Train to the full length, reporting validation metrics and a checkpoint at every `reporting_every` steps.
+    """Train to the full length. Reports validation metrics and a checkpoint every `reporting_every` steps.
 
-    All that a step depends on is (config, seed, step) and the restored state: stopped anywhere and resumed, it ends
-    with the same bits as if it had never been stopped (same device kind, threads and number of ranks).
+    A step depends only on (config, seed, step) and the restored state: stopped anywhere and resumed, a run ends with
+    the same bits as one that never stopped (same device kind, threads and number of ranks).
     """
     from trainables.data import batches as batches_module
     from trainables.data import word_forms
@@ -159,7 +161,7 @@ def train(config: settings.Config, context: TrainContext) -> None:
 
     prepared = batches_module.prepare(config.data)
     word_forms.refuse(config, prepared.scheme.kind)
-    if context.evaluate and not context.rank:  # this node, or these settings, may not allow what the driver's do
+    if context.evaluate and not context.rank:  # may fail here where the driver's check passed
         from trainables.evaluation import tasks
 
         tasks.check(context.evaluate, prepared.tokenizer_files(), config.model.max_positions)
@@ -167,14 +169,14 @@ def train(config: settings.Config, context: TrainContext) -> None:
 
 
 def preparing(config: settings.Config) -> float:
-    """Seconds that `prepare` would take, about. 0 also for a corpus on the hub, which only the hub could tell of."""
+    """About how many seconds `prepare` will take; 0 also for a corpus on the hub, whose size only the hub knows."""
     from trainables.data.batches import is_prepared
 
     return 0.0 if config.data.corpus.startswith("hub:") or is_prepared(config.data) else PREPARING_S
 
 
 def probe(config: settings.Config, device: str = "cpu", world_size: int = 1) -> Pace:
-    """Train on made-up tokens, past the mask warm-up, as the first of so many ranks; nothing is summed over them."""
+    """Time steps on made-up tokens past the mask warm-up, as rank 0 of so many; nothing is summed over the ranks."""
     from trainables.training.probe import made_up, seconds, validation_share
     from trainables.training.run import Run
 
@@ -187,7 +189,7 @@ def probe(config: settings.Config, device: str = "cpu", world_size: int = 1) -> 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train alone and leave the bundle in a folder. Exit status 2 for bad input."""
+    """Train alone and write the bundle into a folder. Exit status 2 for bad input."""
     files.standard_streams()
     files.private()
     try:
@@ -197,8 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    """The exit status. Raises ValueError or OSError for what cannot begin."""
-    config, facts, restore = _begun(options)
+    """Train. Returns the exit status; raises ValueError or OSError for a run that cannot start."""
+    config, facts, restore = _start(options)
     for line in facts["warnings"]:
         files.say(f"caution: {line}")
     if "series" in facts:
@@ -209,7 +211,7 @@ def _train(options: argparse.Namespace) -> int:
         with files.temporary():
             train(config, context)
     except OSError as error:
-        files.say(f"error: {files.describe(error) or error}; --resume goes on from what is kept")
+        files.say(f"error: {files.describe(error) or error}; continue with --resume")
         return 1
     if (kept / "bundle" / "series").exists():
         (kept / "bundle" / "series").rename(options.output / "series")
@@ -224,40 +226,40 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     machine.add_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("runs/mlm"), help="default: runs/mlm")
-    parser.add_argument("--resume", action="store_true", help="go on from the output folder's checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the output folder's checkpoint")
     options = parser.parse_args(arguments)
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed {options.seed}: must be 0 to {2**32 - 1}")
     return options
 
 
-def _begun(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | None]:
-    """The settings, the facts of what is prepared, and the checkpoint to go on from. Raises ValueError or OSError."""
+def _start(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | None]:
+    """The settings, the facts of `prepare`, and the checkpoint to continue from. Raises ValueError or OSError."""
     kept = options.output / KEPT
     config = settings.override(options.set, Config)
     for path in (kept, kept.with_name(NEXT), options.output / "series"):
         if os.path.lexists(path):
             files.refuse_links(path)
-    there = kept.exists()
-    if there and not options.resume:
+    has_checkpoint = kept.exists()
+    if has_checkpoint and not options.resume:
         raise ValueError(f"{options.output} holds another run: give --resume, or another --output")
     machine.use(options.device, options.threads)
     facts = prepare(config)
     facts["warnings"] = [*facts["warnings"], *check(config, facts)]
-    if there:
+    if has_checkpoint:
         from trainables.training import bundle
 
         identity = bundle.identity(config, options.seed, facts["data_fingerprint"])
         try:
-            bundle.refuse_other(kept, identity, unsaid=False)
+            bundle.refuse_other(kept, identity, allow_unnamed=False)
         except ValueError as error:
-            raise ValueError(f"--resume: {error}; give what it was begun with, or another --output") from None
+            raise ValueError(f"--resume: {error}; repeat its arguments, or give another --output") from None
     elif options.resume:
-        files.say(f"{options.output} holds no checkpoint: this begins anew")
+        files.say(f"{options.output} has no checkpoint: starting from scratch")
     options.output.mkdir(parents=True, exist_ok=True)
     if not os.access(options.output, os.W_OK | os.X_OK):
-        raise ValueError(f"--output {options.output}: cannot be written to")
-    return config, facts, kept if there else None
+        raise ValueError(f"--output {options.output} is not writable")
+    return config, facts, kept if has_checkpoint else None
 
 
 def _reporter(kept: Path) -> Any:
@@ -267,7 +269,7 @@ def _reporter(kept: Path) -> Any:
         shown = "  ".join(f"{key} {metrics[key]:.4f}" for key in ("train/loss", "val/loss", "val/loss_mask"))
         files.say(f"step {metrics['step']}  {shown}  unigram {metrics['val/unigram_mask']:.4f}")
         assert checkpoint is not None
-        shutil.rmtree(kept.with_name(NEXT), ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(kept.with_name(NEXT), ignore_errors=True)  # left by a run that was killed
         new = Path(shutil.move(checkpoint, kept.with_name(NEXT)))
         shutil.rmtree(kept, ignore_errors=True)
         new.rename(kept)

@@ -160,7 +160,7 @@ def test_a_bundle_without_a_tokenizer_and_no_tasks_are_refused(
     assert judge(bundle, f"zorro={data / 'zorro'}", f"zorro={data / 'zorro'}") == 2
     assert judge(bundle, f"zorro={data / 'zorro'}", "--device", "cuda:77") == 2
     messages = capsys.readouterr().err.splitlines()
-    expected = ["no tokenizer", "is not a bundle", "nothing to judge by", "twice", "no such device"]
+    expected = ["no tokenizer", "is not a bundle", "no task: give --task NAME=PATH", "twice", "no such device"]
     assert [part for message, part in zip(messages, expected, strict=True) if part not in message] == []
 
 

@@ -254,7 +254,7 @@ def test_its_own_checkpoint_is_gone_on_from_wherever_the_text_lies_now(
     arguments = [*arguments, "--output", str(kept.parent), "--resume"]
     assert mlm.main(arguments) == 0
     capsys.readouterr()
-    for content, told in (("{", "run.json cannot be read"), (None, "no run.json to say which, an earlier version")):
+    for content, told in (("{", "run.json cannot be read"), (None, "it has no run.json (an earlier version wrote it)")):
         (kept / "run.json").write_text(content, "utf-8") if content else (kept / "run.json").unlink()
         assert mlm.main(arguments) == 2
         assert told in capsys.readouterr().err

@@ -80,9 +80,9 @@ class Run:
             self.optimiser.load(states["optimiser"])
             self.policy.load(states["masking"], self.context.rank)
 
-        limits.fails(load, f"{checkpoint} is damaged, or of another model")
+        limits.fails(load, f"{checkpoint} is damaged or of another model")
         if not history or history[-1]["step"] > self.config.steps:
-            raise ValueError(f"{checkpoint} has a history of other steps than the run's {self.config.steps}")
+            raise ValueError(f"{checkpoint}: its history does not fit a run of {self.config.steps} steps")
         return history
 
     def completed(self, masking: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -269,7 +269,7 @@ BOMBS: list[tuple[str, Callable[[], bytes | str], str]] = [
     ("a.jsonl.gz", lambda: packed(gzip.open, 20 * 2**20), "unpacks to more than"),
     ("a.txt.xz", lambda: packed(lzma.open, 20 * 2**20), "a.txt.xz unpacks to more than 100 times its size"),
     ("a.csv.xz", lambda: packed(lzma.open, 20 * 2**20), "a.csv.xz unpacks to more than 100 times its size"),
-    ("a.parquet", lambda: table(["word " * 2**20] * 4), "unpacks to more than 100 times its size"),
+    ("a.parquet", lambda: table(["word " * 2**20] * 4), "claims to unpack to more than 100 times its size"),
     ("a.parquet", lambda: table(["x" * 2**10] * 2**14), "unpacks to more than 100 times its size"),
     ("a.parquet", lambda: table(["word"])[:-4] + b"\xff\xff\xff\x7f", "a.parquet is damaged"),
     ("a.arrow", claiming, "a.arrow"),

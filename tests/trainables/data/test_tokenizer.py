@@ -298,7 +298,7 @@ def spoil(folder: Path, name: str, content: str | None) -> None:
 
 
 SPOILT = [
-    ("", None, "holds neither tokenizer.json nor vocab.txt"),
+    ("", None, "has neither tokenizer.json nor vocab.txt"),
     ("tokenizer.json", "{}", "cannot be read"),
     ("tokenizer_config.json", "{", "is not JSON"),
     ("tokenizer_config.json", '{"mask_token": "<mask>"}', r"has no <mask>"),

@@ -129,7 +129,7 @@ def test_marks_are_reached_where_a_walk_through_the_steps_reaches_them(batch_siz
         assert words_seen.seen(prepared, batches, step) == total
         walked |= {mark: (step, total) for mark in wanted if total >= mark and mark not in walked}
     found = words_seen.reached(prepared, batches, wanted, 40)
-    assert {each.mark: (each.step, each.words) for each in found} == walked
+    assert {each.target: (each.step, each.words) for each in found} == walked
     assert len(words_seen.reached(prepared, batches, wanted, 1)) < len(wanted)
 
 
@@ -234,7 +234,7 @@ def test_a_resumed_run_has_the_whole_series_bitwise_and_each_loads(corpus: Path,
     for each in found:
         told = json.loads((folder / each.name / "metadata.json").read_text("utf-8"))
         seen = sum(int(prepared.words[batches.block_ids(step)].sum()) for step in range(each.step))
-        assert (told["step"], told["words"], told["mark"]) == (each.step, seen, each.mark)
+        assert (told["step"], told["words"], told["mark"]) == (each.step, seen, each.target)
         loaded = AutoModelForMaskedLM.from_pretrained(folder / each.name, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder / each.name, local_files_only=True)
         assert loaded.config.vocab_size == len(tokenizer) == prepared.vocab_size
