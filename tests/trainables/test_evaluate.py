@@ -127,7 +127,7 @@ def no_files(folder: Path) -> str:
             long_sentence,
             "long.jsonl:1: a sentence of 33 tokens, special ones included, exceeds the model's 32 positions",
         ),
-        (no_files, "holds no .txt files"),
+        (no_files, "has no .txt files"),
         (lambda _: "blimpp=x", "there is no task 'blimpp': did you mean blimp?"),
         (lambda _: "glue/bool=x", "there is no task 'glue/bool': did you mean glue/boolq?"),
         (lambda _: "wug_adj=/none/such", "there is no /none/such"),
