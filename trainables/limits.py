@@ -66,7 +66,7 @@ class Room:
 
 
 def read(path: Path, most: int) -> bytes:
-    """A file of at most so many bytes. Raises ValueError, in one line, for a larger one or for anything else."""
+    """The content of a file. Raises ValueError, in one line, for more than `most` bytes and for anything but a file."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would have us wait
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
@@ -104,7 +104,7 @@ def _deeper(tree: Any) -> bool:
 
 
 def json_file(path: Path, most: int = SETTINGS) -> dict[str, Any]:
-    """An object in JSON. Raises ValueError, in one line with the file's name; OSError where it cannot be opened."""
+    """A JSON object. Raises ValueError, in one line with the file's name; OSError if it cannot be opened."""
     content = read(path, most)
     try:
         found = json_value(content)
@@ -143,7 +143,7 @@ def yaml_value(content: str | bytes) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text, or its name where it has none."""
+    """An error's text, or its name if it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 

@@ -79,16 +79,16 @@ def prepare(config: settings.Config) -> dict[str, Any]:
     from trainables.data import words_seen
 
     prepared = batches_module.prepare(config.data)
-    facts = {"data_fingerprint": prepared.fingerprint, "judged": [JUDGED], **prepared.facts}
+    prepare_info = {"data_fingerprint": prepared.fingerprint, "judged": [JUDGED], **prepared.facts}
     if config.series is None:
-        return facts
+        return prepare_info
     batches = batches_module.Batches(prepared, config.batch_size, 0)
-    return facts | {
+    return prepare_info | {
         "series": [each.name for each in words_seen.reached(prepared, batches, config.series, config.steps)]
     }
 
 
-def check(config: settings.Config, facts: Mapping[str, Any]) -> list[str]:
+def check(config: settings.Config, prepare_info: Mapping[str, Any]) -> list[str]:
     """Refuse rules that need words if the tokenizer's entries do not show them. ValueError in one line.
 
     Returns cautions for people: about a start that may not get beyond word frequencies.
@@ -96,8 +96,8 @@ def check(config: settings.Config, facts: Mapping[str, Any]) -> list[str]:
     from trainables.data import word_forms
     from trainables.training import tried
 
-    word_forms.refuse(config, facts["word_scheme"])
-    return tried.cautions(config, facts["vocabulary"])
+    word_forms.refuse(config, prepare_info["word_scheme"])
+    return tried.cautions(config, prepare_info["vocabulary"])
 
 
 def at_end() -> tuple[str, ...]:
@@ -200,11 +200,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     """Train. Returns the exit status; raises ValueError or OSError for a run that cannot start."""
-    config, facts, restore = _start(options)
-    for line in facts["warnings"]:
+    config, prepare_info, restore = _start(options)
+    for line in prepare_info["warnings"]:
         files.say(f"caution: {line}")
-    if "series" in facts:
-        files.say(f"series: {', '.join(facts['series']) or 'the run is too short for any'}")
+    if "series" in prepare_info:
+        files.say(f"series: {', '.join(prepare_info['series']) or 'the run is too short for any'}")
     kept = options.output / KEPT
     context = TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore)
     try:
@@ -234,7 +234,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _start(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | None]:
-    """The settings, the facts of `prepare`, and the checkpoint to continue from. Raises ValueError or OSError."""
+    """The settings, what `prepare` returned, and the checkpoint to continue from. Raises ValueError or OSError."""
     kept = options.output / KEPT
     config = settings.override(options.set, Config)
     for path in (kept, kept.with_name(NEXT), options.output / "series"):
@@ -244,12 +244,12 @@ def _start(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
     if has_checkpoint and not options.resume:
         raise ValueError(f"{options.output} holds another run: give --resume, or another --output")
     machine.use(options.device, options.threads)
-    facts = prepare(config)
-    facts["warnings"] = [*facts["warnings"], *check(config, facts)]
+    prepare_info = prepare(config)
+    prepare_info["warnings"] = [*prepare_info["warnings"], *check(config, prepare_info)]
     if has_checkpoint:
         from trainables.training import bundle
 
-        identity = bundle.identity(config, options.seed, facts["data_fingerprint"])
+        identity = bundle.identity(config, options.seed, prepare_info["data_fingerprint"])
         try:
             bundle.refuse_other(kept, identity, allow_unnamed=False)
         except ValueError as error:
@@ -259,7 +259,7 @@ def _start(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
     options.output.mkdir(parents=True, exist_ok=True)
     if not os.access(options.output, os.W_OK | os.X_OK):
         raise ValueError(f"--output {options.output} is not writable")
-    return config, facts, kept if has_checkpoint else None
+    return config, prepare_info, kept if has_checkpoint else None
 
 
 def _reporter(kept: Path) -> Any:

@@ -237,7 +237,7 @@ def test_another_runs_checkpoint_is_refused(
     changed = [part.replace("OTHER", str(other)) for part in changed]
     assert mlm.main([*arguments, *changed, "--resume"]) == 2
     error = capsys.readouterr().err
-    assert f"--resume: {output / 'checkpoint'} is of another run: " in error
+    assert f"--resume: {output / 'checkpoint'} belongs to another run: " in error
     assert told in error
     assert error.count("\n") == 1
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
@@ -266,7 +266,7 @@ def test_a_trial_goes_on_from_no_other_runs_checkpoint(corpus: Path, tmp_path: P
     with pytest.raises(Stopped):
         mlm.train(config(corpus), TrainContext(first))
     for other, seed in ((config(corpus, batch_size=4), 0), (config(corpus), 1)):
-        with pytest.raises(ValueError, match=r"checkpoint is of another run: (seed|batch_size) was"):
+        with pytest.raises(ValueError, match=r"checkpoint belongs to another run: (seed|batch_size) was"):
             mlm.train(other, TrainContext(Recorder(tmp_path / "b"), seed, restore_from=first.checkpoint))
     (first.checkpoint / "run.json").unlink()
     second = Recorder(tmp_path / "c", 10)

@@ -229,7 +229,7 @@ def _unavailable(name: str, error: Exception) -> ValueError:
 
 
 def find(corpus: str, pins: Path) -> Source:
-    """The source that `data.corpus` names. ValueError for an unknown kind, or where there is nothing."""
+    """The source that `data.corpus` names. ValueError for an unknown kind or a missing source."""
     kind, colon, rest = corpus.partition(":")
     if corpus == "embedded":
         return Embedded()

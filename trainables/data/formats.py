@@ -152,7 +152,7 @@ def _place(path: Path, columns: list[str]) -> int:
 def saved(folder: Path) -> list[Path]:
     """The arrow files of a dataset that `save_to_disk` of `datasets` wrote, of the split `train` where it has splits.
 
-    None for another folder. Raises ValueError, in one line, for one that is not whole.
+    None for another folder. Raises ValueError, in one line, for an incomplete one.
     """
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.parent.name for path in folder.glob("*/state.json"))

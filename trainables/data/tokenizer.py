@@ -441,7 +441,7 @@ class Folder:
 
 
 def find(name: str, ask: bool = True) -> TokenizerSource:
-    """The source that `data.tokenizer` names. ValueError, in one line, where there is none; there is no fallback.
+    """The source that `data.tokenizer` names. ValueError, in one line, if there is none; there is no fallback.
 
     ask: whether to ask the hub for what is not on this machine; if not, NotHere is raised.
     """

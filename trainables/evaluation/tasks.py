@@ -175,6 +175,7 @@ class Untrained:
 
     @cached_property
     def model(self) -> Any:
+        """The model with random weights."""
         return pseudo_likelihood.untrained(self._folder, self._seed)
 
     def __call__(self, sentences: Sequence[str], progress: pseudo_likelihood.Progress) -> NDArray[np.float64]:

@@ -123,7 +123,7 @@ def refuse_other(checkpoint: Path, run: Mapping[str, Any], allow_unnamed: bool =
     except FileNotFoundError:
         reason = None if allow_unnamed else f"it has no {RUN} (an earlier version wrote it)"
     if reason:
-        raise ValueError(f"{checkpoint} is of another run: {reason}")
+        raise ValueError(f"{checkpoint} belongs to another run: {reason}")
 
 
 def _moving(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
