@@ -55,8 +55,8 @@ class Mixture:
         supplied, cut = [], left.new_zeros(())
         for (share, source), quota in zip(self.others, wanted, strict=True):
             if warm and (share or self.config.masking.by_row):
-                keys = source.priorities(ids_BT, noise, self.rows)
-                taken, cut_here = largest(keys, free, quota, budget.largest(share), source.grouped)
+                priorities = source.priorities(ids_BT, noise, self.rows)
+                taken, cut_here = largest(priorities, free, quota, budget.largest(share), source.grouped)
                 free, left, cut = free & ~taken, left - taken.sum(1), cut + cut_here
                 supplied.append(taken.sum())
             else:

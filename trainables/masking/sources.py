@@ -61,12 +61,12 @@ def make(name: str, config: Config, vocabulary: Vocabulary, device: str) -> Sour
 
 
 def largest(
-    keys: torch.Tensor, free: torch.Tensor, quota: torch.Tensor, most: int, grouped: bool
+    priorities: torch.Tensor, free: torch.Tensor, quota: torch.Tensor, most: int, grouped: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the largest priorities of each row.
 
     Args:
-        keys: [b, T] priorities.
+        priorities: [b, T] of the source.
         free: [b, T] bool, the positions that may be drawn.
         quota: [b], how many to draw in each row.
         most: no quota is larger.
@@ -75,8 +75,8 @@ def largest(
     Returns:
         [b, T] bool, the positions drawn; and the number of groups cut, [].
     """
-    length = keys.shape[1]
-    values, index = keys.masked_fill(~free, NEVER).topk(min(length, most + grouped), dim=1)
+    length = priorities.shape[1]
+    values, index = priorities.masked_fill(~free, NEVER).topk(min(length, most + grouped), dim=1)
     rank = torch.arange(values.shape[1], device=values.device)
     taken = torch.zeros_like(free).scatter_(1, index, (rank < quota[:, None]) & (values > NEVER))
     if not grouped:
@@ -175,11 +175,11 @@ class Span(Source):
         device = ids_BT.device
         order = _grain(noise, self.name, rows, device)
         length = noise.get_or_draw("span length", lambda noise: _span_lengths(noise)[rows], device)
-        keys = order
+        priorities = order
         for reach in range(1, min(SPAN_LONGEST, order.shape[1])):
             covered = torch.where(length[:, :-reach] > reach, order[:, :-reach] - reach * PLACE_GRAIN, NEVER)
-            keys = torch.cat([keys[:, :reach], torch.maximum(keys[:, reach:], covered)], dim=1)
-        return keys
+            priorities = torch.cat([priorities[:, :reach], torch.maximum(priorities[:, reach:], covered)], dim=1)
+        return priorities
 
 
 def token(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
