@@ -129,12 +129,12 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
     if not much(facts):
         return []
     unknown, left_out = (max(part[key] for part in facts["parts"].values()) for key in ("unknown", "left_out"))
-    lost = [f"{_percent(facts['lost'])} of the characters get no token"] if facts["lost"] > NOTEWORTHY else []
+    why = [f"{_percent(facts['lost'])} of the characters get no token"] if facts["lost"] > NOTEWORTHY else []
     if unknown > NOTEWORTHY:
-        lost.append(f"`{facts['special_tokens']['unk']}` stands for {_shares(facts, 'unknown', 'tokens')}")
+        why.append(f"`{facts['special_tokens']['unk']}` stands for {_shares(facts, 'unknown', 'tokens')}")
     if left_out > NOTEWORTHY:
-        lost.append(f"{_shares(facts, 'left_out', 'blocks')} are left out")
-    return [f"{', and '.join(lost)}, so losses cover only the rest of the text: {facts['remedy']}"]
+        why.append(f"{_shares(facts, 'left_out', 'blocks')} are left out")
+    return [f"{', and '.join(why)}, so losses cover only the rest of the text: {facts['remedy']}"]
 
 
 def does(trained: Trained) -> str:
