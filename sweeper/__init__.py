@@ -4,6 +4,11 @@ import os
 import sys
 
 __version__ = "0.1.0"
+__all__ = ["Budget", "Pace", "Settings", "TrainContext", "Trainable", "__version__"]
+
+TYPE_CHECKING = False  # not from typing: nothing may be imported before `_leave_records`
+if TYPE_CHECKING:
+    from sweeper.trainable import Budget, Pace, Settings, Trainable, TrainContext
 
 
 def _leave_records() -> None:
@@ -29,6 +34,15 @@ def in_record(folder: str) -> bool:
             return above == folder or os.path.exists(os.path.join(above, "spec.yaml"))
         above = os.path.dirname(above)
     return False
+
+
+def __getattr__(name: str) -> object:
+    """What the author of a trainable imports, only when it is asked for, as it needs pydantic."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sweeper import trainable
+
+    return getattr(trainable, name)
 
 
 _leave_records()

@@ -60,7 +60,7 @@ class Steps:
         except Exception as error:  # whatever it is, trials have ended and are on record
             why = files.describe(error) if isinstance(error, OSError) else None
             line = redact(" ".join((why or f"{type(error).__name__}: {error}").split()))[:LONGEST]
-            self._say(f"{what} failed: {line}; the rest of the end goes on, and --resume does it again")
+            self._say(f"{what} failed: {line}; the other closing steps still ran, and --resume repeats this one")
             self.failed.append(what)
             return otherwise
 
@@ -84,7 +84,7 @@ def lines(
         what = records.describe(best.ask)
         shown.append(f"best trial     {best.id} ({what}): {spec.objective} {score:.4f} at step {best.step:,}")
     elif spec.total_trials:
-        shown.append("best trial     none: no trial completed, or none that did kept to the baseline's budget")
+        shown.append("best trial     none: no trial completed within the baseline's budget")
     shown.append(f"run folder     {outcome.run_dir} (report.md lists the trials)")
     if outcome.bundle:
         shown.append(f"bundle         {outcome.bundle}")
@@ -92,7 +92,7 @@ def lines(
     shown.append(f"browse it with {sections.ui_command(outcome.tracking_uri, outcome.run_dir.parent)}")
     shown += _scale(path, spec)
     if outcome.interrupted:
-        shown.append(f"interrupted; go on with: {run_folders.resume(outcome.run_dir)}")
+        shown.append(f"interrupted; resume with: {run_folders.resume(outcome.run_dir)}")
     return shown
 
 

@@ -1,10 +1,11 @@
-"""What a start asks before it begins. A plan asks the same, so that it knows all that a start would be refused for."""
+"""Everything that may refuse a start. A plan asks the same, so it shows all that a start would be refused for."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -15,17 +16,51 @@ from sweeper.journal.events import Session, with_lines
 from sweeper.journal.journal import Journal, fingerprints_in
 from sweeper.journal.run_folders import BEGUN, JOURNAL
 from sweeper.plan import capacity, probe
-from sweeper.plan.estimate import Plan, above_limits
+from sweeper.plan.estimate import Plan, above_limits, few_points
 from sweeper.report.summary import sweep_state
 from sweeper.spec.hints import naming
-from sweeper.spec.load import probes
+from sweeper.spec.load import load, other_baseline, probes
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, nodes
 from sweeper.system.secrecy import redact
 from sweeper.tracking.store import identity, sqlite_uri, store_uri
-from sweeper.trainable import Trainable
+from sweeper.trainable import Trainable, imported_from
 
 Say = Callable[[str], None]
+NEEDS_YES = "without a GPU it needs --yes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asks for.
+
+    Args:
+        spec: file of the spec; None where `resume` names the run.
+        profile: one of the spec's profiles; None for its default.
+        set: changes of single keys, `PATH=VALUE`.
+        storage: where run folders lie; None for the default.
+        resume: the run to resume; `run_folders.NEWEST` for the newest of the spec; None for a start.
+        more_seeds: how many seeds a further look adds to the confirmation.
+        again: train a spec that has finished once more.
+        reuse_seeds: confirm on seeds that earlier runs used.
+        trust_record: resume a record that was changed since it was written.
+        fork: resume a copy of a run as a run of its own.
+        yes: do not ask.
+        dry_run: only plan.
+    """
+
+    spec: Path | None = None
+    profile: str | None = None
+    set: list[str] = field(default_factory=list)
+    storage: Path | None = None
+    resume: Path | None = None
+    more_seeds: int = 0
+    again: bool = False
+    reuse_seeds: bool = False
+    trust_record: bool = False
+    fork: bool = False
+    yes: bool = False
+    dry_run: bool = False
 
 
 @dataclass(kw_only=True)
@@ -36,22 +71,55 @@ class Admission:
         path: of its spec, as error messages name it.
         run_to_resume: the run folder, if one is resumed.
         fit: how many trials run at once here; None where that is not known.
+        lacking: why this machine cannot run it, a line each.
         estimate: its plan, once made.
         prepare_info: what `prepare_shared` returned, once it was called.
     """
 
+    request: Request
     path: Path
     spec: SweepSpec
     storage: Path
     run_to_resume: Path | None
     fit: int | None
     say: Say
-    more_seeds: int = 0
-    reuse_seeds: bool = False
-    trust_record: bool = False
-    fork: bool = False
+    lacking: list[str] = field(default_factory=list)
     estimate: Plan | None = None
     prepare_info: dict[str, Any] | None = None
+
+    def answer(self) -> Path | None:
+        """The newest finished run of the spec, which a plain start is answered with if its data are the same."""
+        request = self.request
+        if request.again or request.resume is not None or request.more_seeds:
+            return None
+        runs = run_folders.runs(self.storage, self.spec)
+        done = next((run for run in runs if finished(self.spec, run)), None)
+        if runs and not done:
+            resume = run_folders.resume(runs[0])
+            self.say(f"an earlier run of this spec is unfinished; this starts a new one. To resume it: {resume}")
+        return done
+
+    def run_folder(self, done: Path | None) -> Path:
+        """The folder to work in, once nothing speaks against it. Raises ValueError in one line.
+
+        done: of `answer`.
+        """
+        if done is not None and self.same_data(done):
+            self.say(f"{self.spec.name} has already finished; nothing is trained again: {done}")
+            return done
+        if self.lacking:
+            raise ValueError(f"{self.path}: {self.lacking[0]}")
+        for lines in self.refusals():
+            if lines:
+                raise ValueError("; ".join(lines))
+        for line in filter(None, [few_points(self.spec), *self.warnings]):
+            self.say(f"caution: {line}")
+        return self.run_to_resume or run_folders.new(self.storage, self.spec)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the trainable warns of, once its data are prepared."""
+        return (self.prepare_info or {}).get("warnings", [])
 
     def refusals(self) -> Iterator[list[str]]:
         """Why it may not begin, a line each, question by question: whoever asks no further has prepared nothing."""
@@ -69,7 +137,7 @@ class Admission:
         try:
             journal_to_resume(self.spec, run, self.prepare_info or {})
         except ValueError as error:
-            self.say(f"a finished run does not answer, and this begins anew: {error}")
+            self.say(f"the finished run cannot be reused, so this starts a new one: {error}")
             return False
         return True
 
@@ -94,20 +162,87 @@ class Admission:
                 self.prepare_info = prepare_shared(self.spec, self.say)
 
     def _more_seeds(self) -> None:
-        if self.more_seeds < 0 or (self.more_seeds and not (self.run_to_resume and self.spec.compared)):
-            raise ValueError("--more-seeds: takes a number, with --resume of a run that has a confirmation")
-        if self.more_seeds and self.run_to_resume:
-            journal = Journal(self.run_to_resume / "journal.jsonl", read_only=True, trust=self.trust_record)
+        more = self.request.more_seeds
+        if more < 0 or (more and not (self.run_to_resume and self.spec.compared)):
+            raise ValueError("--more-seeds: takes a positive number, with --resume of a run that has a confirmation")
+        if more and self.run_to_resume:
+            journal = Journal(self.run_to_resume / JOURNAL, read_only=True, trust=self.request.trust_record)
             if journal.families() and not design.unsettled(self.spec, journal):
-                raise ValueError("--more-seeds: every comparison of this run is settled or dropped: none would run")
+                raise ValueError("--more-seeds: every comparison of this run is settled or dropped: nothing would run")
 
     def _same_data_and_fresh_seeds(self) -> None:
         facts = self.prepare_info or {}
-        recorded: Journal | None = journal_to_resume(self.spec, self.run_to_resume, facts, self.trust_record)
-        if recorded and self.run_to_resume and not self.fork:
+        recorded: Journal | None = journal_to_resume(self.spec, self.run_to_resume, facts, self.request.trust_record)
+        if recorded and self.run_to_resume and not self.request.fork:
             fresh_seeds.refuse_stale(recorded, store_uri(self.spec, self.storage), self.run_to_resume, self.say)
-        if not self.reuse_seeds:
+        if not self.request.reuse_seeds:
             refuse_used(self.path, self.spec, self.storage, facts, recorded, self.say)
+
+
+def admission(request: Request, say: Say) -> Admission:
+    """A sweep as the command line asks for it. Raises ValueError, in one line, for what no start could begin with.
+
+    Asks on a terminal before it trains without the GPU that the spec wants.
+    """
+    own = request.resume if request.spec is None and request.resume != run_folders.NEWEST else None
+    if own is not None:
+        run_folders.refuse_strange(own)
+    path = own / run_folders.SPEC if own is not None else request.spec
+    if path is None:
+        raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
+    spec, lacking = _agreed(request, path, load(path, request.profile, request.set, own), say)
+    files.private(spec.shared)
+    if own is not None and not any(change.startswith("tracking") for change in request.set):
+        refuse_store(spec, own, request.trust_record)
+    if own is not None and (line := imported_from(spec.trainable)):
+        say(line)
+    if line := other_baseline(path, spec):
+        say(line)
+    storage = run_folders.storage(request.storage, request.resume)
+    run_to_resume = run_folders.find_run(storage, spec, request.resume)
+    fit, short = fitting(spec)
+    return Admission(
+        request=request,
+        path=path,
+        spec=spec,
+        storage=storage,
+        run_to_resume=run_to_resume,
+        fit=fit,
+        lacking=[*lacking, *short],
+        say=say,
+    )
+
+
+def _agreed(request: Request, path: Path, spec: SweepSpec, say: Say) -> tuple[SweepSpec, list[str]]:
+    """The spec; where it wants a GPU and there is none, the same on CPUs if people agree to the time that takes.
+
+    Nobody is asked for a plan; it gets the line that a start would be refused with.
+    """
+    machine = nodes.this_machine()
+    if not spec.resources.gpus_per_worker or machine["GPU"] or nodes.configured():
+        return spec, []
+    slow = load(path, request.profile, [*request.set, "resources.gpus_per_worker=0"])
+    hours = probe.of(slow, fitting(slow)[0], measure=False).hours
+    say(f"{spec.name} wants a GPU and there is none: on {machine['CPU']:g} CPUs it takes about {hours:,.0f} hours")
+    unheard = not request.yes and not sys.stdin.isatty()
+    if request.yes or request.dry_run:
+        return slow, [NEEDS_YES] if unheard else []
+    if unheard:
+        raise ValueError(NEEDS_YES)
+    say("continue without a GPU? [y/N]")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ValueError("not started")
+    return slow, []
+
+
+def fitting(spec: SweepSpec) -> tuple[int | None, list[str]]:
+    """How many trials run at once here, None where that is not known or not even one does; and then why, in a line."""
+    if nodes.configured():
+        return None, []
+    try:
+        return nodes.max_concurrent(spec.resources, [nodes.this_machine()]), []
+    except nodes.NoRoom as error:
+        return None, [str(error)]
 
 
 def _refused(question: Callable[[], None]) -> list[str]:
@@ -160,7 +295,7 @@ def check_prepared(spec: SweepSpec, prepare_info: dict[str, Any]) -> list[str]:
 def finished(spec: SweepSpec, run_dir: Path) -> bool:
     """Whether a run of the spec has nothing left to do, and something came of it."""
     try:
-        journal = Journal(run_dir / "journal.jsonl", read_only=True)
+        journal = Journal(run_dir / JOURNAL, read_only=True)
     except ValueError:
         return False
     return design.finished(spec, journal) and sweep_state(journal.trials.values(), False) == "completed"
@@ -176,7 +311,7 @@ def journal_to_resume(
     if run_dir is None:
         return None
     with naming(run_dir):
-        journal = Journal(run_dir / "journal.jsonl", read_only=True, trust=trust)
+        journal = Journal(run_dir / JOURNAL, read_only=True, trust=trust)
         journal.refuse_other_spec(run_folders.own_hash(run_dir) or spec.spec_hash, trust)
         first = next((event for event in journal.events if isinstance(event, Session)), None)
         if first is None:
@@ -185,8 +320,8 @@ def journal_to_resume(
         for key, then in fingerprints_in(first.facts).items():
             if now.get(key, then) != then:
                 raise ValueError(
-                    f"its trials would not be comparable, for the data, or what prepares it, is not as it was ({key} "
-                    f"{then} then, {now[key]} now): put it back, or start a new run; versions then: {first.versions}"
+                    f"cannot resume: the data or its preprocessing changed ({key} was {then}, is {now[key]}): restore "
+                    f"it, or start a new run; versions then: {first.versions}"
                 )
         journal.refuse_gaps()
         if journal.respecified:
@@ -194,8 +329,9 @@ def journal_to_resume(
         for one in {record.ask.config_hash: record for record in journal.trials.values()}.values():
             if one.ask.config_hash and one.ask.config_hash != spec.config_hash(spec.trainable_config(one.ask.params)):
                 raise ValueError(
-                    f"its trials would not be comparable, for {one.ask.arm or one.id} stands for other settings now: "
-                    f"start a new run, or go on with the version that began it; versions then: {first.versions}"
+                    f"cannot resume: {one.ask.arm or one.id} has other settings now, so its trials would not be "
+                    "comparable: start a new run, or resume with the version of sweeper that started it; versions "
+                    f"then: {first.versions}"
                 )
     return journal
 

@@ -1,4 +1,4 @@
-"""The stages of a sweep: what its trials share, the search, the confirmation, and the champion that comes of it.
+"""A sweep from start to end: its journal is opened, the search and the confirmation run, then it is closed.
 
 Ray, and what needs it, is imported once a cluster is there.
 """
@@ -7,28 +7,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
+from sweeper import closing
 from sweeper.confirmation import champion, design
-from sweeper.journal import learned, object_store, run_folders
+from sweeper.journal import learned, object_store, records, run_folders
 from sweeper.journal.events import Verdict
-from sweeper.journal.journal import Journal
-from sweeper.preflight import prepare_shared
+from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
+from sweeper.preflight import Admission, prepare_shared
+from sweeper.report import sections
+from sweeper.report.summary import summary, sweep_state
+from sweeper.spec.hints import naming
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 from sweeper.system.interrupts import Interrupts
-from sweeper.system.nodes import Node, configured, max_concurrent
-from sweeper.tracking.tracker import Promotion
+from sweeper.system.nodes import Lost, Node, NoRoom, NotShared, NotStarted, configured, max_concurrent
+from sweeper.tracking.store import sqlite_file, store_uri
+from sweeper.tracking.tracker import DRAIN_S, Promotion, Tracker
 from sweeper.trainable import imported_from
 from sweeper.trials import cluster, reproduce
 from sweeper.trials.reproduce import Reproduction
 
 Say = Callable[[str], None]
+FULL_S = 5.0  # to close the tracking store after an error: it may lie on the disk that is full
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a sweep ended.
+
+    Args:
+        outcome: where things lie.
+        best: the best trial, if one completed.
+        summary: what `--json` prints.
+        whole: False where Ray was lost or a step of the closing failed.
+        answered: whether nothing was left to run.
+    """
+
+    outcome: sections.Outcome
+    best: TrialRecord | None
+    summary: dict[str, Any]
+    whole: bool
+    answered: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +64,7 @@ class Stages:
         uri: of the tracking store.
         prepare_info: what `preflight.prepare_shared` returned.
         more_seeds: how many seeds a further look adds.
-        verbose: show what Ray says.
+        verbose: show Ray's own output.
         wait: minutes to wait for the nodes of a joined cluster.
     """
 
@@ -51,6 +76,100 @@ class Stages:
     more_seeds: int = 0
     verbose: bool = False
     wait: float = 0.0
+
+    @classmethod
+    def opened(cls, admission: Admission, run_dir: Path, *, verbose: bool, wait: float) -> Stages:
+        """An admitted sweep with its journal. Raises ValueError, in one line, for a record that may not be resumed."""
+        spec, request, say = admission.spec, admission.request, admission.say
+        with naming(run_dir):
+            journal = Journal(run_dir / run_folders.JOURNAL, trust=request.trust_record)
+            own = run_folders.own_hash(run_dir) or spec.spec_hash
+            journal.refuse_other_spec(own, request.trust_record)
+            journal.refuse_gaps()
+        journal.born(own)
+        if request.fork:
+            journal.fork()
+        run_folders.begin_here(journal)
+        for line in journal.doubts():
+            say(f"caution: {line}")
+        uri = store_uri(spec, run_dir.parent)
+        if object_store.of(run_dir) and sqlite_file(uri):
+            say("MLflow's store, which records the seeds used, is on this machine only: set MLFLOW_TRACKING_URI")
+        return cls(
+            spec=spec,
+            run_dir=run_dir,
+            journal=journal,
+            uri=uri,
+            prepare_info=admission.prepare_info or {},
+            more_seeds=request.more_seeds,
+            verbose=verbose,
+            wait=wait,
+        )
+
+    def carry_out(self, signals: Interrupts) -> Ended:
+        """Run what is left, with the live table and the tracker beside it, then close.
+
+        Raises NoRoom, NotShared or NotStarted, which people were told of by then, where Ray does not start.
+        """
+        from sweeper.report.terminal import Live
+
+        spec, journal, run_dir = self.spec, self.journal, self.run_dir
+        answered, done, lost = self.over, False, False
+        tags = {f"sweeper.{key}": value for key, value in fingerprints_in(self.prepare_info).items()}
+        with (
+            Live(spec, journal, self.trials) as live,
+            object_store.mirrored(run_dir, journal, live.say),
+            signals.saying(live.say),
+        ):
+            tracker = Tracker(journal, spec, run_dir, self.uri, tags=tags, say=live.say)
+            tracker.start()
+            try:
+                done = answered or self.run(signals)
+            except (NoRoom, NotShared, NotStarted) as error:
+                live.say(f"error: {error}")
+                self._discard(tracker, live.say)
+                raise
+            except Lost as error:
+                live.say(f"error: {error}")
+                lost = True
+            except KeyboardInterrupt:
+                pass
+            except BaseException:
+                tracker.close("interrupted", None, None, FULL_S)  # no run in the store stays RUNNING
+                raise
+            signals.close()
+            outcome, best, failed = self._close(tracker, done, signals)
+        outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
+        whole = not (lost or failed)
+        return Ended(
+            outcome=outcome, best=best, summary=summary(spec, journal, outcome), whole=whole, answered=answered
+        )
+
+    def _discard(self, tracker: Tracker, say: Say) -> None:
+        """Take back a start that Ray did not come to; a run that had trials stays."""
+        if self.journal.has_session:
+            tracker.close("interrupted", None, None, FULL_S)
+        run_folders.discard(self.run_dir, self.journal)
+        if self.run_dir.exists():
+            say(f"resume with: {run_folders.resume(self.run_dir)}")
+
+    def _close(
+        self, tracker: Tracker, done: bool, signals: Interrupts
+    ) -> tuple[sections.Outcome, TrialRecord | None, bool]:
+        """The closing, step by step: where things lie, the best trial, and whether a step failed."""
+        from sweeper.report.write import texts
+
+        spec, journal, run_dir = self.spec, self.journal, self.run_dir
+        steps, trials = closing.Steps(signals.say), list(journal.trials.values())
+        best = steps.run("choosing the best trial", lambda: records.best(spec, trials), None)
+        bundle = steps.run("keeping the best trial's bundle", lambda: closing.keep_bundle(run_dir, best), None)
+        outcome = sections.Outcome(run_dir=run_dir, tracking_uri=self.uri, bundle=bundle, interrupted=not done)
+        for name, write in texts(spec, journal, outcome):
+            steps.run(f"writing {name}", write, None)
+        state, left = sweep_state(trials, not done), signals.left(DRAIN_S)
+        promotion, tags = steps.run("choosing the champion", lambda: self.promotion(signals.say), (None, {}))
+        steps.run("MLflow", lambda: tracker.close(state, best, bundle, left, promotion=promotion, tags=tags), 0)
+        return outcome, best, bool(steps.failed)
 
     @property
     def over(self) -> bool:
@@ -95,7 +214,7 @@ class Stages:
         """prepare_info: for the journal, where no session of it has begun yet."""
         spec, journal, say = self.spec, self.journal, signals.say
         if self.more_seeds and not design.finished(spec, journal):
-            say("--more-seeds: the look before is not finished; this goes on with it, ask again for more")
+            say("--more-seeds: the last look is not finished; resuming it, ask again for more seeds")
         if not journal.families():
             if reason := design.why_no_confirmation(spec, journal):
                 say(reason)
@@ -163,7 +282,7 @@ def repeated(
         with files.locked(run_dir / run_folders.LOCK, 0.5):
             return spec, reproduce.reproduce(spec, run_dir.resolve(), journal, record, again)
     except Timeout:
-        raise ValueError(f"--reproduce {run_dir}: a sweep works on it") from None
+        raise ValueError(f"--reproduce {run_dir}: a sweep is running in it") from None
 
 
 def _packages(spec: SweepSpec) -> list[str]:

@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = files.Parser(prog="python -m sweeper.status", description="What a sweep is doing.", epilog=__doc__)
     parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: the newest in ./runs")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a cluster: what runs on which node")
-    parser.add_argument("--trust-record", action="store_true", help="read a record that is not what was written")
+    parser.add_argument(
+        "--trust-record", action="store_true", help="read a record that was changed since it was written"
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     try:
         args = parser.parse_args(argv)
@@ -71,7 +73,7 @@ def newest(storage: Path) -> Path:
 def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
     """State, trials and what waits, as plain data. Raises ValueError, in one line, for what is no run folder."""
     if not (run_dir / run_folders.SPEC).is_file():
-        raise ValueError(f"{run_dir} is no run folder, for it has no {run_folders.SPEC}")
+        raise ValueError(f"{run_dir} is not a run folder: it has no {run_folders.SPEC}")
     run_folders.refuse_strange(run_dir)
     driver = driven(run_dir)  # before the journal: what a driver wrote before it ended is then read
     spec, journal = run_folders.opened(run_dir, trust)
@@ -135,7 +137,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["waiting"]["trials"]:
         shown.append(f"waiting     {found['waiting']['trials']} trials: {found['waiting']['why']}")
     if found["resume"]:
-        shown.append(f"go on with  {found['resume']}")
+        shown.append(f"resume with {found['resume']}")
     shown += [f"caution     {doubt}" for doubt in found["doubts"]]
     if found["left_out"]:
         shown.append(f"note        {found['left_out']}")
@@ -194,7 +196,7 @@ def _why_trial(record: TrialRecord, driver: bool) -> str | None:
     if record.open and not driver:
         return f"goes on from step {record.step:,} when the sweep is resumed"
     if record.state == "interrupted":
-        return "waits for its turn to go on"
+        return "waits for its turn to resume"
     return "has not reported yet" if record.state == "running" and not record.rows else None
 
 
@@ -203,7 +205,7 @@ def _why(state: str, left: int, at_once: int | None, begun: bool) -> str | None:
     if not left:
         return None
     if state == "open":
-        return "no driver works on the sweep"
+        return "no driver is running the sweep"
     return f"{at_once} run at a time" if begun and at_once else "the sweep is starting"
 
 

@@ -189,7 +189,7 @@ class Trainable:
         """
         module_name, _, function = name.partition(":")
         if not function:
-            raise ValueError(f"{name!r} is not of the form module:function, such as trainables.mlm:train")
+            raise ValueError(f"{name!r} must have the form module:function, such as trainables.mlm:train")
         if outside is not None:
             _refuse_inside(module_name, outside.resolve())
         try:
@@ -212,7 +212,7 @@ class Trainable:
             raise ValueError(f"the Config of {name!r} is not a pydantic model")
         for key, one in {function: train, **others}.items():
             if not (callable(one) or (one is None and _OTHERS.get(key, one) is None)):
-                raise ValueError(f"{key!r} of {module_name!r} is no function but {type(one).__name__}")
+                raise ValueError(f"{key!r} of {module_name!r} must be a function, not {type(one).__name__}")
         return Trainable(name=name, config=config, train=train, **others)
 
 

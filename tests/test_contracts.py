@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PURE = [
     "trainable",
+    "testing",
     "spec.space",
     "spec.load",
     "plan.estimate",
@@ -35,6 +37,34 @@ import sys
 for name in ("ray", "mlflow", "optuna", "torch", "transformers"):
     sys.modules[name] = None
 import sweeper.{module}
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("package", ["sweeper", "trainables"])
+def test_a_package_offers_what_its_authors_import(package: str) -> None:
+    """Each name is there, and a README has the line that imports them all."""
+    module = import_module(package)
+    offered = [name for name in module.__all__ if name != "__version__"]
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    text = " ".join((ROOT / "trainables" / "README.md").read_text("utf-8").split())
+    (named,) = re.findall(rf"`from {package} import ([\w, ]+)`", text)
+    assert named.split(", ") == offered
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_importing_a_package_is_cheap_and_a_suite_needs_no_pytest() -> None:
+    code = """
+import sys
+sys.modules["pytest"] = None
+import sweeper, trainables
+assert not {"pydantic", "numpy", "torch", "ray"} & sys.modules.keys()
+from sweeper import TrainContext, testing
+assert not {"torch", "ray"} & sys.modules.keys()
+from trainables import Source, testing
+assert testing.SourceContract
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

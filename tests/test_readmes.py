@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -30,9 +32,13 @@ import sweeper
 from sweeper import run
 from sweeper.spec import layers, yaml_reader
 from sweeper.spec.load import load, resolve
+from sweeper.testing import TrainableContract
 from sweeper.trainable import Trainable, TrainContext
+from tests.suites import failing, names_of
 from tests.trainables.tiny import write_corpus
+from trainables.masking import sources
 from trainables.settings.config import Config
+from trainables.testing import PolicyContract, SourceContract
 from trainables.toy import Config as ToyConfig
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +71,7 @@ def _blocks(path: Path) -> list[Block]:
 
 
 BLOCKS = [block for path in READMES for block in _blocks(path)]
-LATE, ENTRY, TRAIN = blocks("python")
+LATE, ENTRY, TRAIN, MINE = blocks("python")
 
 
 def test_every_block_is_of_a_kind_that_is_tried() -> None:
@@ -247,6 +253,26 @@ sys.exit(mlm.main(["--threads", "1", "--output", sys.argv[1], *sys.argv[2:]]))
     assert audit["audit/shares/late"] == pytest.approx(0.3, abs=0.02)
 
 
+def test_the_recipe_of_a_source_keeps_its_contract() -> None:
+    within = dict(vars(sources))
+    exec(LATE.text, within)
+    assert failing(type("Own", (SourceContract,), {"source": within["Late"]})) == set()
+
+
+def test_the_suites_try_what_their_example_names(tmp_path: Path) -> None:
+    """As a file of its own, away from the checkout; what is not there, as a GPU, is skipped."""
+    assert MINE.path == ROOT / "trainables" / "README.md"
+    (tmp_path / "test_mine.py").write_text(MINE.text, "utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout
+    counted = {word: int(number) for number, word in re.findall(r"(\d+) (passed|skipped)", done.stdout)}
+    suites = (TrainableContract, SourceContract, PolicyContract)
+    assert sum(counted.values()) == sum(len(names_of(suite)) for suite in suites)
+    assert counted["skipped"] <= 5
+
+
 def test_the_recipe_of_a_trainable_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With settings and two functions of one's own, as a module that a spec can name."""
     package = tmp_path / "my_package"
@@ -260,13 +286,19 @@ from trainables.toy import Config
 def one_step(config, seed):
     return config.x + seed
 
-def folder_with_history(row):
-    folder = Path(tempfile.mkdtemp(dir=%r))
-    (folder / "history.jsonl").write_text(json.dumps(row) + "\\n", "utf-8")
+def rows_of(checkpoint):
+    lines = (checkpoint / "history.jsonl").read_text("utf-8").splitlines() if checkpoint else []
+    return [json.loads(line) for line in lines]
+
+def folder_with(history):
+    folder = Path(tempfile.mkdtemp())
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in history), "utf-8")
+    (folder / "bundle").mkdir()
     return folder
 
 """
-    (package / "my_module.py").write_text(own % str(tmp_path) + TRAIN.text, "utf-8")
+    (package / "my_module.py").write_text(own + TRAIN.text, "utf-8")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     trainable = Trainable.load("my_package.my_module:train")
     rows: list[tuple[Mapping[str, float], Path | None]] = []
@@ -275,6 +307,8 @@ def folder_with_history(row):
         trainable.train(ToyConfig(x=0.5, steps=3), context)
     assert [row for row, _ in rows] == [{"step": step, "val/loss": 2.5} for step in (1, 2, 3)] * 2
     assert [bool(folder and (folder / "history.jsonl").exists()) for _, folder in rows] == [True] * 3 + [False] * 3
+    given = {"trainable": "my_package.my_module:train", "config": {"steps": 3}, "has_test": False}
+    assert failing(type("Own", (TrainableContract,), given)) == set()
     spec = {"name": "own", "space": {"x": {"uniform": [0, 1]}}, "search": {"method": "random", "trials": 2}}
     assert resolve({**spec, "trainable": "my_package.my_module:train"}).settings({"x": 0.25}).steps
 

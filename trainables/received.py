@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sweeper.system import files
 from trainables import limits
@@ -36,13 +36,6 @@ _JSON = (
 )
 
 
-class Tensor(NamedTuple):
-    """One tensor, as the header of a safetensors file describes it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
 def check_bundle(folder: Path) -> None:
     """Raises ValueError, in one line, for a folder that is not a bundle, or whose files do not fit together."""
     if not folder.is_dir() or not (folder / "config.json").is_file():
@@ -55,7 +48,7 @@ def check_bundle(folder: Path) -> None:
         raise ValueError(f"{folder} is not a bundle: no {WEIGHTS}")
     tensors = header(folder / WEIGHTS)
     check_tokenizer(folder)
-    elements = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    elements = sum(math.prod(shape) for shape in tensors.values())
     if 2 * 4 * elements > limits.memory():  # as float32, and as they stand in the file
         raise ValueError(f"{folder / WEIGHTS}: {elements:,} weights do not fit into the memory here")
     path = folder / "config.json"
@@ -65,8 +58,8 @@ def check_bundle(folder: Path) -> None:
     _check_shapes(folder, tensors, elements)
 
 
-def header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name. Raises ValueError, in one line, where the file does not match them."""
+def header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file. Raises ValueError, in one line, if the file does not match."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -80,7 +73,7 @@ def header(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged or not safetensors: {reason}") from None
 
 
-def _tensors(entries: Any, size: int) -> dict[str, Tensor]:
+def _tensors(entries: Any, size: int) -> dict[str, tuple[int, ...]]:
     """The header's entries, checked: the tensors must fill the `size` bytes behind it one after the other."""
     found, spans = {}, []
     for name, entry in entries.items():
@@ -91,7 +84,7 @@ def _tensors(entries: Any, size: int) -> dict[str, Tensor]:
             raise ValueError(f"the tensor {name} has no valid shape")
         if end - begin != math.prod(shape) * _BYTES[entry["dtype"]]:
             raise ValueError(f"the tensor {name} has a shape of the wrong size")
-        found[name] = Tensor(entry["dtype"], tuple(shape))
+        found[name] = tuple(shape)
         spans.append((begin, end))
     at = 0
     for begin, end in sorted(spans):
@@ -128,7 +121,7 @@ def _problem(name: str, value: Any, elements: int, tensors: int) -> str | None:
     return f"but {WEIGHTS} has {elements:,} weights" if abs(value) > max(elements, SMALL) else None
 
 
-def _check_shapes(folder: Path, tensors: Mapping[str, Tensor], elements: int) -> None:
+def _check_shapes(folder: Path, tensors: Mapping[str, tuple[int, ...]], elements: int) -> None:
     """Raises ValueError where the config describes other weights. The model is made without memory for them."""
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
@@ -141,8 +134,8 @@ def _check_shapes(folder: Path, tensors: Mapping[str, Tensor], elements: int) ->
     path = folder / "config.json"
     model = limits.fails(made, f"{path} cannot be read")
     for name, parameter in model.named_parameters():
-        if name in tensors and tensors[name].shape != tuple(parameter.shape):
-            shapes = [list(shape) for shape in (parameter.shape, tensors[name].shape)]
+        if name in tensors and tensors[name] != tuple(parameter.shape):
+            shapes = [list(shape) for shape in (parameter.shape, tensors[name])]
             raise ValueError(f"{path} has {name} of shape {shapes[0]}, {WEIGHTS} of {shapes[1]}")
     size = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
     if size > 2 * elements + SMALL:  # twice, because input and output embeddings may be the same weights

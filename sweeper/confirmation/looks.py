@@ -50,16 +50,6 @@ def levels(looks: tuple[int, ...], spending: Spending, level: float, comparisons
     return tuple(comparisons * nominal for nominal in _nominal(shares, np.diff([0.0, *spent]).tolist()))
 
 
-def crossing(looks: Sequence[int], nominal: Sequence[float]) -> float:
-    """The chance that a normal statistic without effect is beyond its two-sided p of any look."""
-    law, total = _Law(), 0.0
-    for pairs, p in zip(looks, nominal, strict=True):
-        law = law.at(pairs / looks[-1])
-        total += law.beyond(bound := -float(special.ndtri(p / 2)))
-        law = law.within(bound)
-    return total
-
-
 def _nominal(shares: Sequence[float], spent: Sequence[float]) -> list[float]:
     """The two-sided p of each look's boundary, where so much is newly spent at each."""
     law, found = _Law(), list[float]()

@@ -150,11 +150,6 @@ class Comparison:
             return f"dropped after {self.n} pairs"
         return f"{self.verdict}: {self.why}" if self.why else self.verdict
 
-    @property
-    def saved(self) -> float | None:
-        """How many times the runs an unpaired comparison of the same precision would take."""
-        return (self.unpaired_sd / self.sd) ** 2 if self.sd and self.unpaired_sd is not None else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts:
@@ -165,16 +160,6 @@ class Verdicts:
     look: int
     alpha: float
     comparisons: tuple[Comparison, ...]
-
-    @property
-    def confirmed(self) -> list[Comparison]:
-        """Those confirmed, the lowest mean first. Of several, the first one's estimate is optimistic."""
-        found = [one for one in self.comparisons if one.verdict == "confirmed"]
-        return sorted(found, key=lambda one: one.mean or 0.0)
-
-    @property
-    def champion(self) -> Comparison | None:
-        return next(iter(self.confirmed), None)
 
 
 def verdicts(

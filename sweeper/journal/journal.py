@@ -40,7 +40,7 @@ from sweeper.journal.events import (
 from sweeper.system import files
 
 __all__ = ["Ask", "Begin", "End", "Event", "Family", "Fork", "Over", "Repeat", "Report", "Session", "State", "Trust"]
-__all__ += ["AUDIT", "Journal", "TrialRecord", "Verdict", "apply", "fingerprints_in", "nested", "rechained"]
+__all__ += ["AUDIT", "Journal", "TrialRecord", "Verdict", "apply", "fingerprints_in", "nested"]
 
 AUDIT = "audit/"
 _MARK, _DIGITS = b', "digest": "', 32
@@ -324,15 +324,6 @@ def apply(trials: dict[str, TrialRecord], event: Event) -> None:
             trials[event.trial].end = event
         case _:
             pass
-
-
-def rechained(lines: Iterable[bytes]) -> bytes:
-    """Lines of a record with digests that fit, whatever they had. For drills: what a record says need not be true."""
-    seen, data = hashlib.sha256(), b""
-    for line in lines:
-        data += (fresh := _chained(seen, _split(line)[0]))
-        seen.update(fresh)
-    return data
 
 
 def _sound(lines: Iterable[bytes], seen: Any) -> Iterator[bool]:

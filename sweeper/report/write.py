@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     files.at_home()
     parser = files.Parser(prog="python -m sweeper.report", description="Write a run's reports anew.")
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--trust-record", action="store_true", help="read a record that is not what was written")
+    parser.add_argument(
+        "--trust-record", action="store_true", help="read a record that was changed since it was written"
+    )
     try:
         args = parser.parse_args(argv)
         run_dir = args.run_dir.resolve()

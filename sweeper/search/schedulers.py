@@ -7,13 +7,10 @@ ended, whatever ended it.
 
 from __future__ import annotations
 
-import bisect
 import errno
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +22,7 @@ from sweeper.journal.events import Ask, End, Report
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.spec import early_stopping
 from sweeper.spec.spec import SweepSpec
-from sweeper.system import faults, ray_inside
+from sweeper.system import faults
 
 
 @dataclass(frozen=True)
@@ -197,28 +194,6 @@ class RuleScheduler(JournalScheduler):
                 self._stop(self.journal.trials[identity])
 
 
-class Cutoff:
-    """Ray's cutoff of a rung, to the last bit, which Ray itself finds among all the rung's values anew: most of what
-    the driver did in a sweep of some 10,000 trials."""
-
-    def __init__(self, reduction: int) -> None:
-        self.share = (1 - 1 / reduction) * 100 / 100  # through per cent, as Ray does
-        self._sorted: defaultdict[int, list[float]] = defaultdict(list)
-
-    def __call__(self, recorded: dict[str, float]) -> float | None:
-        """Of what a rung's trials had; it only grows."""
-        values = self._sorted[id(recorded)]
-        for value in islice(reversed(recorded.values()), len(recorded) - len(values)):
-            bisect.insort(values, value)
-        if not values:
-            return None
-        place = self.share * (len(values) - 1)
-        low, part = math.floor(place), place - math.floor(place)
-        below, above = values[low], values[min(low + 1, len(values) - 1)]
-        gap = above - below
-        return above - gap * (1 - part) if part >= 0.5 else below + gap * part  # as numpy rounds
-
-
 class Halving(RuleScheduler):
     """Ray's ASHA. A trial is recorded in one rung at a report, the highest that it has reached: `stop_last_trials`
     off keeps it from being judged later, by a better value, in one that it passed on the way."""
@@ -236,16 +211,7 @@ class Halving(RuleScheduler):
             reduction_factor=declared.reduction,
             stop_last_trials=False,
         )
-        ray_inside.bracket(rule).cutoff = Cutoff(declared.reduction)
         super().__init__(spec, journal, run_dir, hooks, rule)
-
-    @property
-    def rungs(self) -> dict[int, dict[str, float]]:
-        """Milestone -> trial id -> the objective recorded there."""
-        return {
-            milestone: {identity: -value for identity, value in recorded.items()}
-            for milestone, recorded in ray_inside.rungs(self.rule)
-        }
 
 
 class Median(RuleScheduler):

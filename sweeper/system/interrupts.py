@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -23,13 +24,12 @@ _OURS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """A context in which signals are taken. Signals belong to the main thread: elsewhere it does nothing.
 
-    say: told in one line what the first signal does. hint: what the second one leaves on stderr. closing: nothing of
-    the sweep runs any more, so that the first signal only shortens what is waited for.
+    say: told in one line what the first signal does. hint: what the second one leaves on stderr.
     """
 
     def __init__(self, say: Callable[[str], None], hint: str) -> None:
         self.say, self.hint = say, hint
-        self.closing = False
+        self._closing = False
         self._first: float | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -50,6 +50,20 @@ class Interrupts:
             for number in _OURS:
                 signal.signal(number, self._take)
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+    @contextmanager
+    def saying(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Say lines there meanwhile, such as above a live table."""
+        before, self.say = self.say, say
+        try:
+            yield
+        finally:
+            self.say = before
+
+    def close(self) -> None:
+        """Nothing of the sweep runs any more: from now on the first signal only shortens what is waited for."""
+        self._closing = True
+        self.install()
 
     @property
     def happened(self) -> bool:
@@ -74,5 +88,5 @@ class Interrupts:
         tune = signal.getsignal(signal.SIGUSR1)
         if callable(tune):
             tune(number, None)
-        elif not self.closing:
+        elif not self._closing:
             raise KeyboardInterrupt

@@ -120,13 +120,3 @@ def keep_from_trials(prefix: str) -> None:
 def show_worker_logs(shown: bool) -> None:
     """Ray prints "(raylet) A worker died" on stdout, whatever log_to_driver says. This is its own switch for that."""
     worker._worker_logs_enabled = shown
-
-
-def bracket(rule: Any) -> Any:
-    """The one bracket of an ASHAScheduler, whose `cutoff` is called with what a rung's trials had."""
-    return rule._brackets[0]
-
-
-def rungs(rule: Any) -> list[tuple[int, dict[str, float]]]:
-    """Of an ASHAScheduler, milestone and what was recorded there (higher is better), lowest milestone first."""
-    return list(reversed(bracket(rule)._rungs))

@@ -63,6 +63,7 @@ def written(folder: Path, spec: SweepSpec, effects: dict[str, float], look: int 
 def _said(losses: dict[str, dict[int, float | None]], look: int) -> dict[str, Any]:
     rule = Rule()
     found = verdicts(losses, "baseline", rule, look=look)
+    confirmed = [(one.mean or 0.0, one.arm) for one in found.comparisons if one.verdict == "confirmed"]
     return {
         "look": look,
         "metric": "test/loss",
@@ -77,7 +78,7 @@ def _said(losses: dict[str, dict[int, float | None]], look: int) -> dict[str, An
         "comparisons": [asdict(one) for one in found.comparisons],
         "told": {one.arm: one.label for one in found.comparisons},
         "documents": {one.arm: [one.mean - 0.006, one.mean + 0.005] for one in found.comparisons if one.mean},
-        "champion": found.champion.arm if found.champion else None,
+        "champion": min(confirmed)[1] if confirmed else None,
         "notes": [],
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sweeper import run, status
+from sweeper import preflight, run, status
 from sweeper.journal import run_folders
 from sweeper.journal.journal import Journal
 from sweeper.report import write
@@ -186,7 +186,7 @@ def test_an_error_of_the_system_without_a_path_is_one_line_too(
     def broken(*_: object) -> SweepSpec:
         raise OSError("a socket, say")
 
-    monkeypatch.setattr(run, "load", broken)
+    monkeypatch.setattr(preflight, "load", broken)
     assert run.main(["toy.yaml"]) == 2
     assert capsys.readouterr().err == "error: a socket, say\n"
     monkeypatch.setattr(status.run_folders, "opened", broken)
@@ -207,5 +207,5 @@ def test_a_disk_that_closes_while_a_sweep_runs_is_one_line_and_status_1(
     assert run.main(["toy.yaml"]) == 1
     told = capsys.readouterr().err
     assert "(runs/toy/journal.jsonl: Permission denied)" in told
-    assert "; what had ended is kept; go on with: python -m" in told
+    assert "; finished trials are kept; resume with: python -m" in told
     assert Journal(folder / "j.jsonl").events == []

@@ -55,7 +55,7 @@ def send(number: int = signal.SIGINT) -> None:
 def test_the_first_signal_interrupts_and_the_second_leaves(
     first: signal.Signals, said: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Interrupts(said.append, "go on with: X") as signals:
+    with Interrupts(said.append, "resume with: X") as signals:
         assert signals.left(30) == 30
         with pytest.raises(KeyboardInterrupt):
             send(first)
@@ -65,7 +65,7 @@ def test_the_first_signal_interrupts_and_the_second_leaves(
         with pytest.raises(Left, match="130"):
             send()
     assert said == ["Stopping cleanly; press Ctrl-C again to quit now"]
-    assert capfd.readouterr().err == "ended at once; go on with: X\n"
+    assert capfd.readouterr().err == "ended at once; resume with: X\n"
 
 
 def test_tunes_loop_is_asked_to_end_and_not_torn(said: list[str]) -> None:
@@ -83,7 +83,7 @@ def test_tunes_loop_is_asked_to_end_and_not_torn(said: list[str]) -> None:
 
 def test_what_is_closing_goes_on_after_the_first_signal(said: list[str]) -> None:
     with Interrupts(said.append, "") as signals:
-        signals.closing = True
+        signals.close()
         send()
         assert signals.happened
 
@@ -148,7 +148,7 @@ def test_interrupted_then_ended_at_once_then_resumed(tmp_path: Path, command: An
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130, told
     assert time.monotonic() - begin < 3
-    assert told.splitlines()[-1].startswith("ended at once; go on with: python -m sweeper.run")
+    assert told.splitlines()[-1].startswith("ended at once; resume with: python -m sweeper.run")
     assert "Traceback" not in told
     assert list((tmp_path / "runs").glob("ends-*")) == [run_dir]
 
@@ -174,6 +174,6 @@ def test_a_sweep_whose_raylet_dies_ends_with_an_error_and_says_how_to_go_on(tmp_
     _, told = process.communicate(timeout=200)
     assert process.returncode == 1, told
     assert "error: all nodes of the cluster are gone" in told
-    assert "go on with: " in told
+    assert "resume with: " in told
     journal = Journal(next(tmp_path.glob("runs/*/journal.jsonl")), read_only=True)
     assert {record.state for record in journal.trials.values()} <= {"completed", "interrupted"}

@@ -153,8 +153,8 @@ def test_interrupted_then_killed_then_resumed_is_as_if_nothing_had_happened(tmp_
 
     status, again, told = ended(start(spec, "--storage", str(storage), "--json"))
     assert (status, again) == (0, summary)
-    assert told.splitlines()[0] == f"toy has finished already, and nothing is trained again: {run_dir}"
-    assert told.splitlines()[-1].endswith(f"--resume {run_dir}; to train it once more on purpose: --again")
+    assert told.splitlines()[0] == f"toy has already finished; nothing is trained again: {run_dir}"
+    assert told.splitlines()[-1].endswith(f"--resume {run_dir}; to train it again: --again")
     assert journal.read_text("utf-8") == before, "a finished sweep was begun again"
     assert list(storage.glob("toy-*")) == [run_dir]
 
@@ -191,7 +191,7 @@ def test_all_trials_failed(tmp_path: Path, start: Start):
         ({}, ["--set", "limits.hours=0.000001"], "limits.hours"),
         ({}, ["--storage", __file__], "is not a folder"),
         ({}, ["--resume", "no/such/run"], "there is no run"),
-        ({}, ["--again", "--resume"], "give one of them"),
+        ({}, ["--again", "--resume"], "give only one"),
         ({}, ["--trial", "t0001"], "--trial names the trial of --reproduce"),
         ({}, ["--reproduce", "."], "--reproduce trains a trial as the run's record has it: SPEC does not go with it"),
         ({}, ["--set", "arms.published.x=0.5"], "arms.published: is the same configuration as baseline"),
@@ -231,7 +231,7 @@ def test_a_run_of_another_spec_or_driver_is_left_alone(tmp_path: Path, capsys: p
     run_dir = run_folders.new(tmp_path / "runs", load.load(spec))
     with FileLock(run_dir / run_folders.LOCK):
         assert run.main([spec, "--storage", str(tmp_path / "runs"), "--resume"]) == 2
-    assert "another sweep works on" in capsys.readouterr().err
+    assert "another sweep is running in" in capsys.readouterr().err
     assert run.main([spec, "--set", "config.steps=40", "--resume", str(run_dir)]) == 2
     assert "it holds another run" in capsys.readouterr().err
 
@@ -382,7 +382,7 @@ def held(storage: Path, spec: str, state: State = "completed", facts: dict[str, 
 def carried(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The run folders that the command would have worked on."""
     found: list[Path] = []
-    monkeypatch.setattr(run, "_carry_out", lambda args, spec, run_dir, *_: found.append(run_dir) or 0)
+    monkeypatch.setattr(run, "_carry_out", lambda args, admission, run_dir, *_: found.append(run_dir) or 0)
     return found
 
 
@@ -392,7 +392,7 @@ def test_a_spec_that_has_finished_is_answered_with_its_newest_run(tmp_path: Path
     first, second = (held(storage, spec) for _ in range(2))
     assert run.main(plain) == 0
     assert carried == [second]
-    assert f"toy has finished already, and nothing is trained again: {second}" in capsys.readouterr().err
+    assert f"toy has already finished; nothing is trained again: {second}" in capsys.readouterr().err
     assert run.main([*plain, "--again"]) == 0
     assert carried[1] not in (first, second)
     assert run.main([*plain, "--set", "config.steps=40"]) == 0
@@ -402,7 +402,7 @@ def test_a_spec_that_has_finished_is_answered_with_its_newest_run(tmp_path: Path
     capsys.readouterr()
     assert run.main([*plain, "--dry-run", "--json"]) == 0
     told = capsys.readouterr()
-    assert f"a start answers with the run that has finished already, {second}; --again" in told.err
+    assert f"a start would return the finished run {second}; --again" in told.err
     assert json.loads(told.out)["refused"] == []
 
 
@@ -415,7 +415,10 @@ def test_a_run_that_did_not_complete_or_had_other_data_is_no_answer(
     assert run.main(plain) == 0
     assert carried[0] != failed
     told = capsys.readouterr().err
-    assert "an earlier run of this spec has not completed, and this begins anew: python -m sweeper.run --resume" in told
+    assert (
+        "an earlier run of this spec is unfinished; this starts a new one. To resume it: python -m sweeper.run --resume"
+        in told
+    )
     other = held(storage, spec, facts={"data_fingerprint": "then"})
     monkeypatch.setattr("sweeper.preflight.prepare_shared", lambda *_: {"data_fingerprint": "now"})
     assert run.main(plain) == 0
@@ -465,4 +468,4 @@ def test_a_plan_refuses_seeds_that_were_used_as_a_start_does(
         assert run.main([spec, "--storage", str(tmp_path / "runs"), *more]) == status
         assert "seeds.confirm: runs of this data in the tracking store have used 2" in capsys.readouterr().err
     assert run.main([spec, "--storage", str(tmp_path / "runs"), "--dry-run", "--more-seeds", "2"]) == 0
-    assert "would be refused: --more-seeds: takes a number, with --resume" in capsys.readouterr().err
+    assert "would be refused: --more-seeds: takes a positive number, with --resume" in capsys.readouterr().err

@@ -14,8 +14,9 @@ from filelock import FileLock
 
 from sweeper import status
 from sweeper.journal import run_folders
-from sweeper.journal.journal import Journal, rechained
+from sweeper.journal.journal import Journal
 from sweeper.spec.spec import SweepSpec
+from tests.chain import rechained
 from tests.sweeper.samples import ask, end, report, session, toy_spec
 
 
@@ -89,7 +90,7 @@ def test_how_many_run_at_a_time_is_why_the_others_wait(tmp_path: Path) -> None:
     (run_dir / "journal.jsonl").write_bytes(rechained(lines.splitlines()))
     with FileLock(run_dir / run_folders.LOCK):
         assert status.status(run_dir)["waiting"] == {"trials": 3, "why": "2 run at a time"}
-    assert status.status(run_dir)["waiting"] == {"trials": 3, "why": "no driver works on the sweep"}
+    assert status.status(run_dir)["waiting"] == {"trials": 3, "why": "no driver is running the sweep"}
 
 
 def test_an_open_sweep_without_a_driver_names_the_command_that_goes_on(
@@ -100,7 +101,7 @@ def test_an_open_sweep_without_a_driver_names_the_command_that_goes_on(
     text = capsys.readouterr().out
     assert "toy: open, no driver" in text
     assert "goes on from step 10 when the sweep is resumed" in text
-    assert f"go on with  python -m sweeper.run --resume {run_dir}" in text
+    assert f"resume with python -m sweeper.run --resume {run_dir}" in text
 
 
 def test_a_failed_trial_says_why_without_secrets(tmp_path: Path) -> None:

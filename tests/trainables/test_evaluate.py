@@ -170,7 +170,7 @@ def test_fine_tuning_is_given_the_bundle_and_its_untrained_like(bundle: Path, mo
     def learned(folder: Path, name: str, data: str, work: Path, seeds: Any, _progress: Any) -> finetune.GlueScore:
         given.append((next(pseudo_likelihood.load(folder)[0].parameters()), name, data))
         values = {seed: 0.9 - 0.2 * len(given) for seed in seeds}
-        return finetune.GlueScore(name, "accuracy", values[0], values, 0.5, 0.4, {name: values[0]})
+        return finetune.GlueScore("accuracy", values[0], values, 0.5, 0.4)
 
     monkeypatch.setattr(finetune, "finetune", learned)
     scores = tasks.evaluate(bundle, {"glue/rte": "rte", "glue/mnli": "mnli"}, seeds=range(2))

@@ -37,22 +37,18 @@ class GlueScore:
     """A bundle's score on a task, from 0 to 1.
 
     Args:
-        name: of the task.
         measure: accuracy or f1.
         score: mean over `by_seed`.
         by_seed: the best epoch's score for each seed.
         majority: the score of always answering the most frequent training label.
         last: as `score`, after the last epoch instead of the best.
-        by_task: for `fast` the score of each of its tasks, else of the task itself.
     """
 
-    name: str
     measure: Measure
     score: float
     by_seed: Mapping[int, float]
     majority: float
     last: float
-    by_task: Mapping[str, float]
 
 
 def finetune(
@@ -77,13 +73,11 @@ def finetune(
     records = [[task.record(seed, tell) for seed in seeds[: 1 if fast else None]] for task in found]
     scores = np.array([[record["score"] for record in row] for row in records])  # [tasks, seeds]
     return GlueScore(
-        name,
         measure(name),
         float(scores.mean()),
         dict(zip(seeds, scores.mean(0).tolist(), strict=False)),
         float(np.mean([row[0]["majority"] for row in records])),
         float(np.mean([[record["last"] for record in row] for row in records])),
-        dict(zip([task.name for task in found], scores.mean(1).tolist(), strict=True)),
     )
 
 

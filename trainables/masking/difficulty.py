@@ -65,7 +65,7 @@ def trigrams(key: str) -> list[str]:
 
 
 class DifficultyStore(Protocol):
-    """Settled counts by key. Additive: `merge` of two stores equals one that was given both their counts."""
+    """Settled counts by key. Additive: the sum of two tables is that of one store that was given both their counts."""
 
     def decay(self, factor: float) -> None:
         """Multiply every count by a factor."""
@@ -73,10 +73,6 @@ class DifficultyStore(Protocol):
 
     def add(self, seen: Floats, wrong: Floats) -> None:
         """Add counts by key, [keys] each."""
-        ...
-
-    def merge(self, other: DifficultyStore) -> None:
-        """Add the counts of a store of the same kind and keys."""
         ...
 
     def counts(self) -> tuple[Floats, Floats]:
@@ -100,9 +96,6 @@ class ExactStore:
 
     def add(self, seen: Floats, wrong: Floats) -> None:
         self.table += np.stack([seen, wrong])
-
-    def merge(self, other: DifficultyStore) -> None:
-        self.table += other.table
 
     def counts(self) -> tuple[Floats, Floats]:
         return self.table[0], self.table[1]
@@ -129,9 +122,6 @@ class CountMinStore:
         for row, column in enumerate(self.column):
             self.table[0, row] += np.bincount(column, weights=seen, minlength=width)
             self.table[1, row] += np.bincount(column, weights=wrong, minlength=width)
-
-    def merge(self, other: DifficultyStore) -> None:
-        self.table += other.table
 
     def counts(self) -> tuple[Floats, Floats]:
         seen, wrong = np.take_along_axis(self.table, self.column[None], axis=2).min(axis=1)

@@ -176,6 +176,17 @@ def test_a_verdict_goes_by_the_test_part_and_pairs_by_seed(tmp_path: Path) -> No
     assert json.dumps(reopened.verdict()) == json.dumps(said)
 
 
+def test_of_several_confirmed_the_lowest_mean_is_champion(tmp_path: Path) -> None:
+    sweep = spec(confirm={"best": 2})
+    journal = searched(tmp_path, sweep)
+    journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
+    confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.95, "s0002": 1.9}, SEEDS)
+    said = design.conclude(sweep, journal, tmp_path)
+    assert said["told"] == {"s0003": "confirmed", "s0002": "confirmed"}
+    assert said["champion"] == said["comparisons"][1]["arm"] == "s0002"
+    assert "the champion is chosen among 2 confirmed, its estimate is optimistic" in said["notes"]
+
+
 def test_a_null_says_so_as_plainly(tmp_path: Path) -> None:
     sweep = spec(confirm={"best": 1})
     journal = searched(tmp_path, sweep)

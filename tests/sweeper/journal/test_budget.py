@@ -32,6 +32,7 @@ from tests.sweeper.report.test_sections import outcome
 from tests.sweeper.report.test_sections import tables as tables_of
 from tests.sweeper.samples import ask, end, session, toy_spec
 from tests.sweeper.samples import report as reported
+from tests.sweeper.search.test_halving import rungs
 from trainables.settings import config as mlm
 
 SEEDS = [11, 12, 13, 14, 15, 16, 17, 18]
@@ -263,7 +264,7 @@ def test_early_stopping_takes_no_measure_from_another_budget(tmp_path: Path) -> 
             trial = asked(journal, sweep, "search", None, params, 1)
             rule.rule.on_trial_add(None, schedulers.TrialStub(trial))
             assert not rule.should_stop(trial, {"step": 60, "val/loss": 5.0 - number})
-        counts.append(len(rule.rungs[60]))
+        counts.append(len(rungs(rule)[60]))
     assert counts == [1, 5]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.journal.journal import Damaged, Journal, rechained
+from sweeper.journal.journal import Damaged, Journal
+from tests.chain import rechained
 from tests.sweeper.samples import end, session, toy_spec, written
 
 Change = Callable[[list[bytes]], list[bytes]]

@@ -121,6 +121,7 @@ def hostile_journal(folder: Path, spec: SweepSpec, evil: str) -> Journal:
 
 def _verdict(losses: dict[str, dict[int, float | None]], labels: list[str], evil: str) -> dict[str, Any]:
     found = verdicts(losses, labels[0], Rule(), look=1)
+    confirmed = [(one.mean or 0.0, one.arm) for one in found.comparisons if one.verdict == "confirmed"]
     return {
         "look": 1,
         "metric": f"test/{evil}",
@@ -135,7 +136,7 @@ def _verdict(losses: dict[str, dict[int, float | None]], labels: list[str], evil
         "comparisons": [{**dataclasses.asdict(one), "notes": [evil]} for one in found.comparisons],
         "told": {one.arm: f"{one.label} {evil}" for one in found.comparisons},
         "documents": {one.arm: [-0.1, 0.1] for one in found.comparisons},
-        "champion": found.champion.arm if found.champion else None,
+        "champion": min(confirmed)[1] if confirmed else None,
         "challenge": {"crowned": None, "said": evil},
         "unlearned": evil,
         "judged": [evil],

@@ -104,10 +104,19 @@ def test_the_next_point_after_a_kill_is_what_the_journal_makes_it(tmp_path: Path
         assert max(mark.get("cma:generation", 0) for mark in tune.search._marks.values()) > 1
 
 
+def rungs(rule: Halving) -> dict[int, dict[str, float]]:
+    """Milestone -> trial id -> the objective recorded there; the lowest milestone first."""
+    (bracket,) = rule.rule._brackets
+    return {
+        milestone: {identity: -value for identity, value in recorded.items()}
+        for milestone, recorded in reversed(bracket._rungs)
+    }
+
+
 def table(rule: JournalScheduler) -> Any:
     """All that a rule knows."""
     if isinstance(rule, Halving):
-        return rule.rungs
+        return rungs(rule)
     assert isinstance(rule, Median)
     return {trial.trial_id: [row["val/loss"] for row in rows] for trial, rows in rule.rule._results.items() if rows}
 
@@ -150,14 +159,14 @@ def test_rungs_lie_where_the_spec_says_and_a_full_trial_is_never_stopped(tmp_pat
     assert (spec.steps, spec.rungs) == (20, [5, 10])
     rule = scheduler(spec, Journal(tmp_path / "journal.jsonl"), tmp_path)
     assert isinstance(rule, Halving)
-    assert [rung for rung in rule.rungs if rung < 20] == spec.rungs
+    assert [rung for rung in rungs(rule) if rung < 20] == spec.rungs
     for number, loss in enumerate([1.0, 1.1, 1.2, 9.0]):
         rule.journal.append(samples.ask(spec, number, 0, x=0.5, shares=samples.PUBLISHED))
         rule.on_trial_add(None, tune_trial(f"t{number:04d}"))
         decision = rule.on_trial_result(None, tune_trial(f"t{number:04d}"), rows((20, loss)))
         assert decision == "CONTINUE"
         rule.on_trial_complete(None, tune_trial(f"t{number:04d}"), {})
-    assert not any(rule.rungs.values()), "the full length is no rung"
+    assert not any(rungs(rule).values()), "the full length is no rung"
     assert {state for state, *_ in states(rule.journal)} == {"completed"}
 
 
@@ -168,7 +177,7 @@ def test_a_trial_is_judged_at_its_first_report_from_a_rung_on_and_once(tmp_path:
     rule.journal.append(samples.ask(spec, 1, 0, x=0.5, shares=samples.PUBLISHED))
     rule.on_trial_add(None, tune_trial("t0001"))
     rule.on_trial_result(None, tune_trial("t0001"), rows((1, 5.0), (5, 3.0), (6, 2.0), (10, 1.5), (15, 1.0)))
-    recorded = {rung: values for rung, values in rule.rungs.items() if values}
+    recorded = {rung: values for rung, values in rungs(rule).items() if values}
     assert recorded == {4: {"t0001": 3.0}, 8: {"t0001": 1.5}}, "2 was passed on the way"
 
 
@@ -183,7 +192,7 @@ def test_the_baseline_is_judged_and_never_stopped(tmp_path: Path):
         decisions[number] = rule.on_trial_result(None, tune_trial(f"t{number:04d}"), rows((5, loss)))
     assert decisions == {0: "CONTINUE", 1: "STOP", 2: "CONTINUE"}
     assert isinstance(rule, Halving)
-    assert set(rule.rungs[5]) == {"t0000", "t0001", "t0002"}
+    assert set(rungs(rule)[5]) == {"t0000", "t0001", "t0002"}
 
 
 def rows(*pairs: tuple[int, float]) -> dict[str, Any]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.tune.schedulers.async_hyperband import _Bracket
 
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.search.optuna_search import StudySearch
-from sweeper.search.schedulers import Cutoff
 from tests.benchmarks import scale
 from tests.benchmarks.regret import Ours, play, spec
 from trainables import toy
@@ -53,17 +50,6 @@ def test_a_replayed_trial_costs_the_same_looks_late_as_early(
         assert not any(record.open for record in Journal(folder / "journal.jsonl").trials.values())
         looks.append(Looked.looks / trials)
     assert looks[1] < 1.3 * looks[0], looks
-
-
-@pytest.mark.parametrize("reduction", [2, 3, 4, 5, 7, 10])
-def test_the_cutoff_of_a_rung_is_rays_to_the_last_bit(reduction: int):
-    draw, recorded, cutoff = random.Random(reduction), {}, Cutoff(reduction)
-    rays = _Bracket(1, 100, reduction, 0)
-    assert cutoff(recorded) is None
-    for number in range(300):
-        recorded[str(number)] = -draw.choice([draw.random(), round(draw.random(), 2), 5.7 + draw.random() / 10])
-        if number % 3:
-            assert cutoff(recorded) == rays.cutoff(recorded)
 
 
 def test_the_clock_goes_on_by_steps_and_the_best_recorded_configuration_is_the_nearest_to_the_optimum():

@@ -134,16 +134,16 @@ BROKEN = {
         "def __getattr__(name):\n    raise SystemExit(0)",
         "looking into 'broken:train' raised SystemExit: 0",
     ),
-    "not callable": ("from trainables.toy import Config\ntrain = 3", "'train' of 'broken' is no function but int"),
+    "not callable": ("from trainables.toy import Config\ntrain = 3", "'train' of 'broken' must be a function, not int"),
     "no Config": ("def train(): ...", "'broken' must have 'train' and 'Config'"),
     "no model": ("def train(): ...\nclass Config: ...", "the Config of 'broken:train' is not a pydantic model"),
     "a hook": (
         "from trainables.toy import Config, train\nprepare = {}",
-        "'prepare' of 'broken' is no function but dict",
+        "'prepare' of 'broken' must be a function, not dict",
     ),
     "a hook of none": (
         "from trainables.toy import Config, train\nprepare = None",
-        "'prepare' of 'broken' is no function but NoneType",
+        "'prepare' of 'broken' must be a function, not NoneType",
     ),
     "settings": (
         "from pydantic import model_validator\nfrom trainables import toy\nfrom trainables.toy import train\n"
