@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BEYOND = "größer → Модель 模型 ▁x"  # the first word is in Latin-1, the others are not
 PART = """
-test_contracts sweeper/spec/test_spec sweeper/spec/test_yaml_reader sweeper/journal/test_journal
+test_contracts sweeper/spec/test_spec sweeper/system/test_yaml_reader sweeper/journal/test_journal
 sweeper/report/test_sections sweeper/report/test_page sweeper/test_status sweeper/system/test_files
 sweeper/confirmation/test_design sweeper/report/test_tables sweeper/journal/test_provenance sweeper/plan/test_estimate
 trainables/data/test_corpus trainables/data/test_batches trainables/data/test_tokenizer
@@ -133,7 +133,7 @@ def test_a_sweep_is_gone_on_with(latin: dict[str, str], tmp_path: Path) -> None:
         "space": {"x": {"uniform": [0, 1]}}, "arms": {"baseline": {"x": 0.5}},
         "search": {"method": "random", "trials": 1}, "seeds": {"search": [1]},
     }  # fmt: skip
-    from sweeper.spec import yaml_reader
+    from sweeper.system import yaml_reader
 
     (tmp_path / "umlaut.yaml").write_text(yaml_reader.dump(spec), "utf-8")
     for more in ((), ("--resume",)):

@@ -30,8 +30,9 @@ from pydantic import BaseModel
 
 import sweeper
 from sweeper import run
-from sweeper.spec import layers, yaml_reader
+from sweeper.spec import layers
 from sweeper.spec.load import load, resolve
+from sweeper.system import yaml_reader
 from sweeper.testing import TrainableContract
 from sweeper.trainable import Trainable, TrainContext
 from tests.suites import failing, names_of

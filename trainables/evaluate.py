@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.system import files
+from sweeper.system import files, yaml_reader
 from trainables import limits, machine
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _never_trained(bundle: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        settings = limits.yaml_value(limits.read(path, limits.YAML))
+        settings = yaml_reader.parse(limits.read(path, limits.YAML).decode())
         block = settings["data"]["block"]
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
 DEPTH = 100  # of nesting
 RATIO = 100  # a file may unpack to so many times its size, once beyond FREE
 FREE = 100 * 2**20  # bytes; text packs to a tenth, one character repeated to a hundredth
@@ -113,33 +111,6 @@ def json_file(path: Path, most: int = SETTINGS) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} is not a JSON object")
     return found
-
-
-class _Loader(yaml.SafeLoader):
-    """Without aliases, with which a few lines can stand for more than a machine can hold."""
-
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*): write out what it stands for")
-        self.depth += 1
-        if self.depth > DEPTH:
-            raise yaml.YAMLError(f"it is nested more than {DEPTH} deep")
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-
-def yaml_value(content: str | bytes) -> Any:
-    """The value of a YAML text. Raises ValueError, in one line, for other text, aliases and nesting too deep."""
-    try:
-        # The parser itself recurses into brackets, before the loader sees them.
-        return _Loader(content).get_single_data()  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        raise ValueError(f"it is nested more than {DEPTH} deep" if deep else " ".join(str(error).split())) from None
 
 
 def one_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""Whether this machine has the room that a sweep takes, asked before anything starts.
+"""Whether this machine has the memory and disk that a sweep needs, checked before anything starts.
 
-CPUs and GPUs are counted in nodes.py. A joined cluster knows its own room.
+CPUs and GPUs are counted in nodes.py. A joined cluster is not checked here.
 """
 
 from __future__ import annotations
@@ -19,20 +19,25 @@ GB = 1e9
 # At most, on Linux: the driver with MLflow and Optuna, and Ray's own processes.
 SWEEP_BYTES = 1.3 * GB
 GROUP_BYTES = 0.6 * GB  # a trial with workers: its own process and two helpers
-# A process that trains, before it has a model: Python, Ray, torch; and where it uses a GPU, CUDA's libraries.
+# A training process without its model: Python, Ray, torch; and on a GPU, CUDA's libraries.
 PROCESS_BYTES, CUDA_BYTES = 0.5 * GB, 2.0 * GB
 SHARED = "/dev/shm"
-DISK_BYTES = 0.2 * GB  # Ray's logs while it runs, the tracking store, the best bundle twice
+DISK_BYTES = 0.2 * GB  # Ray's logs while it runs, the tracking store, two copies of the best bundle
 
-# Of a trial with two checkpoints and a bundle, as trainables.mlm writes them, and what MLflow keeps of it; of a sweep.
+# Files of a trial: two checkpoints and a bundle of trainables.mlm, and MLflow's; files of a sweep.
 TRIAL_FILES, SWEEP_FILES = 80, 200
 
 
 @dataclass(frozen=True)
 class Free:
-    """What is free, in bytes; infinite where this machine does not tell. closed: shared memory is not to be written.
+    """What is free, in bytes; infinite if this machine does not say.
 
-    files: how many more the disk takes, its free inodes.
+    Args:
+        memory: of the machine, or of the control group if less.
+        disk: where run folders lie.
+        shared: shared memory.
+        closed: whether shared memory is not writable.
+        files: how many more the disk can hold, its free inodes.
     """
 
     memory: float
@@ -43,7 +48,7 @@ class Free:
 
 
 def free(storage: Path) -> Free:
-    """What is free here, and where run folders lie."""
+    """What is free on this machine. storage: the folder of run folders."""
     existing = next(path for path in (storage, *storage.parents) if path.exists())
     there, disk = os.path.isdir(SHARED), os.statvfs(existing)
     return Free(
@@ -51,16 +56,20 @@ def free(storage: Path) -> Free:
         disk=disk.f_bavail * disk.f_frsize,
         shared=shutil.disk_usage(SHARED).free if there else float("inf"),
         closed=there and not os.access(SHARED, os.W_OK),
-        files=disk.f_favail if disk.f_files else float("inf"),  # some file systems have no such limit, and say 0
+        files=disk.f_favail if disk.f_files else float("inf"),  # file systems without such a limit report 0
     )
 
 
 def shortages(spec: SweepSpec, fit: int, there: Free, written: tuple[float, float] = (0, 0)) -> list[str]:
-    """A line for each of memory, disk and inodes that does not suffice, with the setting that would fit.
+    """One line for each shortage of memory, disk, inodes or shared memory, with a setting that would fit.
 
-    fit: trials for which there are CPUs and GPUs. written: bytes and files that the run has on the disk already.
+    Args:
+        spec: of the sweep.
+        fit: how many trials the CPUs and GPUs suffice for at once.
+        there: what is free.
+        written: bytes and files that the run already has on the disk.
     """
-    closed = f"{SHARED} is not to be written by this user, and Ray does not start without: mount it with mode 1777"
+    closed = f"{SHARED} is not writable by this user, and Ray needs it: mount it with mode 1777"
     lines = (
         _memory(spec, fit, there.memory),
         _disk(spec, there.disk + written[0]),
@@ -71,12 +80,12 @@ def shortages(spec: SweepSpec, fit: int, there: Free, written: tuple[float, floa
 
 
 def notes(there: Free) -> list[str]:
-    """What people should know. Ray puts its object store into ordinary files where shared memory is too small."""
+    """Hints that stop nothing: Ray puts its object store into ordinary files if shared memory is too small."""
     if there.shared >= OBJECT_STORE_BYTES:
         return []
     return [
-        f"/dev/shm has {there.shared / 2**20:.0f} MiB free, Ray's object store takes {OBJECT_STORE_BYTES / 2**20:.0f} "
-        "and goes to disk: docker run --shm-size=512m, or a larger /dev/shm, makes it faster"
+        f"/dev/shm has {there.shared / 2**20:.0f} MiB free: Ray's object store ({OBJECT_STORE_BYTES / 2**20:.0f} MiB) "
+        "goes to disk; for speed, enlarge /dev/shm (docker run --shm-size=512m)"
     ]
 
 
@@ -101,7 +110,7 @@ def _disk(spec: SweepSpec, there: float) -> str | None:
     fewer = f"set search.trials to {most}, or " if most > 0 and spec.search.method != "arms" else ""
     return (
         f"disk: the checkpoints take about {(needed + DISK_BYTES) / GB:.1f} GB, {there / GB:.1f} GB are free: "
-        f"{fewer}give a --storage with room"
+        f"{fewer}use a --storage with room"
     )
 
 
@@ -110,13 +119,13 @@ def _inodes(spec: SweepSpec, there: float) -> str | None:
     if needed <= there:
         return None
     return (
-        f"inodes: the sweep makes about {needed:,} files and folders, and {there:,.0f} more fit on the disk: give a "
+        f"inodes: the sweep makes about {needed:,} files and folders, but only {there:,.0f} fit on the disk: use a "
         "--storage with room"
     )
 
 
 def _trial_bytes(spec: SweepSpec) -> float:
-    """Memory of the machine that one trial takes. On a GPU the model lies elsewhere, but passes through once."""
+    """Memory of the machine that one trial takes. On a GPU the model is not in it, but is loaded through it."""
     held, settings = spec.resources, estimate.dearest(spec)
     model = settings.checkpoint_bytes if held.gpus_per_worker else settings.memory_bytes
     alone = held.processes * (PROCESS_BYTES + CUDA_BYTES * bool(held.gpus_per_worker) + model)
@@ -132,7 +141,7 @@ def _meminfo() -> float:
 
 
 def _group(limit: str, used: str, folder: str = "/sys/fs/cgroup") -> float:
-    """What the control group leaves; "max", and no such file, are no limit. Its caches can go when memory is short."""
+    """What the control group's limit leaves; "max" or a missing file is no limit. Its caches count as free."""
     with contextlib.suppress(OSError, ValueError):
         most, now = (int(Path(folder, name).read_text("utf-8")) for name in (limit, used))
         lines = (line.split() for line in Path(folder, "memory.stat").read_text("utf-8").splitlines())

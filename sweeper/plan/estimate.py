@@ -1,8 +1,8 @@
 """What a spec costs, and what its confirmation could detect. Runs nothing.
 
-Seconds a step are the caller's: measured by a short probe (probe.py), or estimated here from floating-point operations
-at a share of the rate at which this machine multiplies matrices. Start-up is counted from measured constants. Where
-trials differ in cost, the dearest corner of the space counts.
+The caller gives the seconds a step: measured by a short probe (probe.py), or estimated here from floating-point
+operations and a share of this machine's rate of matrix products. Start-up times are measured constants. If trials
+differ in cost, the dearest corner of the space counts.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sweeper.trainable import Pace, Settings
 ACHIEVED = 0.48
 SECONDS_PER_TOKEN = 15e-6
 # What the published runs reached: 10,000 steps of 225.6 GFLOP in 3,574 to 4,043 s on an RTX A6000 (Accuracy-Morph,
-# BabyLM 2026). Ours computes the decoder where it is needed only and should be faster; that is not measured.
+# BabyLM 2026). Ours computes the decoder only where needed and should be faster; that is not measured.
 PUBLISHED_GPU_FLOPS = 0.59e12
 
 # Seconds on a two-core machine: the driver's imports and Ray 9, the trials' first imports 8, the tracker's end 5.
 SWEEP_START = 22.0
-# A trial in process reuses its process; one with workers starts a group of them anew, and ends it (10 s with one).
+# A trial without workers reuses a process; one with workers starts and ends a group (10 s with one worker).
 TRIAL_START = 0.1
 GROUP_START = 7.0
 WORKER_START = 3.0
@@ -39,7 +39,7 @@ LISTED = 8  # arms by name
 
 @dataclass(frozen=True)
 class Look:
-    """A declared look: pairs and runs by then, its level, and the smallest difference in nats that it would show."""
+    """A declared look: pairs and runs so far, its level, and the smallest difference in nats that it can detect."""
 
     pairs: int
     runs: int
@@ -49,16 +49,35 @@ class Look:
 
 @dataclass(frozen=True)
 class Plan:
-    """Figures of one sweep: its search stage, and the confirmation that its spec declares.
+    """Figures of one sweep: its search and the confirmation that its spec declares, together unless stated otherwise.
 
-    trials: of the search. confirming: runs of the confirmation, at most; all other figures are of both.
-    steps: of one trial of the full length. tokens: over all trials. seconds_per_step: of one trial while `concurrency`
-    of them run. hours: wall clock from the command to the end, startup_s seconds of start-up included, as if no trial
-    were stopped early. rungs: the steps at which trials may be stopped. detectable: the smallest difference in nats
-    that `pairs` pairs of seeds show with 80 % power, at Holm's first level for `comparisons` of them, at the last look
-    where there are several; None below two pairs. measured: whether seconds_per_step was. assumed: what was not
-    measured, in words. refused: why a start would be refused, a line each. notes, warnings: what the trainable says of
-    what its trials share. points: of a space whose points are counted. looks: of a confirmation until all is decided.
+    Args:
+        trials: of the search.
+        steps: of one trial of full length.
+        tokens: over all trials.
+        seconds_per_step: of one trial while `concurrency` of them run.
+        hours: wall clock from the command to the end, with start-up, as if no trial were stopped early.
+        gpu_hours: over all trials.
+        rungs: the steps at which trials may be stopped.
+        disk_gb: checkpoints and bundles, in 10^9 bytes.
+        detectable: the smallest difference in nats that `pairs` pairs of seeds detect with 80 % power, at Holm's first
+            level for `comparisons` comparisons, at the last look if there are several; None below two pairs.
+        sd: of paired differences between seeds, in nats.
+        sd_source: where it is from, in words.
+        concurrency: trials at a time.
+        startup_s: seconds of start-up.
+        reports_s: seconds of validation, of one trial.
+        flops: floating-point operations.
+        pairs: of seeds, in the confirmation.
+        comparisons: of the confirmation.
+        confirming: the most runs of the confirmation.
+        measured: whether seconds_per_step was measured.
+        assumed: what was not measured, in words.
+        refused: why a start would be refused, one line each.
+        notes: of the trainable, about what its trials share.
+        warnings: of the trainable, about the same.
+        points: of the space; None if they are not counted.
+        looks: of the confirmation.
     """
 
     trials: int
@@ -97,14 +116,21 @@ def plan(
     preparing: float = 0.0,
     sd: Spread | None = None,
 ) -> Plan:
-    """The plan of a spec where `room` trials fit at once and each goes at `pace` while they do.
+    """The plan of a spec.
 
-    preparing: s to make what the trials share. sd: of the paired differences between seeds, where earlier runs tell
-    it. Raises ValueError in one line.
+    Args:
+        spec: of the sweep.
+        room: how many trials fit at once.
+        pace: of one trial while that many run.
+        measured: whether the pace was measured.
+        preparing: seconds to make what the trials share.
+        sd: of paired differences between seeds, if earlier runs give it.
+
+    Raises ValueError in one line.
     """
     if room < 1 or not 0 <= pace.step < math.inf or not 0 <= pace.reports < math.inf:
-        raise ValueError(f"nothing can be planned with room for {room} trials at {pace.step:g} s a step")
-    from sweeper.confirmation.design import rule  # scipy takes a moment, which a refusal need not
+        raise ValueError(f"cannot plan with room for {room} trials at {pace.step:g} s a step")
+    from sweeper.confirmation.design import rule  # late: a refusal need not wait for scipy
     from sweeper.confirmation.paired_tests import detectable
 
     held, settings, trials = spec.resources, dearest(spec), spec.total_trials + spec.confirm_trials
@@ -152,7 +178,7 @@ def plan(
 
 
 def concurrency(spec: SweepSpec, room: int) -> int:
-    """How many trials run at once where `room` of them fit."""
+    """How many trials run at once if `room` of them fit."""
     most = max(spec.total_trials, spec.confirm_trials)
     return min(room, most, spec.resources.concurrency or most)
 
@@ -163,18 +189,17 @@ def dearest(spec: SweepSpec) -> Settings:
 
 
 def disk_bytes(spec: SweepSpec) -> float:
-    """What the trials leave: checkpoints and bundles."""
+    """Bytes that the trials leave on disk: checkpoints and bundles."""
     return (spec.total_trials + spec.confirm_trials) * dearest(spec).checkpoint_bytes * (KEPT_CHECKPOINTS + 1 / 3)
 
 
 def estimated(spec: SweepSpec, cpu_flops: float) -> Pace:
-    """The pace without a probe.
+    """The pace, estimated without a probe. Raises ValueError in one line.
 
-    cpu_flops: operations a second of one CPU in float32 matrix products while all are busy. Raises ValueError in one
-    line.
+    cpu_flops: operations a second of one CPU in float32 matrix products while all are busy.
     """
     if not 0 < cpu_flops < math.inf:
-        raise ValueError(f"nothing can be planned at {cpu_flops:g} operations a second")
+        raise ValueError(f"cannot plan with {cpu_flops:g} operations a second")
     held, settings = spec.resources, dearest(spec)
     rate = held.processes * _process_rate(spec, cpu_flops)
     step = settings.flops_per_step / rate
@@ -184,20 +209,20 @@ def estimated(spec: SweepSpec, cpu_flops: float) -> Pace:
 
 
 def above_limits(spec: SweepSpec, estimate: Plan) -> list[str]:
-    """A line for each of the spec's limits that the plan exceeds."""
+    """One line for each of the spec's limits that the plan exceeds."""
     lines = []
     for name, planned in (("hours", estimate.hours), ("gpu_hours", estimate.gpu_hours)):
         limit = getattr(spec.limits, name)
         if limit is not None and planned > limit:
             lines.append(
                 f"limits.{name}: the plan takes {planned:.3g}, the limit is {limit:g}; "
-                "fewer search.trials or config.steps would fit, or a higher limit"
+                "lower search.trials or config.steps, or raise the limit"
             )
     return lines
 
 
 def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
-    """The plan for people: aligned, with units, and what of it is assumed."""
+    """The plan for people: aligned, with units and assumptions."""
     from sweeper.confirmation.design import rule
     from sweeper.confirmation.paired_tests import PAIRS
 
@@ -243,24 +268,24 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
         lines.append(f"  caution     exploration only: a verdict takes {PAIRS} pairs of seeds, there are {pairs}")
     if estimate.confirming and (estimate.detectable or 0) > spec.confirm.worthwhile:
         lines.append(
-            f"  caution     the space is finer than these data can tell: confirm.worthwhile is "
-            f"{spec.confirm.worthwhile:g} nats, less than what {pairs} pairs detect"
+            f"  caution     {pairs} pairs of seeds cannot detect confirm.worthwhile, {spec.confirm.worthwhile:g} nats: "
+            "add seeds, or raise it"
         )
     return [*lines, *(f"would be refused: {line}" for line in estimate.refused)]
 
 
 def few_points(spec: SweepSpec) -> str | None:
-    """In a line, where a search ends before its trials are used up, for it has tried all that there is."""
+    """One line if the space has fewer points than the search has trials; otherwise None."""
     if spec.points is None or spec.points >= (spec.search.trials or 0):
         return None
     points = f"{spec.points} point{'s'[spec.points == 1 :]}"
     return (
-        f"the space has {points}: the search ends when all have been tried, search.trials asks for {spec.search.trials}"
+        f"the space has only {points}, search.trials is {spec.search.trials}: the search ends when all have been tried"
     )
 
 
 def _asked(spec: SweepSpec) -> dict[str, str]:
-    """What is compared, and on which text."""
+    """Rows of the plan: what is compared, and on which text."""
     rows = {key: str(spec.data[key]) for key in ("corpus", "tokenizer") if key in spec.data}
     if spec.arms:
         baseline, *others = spec.arms
@@ -276,7 +301,7 @@ def _asked(spec: SweepSpec) -> dict[str, str]:
 
 
 def _budget(spec: SweepSpec) -> str:
-    """What a run of the baseline may predict, or read where the trainable does not tell."""
+    """What a run of the baseline predicts, or what it reads if the trainable does not tell."""
     settings = spec.settings(spec.baseline_params)
     predicted: int | None = getattr(settings, "predicted_per_step", None)
     each, what = (settings.tokens_per_step, "tokens") if predicted is None else (predicted, "predicted positions")
@@ -319,7 +344,7 @@ def _cost(settings: Any) -> float:
 
 
 def _process_rate(spec: SweepSpec, cpu_flops: float) -> float:
-    """Operations a second that one training process reaches. A share of a GPU is slower in proportion."""
+    """Operations a second of one training process. A share of a GPU is proportionally slower."""
     held = spec.resources
     if held.gpus_per_worker:
         return PUBLISHED_GPU_FLOPS * min(1.0, held.gpus_per_worker)

@@ -1,7 +1,7 @@
-"""How fast trials go on this machine: a few real steps, in as many processes as there will be at once.
+"""How fast trials run on this machine: a few real steps, in as many processes as will run at once.
 
-Each probe is a process of its own, so that the driver stays light, which calls the trainable's `probe`. What they find
-is kept by settings and machine in the user's cache folder.
+Each probe is a process of its own, so that the driver stays light, and calls the trainable's `probe`. The results are
+cached by settings and machine in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -32,9 +32,13 @@ PRODUCTS_S = 0.3
 
 
 def of(spec: SweepSpec, room: int | None, measure: bool, sd: Spread | None = None) -> estimate.Plan:
-    """The plan of a spec on this machine, from measured paces where `measure` says so and it can be.
+    """The plan of a spec on this machine.
 
-    room: trials that fit at once, None where only a cluster that is not joined yet could tell.
+    Args:
+        spec: of the sweep.
+        room: how many trials fit at once; None if only a cluster that is not joined yet could tell.
+        measure: whether to measure the pace, if that is possible here.
+        sd: of paired differences between seeds, if earlier runs give it.
     """
     cpus = int(nodes.this_machine()["CPU"])
     fit = room or spec.resources.concurrency or 1
@@ -45,34 +49,34 @@ def of(spec: SweepSpec, room: int | None, measure: bool, sd: Spread | None = Non
 
 
 def paced(spec: SweepSpec, at_once: int) -> Pace | None:
-    """The measured pace of each of so many trials at once, or the one remembered. None where it cannot be had."""
+    """The pace of each of `at_once` concurrent trials, measured or cached. None if it cannot be measured here."""
     settings, held = estimate.dearest(spec), spec.resources
     if Trainable.load(spec.trainable).probe is None or (held.gpus_per_worker and not nodes.this_machine()["GPU"]):
         return None
-    config = secrecy.returned(  # the probes' command line is there for all to see
+    config = secrecy.returned(  # everybody can see the probes' command line
         settings.model_dump(mode="json"),  # pyright: ignore[reportAttributeAccessIssue]
         {**spec.config, "data": spec.data},
         secrecy.declared(type(settings)),  # pyright: ignore[reportArgumentType]
     )
     shape = {key: value for key, value in config.items() if key != "steps"}
-    shape["flops_per_step"] = settings.flops_per_step  # follows what settings name, such as a tokenizer's files
+    shape["flops_per_step"] = settings.flops_per_step  # depends on what settings name, such as a tokenizer's files
     key = _key(spec, shape, at_once)
-    known = _cache().get(key)
-    if known is None:
+    cached = _cache().get(key)
+    if cached is None:
         try:
             pace = _measured(spec, config, at_once)
         except (OSError, ValueError):
             return None
-        known = {"step": pace.step, "reports": pace.reports, "validation_flops": settings.validation_flops}
-        _remember(key, known)
-    # What it says of validations is for another number of them where the length differs.
-    scale = settings.validation_flops / known["validation_flops"] if known["validation_flops"] else 1.0
-    return Pace(known["step"], known["reports"] * scale)
+        cached = {"step": pace.step, "reports": pace.reports, "validation_flops": settings.validation_flops}
+        _remember(key, cached)
+    # A trial of another length has another number of validations.
+    scale = settings.validation_flops / cached["validation_flops"] if cached["validation_flops"] else 1.0
+    return Pace(cached["step"], cached["reports"] * scale)
 
 
 def measure_flops(threads: int) -> float:
-    """Operations a second of this machine's float32 matrix products on some threads: the best of several 1024-cubes."""
-    # Imported here: a bad spec is refused before anything heavy loads.
+    """Operations a second of float32 matrix products on so many threads: the best of several of size 1024."""
+    # Imported here so that a bad spec is refused before heavy imports.
     import numpy as np
     from threadpoolctl import threadpool_limits
 
@@ -88,7 +92,7 @@ def measure_flops(threads: int) -> float:
 
 
 def _measured(spec: SweepSpec, config: dict[str, Any], at_once: int) -> Pace:
-    """The mean over the probes. Raises ValueError where one fails or takes too long."""
+    """The mean pace of the probes. Raises ValueError if one fails or takes too long."""
     held = spec.resources
     count = at_once * held.processes
     device = "cuda:0" if held.gpus_per_worker else "cpu"
@@ -119,7 +123,7 @@ def _threads(number: int) -> dict[str, str]:
 
 
 def _visible(number: int, gpus: float) -> dict[str, str]:
-    """Which devices the process of that number sees, where each holds so many, or such a share."""
+    """The devices that process `number` sees, if each process uses `gpus` of them, or such a share of one."""
     if not gpus:
         return {}
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -129,15 +133,15 @@ def _visible(number: int, gpus: float) -> dict[str, str]:
 
 
 def _key(spec: SweepSpec, shape: dict[str, Any], at_once: int) -> str:
-    """Of all that the pace depends on."""
+    """A cache key of everything that the pace depends on."""
     held = spec.resources.model_dump(exclude={"concurrency"})
     versions = {}
     for package in ("torch", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    facts = [spec.trainable, shape, held, at_once, versions, platform.machine(), _processor(), _device()]
-    facts.append(nodes.this_machine())
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    parts = [spec.trainable, shape, held, at_once, versions, platform.machine(), _processor(), _device()]
+    parts.append(nodes.this_machine())
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _processor() -> str:
@@ -149,7 +153,7 @@ def _processor() -> str:
 
 
 def _device() -> list[str]:
-    """The models of the NVIDIA devices, as far as the driver shows them."""
+    """The models of the NVIDIA devices that the driver shows."""
     found = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         with contextlib.suppress(OSError):
@@ -160,22 +164,22 @@ def _device() -> list[str]:
 
 
 def _cache() -> dict[str, dict[str, float]]:
-    """What is remembered; nothing where the file is not there or torn."""
+    """The cached paces; empty if the file is missing or damaged."""
     try:
-        known = json.loads((files.cache_root() / FILE).read_text("utf-8"))
-    except (OSError, ValueError):  # no home for the cache, too
+        paces = json.loads((files.cache_root() / FILE).read_text("utf-8"))
+    except (OSError, ValueError):  # also if there is no home for the cache
         return {}
-    return known if isinstance(known, dict) else {}
+    return paces if isinstance(paces, dict) else {}
 
 
 def _remember(key: str, pace: dict[str, float]) -> None:
-    """Add a pace to the file. One who comes at the same moment may lose theirs, and no one reads half a file."""
+    """Add a pace to the file. A concurrent writer may lose its own, but nobody reads half a file."""
     with contextlib.suppress(OSError, ValueError):
         files.put(files.cache_root() / FILE, json.dumps({**_cache(), key: pace}, indent=1))
 
 
 def main(arguments: list[str]) -> None:
-    """What each probe runs: TRAINABLE CONFIG DEVICE WORLD_SIZE. The pace is stdout's last line."""
+    """What each probe runs: TRAINABLE CONFIG DEVICE WORLD_SIZE. The last line of stdout is the pace."""
     name, config, device, world_size = arguments
     trainable = Trainable.load(name)
     assert trainable.probe is not None, name

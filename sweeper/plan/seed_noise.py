@@ -1,4 +1,4 @@
-"""How far seeds make two configurations differ: the sd that a confirmation has to overcome, from runs that are there.
+"""How far seeds make two configurations differ: the sd that a confirmation must overcome, from existing runs.
 
 The unit is the difference of two configurations on the same seed, as in a confirmation.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, islice
 
-SEEDS = 3  # below so many, an sd says nothing
+SEEDS = 3  # with fewer, an sd says nothing
 CONFIGURATIONS = 100
 
 Losses = Mapping[str, Mapping[int, float]]
@@ -19,22 +19,22 @@ Losses = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Spread:
-    """An sd of paired differences in nats, and where it is from, in words."""
+    """An sd of paired differences in nats, and its source in words."""
 
     sd: float
     source: str
 
 
 def spread(losses: Losses) -> Spread | None:
-    """The sd of paired differences that these losses (configuration -> seed -> nats) show, or None.
+    """The sd of paired differences in these losses (configuration -> seed -> nats), or None.
 
-    Pooled over all pairs of configurations with three common seeds or more. Without such a pair: sqrt 2 times the sd
-    between the seeds of a configuration, which is that of differences were seeds no help.
+    Pooled over all pairs of configurations with at least three common seeds. Without such a pair: sqrt 2 times the sd
+    between the seeds of a configuration, which is the sd of differences if pairing by seed does not help.
     """
     runs = dict(islice(((name, by) for name, by in losses.items() if len(by) >= SEEDS), CONFIGURATIONS))
     pairs = {(a, b): runs[a].keys() & runs[b].keys() for a, b in combinations(runs, 2)}
     differences = {pair: [runs[pair[0]][seed] - runs[pair[1]][seed] for seed in pairs[pair]] for pair in pairs}
-    # Zeros throughout are one run under two names: a setting that has no effect there.
+    # All zeros are one run under two names: a setting without effect.
     differences = {pair: found for pair, found in differences.items() if len(found) >= SEEDS and any(found)}
     if differences:
         compared = {name for pair in differences for name in pair}
@@ -47,7 +47,7 @@ def spread(losses: Losses) -> Spread | None:
 
 
 def _pooled(groups: list[list[float]], factor: float, source: str) -> Spread | None:
-    """By degrees of freedom. None where nothing varies: a sum without noise is no measurement of noise."""
+    """The sd, pooled by degrees of freedom. None if nothing varies: that measures no noise."""
     freedom = sum(len(group) - 1 for group in groups)
     squares = sum((len(group) - 1) * statistics.variance(group) for group in groups)
     return Spread(factor * math.sqrt(squares / freedom), source) if squares > 0 else None

@@ -1,9 +1,8 @@
 """What to try next: Tune's searcher over the journal.
 
-Tune tells its scheduler of a result or an end first, then its searcher, then its callbacks. So the scheduler writes
-the journal (schedulers.py), and the searcher keeps nothing: whom to start, what has ended and what the sampler may
-know are read from the journal at every question. A resumed sweep takes the same path as one that was never
-interrupted.
+Tune reports a result or an end first to its scheduler, then to its searcher, then to its callbacks. So the scheduler
+writes the journal (schedulers.py), and the searcher has no state: it reads from the journal each time which trial to
+start, what has ended and what the sampler may see. A resumed sweep takes the same path as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 
 MEMORY = 1000  # trials that the sampler sees: multivariate TPE is quadratic in them
-REPEATS = 10  # times that the sampler may ask for what there is already, before a point is found without it
-LOOKED_AT = 10_000  # points of the space, on the way to one that was not tried
+REPEATS = 10  # how often the sampler may repeat a point before one is chosen without it
+LOOKED_AT = 10_000  # points of the space that a search for an untried one visits
 
 Key = tuple[int, int]
 
@@ -53,7 +52,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @dataclass(frozen=True)
 class Point:
-    """What the search chose. raw: the sampler's own parameters, none where it had no part."""
+    """What the search chose. raw: the sampler's parameters; empty if no sampler was involved."""
 
     arm: str | None
     seed: int
@@ -63,10 +62,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Shown:
-    """A point that the sampler asked for, as a study shows it. record: the trial that has it.
+    """A point that the sampler asked for, as the study shows it.
 
-    key: the number of the trial to be asked for, and how often before the sampler had asked for what there was already.
-    raw: the parameters that it gave.
+    key: the number of the requested trial, and how many repeats the sampler had asked for before. record: the trial
+    with this point. raw: the sampler's parameters.
     """
 
     key: Key
@@ -77,11 +76,13 @@ class Shown:
 class JournalSearch(Searcher, ABC):
     """Serves the open trials of an earlier session first, then new ones, at most `slots` at once.
 
-    Every trial is in the journal before Tune hears of it. Tune's own trial ids mean nothing here.
+    Every trial is in the journal before Tune gets it. Tune's own trial ids have no meaning here.
 
     Args:
+        spec: of the run.
+        journal: of the run.
         slots: how many trials may run at once in this session.
-        log: of Optuna's journal, for its dashboard.
+        log: path of Optuna's journal, for its dashboard.
         reconcile: called before each answer; may write ends into the journal.
     """
 
@@ -104,17 +105,17 @@ class JournalSearch(Searcher, ABC):
 
     @abstractmethod
     def point(self, number: int) -> Point | None:
-        """The point of a trial by its number from 0, or None while it cannot be known yet, or never will be: Over."""
+        """The point of trial `number`, from 0. None if it is not known yet, or if the search is over (`Over`)."""
 
     @property
     def remaining(self) -> int:
-        """Trials that this session has still to start."""
+        """How many trials this session still has to start."""
         fresh = 0 if self.journal.over(self.stage) else max(0, self.total - len(self._records()))
         return len(self._waiting) + fresh
 
     @property
     def total(self) -> int:
-        """Trials of the stage."""
+        """How many trials the stage has."""
         return self.spec.total_trials
 
     def suggest(self, trial_id: str) -> Any:
@@ -132,16 +133,17 @@ class JournalSearch(Searcher, ABC):
         return None if point is None else self._asked(number, point)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Renew the dashboard's file, in no more than a hundredth of the sweep's time."""
+        """Rewrite the dashboard's file, in at most a hundredth of the sweep's time."""
         begin = time.monotonic()
         if begin >= self._log_after:
             write_study(self.spec, self.journal, self.log)
             self._log_after = begin + 100 * (time.monotonic() - begin)
 
     def save(self, checkpoint_path: str) -> None:
-        """The journal is the state."""
+        """Does nothing: the journal is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
+        """Never called: the journal is the state."""
         raise AssertionError("a sweep is resumed from its journal")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,22 +160,28 @@ class JournalSearch(Searcher, ABC):
         try:
             config = self.spec.trainable_config(point.params)
             tokens = self.spec.settings(point.params).tokens_per_step
-            told = budget.to_dict(self.spec.budget_of(point.params), tokens)
-        except ValueError as error:  # the corners of the space are legal, this point between them is not
+            planned = budget.to_dict(self.spec.budget_of(point.params), tokens)
+        except ValueError as error:  # the corners of the space are legal, but not this point between them
             self.journal.append(Ask(**common, config={}, config_hash=""))
             self.journal.append(End(trial=identity, state="failed", reason=f"refused: {error}"))
             return None
-        self.journal.append(Ask(**common, config=config, config_hash=self.spec.config_hash(config), budget=told))
+        self.journal.append(Ask(**common, config=config, config_hash=self.spec.config_hash(config), budget=planned))
         return self._task(identity)
 
     def _task(self, identity: str) -> dict[str, Any]:
-        """What a trial is told of itself."""
+        """The trial's own fields of a `TrialTask`."""
         record = self.journal.trials[identity]
         self._running.append(record)
         ask = record.ask
-        told = {"id": identity, "seed": ask.seed, "config": ask.config, "expected": expected_rows(self.spec, record)}
         confirming = ask.stage == design.STAGE
-        return {**told, "test": confirming, "evaluate": self.spec.tasks(confirming)}
+        return {
+            "id": identity,
+            "seed": ask.seed,
+            "config": ask.config,
+            "expected": expected_rows(self.spec, record),
+            "test": confirming,
+            "evaluate": self.spec.tasks(confirming),
+        }
 
 
 class ListSearch(JournalSearch):
@@ -186,7 +194,7 @@ class ListSearch(JournalSearch):
 
 
 class ConfirmSearch(JournalSearch):
-    """The declared looks of the confirmation, each arm on each seed, judged on the part `test`."""
+    """The declared looks of the confirmation: each arm on each seed, scored on the part `test`."""
 
     stage, prefix = design.STAGE, "c"
 
@@ -207,7 +215,7 @@ class ConfirmSearch(JournalSearch):
 
 
 class OpenSearch(JournalSearch):
-    """What the journal holds open, of whatever stage, and nothing new."""
+    """The open trials of the journal, of any stage, and no new ones."""
 
     def _records(self) -> list[TrialRecord]:
         return list(self.journal.trials.values())
@@ -217,26 +225,26 @@ class OpenSearch(JournalSearch):
         return len(self._records())
 
     def point(self, number: int) -> None:
-        """There is none."""
+        """None: there are no new trials."""
 
 
 class StudySearch(JournalSearch):
     """Methods tpe, random, gp and cmaes: the arms first, then what an Optuna sampler asks for.
 
-    The sampler is made anew for each trial, seeded by the sweep's seed and the trial's number n. `concurrency` is how
-    many trials may run at once.
+    Each trial has a new sampler, seeded by the sweep's seed and the trial's number n. `concurrency` is how many trials
+    may run at once.
 
-    Where every trial runs to its end, trial n is asked for once all trials up to n - concurrency have ended, and the
-    sampler then sees just these as finished and the later ones as running, whatever the clock did: the points of a
-    sweep depend on its spec and `concurrency` alone. Fewer `slots` than that slow it down and change nothing.
+    If every trial runs to its end, trial n is requested once all trials up to n - concurrency have ended. The sampler
+    then sees exactly these as finished and the later ones as running, whatever the timing was: the points of a sweep
+    depend only on its spec and `concurrency`. Fewer `slots` than that only slow it down.
 
-    Under a rule that stops trials, which ones stop depends on the order of their reports, and so do the points. There
-    trial n is asked for at once, on all that the journal holds by then: what has ended as it ended, the rest as
-    running. With one trial at a time the two are the same.
+    Under a rule that stops trials, the order of reports decides which trials stop, and so which points follow. Then
+    trial n is requested at once, from everything in the journal: ended trials as they ended, the rest as running.
+    With one trial at a time both ways are the same.
 
-    No point is trained twice. What the sampler asks for again goes into the journal, is shown to it from then on as
-    the trial that has that point, and it is asked anew. Where that leads to nothing new, any point will do that has not
-    been tried; where there is none, the search is over.
+    No point is trained twice. If the sampler repeats a point, the repeat goes into the journal, the sampler sees it
+    from then on as the trial with that point, and it is asked again. If that yields nothing new, an untried point is
+    taken; if there is none, the search is over.
     """
 
     def __init__(
@@ -250,11 +258,11 @@ class StudySearch(JournalSearch):
     ) -> None:
         super().__init__(spec, journal, min(slots, concurrency), log, reconcile)
         self.concurrency = concurrency
-        self._marks: dict[Key, dict[str, Any]] = {}  # what CMA-ES keeps with a trial: its generation
+        self._sampler_attrs: dict[Key, dict[str, Any]] = {}  # what CMA-ES stores with a trial: its generation
         self._distributions = _distributions(spec)
         self._frozen: dict[Key, FrozenTrial] = {}  # of trials that have ended
-        self._tried: dict[str, str] = {}  # which trial has a point, by its settings and by its configuration's hash
-        self._ended = self._noted = 0  # so many trials, the first ones, have ended, or are in `_tried`
+        self._tried: dict[str, str] = {}  # settings, or hash of the configuration -> the trial with it
+        self._ended = self._noted = 0  # how many of the first trials have ended; how many are in `_tried`
         if spec.search.method == "cmaes":
             self._ask_again()
 
@@ -271,15 +279,15 @@ class StudySearch(JournalSearch):
 
     @property
     def _waits(self) -> bool:
-        """Whether the points are to be independent of the clock."""
+        """Whether the points must not depend on timing."""
         return self.spec.scheduler == "none"
 
     def _settled(self, number: int) -> int:
-        """So many trials, the first ones, are shown to the sampler of this one as the journal has them."""
+        """How many of the first trials this one's sampler sees as the journal has them; the rest count as running."""
         return max(0, number - self.concurrency + 1) if self._waits else number
 
     def _fresh(self, records: Sequence[TrialRecord], number: int) -> Point | None:
-        """A point that no trial has, or None once the journal says that the search is over."""
+        """A point that no trial has; None once the journal says that the search is over."""
         repeats, space = self.journal.repeats(self.stage), self.spec.space
         while not self._exhausted(count := _count(repeats, number)):
             raw = self._sample(records, repeats, number)
@@ -291,11 +299,11 @@ class StudySearch(JournalSearch):
         return self._untried(records, number, count)
 
     def _exhausted(self, repeats: int) -> bool:
-        """Whether the sampler is asked no more after so many points that there were. The second half is at random."""
+        """Whether the sampler is given up after this many repeats. The second half is sampled at random."""
         return repeats >= (REPEATS if self.spec.points else 2 * REPEATS)
 
     def _untried(self, records: Sequence[TrialRecord], number: int, count: int) -> Point | None:
-        """The first point without a trial from some place on; where none is found, the search is over."""
+        """The first untried point from a derived index on; if there is none, records the end of the search."""
         size, space, seed = self.spec.points or 0, self.spec.space, self.spec.seeds.search[0]
         begin = derive(seed, number, count)
         for offset in range(min(size, LOOKED_AT)):
@@ -309,7 +317,7 @@ class StudySearch(JournalSearch):
         return None
 
     def _trial_with(self, records: Sequence[TrialRecord], params: Mapping[str, Any]) -> str | None:
-        """The trial that has a point, whatever became of it; all are of one seed."""
+        """The trial with this point, in any state, or None; all trials have the same seed."""
         for record in records[self._noted :]:
             for key in (json.dumps(record.ask.params, sort_keys=True), record.ask.config_hash):
                 self._tried.setdefault(key, record.id)
@@ -322,7 +330,7 @@ class StudySearch(JournalSearch):
             return None
 
     def _ask_again(self) -> None:
-        """Make the marks of earlier sessions' trials again, each on what the journal held when it was asked for."""
+        """Rebuild the sampler attributes of earlier trials, each from the journal as it was at the trial's request."""
         past: dict[str, TrialRecord] = {}
         repeats: list[Repeat] = []
         for event in self.journal.events:
@@ -335,15 +343,16 @@ class StudySearch(JournalSearch):
             apply(past, event)
 
     def _all_ended(self, records: Sequence[TrialRecord], count: int) -> bool:
-        """Whether the first `count` trials have. What has ended stays so, and is not looked at again."""
+        """Whether the first `count` trials have ended. Those that have are not looked at again."""
         while self._ended < count and not records[self._ended].open:
             self._ended += 1
         return self._ended >= count
 
     def _sample(self, records: Sequence[TrialRecord], repeats: Sequence[Repeat], number: int) -> dict[str, Any]:
-        """The raw parameters that the sampler gives trial `number` after these."""
+        """The sampler's parameters for trial `number`, after these trials and repeats."""
         settled, count = self._settled(number), _count(repeats, number)
-        common = Common.of(self.spec, records[:settled])  # what left the budget would draw the sampler out of it
+        # Trials off the budget are left out: they would draw the sampler away from it.
+        common = Common.of(self.spec, records[:settled])
 
         def on_budget(record: TrialRecord) -> bool:
             if record.ask.number < settled:
@@ -361,28 +370,28 @@ class StudySearch(JournalSearch):
         study.add_trials(trials)
         raw = study.ask(fixed_distributions=self._distributions).params
         if self.spec.search.method == "cmaes":
-            self._marks[number, count] = study.get_trials(deepcopy=False)[-1].system_attrs
+            self._sampler_attrs[number, count] = study.get_trials(deepcopy=False)[-1].system_attrs
         return raw
 
     def _shown(self, shown: Shown, running: bool = False) -> FrozenTrial:
-        """A trial as the sampler sees it, made once where it has ended."""
+        """A trial as the sampler sees it; cached once the trial has ended."""
         if not running and shown.key in self._frozen:
             return self._frozen[shown.key]
         trial = _frozen_trial(shown, self.spec.objectives, self._distributions, running)
-        trial.system_attrs = dict(self._marks.get(shown.key, {}))
+        trial.system_attrs = dict(self._sampler_attrs.get(shown.key, {}))
         if trial.state.is_finished():
             self._frozen[shown.key] = trial
         return trial
 
 
 def expected_rows(spec: SweepSpec, record: TrialRecord) -> list[checkpoints.ExpectedRow]:
-    """What a trial must repeat: all rows of the journal; none on a GPU, where the same steps may give other bits."""
+    """The rows that a trial must reproduce: all in the journal; none on a GPU, where results may differ in bits."""
     rows = record.rows if not spec.resources.gpus_per_worker else []
     return [({"step": row.step, **row.metrics}, row.checkpoint) for row in rows]
 
 
 def derive(seed: int, number: int, count: int = 0) -> int:
-    """A sampler's seed for one trial; another for each time that it is asked again."""
+    """The sampler's seed for a trial; a different one for each repeat."""
     again = f" {count}" if count else ""
     return int.from_bytes(hashlib.sha256(f"{seed} {number}{again}".encode()).digest()[:4])
 
@@ -397,10 +406,10 @@ def write_study(spec: SweepSpec, journal: Journal, path: Path) -> None:
 
 
 def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
-    """How much each setting of the space sets the best trials apart, by path, 1 in all; empty where nothing does.
+    """How much each setting of the space sets the best trials apart, by path, 1 in total; empty if nothing does.
 
-    PED-ANOVA (Watanabe, Bansal & Hutter 2023), Optuna's own choice. A simplex has the sum of its parameters. Of several
-    objectives the first counts.
+    PED-ANOVA (Watanabe, Bansal & Hutter 2023), Optuna's default. A simplex gets the sum over its parameters. Only the
+    first objective counts.
     """
     common = Common.of(spec, journal.stage("search"))
     records = [record for record in journal.stage("search") if record.ask.raw and common.kept(record)]
@@ -420,7 +429,7 @@ def _sampler(spec: SweepSpec, seed: int) -> BaseSampler:
         return RandomSampler(seed)
     if spec.search.method == "cmaes":
         return CmaEsSampler(seed=seed, warn_independent_sampling=False)
-    # At least a few points at random, at most Optuna's own ten, and in a short sweep a third of it.
+    # Random points at first: a third of the trials, but at least three and at most ten, Optuna's default.
     startup = max(3, min(10, spec.total_trials // 3))
     if spec.search.method == "gp":
         return GPSampler(seed=seed, n_startup_trials=startup)
@@ -445,7 +454,7 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
 
 
 class _Lines(BaseJournalBackend):
-    """The lines of a JournalFileBackend's file, which would open, lock and sync it anew for every trial."""
+    """The lines of a JournalFileBackend's file. That backend opens, locks and syncs its file for every trial."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -458,20 +467,20 @@ class _Lines(BaseJournalBackend):
 
 
 class _Shared(FrozenTrial):
-    """One that a storage may keep without a copy of its contents, which nobody changes: copies were 90 % of a question
-    to the sampler."""
+    """A trial that a storage may keep without a deep copy, as nobody changes it: copies took 90 % of the sampler's
+    time."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTrial:
         return copy.copy(self)
 
 
 def _count(repeats: Sequence[Repeat], number: int) -> int:
-    """How often the sampler asked for what there was already in place of the newest trial, which has this number."""
+    """How many repeats the sampler gave for trial `number`, the newest."""
     return sum(1 for _ in itertools.takewhile(lambda one: one.number >= number, reversed(repeats)))
 
 
 def _latest(records: Sequence[TrialRecord], repeats: Sequence[Repeat], most: int | None = None) -> list[Shown]:
-    """Trials, and what was asked for again as the trials that have it, in the order of asking; the latest `most`."""
+    """The latest `most` trials and repeats, in the order of asking; a repeat is shown as the trial with its point."""
     begin = max(0, len(records) - most) if most else 0
     again = list(itertools.takewhile(lambda one: one.number >= begin, reversed(repeats)))[::-1]
     by_number: dict[int, list[Repeat]] = {}
@@ -501,9 +510,9 @@ def _frozen_all(shown: Iterable[Shown], spec: SweepSpec, objectives: Sequence[st
 def _frozen_trial(
     shown: Shown, objectives: Sequence[str], distributions: Mapping[str, BaseDistribution], running: bool = False
 ) -> FrozenTrial:
-    """A trial as Optuna keeps it. A stopped one has its curve and no value: it never ran to a comparable end.
+    """A trial as Optuna stores it. A stopped one has its curve but no value, as it has no comparable end.
 
-    Under several objectives there are no curves, which Optuna has for one alone.
+    With several objectives there are no curves: Optuna supports them for one only.
     """
     record = shown.record
     state = TrialState.RUNNING if running or record.open else _STATES[record.state]
@@ -512,7 +521,7 @@ def _frozen_trial(
         state = TrialState.FAIL
     curve = ((row.step, row.metrics.get(objectives[0])) for row in record.rows if len(objectives) == 1)
     return _Shared(
-        number=-1,  # this and the id are the storage's to give
+        number=-1,  # the storage assigns this and the id
         trial_id=-1,
         state=state,
         value=None,

@@ -1,8 +1,8 @@
-"""Tune's schedulers over the journal: they record what trials report, and stop what a rule of the spec stops.
+"""Tune's schedulers over the journal: they record what trials report, and stop the trials that the spec's rule stops.
 
-A rule of Ray's is asked about our trial ids and the journal's rows, one row at a time, each once. So it can be
-rebuilt: at every start it is shown the journal from the beginning, and stands where it stood when the last session
-ended, whatever ended it.
+Ray's rule sees our trial ids and the rows of the journal, one at a time, each once. So it can be rebuilt: at every
+start the journal is replayed to it from the beginning, which gives its state at the end of the last session, however
+that ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sweeper.system import faults
 
 @dataclass(frozen=True)
 class TrialStub:
-    """A trial as Ray's rules know it: by our id."""
+    """A trial as Ray's rules see it: only our id."""
 
     trial_id: str
 
@@ -36,9 +36,9 @@ class TrialStub:
 class Hooks:
     """What a scheduler calls.
 
-    on_mismatch: with one line, when a restarted trial reports a row that differs from the journal's. release: with the
-    id of a trial that failed, to free what it held, for its process may be dead. outcome: with the record of a trial
-    that completes; returns what its `End` keeps besides.
+    on_mismatch: gets one line when a restarted trial reports a row that differs from the journal's. release: gets the
+    id of a failed trial, to free what it held, as its process may be dead. outcome: gets the record of a completed
+    trial; returns further fields of its `End`.
     """
 
     on_mismatch: Callable[[str], None] = lambda line: None
@@ -47,9 +47,9 @@ class Hooks:
 
 
 class JournalScheduler(FIFOScheduler):
-    """Scheduler none: what Tune tells goes into the journal, and every trial runs to its end.
+    """Scheduler none: writes what Tune reports to the journal; every trial runs to its end.
 
-    Rows that the journal has already, as a restarted trial sends them, were judged when they came.
+    Rows that the journal already has, which a restarted trial sends again, were judged when they first came.
     """
 
     def __init__(self, journal: Journal, run_dir: Path, hooks: Hooks | None = None) -> None:
@@ -59,7 +59,7 @@ class JournalScheduler(FIFOScheduler):
         self._taken_up: list[Any] = []
 
     def reconcile_dropped(self) -> None:
-        """Write down the ends that Tune tells nobody: it drops a trial whose process the one before has not left."""
+        """Record ends that Tune does not report: it drops a trial if the one before has not left its process."""
         for trial in self._taken_up:
             record = self.journal.trials[trial.config["id"]]
             if trial.status == "ERROR" and record.state == "running":
@@ -67,11 +67,11 @@ class JournalScheduler(FIFOScheduler):
         self._taken_up = [trial for trial in self._taken_up if self.journal.trials[trial.config["id"]].open]
 
     def should_stop(self, identity: str, row: dict[str, Any]) -> bool:
-        """Whether a trial stops here; called once for each row of the journal, in its order."""
+        """Whether a trial stops here; called once for each row, in the order of the journal."""
         return False
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if trial not in self._taken_up:  # it comes again when it is tried again
+        if trial not in self._taken_up:  # a retried trial is added again
             self._taken_up.append(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -81,8 +81,8 @@ class JournalScheduler(FIFOScheduler):
         for row in result["rows"]:
             metrics = {key: value for key, value in row.items() if key != "step"}
             checkpoint = result.get("checkpoint") if row is result["rows"][-1] else None
-            told = {"step": row["step"], "metrics": metrics, "checkpoint": checkpoint, "node": result.get("node")}
-            if not self.journal.append(Report(trial=record.id, **told)):
+            fields = {"step": row["step"], "metrics": metrics, "checkpoint": checkpoint, "node": result.get("node")}
+            if not self.journal.append(Report(trial=record.id, **fields)):
                 self._compare(record, row["step"], metrics)
                 continue
             if self.should_stop(record.id, row):
@@ -98,16 +98,16 @@ class JournalScheduler(FIFOScheduler):
             self._end(record, "failed", "it ended without a report")
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Tune tells of each failure, and tries again as often as the spec's max_failures says."""
+        """Record a failure. Tune calls this for each, and retries up to the spec's max_failures."""
         record = self.journal.trials[trial.config["id"]]
-        self.hooks.release(record.id)  # before it is tried again, for the same room
+        self.hooks.release(record.id)  # before the retry, which needs the same resources
         if not record.open:
             return
         reason = self._noted(record.id)
         if not reason and checkpoints.no_room(self.run_dir):
             self._break_off(record, OSError(errno.ENOSPC, "No space left on device", str(self.run_dir)))
         reason = reason or "its process died; the machine may have run out of memory"
-        if trial.status == "ERROR" and trial.should_recover():  # the state in which Tune puts it back into its queue
+        if trial.status == "ERROR" and trial.should_recover():  # then Tune puts it back into its queue
             self._end(record, "interrupted", f"tried again after {reason}")
         else:
             self._end(record, "failed", reason)
@@ -117,7 +117,7 @@ class JournalScheduler(FIFOScheduler):
         return {}
 
     def _break_off(self, record: TrialRecord, fault: OSError) -> NoReturn:
-        """Leave a trial open that met a fault, and end the sweep, for more trials would meet it. Raises the fault."""
+        """Leave a trial with a fault open, and end the sweep, as other trials would meet it too. Raises the fault."""
         if record.open:
             self._end(record, "interrupted", faults.line(fault))
         raise fault
@@ -141,13 +141,13 @@ class JournalScheduler(FIFOScheduler):
         for key in sorted(before.keys() | metrics):
             if before.get(key) != metrics.get(key):
                 self.hooks.on_mismatch(
-                    f"{record.id} was to repeat step {step} and does not: {key} {before.get(key)} in the journal, "
-                    f"which keeps it, {metrics.get(key)} now; another machine, or other versions?"
+                    f"{record.id}: step {step} did not reproduce: {key} was {before.get(key)}, is {metrics.get(key)}; "
+                    f"the journal keeps {before.get(key)}. Another machine, or other versions?"
                 )
                 return
 
     def _noted(self, identity: str) -> str:
-        """Why a trial failed, as it noted; nothing where it did not come to that."""
+        """The reason of a failure that the trial noted; empty if it did not get that far."""
         try:
             if self.place:
                 (self.place / "trials" / identity / "error.txt").pull(self.run_dir / "trials" / identity / "error.txt")
@@ -157,10 +157,10 @@ class JournalScheduler(FIFOScheduler):
 
 
 class RuleScheduler(JournalScheduler):
-    """A rule of Ray's decides. At the full length nothing is stopped any more, and nothing is recorded in a rung.
+    """A rule of Ray's decides. At full length no trial is stopped, and nothing is recorded in a rung.
 
-    The baseline, the first arm, is judged like the rest and never stopped: everything is compared with its end. A trial
-    that leaves the budget by its settings is neither judged nor a measure of others, and runs to its end.
+    The baseline, the first arm, is judged like the rest but never stopped: everything is compared with its end. A trial
+    whose settings leave the budget is not judged, does not count for others, and runs to its end.
     """
 
     def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, hooks: Hooks | None, rule: Any) -> None:
@@ -182,7 +182,7 @@ class RuleScheduler(JournalScheduler):
         self.rule.on_trial_add(None, TrialStub(trial.config["id"]))
 
     def _replay(self) -> None:
-        """Show the rule what it has seen. A session may have ended between a report and the end that it calls for."""
+        """Replay the journal to the rule. The last session may have ended between a report and the resulting stop."""
         stopped = {}
         for event in list(self.journal.events):
             if isinstance(event, Ask):
@@ -195,8 +195,8 @@ class RuleScheduler(JournalScheduler):
 
 
 class Halving(RuleScheduler):
-    """Ray's ASHA. A trial is recorded in one rung at a report, the highest that it has reached: `stop_last_trials`
-    off keeps it from being judged later, by a better value, in one that it passed on the way."""
+    """Ray's ASHA. At a report, a trial is recorded only in the highest rung that it has reached; `stop_last_trials`
+    off prevents a later judgement, by a better value, in a rung that it skipped."""
 
     def __init__(self, spec: SweepSpec, journal: Journal, run_dir: Path, hooks: Hooks | None = None) -> None:
         declared = spec.scheduler
@@ -227,13 +227,13 @@ class Median(RuleScheduler):
             mode="min",
             grace_period=declared.first,
             min_samples_required=declared.trials,
-            min_time_slice=math.inf,  # type: ignore[arg-type]  # else it pauses trials while there are few
+            min_time_slice=math.inf,  # type: ignore[arg-type]  # otherwise it pauses trials while there are few
         )
         super().__init__(spec, journal, run_dir, hooks, rule)
 
 
 def scheduler(spec: SweepSpec, journal: Journal, run_dir: Path, hooks: Hooks | None = None) -> JournalScheduler:
-    """The spec's scheduler, which stands where the journal ends."""
+    """The spec's scheduler, in its state at the end of the journal."""
     match spec.scheduler:
         case early_stopping.Halving():
             return Halving(spec, journal, run_dir, hooks)

@@ -1,6 +1,6 @@
-"""An ablation's arms, from two: the baseline and the full method. What results is method arms.
+"""Derive the arms of an ablation from two: the baseline and the full method. The result is method arms.
 
-A component is a setting in which the two differ, presets being read as the settings that they stand for.
+A component is a setting in which the two differ. Presets count as the settings that they stand for.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ MOST = 8  # components of a factorial
 
 
 def expanded(spec: SweepSpec, expand: Callable[[Mapping[str, Any]], Params], base: Mapping[str, Any]) -> SweepSpec:
-    """The spec with the arms of its ablation; the first arm is what the others are compared with.
+    """The spec with the arms of its ablation; all other arms are compared with the first one.
 
-    leave_one_out: the full method, it without each component, the baseline. add_one: the baseline, it with each
-    component, the full method. grid: all combinations, the baseline first. base: the settings without an arm. Raises
-    ConfigError.
+    leave_one_out: the full method, the full method without each component, the baseline.
+    add_one: the baseline, the baseline with each component, the full method.
+    grid: all combinations, the baseline first.
+
+    Args:
+        spec: with the two arms.
+        expand: replaces presets by the settings that they stand for.
+        base: the settings without an arm.
+
+    Raises ConfigError.
     """
     if len(spec.arms) != 2:
         raise ConfigError(
@@ -54,7 +61,7 @@ def expanded(spec: SweepSpec, expand: Callable[[Mapping[str, Any]], Params], bas
 def _factorial(plain: str, full: str, off: Params, on: Params, names: Mapping[str, str]) -> dict[str, Params]:
     if len(on) > MOST:
         raise ConfigError(
-            ("ablation",), f"a grid of {len(on)} components has {2 ** len(on)} arms; at most {MOST} of them"
+            ("ablation",), f"{len(on)} components make {2 ** len(on)} arms; use at most {MOST} components"
         )
     arms: dict[str, Params] = {}
     for chosen in itertools.product((False, True), repeat=len(on)):
@@ -65,14 +72,14 @@ def _factorial(plain: str, full: str, off: Params, on: Params, names: Mapping[st
 
 
 def _names(paths: list[str]) -> dict[str, str]:
-    """The last words of the paths, whole paths where those are not distinct, of letters that a name may have."""
+    """The last word of each path, or the whole path if two last words are equal; other characters become `_`."""
     leaves = [path.rpartition(".")[2] for path in paths]
     words = leaves if len(set(leaves)) == len(leaves) else paths
     return {path: re.sub(r"[^A-Za-z0-9_-]+", "_", word) for path, word in zip(paths, words, strict=True)}
 
 
 def at(tree: Mapping[str, Any], path: str) -> Any:
-    """What stands at a dotted path, None where there is nothing."""
+    """The value at a dotted path, None if there is none."""
     value: Any = tree
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None

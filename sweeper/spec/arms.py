@@ -1,4 +1,4 @@
-"""Method grid: every combination of a space's values as an arm of its own. What results is method arms."""
+"""Method grid: make every combination of a space's values an arm. The result is method arms."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.hints import shown
-from sweeper.spec.space import Choice, Domain, RandInt
+from sweeper.spec.space import Choice, Domain, RandInt, count_values
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
-from sweeper.spec.space import count_values
 
 _LONGEST = 64
 
 
 def expanded(spec: SweepSpec, settle: Callable[[Mapping[str, Any]], object]) -> SweepSpec:
-    """The spec under method arms: its own arms first, then each point of the grid that is none of them.
+    """The spec under method arms: its own arms first, then each point of the grid that is not one of them.
 
-    settle: the whole settings that some by path amount to, None if they are illegal. Raises ConfigError.
+    settle: turns settings by path into complete settings, None if they are illegal. Raises ConfigError.
     """
     if not spec.space:
         raise ConfigError(("space",), "is empty: grid needs one; for arms alone write search: {method: arms}")
@@ -51,7 +50,7 @@ def _values(path: str, domain: Domain) -> Sequence[Any]:
 
 
 def _name(paths: Sequence[str], values: Sequence[Any]) -> str:
-    """`ema_decay_0_5-rate_0_15`: the last words of the paths with their values, of letters that a name may have."""
+    """`ema_decay_0_5-rate_0_15`: the last words of the paths with their values, in characters that a name may have."""
     leaves = [path.rpartition(".")[2] for path in paths]
     words = leaves if len(set(leaves)) == len(leaves) else paths
     texts = [value if isinstance(value, str) else shown(value) for value in values]

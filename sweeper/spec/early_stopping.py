@@ -1,4 +1,4 @@
-"""When a trial may be stopped before its end: the rules as a spec declares them, and where their rungs lie."""
+"""The rules that may stop a trial early, as a spec declares them, and the steps of their rungs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sweeper.spec.errors import ConfigError, refusal
 from sweeper.spec.hints import nearest
 
-# Up to the end of the warm-up all configurations are the same run; half as long again lets them part.
+# Until the warm-up ends, all configurations behave alike; half as long again lets them diverge.
 GRACE = 1.5
 
 
 class _Rule(BaseModel):
-    """first: the first step at which a trial may be stopped; null is the earliest legal one."""
+    """first: the first step at which a trial may be stopped; null means the earliest legal one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: ClassVar[str]
@@ -33,7 +33,7 @@ class _Rule(BaseModel):
 
 class Halving(_Rule):
     """Asynchronous successive halving (Li et al., 2020), ASHA: of the trials that reached a rung, one in `reduction`
-    goes on. Each rung lies `reduction` times as far as the one before."""
+    goes on. Each rung is at `reduction` times the step of the one before."""
 
     name: ClassVar[str] = "halving"
 
@@ -41,8 +41,8 @@ class Halving(_Rule):
 
 
 class Median(_Rule):
-    """The median rule (Golovin et al., 2017): a trial stops when its best lies above the median of the others'
-    running means, once `trials` others have come that far."""
+    """The median rule (Golovin et al., 2017): a trial stops when its best value is above the median of the
+    others' running means, once `trials` others have reached that step."""
 
     name: ClassVar[str] = "median"
 
@@ -63,7 +63,7 @@ def parse(node: Any) -> Rule:
     if isinstance(node, str):
         node = {node: {}}
     if not isinstance(node, Mapping) or len(node) != 1:
-        raise ConfigError((), f"{node!r} is not none, halving or median, nor one of the last two with its settings")
+        raise ConfigError((), f"{node!r} is not a scheduler: write none, halving, median or {{median: {{trials: 5}}}}")
     name, body = next(iter(node.items()))
     if name not in RULES:
         raise ConfigError((), f"unknown scheduler {name!r}: {nearest(str(name), ['none', *RULES])}")
@@ -80,30 +80,30 @@ def to_dict(rule: Rule) -> Any:
 
 
 def placed(rule: Rule, lengths: Iterable[int], warmup: int) -> Rule:
-    """The rule with its first step settled. Raises ConfigError where it could judge what cannot be compared.
+    """The rule with its first step filled in. Raises ConfigError if it would compare trials that are not comparable.
 
-    lengths: steps of the trials that the spec can ask for. warmup: the longest of them, in steps.
+    lengths: steps of the trials that the spec can ask for. warmup: the longest warm-up of these, in steps.
     """
     if isinstance(rule, str):
         return rule
     shortest, longest = min(lengths), max(lengths)
     if shortest != longest:
-        raise ConfigError((), f"{rule.name} compares trials of one length, these have {shortest} to {longest} steps")
+        raise ConfigError((), f"{rule.name} needs trials of one length; these have {shortest} to {longest} steps")
     earliest = max(1, math.ceil(GRACE * warmup))
     if earliest >= longest:
-        reason = f"the warm-up of {warmup} of {longest} steps leaves no room for a rung, which may lie at"
-        raise ConfigError((), f"{reason} {earliest} or later; shorten the warm-up, or write scheduler: none")
+        reason = f"a warm-up of {warmup} of {longest} steps leaves no room for a rung, allowed from step"
+        raise ConfigError((), f"{reason} {earliest} on; shorten the warm-up, or write scheduler: none")
     first = earliest if rule.first is None else rule.first
     if first < earliest:
-        reason = f"a rung before the warm-up is over: {first}, with a warm-up of {warmup} steps"
-        raise ConfigError((rule.name, "first"), f"{reason}; the smallest legal value is {earliest}")
+        reason = f"{first} is too early after a warm-up of {warmup} steps; use {earliest} or more"
+        raise ConfigError((rule.name, "first"), reason)
     if first >= longest:
         raise ConfigError((rule.name, "first"), f"{first} is not below the full length of {longest} steps")
     return rule.model_copy(update={"first": first})
 
 
 def rungs(rule: Rule, steps: int) -> list[int]:
-    """Steps below the full length from which halving judges; a trial is judged at its first report from there on."""
+    """Steps below the full length at which halving judges: a trial is judged at its first report from there on."""
     if not isinstance(rule, Halving) or rule.first is None:
         return []
     found, rung = [], rule.first

@@ -1,4 +1,4 @@
-"""Why pydantic settings refuse a value, in one line that names the key, the value and what is legal."""
+"""Turn pydantic's complaints into one line that names the key, the value and what is legal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweeper.spec.hints import key_path, nearest, nearest_path, shown
 
 _WHOLE = {"int_type", "int_parsing", "int_parsing_size", "int_from_float"}
 _NUMBERS = _WHOLE | {"float_type", "float_parsing", "finite_number"}
-_MANY = 10  # words are more than one reads: the nearest will do
+_MANY = 10  # legal words: with more, only the nearest is shown
 _KINDS = {  # pydantic's words are JSON's; a spec is YAML
     "model_type": "a mapping",
     "dict_type": "a mapping",
@@ -25,7 +25,7 @@ _KINDS = {  # pydantic's words are JSON's; a spec is YAML
 
 
 class ConfigError(ValueError):
-    """A value that is refused: where it lies, and why. A validator may raise it, with a place below its own."""
+    """A refused value: its location and the reason. A validator may raise it with a location relative to its own."""
 
     def __init__(self, location: tuple[Any, ...], reason: str) -> None:
         super().__init__(f"{key_path(location)}: {reason}" if location else reason)
@@ -34,10 +34,10 @@ class ConfigError(ValueError):
 
 
 def refusal(error: ValidationError, model: type[BaseModel]) -> ConfigError:
-    """The first complaint of a validation; how many more there are is said."""
+    """The first complaint of a validation, with the number of further ones."""
     first, *others = error.errors(include_url=False)
     location, reason = tuple(first["loc"]), _reason(first, model)
-    if location[-1:] == ("[key]",):  # pydantic's mark for a key of a mapping that is itself refused
+    if location[-1:] == ("[key]",):  # how pydantic marks a refused key of a mapping
         location = location[:-2]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
@@ -68,11 +68,11 @@ def _reason(error: Mapping[str, Any], model: type[BaseModel]) -> str:
             return f"the text {shown(value)} is not a number; write it plainly, such as 90, 0.5 or 5e-4"
         return f"{shown(value)} is not {'a whole number' if kind in _WHOLE else 'a number'}"
     if kind == "too_long":
-        return f"there are {error['ctx']['actual_length']:,}, {error['ctx']['max_length']:,} at most"
+        return f"{error['ctx']['actual_length']:,} are too many: use at most {error['ctx']['max_length']:,}"
     if kind == "too_short":
         return f"{shown(value)} is too short: it needs at least {error['ctx']['min_length']}"
     if kind == "literal_error" and len(words := re.findall("'(.*?)'", error["ctx"]["expected"])) > _MANY:
-        return f"{shown(value)} is none of the {len(words)} that there are; {nearest(str(value), words)}"
+        return f"{shown(value)} is not one of the {len(words)} legal values; {nearest(str(value), words)}"
     if kind in _KINDS:
         return f"{shown(value)} should be {_KINDS[kind]}"
     return f"{shown(value)} {error['msg'].removeprefix('Input ')}"
@@ -80,7 +80,7 @@ def _reason(error: Mapping[str, Any], model: type[BaseModel]) -> str:
 
 def _unknown(location: tuple[Any, ...], model: type[BaseModel]) -> str:
     if "." in str(location[-1]):
-        return "a key here has no dot; nest it, section: {key: value}"
+        return "keys cannot have dots here; nest them: section: {key: value}"
     paths = list(setting_paths(model))
     section = key_path(location[:-1])
     siblings = [path for path in paths if path.rpartition(".")[0] == section]
@@ -101,7 +101,7 @@ MAX_LINE = 400
 
 
 class SpecError(ValueError):
-    """What is wrong with a spec, in one line."""
+    """What is wrong with a spec, in one line of at most MAX_LINE characters."""
 
     def __init__(self, message: object) -> None:
         line = " ".join(str(message).split())

@@ -1,4 +1,4 @@
-"""How refusals put things: what they are of, the nearest legal word, a key, a value."""
+"""Parts of error messages: the file, the nearest legal word, a key, a value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 _LONGEST = 80
 _MOST_HINTS, _MISSPELT = 3, 0.9
-# What others call it: last words of paths that a trainable may have.
+# Other names for settings: the last words of paths that a trainable may have.
 _SYNONYMS = {
     "learning_rate": ("lr",),
     "lr": ("learning_rate",),
@@ -47,7 +47,7 @@ _SYNONYMS = {
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """A refusal in here names the spec or the run's folder."""
+    """Prefix ValueErrors of the block with the path of the spec or the run folder."""
     try:
         yield
     except ValueError as error:
@@ -55,14 +55,16 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def nearest(word: str, legal: Iterable[str]) -> str:
-    """'did you mean X?', or the legal words where none is near."""
+    """'did you mean X?', or the legal words if none is close."""
     words = list(legal)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"legal are {', '.join(words) or 'none'}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"use {'one of ' * (len(words) > 1)}{', '.join(words)}" if words else "there are none"
 
 
 def nearest_path(path: str, legal: Iterable[str]) -> str:
-    """As `nearest`, of dotted paths: first one with the same last word, or another word for it, wherever it lies."""
+    """As `nearest`, for dotted paths: prefers a path with the same last word, or a synonym of it, in any section."""
     words, paths = path.rpartition(".")[2], list(legal)
     leaves = {one: one.rpartition(".")[2] for one in paths}
     parts = set(words.split("_"))
@@ -87,7 +89,7 @@ def key_path(location: tuple[Any, ...]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: null, true and false as YAML has them, the rest short."""
+    """A value for an error message: null, true and false as in YAML, anything else shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
@@ -95,5 +97,5 @@ def shown(value: Any) -> str:
 
 
 def confidence(alpha: float) -> str:
-    """What an interval at 1 - alpha covers, in per cent, with as many digits as tell it from 100: 95, 99.98."""
+    """The coverage 1 - alpha in per cent, with enough digits to differ from 100: 95, 99.98."""
     return f"{100 * (1 - alpha):.{max(4, 2 - math.floor(math.log10(alpha)))}g}"

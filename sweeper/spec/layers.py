@@ -1,7 +1,7 @@
-"""Which of several sources of a spec wins: file < profile < `--set`.
+"""Which source of a spec wins: file < profile < `--set`.
 
-Mappings merge, lists, scalars and domains are replaced whole, null deletes. The layers stay apart so that a refusal
-can name where the refused value was written.
+Mappings are merged; lists, scalars and domains are replaced as a whole; null deletes. The layers are kept apart so
+that an error can name where the refused value was written.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sweeper.spec import yaml_reader
 from sweeper.spec.hints import nearest
+from sweeper.system import yaml_reader
 
 Tree = dict[str, Any]
 
@@ -18,7 +18,7 @@ _LONGEST = 120
 
 
 class Layer(NamedTuple):
-    """One source: how an error names it, and the part of a spec that it gives."""
+    """One source of a spec: its name in errors, and the part of the spec that it sets."""
 
     label: str
     tree: Mapping[str, Any]
@@ -36,7 +36,7 @@ def stack(tree: Mapping[str, Any], profile: str | None, sets: Iterable[str], sou
     chosen = profile if profile is not None else tree.get("profile")
     # A resolved spec keeps the name of its profile but no profiles: there the name is a label.
     if chosen is not None and (profiles or profile is not None):
-        if chosen not in list(profiles):  # a list, as what a file holds may not be hashable
+        if chosen not in list(profiles):  # a list: the value from the file may not be hashable
             where = f"--profile {chosen}" if profile is not None else f"{source}: profile: {chosen!r}"
             raise ValueError(f"{where}: there is no such profile; {nearest(str(chosen), profiles)}")
         layers.append(Layer(f"{source}, profile {chosen}", {**(profiles[chosen] or {}), "profile": chosen}))
@@ -48,7 +48,7 @@ def stack(tree: Mapping[str, Any], profile: str | None, sets: Iterable[str], sou
 
 
 def _label(text: str) -> str:
-    """How an error names a `--set`, with room for what is wrong with it."""
+    """A `--set` in an error, shortened so that the reason still fits."""
     return f"--set {text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'}"
 
 
@@ -61,7 +61,7 @@ def merge_all(layers: Iterable[Layer]) -> Tree:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any], at: tuple[str, ...] = ()) -> Tree:
-    """`over` on top of `base`, where `at` says how deep in the spec the two lie."""
+    """`over` on top of `base`; `at` is the location of both in the spec."""
     merged = dict(base)
     for key, value in over.items():
         path = (*at, key)
@@ -76,14 +76,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], at: tuple[str, ...] 
 
 
 def origin(layers: list[Layer], location: tuple[Any, ...]) -> str:
-    """The label of the topmost layer that says something about a location; of the file where that is the whole."""
+    """The label of the topmost layer that sets a location; of the file for the spec as a whole."""
     if not location:
         return layers[0].label
     return next((layer.label for layer in reversed(layers) if touches(layer.tree, location)), layers[0].label)
 
 
 def touches(tree: Any, location: Sequence[Any]) -> bool:
-    """Whether a tree says something about a location, if only by ending above it."""
+    """Whether a tree sets a location or, with a value that is no mapping, something above it."""
     for key in location:
         if not isinstance(tree, Mapping):
             return True
@@ -94,7 +94,7 @@ def touches(tree: Any, location: Sequence[Any]) -> bool:
 
 
 def _replaced_whole(path: tuple[str, ...]) -> bool:
-    """A domain of the space, or the value that an arm gives to a path."""
+    """Whether this is a domain of the space, or an arm's value for a path."""
     return (path[0] == "space" and len(path) == 2) or (path[0] == "arms" and len(path) == 3)
 
 
@@ -107,7 +107,7 @@ def _check_profile(where: str, part: Any) -> None:
 
 
 def _assignment(text: str, below: Mapping[str, Any]) -> Tree:
-    """`PATH=VALUE` as a partial spec, to be laid over `below`."""
+    """`PATH=VALUE` as a partial spec, to be merged over `below`."""
     path, equals, value_text = text.partition("=")
     keys, label = _keys(path.strip()), _label(text)
     if len(keys) > yaml_reader.MAX_DEPTH:
@@ -130,7 +130,7 @@ def _assignment(text: str, below: Mapping[str, Any]) -> Tree:
 
 
 def _keys(path: str) -> list[str]:
-    """Where a `--set` path leads. The keys of `space` and of an arm are themselves dotted paths of the settings."""
+    """The keys of a `--set` path. Keys of `space` and of an arm are themselves dotted paths of settings."""
     root, _, rest = path.partition(".")
     if root == "space" and rest:
         return [root, rest]

@@ -1,7 +1,7 @@
-"""Whether the trainable accepts everything that a spec may ask it to run, found out before anything starts.
+"""Load a spec, and check before anything starts that the trainable accepts everything the spec may ask for.
 
-Tried against the trainable's own Config: the base settings, every arm, every domain's corners one at a time, and all
-low and all high corners together.
+The trainable's own Config must accept the base settings, every arm, every corner of every domain, and all low and all
+high corners together.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper.spec import ablation, early_stopping, yaml_reader
+from sweeper.spec import ablation, early_stopping
 from sweeper.spec.arms import expanded
 from sweeper.spec.errors import ConfigError, SpecError, refusal, setting_paths
 from sweeper.spec.hints import key_path, nearest, nearest_path, shown
@@ -22,17 +22,14 @@ from sweeper.spec.layers import merge_all, origin, stack
 from sweeper.spec.recorded import TrainableStub
 from sweeper.spec.settings import config_model, dumped, settings
 from sweeper.spec.spec import SweepSpec
-from sweeper.system import files, secrecy
+from sweeper.system import files, secrecy, yaml_reader
 from sweeper.trainable import Settings, Trainable, shipped
-
-if TYPE_CHECKING:
-    pass
 
 
 def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
-    """The spec with settings and arms complete. Raises ConfigError for what the trainable would not run.
+    """The spec with complete settings and arms. Raises ConfigError for settings that the trainable refuses.
 
-    outside: of a run's folder, in which the trainable must not lie.
+    outside: a run folder, in which the trainable must not lie.
     """
     try:
         trainable = Trainable.load(spec.trainable, outside)
@@ -44,13 +41,13 @@ def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
         if path not in legal:
             raise ConfigError((*where, path), f"the trainable has no such setting; {nearest_path(path, sorted(legal))}")
     plain = settings(spec, {})
-    there = {*dir(type(plain)), *type(plain).model_fields}  # not asked for: some open files to answer
+    there = {*dir(type(plain)), *type(plain).model_fields}  # not read: some properties open files
     lacking = [name for name in vars(Settings) if not name.startswith("_") and name not in there]
     if lacking:
         raise ConfigError(("trainable",), f"the Config of {spec.trainable!r} lacks {', '.join(lacking)}")
     base = dumped(spec, {})
     if spec.objective in trainable.at_end():
-        reason = f"{spec.objective!r} is in a run's last row alone; it can stand behind another, as in [val/loss, …]"
+        reason = f"{spec.objective!r} is only in a run's last row; put another objective first, as in [val/loss, …]"
         raise ConfigError(("objective",), reason)
     if spec.evaluate and trainable.check_tasks is None:
         raise ConfigError(
@@ -69,8 +66,8 @@ def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
             probed.append(settings(spec, params))
         except ConfigError as error:
             values = ", ".join(f"{path} = {shown(value)}" for path, value in params.items())
-            said = error.location == ("config",) or key_path(error.location).endswith(tuple(params))
-            raise ConfigError(where, f"{values} is refused: {error.reason if said else error}") from None
+            named = error.location == ("config",) or key_path(error.location).endswith(tuple(params))
+            raise ConfigError(where, f"{values} is refused: {error.reason if named else error}") from None
     try:
         rule = early_stopping.placed(
             spec.scheduler, {one.steps for one in probed}, max(one.warmup_steps for one in probed)
@@ -83,17 +80,17 @@ def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
     data = base.pop("data", {})
     done = spec.model_copy(update={"config": base, "data": data, "arms": arms, "search": trials, "scheduler": rule})
     if done.arms and not (done.total_trials or done.confirm_trials):
-        reason = "nothing would run, for no arm but the baseline keeps to its budget; budget: free compares them all"
+        reason = "nothing would run: no other arm has the baseline's budget; set budget: free to compare them all"
         raise ConfigError(("arms",), reason)
     return done
 
 
 def _without_secrets(spec: SweepSpec) -> SweepSpec:
-    """The spec with its secrets in the environment, and references to them in their place."""
+    """The spec with its secrets moved to the environment and replaced by references."""
     kinds = secrecy.declared(config_model(spec))
     for path, domain in spec.space.items():
         if secrecy.is_secret(path, kinds) and any(isinstance(corner, str) for corner in domain.corners()):
-            raise ConfigError(("space", path), "is a secret, which no search varies; give it in config")
+            raise ConfigError(("space", path), "is a secret and cannot be searched; set it in config")
     try:
         config = secrecy.taken(spec.config, "config", kinds)
         data = secrecy.taken({"data": spec.data}, "", kinds)["data"]
@@ -104,7 +101,7 @@ def _without_secrets(spec: SweepSpec) -> SweepSpec:
 
 
 def _settled(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel | None:
-    """The trainable's Config, or None where it refuses."""
+    """The trainable's Config, or None if it refuses the settings."""
     try:
         return settings(spec, params)
     except ConfigError:
@@ -112,7 +109,10 @@ def _settled(spec: SweepSpec, params: Mapping[str, Any]) -> BaseModel | None:
 
 
 def _refuse_twins(names: list[str], settled: list[Any]) -> None:
-    """A sampler's arms are its first points, and no point is trained twice. settled: settings, those of arms first."""
+    """Refuse equal arms: they are a sampler's first points, and no point is trained twice.
+
+    settled: complete settings, those of the arms first.
+    """
     seen: dict[str, str] = {}
     for name, one in zip(names, settled, strict=False):
         other = seen.setdefault(one.model_dump_json(), name)
@@ -127,13 +127,13 @@ def _paths(spec: SweepSpec) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
-    """An arm's settings. A sampler's has every path of the space, from the base settings where it names none."""
+    """An arm's settings. Under a sampler it has every path of the space; those it does not set come from config."""
     given = spec.arms[name]
     sampled = spec.search.method not in ("arms", "grid")
     outside = {path: value for path, value in given.items() if path not in spec.space}
     if sampled and outside:
         path = next(iter(outside))
-        reason = f"is not in the space, which {spec.search.method} cannot leave; {nearest(path, spec.space)}"
+        reason = f"is not in the space that {spec.search.method} searches; {nearest(path, spec.space)}"
         raise ConfigError(("arms", name, path), reason)
     inside = {path: given.get(path, ablation.at(base, path)) for path in spec.space if sampled or path in given}
     for path, value in inside.items():
@@ -146,7 +146,7 @@ def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def probes(spec: SweepSpec, arms: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Where in the spec, and which settings: every arm, every corner, and all low and all high corners together."""
+    """Settings to try, with their location in the spec: every arm, every corner, all low and all high corners."""
     yield from ((("arms", name), arm) for name, arm in arms.items())
     for path, domain in spec.space.items():
         yield from ((("space", path), {path: corner}) for corner in domain.corners())
@@ -159,7 +159,7 @@ def load(
 ) -> SweepSpec:
     """The spec in a file, with a profile and `PATH=VALUE` settings on top. Raises SpecError.
 
-    outside: of a run's folder, from which no trainable is imported; that of the file where a record lies beside it.
+    outside: a run folder, from which no trainable is imported; by default the file's own folder if it holds a journal.
     """
     path = Path(path)
     if outside is None and (path.parent / "journal.jsonl").exists():
@@ -173,16 +173,16 @@ def load(
 
 
 def recorded(path: Path) -> SweepSpec:
-    """The resolved spec of a run folder, as data: of what it names, nothing but what comes with sweeper is imported.
+    """The resolved spec of a run folder, as data: only a trainable that ships with sweeper is imported.
 
-    Raises SpecError for what no driver writes.
+    Raises SpecError for a file that no driver would have written.
     """
     try:
         if os.path.lexists(path):
-            files.refuse_links(path)  # nor a pipe, which would wait for its writer
+            files.refuse_links(path)  # and pipes, which would block
         spec = SweepSpec.model_validate_json(json.dumps(yaml_reader.read(path)), strict=True)
         if spec.search.method == "grid" or spec.ablation:
-            raise ValueError("its arms are not laid out, as a run's folder has them")
+            raise ValueError("its arms are not expanded, as those of a run are")
         return spec if shipped(spec.trainable) else spec.with_stub(TrainableStub())
     except ValidationError as error:
         found = refusal(error, SweepSpec)
@@ -198,7 +198,17 @@ def resolve(
     source: str = "spec",
     outside: Path | None = None,
 ) -> SweepSpec:
-    """The spec that a tree describes; `source` is how errors name it, `outside` as for `load`. Raises SpecError."""
+    """The spec that a tree describes.
+
+    Args:
+        tree: the spec as plain data.
+        profile: name of the profile to apply.
+        sets: `PATH=VALUE` settings, applied last.
+        source: the name of the spec in errors.
+        outside: as for `load`.
+
+    Raises SpecError.
+    """
     try:
         layers = stack(tree, profile, sets, source)
     except ValueError as error:
@@ -216,10 +226,10 @@ def resolve(
 
 
 def other_baseline(path: Path, spec: SweepSpec) -> str | None:
-    """In a line, where the first arm that a file names was deleted, so that another is the baseline."""
+    """One line if the first arm of a file was deleted, which makes another arm the baseline; otherwise None."""
     try:
         first = next(iter(yaml_reader.read(path).get("arms") or {}), None)
-    except ValueError:  # what was read once cannot be read again, as a pipe
+    except ValueError:  # some files, such as a pipe, can be read only once
         return None
     if first is None or first in spec.arms:
         return None
@@ -229,8 +239,8 @@ def other_baseline(path: Path, spec: SweepSpec) -> str | None:
 
 
 def _neighbour(path: Path) -> str:
-    """A hint at a spec of nearly that name, where there is no such file."""
-    if os.path.exists(path):  # False, too, where it cannot be seen
+    """A hint at a spec with a similar name if there is no such file."""
+    if os.path.exists(path):  # also False if a folder above is not readable
         return ""
     names = [found.name for found in path.parent.glob("*.yaml")]
     return f"; {nearest(path.name, names)}" if names else ""

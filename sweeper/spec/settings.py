@@ -1,4 +1,4 @@
-"""The settings of a trainable that a spec asks for: read by its own Config, with secrets from the environment."""
+"""The trainable settings that a spec asks for, read by the trainable's Config, with secrets from the environment."""
 
 from __future__ import annotations
 
@@ -17,16 +17,27 @@ from sweeper.trainable import Trainable
 
 
 class Described(Protocol):
-    """What of a spec says which trainable runs, and with which settings: `SweepSpec` is one."""
+    """The part of a spec that says which trainable runs with which settings: `SweepSpec` is one."""
 
     @property
-    def trainable(self) -> str: ...
+    def trainable(self) -> str:
+        """`module:function` of the trainable."""
+        ...
+
     @property
-    def config(self) -> Mapping[str, Any]: ...
+    def config(self) -> Mapping[str, Any]:
+        """The trainable's settings."""
+        ...
+
     @property
-    def data(self) -> Mapping[str, Any]: ...
+    def data(self) -> Mapping[str, Any]:
+        """The `data` section of these settings."""
+        ...
+
     @property
-    def stub(self) -> TrainableStub | None: ...
+    def stub(self) -> TrainableStub | None:
+        """What a record tells about the trainable, if it must not be imported."""
+        ...
 
 
 def config_model(spec: Described) -> type[BaseModel]:
@@ -53,20 +64,20 @@ def settings(spec: Described, params: Mapping[str, Any]) -> BaseModel:
     except ValidationError as error:
         found = refusal(error, model)
         secret = secrecy.is_secret(".".join(map(str, found.location)), kinds) and isinstance(_input(error), str)
-        reason = "is refused; being a secret, it is not shown" if secret else secrecy.redact(found.reason)
+        reason = "is refused; it is a secret and not shown" if secret else secrecy.redact(found.reason)
         below_data = found.location[:1] == ("data",) and layers.touches(spec.data, found.location[1:2])
         raise ConfigError(found.location if below_data else ("config", *found.location), reason) from None
-    except SystemExit as error:  # an end without a word, with status 0 at that
+    except SystemExit as error:  # it would end the process silently, with status 0
         raise ConfigError(("trainable",), f"the Config of {spec.trainable} raised SystemExit: {error}") from None
 
 
 def _input(error: ValidationError) -> Any:
-    """What was refused first."""
+    """The first refused value."""
     return error.errors(include_url=False)[0]["input"]
 
 
 def dumped(spec: Described, params: Mapping[str, Any]) -> dict[str, Any]:
-    """As `settings`, but the whole as a plain tree, with references in the place of secrets."""
+    """As `settings`, but as a plain tree, with references in place of secrets."""
     kinds = secrecy.declared(config_model(spec))
     return secrecy.returned(settings(spec, params).model_dump(mode="json"), _tree(spec, params), kinds)
 

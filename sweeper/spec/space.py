@@ -1,8 +1,8 @@
 """What a sweep may vary: domains, and the flat parameters through which a sampler sees them.
 
-A sampler knows only numbers between two bounds and lists of choices. A domain says which of those it needs (`raw`),
-turns them into a value of the trainable's settings (`value`), and back (`invert`), so that a hand-written
-configuration is a point of the same search.
+A sampler knows only numbers between two bounds and lists of choices. A domain says which of those it needs
+(`sampler_params`), turns them into a value of the trainable's settings (`value`), and back (`to_sampler`), so that a
+hand-written configuration is a point of the same search.
 """
 
 from __future__ import annotations
@@ -10,21 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.hints import nearest, shown
-
-if TYPE_CHECKING:
-    pass
-
 
 Scalar = bool | int | float | str | None
 
 MOST_CHOICES, MOST_PARTS = 1000, 100
 
-# A share is kept to nine decimals: finer than any batch can tell apart, and coarse enough that a hand-written share
-# comes back from its raw parameters as it was written.
+# Shares are rounded to nine decimals: finer than any batch can resolve, and coarse enough that a hand-written share
+# survives the way to its raw parameters and back.
 SHARE_DECIMALS = 9
 SUM_TOLERANCE = 1e-6
 
@@ -52,19 +48,23 @@ class Uniform:
 
     @property
     def size(self) -> None:
-        """How many values there are, None where they are not counted."""
+        """The number of values; None, as real numbers are not counted."""
         return None
 
     def sampler_params(self, name: str) -> dict[str, Dimension]:
+        """The sampler's parameters for the setting `name`: one number."""
         return {name: Dimension(self.low, self.high)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> float:
+        """The setting's value for the sampler's parameters."""
         return float(raw[name])
 
     def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
+        """The sampler's parameters for a value of the setting. Raises ValueError if it is not in the domain."""
         return {name: float(_within(value, self.low, self.high))}
 
     def corners(self) -> list[Any]:
+        """The extreme values, which are tried when a spec is loaded: both bounds."""
         return [self.low, self.high]
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,29 +91,37 @@ class LogUniform:
 
     @property
     def size(self) -> int | None:
+        """The number of values; None for real numbers."""
         return int(self.high) - int(self.low) + 1 if self.integer else None
 
     def at(self, index: int) -> int:
+        """The integer at an index from 0, in ascending order."""
         return int(self.low) + index
 
     def sampler_params(self, name: str) -> dict[str, Dimension]:
+        """The sampler's parameters for the setting `name`: one number on a log scale."""
         return {name: Dimension(self.low, self.high, log=True, integer=self.integer)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> float:
+        """As `Uniform.value`; an int if `integer`."""
         return int(raw[name]) if self.integer else float(raw[name])
 
     def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
+        """As `Uniform.to_sampler`."""
         inside = _within(value, self.low, self.high, self.integer)
         return {name: inside if self.integer else float(inside)}
 
     def corners(self) -> list[Any]:
+        """Both bounds."""
         return [self.low, self.high]
 
     def to_dict(self) -> dict[str, Any]:
+        """As a spec writes it."""
         return {"loguniform": [self.low, self.high], **({"integer": True} if self.integer else {})}
 
     def words(self) -> str:
-        return f"{self.low:g} to {self.high:g}, by its logarithm"
+        """For people."""
+        return f"{self.low:g} to {self.high:g}, log scale"
 
 
 @dataclass(frozen=True)
@@ -128,29 +136,36 @@ class RandInt:
 
     @property
     def size(self) -> int:
+        """The number of values."""
         return self.high - self.low + 1
 
     def at(self, index: int) -> int:
-        """The value of a place from 0, in order."""
+        """The value at an index from 0, in ascending order."""
         return self.low + index
 
     def sampler_params(self, name: str) -> dict[str, Dimension]:
+        """The sampler's parameters for the setting `name`: one integer."""
         return {name: Dimension(self.low, self.high, integer=True)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> int:
+        """As `Uniform.value`."""
         return int(raw[name])
 
     def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
+        """As `Uniform.to_sampler`."""
         return {name: _within(value, self.low, self.high, integer=True)}
 
     def corners(self) -> list[Any]:
+        """Both bounds."""
         return [self.low, self.high]
 
     def to_dict(self) -> dict[str, Any]:
+        """As a spec writes it."""
         return {"randint": [self.low, self.high]}
 
     def words(self) -> str:
-        return f"{self.low} to {self.high}, whole"
+        """For people."""
+        return f"{self.low} to {self.high}, integer"
 
 
 @dataclass(frozen=True)
@@ -171,40 +186,48 @@ class Choice:
 
     @property
     def size(self) -> int:
+        """The number of values."""
         return len(self.choices)
 
     def at(self, index: int) -> Scalar:
+        """The value at an index from 0, in the order of the spec."""
         return self.choices[index]
 
     def sampler_params(self, name: str) -> dict[str, Dimension]:
+        """The sampler's parameters for the setting `name`: one choice."""
         return {name: Dimension(0, len(self.choices) - 1, choices=self.choices)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> Scalar:
+        """As `Uniform.value`."""
         return raw[name]
 
     def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
+        """As `Uniform.to_sampler`; true and 1 are two values."""
         for one in self.choices:
             if one == value and isinstance(one, bool) == isinstance(value, bool):
                 return {name: one}
-        raise ValueError(f"{value!r} is none of {', '.join(map(repr, self.choices))}")
+        raise ValueError(f"{value!r} is not one of {', '.join(map(repr, self.choices))}")
 
     def corners(self) -> list[Any]:
+        """All choices."""
         return list(self.choices)
 
     def to_dict(self) -> dict[str, Any]:
+        """As a spec writes it."""
         return {"choice": list(self.choices)}
 
     def words(self) -> str:
+        """For people."""
         return f"one of {', '.join(map(shown, self.choices))}"
 
 
 @dataclass(frozen=True)
 class Simplex:
-    """Shares of named parts that sum to 1, each at least its minimum; uniform on what the minima leave.
+    """Shares of named parts that sum to 1, each at least its minimum; uniform over what the minima leave.
 
-    Raw parameters are `name/0` to `name/(k-2)` for k parts, each in [0, 1]: with m parts still to come after this
-    one, `1 - (1 - u)^(1/m)` of the rest is the part's own, and the last part takes what remains. Uniform u give a
-    uniform point, and a vertex is reached by u = 1, then 0 for the parts that find nothing left.
+    Raw parameters are `name/0` to `name/(k-2)` for k parts, each in [0, 1]: a part with m parts after it takes
+    `1 - (1 - u)^(1/m)` of the rest, and the last part takes what remains. Uniform u give a uniform point. At a vertex,
+    u is 1 for its part and 0 for the others.
     """
 
     parts: tuple[str, ...]
@@ -223,17 +246,20 @@ class Simplex:
 
     @property
     def size(self) -> None:
+        """The number of points; None, as they are not counted."""
         return None
 
     @property
     def free(self) -> float:
-        """What the minima leave to share out."""
+        """What the minima leave to distribute."""
         return 1 - math.fsum(self.minima)
 
     def sampler_params(self, name: str) -> dict[str, Dimension]:
+        """The sampler's parameters for the setting `name`: one less than there are parts."""
         return {f"{name}/{index}": Dimension(0.0, 1.0) for index in range(len(self.parts) - 1)}
 
     def value(self, name: str, raw: Mapping[str, Any]) -> dict[str, float]:
+        """The share of each part for the sampler's parameters."""
         left, shares = self.free, []
         for index, minimum in enumerate(self.minima[:-1]):
             taken = left * (1 - (1 - raw[f"{name}/{index}"]) ** (1 / (len(self.minima) - 1 - index)))
@@ -243,6 +269,7 @@ class Simplex:
         return dict(zip(self.parts, shares, strict=True))
 
     def to_sampler(self, name: str, value: Any) -> dict[str, Any]:
+        """As `Uniform.to_sampler`, for a mapping of parts to shares."""
         free = self._free_shares(value)
         raw: dict[str, float] = {}
         for index, taken in enumerate(free[:-1]):
@@ -252,13 +279,15 @@ class Simplex:
         return raw
 
     def corners(self) -> list[Any]:
-        """The vertices: all that is free goes to one part."""
+        """The vertices: one part takes all that is free."""
         return [self._vertex(index) for index in range(len(self.parts))]
 
     def to_dict(self) -> dict[str, Any]:
+        """As a spec writes it."""
         return {"simplex": dict(zip(self.parts, self.minima, strict=True))}
 
     def words(self) -> str:
+        """For people."""
         parts = zip(self.parts, self.minima, strict=True)
         return f"shares of {', '.join(f'{part} (at least {low:g})' if low else part for part, low in parts)}"
 
@@ -267,7 +296,7 @@ class Simplex:
         return self.value("", raw)
 
     def _free_shares(self, value: Any) -> list[float]:
-        """The shares above their minima, in order. A part that is not named has none, on either side."""
+        """What each share is above its minimum, in order. Missing parts count as 0, and so may unknown ones."""
         if not isinstance(value, Mapping) or not value:
             raise ValueError(f"{value!r} is not a mapping of {', '.join(self.parts)} to their shares")
         for part, share in value.items():
@@ -287,13 +316,13 @@ KINDS = ("uniform", "loguniform", "randint", "choice", "simplex")
 
 
 def points(space: Mapping[str, Domain]) -> int | None:
-    """How many points a space has, None where they are not counted: some domain of it is of real numbers."""
+    """The number of points in a space; None if one of its domains has real numbers."""
     sizes = [domain.size for domain in space.values()]
     return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
 
 def point(space: Mapping[str, Domain], index: int) -> dict[str, Any]:
-    """The point of a place from 0 in a space whose points are counted, by path, the last path's value the fastest."""
+    """The point at an index from 0, by path, in a space with counted points; the last path varies fastest."""
     found: dict[str, Any] = {}
     for path, domain in reversed(list(space.items())):
         assert not isinstance(domain, Uniform | Simplex), path
@@ -304,7 +333,7 @@ def point(space: Mapping[str, Domain], index: int) -> dict[str, Any]:
 
 
 def parse(node: Any) -> Domain:
-    """A domain as a spec writes it, such as {"uniform": [0, 1]}. Raises ValueError in one line."""
+    """The domain that a spec writes, such as {"uniform": [0, 1]}. Raises ValueError in one line."""
     if isinstance(node, Domain):
         return node
     if not isinstance(node, Mapping) or not node:
@@ -314,8 +343,8 @@ def parse(node: Any) -> Domain:
         raise ValueError(f"unknown domain {kind!r}: {nearest(kind, KINDS)}")
     body = node[kind]
     if others not in ([], ["integer"]) or (others and kind != "loguniform"):
-        hint = "for integers use randint" if others == ["integer"] else "a domain is one of them"
-        raise ValueError(f"{kind} does not go with {', '.join(others)}: {hint}")
+        hint = "use randint for integers" if others == ["integer"] else "keep one of them"
+        raise ValueError(f"{kind} cannot be combined with {', '.join(others)}: {hint}")
     match kind:
         case "choice":
             return Choice(tuple(_list(body, "choice: [a, b]")))
@@ -329,7 +358,7 @@ def parse(node: Any) -> Domain:
             return RandInt(int(low), int(high))
     integer = node.get("integer", False)
     if not isinstance(integer, bool):
-        raise ValueError(f"integer is true or false, not {integer!r}")
+        raise ValueError(f"integer must be true or false, not {integer!r}")
     low, high = _bounds(body, kind, integer)
     return LogUniform(low, high, True) if integer else LogUniform(float(low), float(high))
 
@@ -339,7 +368,7 @@ def _simplex(body: Any) -> Simplex:
         raise ValueError(f"simplex takes a mapping of parts to their minima, not {body!r}")
     parts = tuple(body)
     if not all(isinstance(part, str) and part for part in parts):
-        raise ValueError("simplex parts are named by texts")
+        raise ValueError("the parts of a simplex must be text")
     return Simplex(parts, tuple(float(_number(body[part], f"the minimum of {part}")) for part in parts))
 
 
@@ -386,7 +415,7 @@ MOST_POINTS = 2_000
 
 
 def refuse_too_many(space: Mapping[str, Domain]) -> None:
-    """Raises ConfigError for a grid that nobody could run, before it is laid out."""
+    """Raises ConfigError for a grid with too many points, before it is expanded."""
     points = math.prod(count_values(path, domain) for path, domain in space.items())
     if points > MOST_POINTS:
         raise ConfigError(
@@ -395,6 +424,7 @@ def refuse_too_many(space: Mapping[str, Domain]) -> None:
 
 
 def count_values(path: str, domain: Domain) -> int:
+    """The number of values in a domain of a grid. Raises ConfigError for a domain that a grid cannot enumerate."""
     if isinstance(domain, RandInt):
         return domain.high - domain.low + 1
     if isinstance(domain, Choice):

@@ -1,5 +1,6 @@
-"""SweepSpec: a question as data. YAML text in; out comes a validated, frozen and hashed value, or one line that says
-why not. Everything is checked at load, the settings against the trainable's own Config (load.py).
+"""SweepSpec: a question as data. YAML text becomes a validated, frozen and hashed value, or an error of one line.
+
+Everything is checked at load, the settings by the trainable's own Config (load.py).
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ from pydantic import (
     model_validator,
 )
 
-from sweeper.spec import early_stopping, objectives, space, yaml_reader
+from sweeper.spec import early_stopping, objectives, space
 from sweeper.spec import settings as settings_of
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.recorded import TrainableStub
 from sweeper.spec.space import MOST_POINTS, refuse_too_many
+from sweeper.system import yaml_reader
 from sweeper.trainable import Budget, Settings
 
-FIRST_LOOK, NEXT_LOOK = 8, 4  # pairs, where confirm.looks names none
+FIRST_LOOK, NEXT_LOOK = 8, 4  # pairs, if confirm.looks is null
 MOST_ARMS, MOST_CORNERS, MOST_TRIALS, MOST_SEEDS = MOST_POINTS, 5_000, 100_000, 10_000
-MOST_LOOKS, NAMED = 100, 20  # of those that follow from the seeds, of those that confirm.looks names
+MOST_LOOKS, NAMED = 100, 20  # looks that follow from the seeds; looks that confirm.looks lists
 
-# What Optuna imports late, for these samplers alone. greenlet makes gp three times as fast.
+# Packages that Optuna imports for these samplers only. greenlet makes gp three times as fast.
 _NEEDED = {"gp": ("scipy", "torch", "greenlet"), "cmaes": ("cmaes",)}
 
 
@@ -59,20 +61,20 @@ Name = Annotated[str, AfterValidator(_safe_name)]
 
 
 class Section(BaseModel):
-    """Immutable; an unknown key, NaN or infinity is refused."""
+    """A section of a spec: immutable; unknown keys, NaN and infinity are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Search(Section):
-    """How points are chosen. trials: under `arms` it follows (arms times search seeds). `grid` resolves to `arms`."""
+    """How points are chosen. Under `arms`, trials follows from arms and search seeds. `grid` resolves to `arms`."""
 
     method: Literal["tpe", "random", "gp", "cmaes", "grid", "arms"] = "tpe"
     trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None
 
 
 class Seeds(Section):
-    """Disjoint: a seed that a search has seen cannot confirm what the search found."""
+    """Disjoint sets of seeds: a seed that the search used cannot confirm what the search found."""
 
     search: Annotated[tuple[Seed, ...], Field(max_length=MOST_SEEDS)] = (0,)
     confirm: Annotated[tuple[Seed, ...], Field(max_length=MOST_SEEDS)] = ()
@@ -85,16 +87,21 @@ class Seeds(Section):
                 raise ConfigError((name,), f"duplicate seed {twice}")
         both = sorted(set(self.search) & set(self.confirm))
         if both:
-            raise ConfigError(("confirm",), f"the seed {both[0]} is in search, too: the two must be disjoint")
+            raise ConfigError(("confirm",), f"seed {both[0]} is also in seeds.search: the two must not overlap")
         return self
 
 
 class Resources(Section):
-    """What one trial holds. workers: 0 trains inside the trial's own process, 1 or more through Ray Train.
+    """What one trial uses.
 
-    max_failures: how often a trial that failed is tried again, from its newest checkpoint. placement: of a trial's
-    workers, on as few nodes as will hold them (pack) or on as many as there are (spread). accelerator: the type of node
-    that it wants, as Ray calls it, such as A100.
+    Args:
+        workers: 0 trains inside the trial's own process, 1 or more use Ray Train.
+        cpus_per_worker: CPUs, and so threads, of each worker.
+        gpus_per_worker: GPUs of each worker; below 1 a share of one.
+        concurrency: trials at a time, at most; null is as many as fit.
+        max_failures: how often a failed trial is tried again, from its newest checkpoint.
+        placement: puts a trial's workers on as few nodes as possible (pack) or on as many as possible (spread).
+        accelerator: the type of node that a trial needs, in Ray's words, such as A100.
     """
 
     workers: Annotated[int, Field(ge=0)] = 0
@@ -108,7 +115,7 @@ class Resources(Section):
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
         if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
-            raise ConfigError(("gpus_per_worker",), f"{self.gpus_per_worker:g} must be whole above 1")
+            raise ConfigError(("gpus_per_worker",), f"{self.gpus_per_worker:g} is above 1, so it must be whole")
         return self
 
     @property
@@ -118,19 +125,24 @@ class Resources(Section):
 
 
 def _absent(value: Any) -> bool:
-    """Of what came later: left out where it is not there, so that hashes of older specs stay the same."""
+    """Leaves out keys of later versions when they are not set, so that hashes of older specs stay the same."""
     return value is None
 
 
 class Confirm(Section):
-    """Which comparisons the seeds of `seeds.confirm` settle, and by which differences in nats.
+    """Which configurations are compared on the seeds of `seeds.confirm`, and which differences count, in nats.
 
-    best: configurations of the search beside the baseline; null is 3, and under arms all. worthwhile: a difference that
-    would matter. margin: what a candidate must be better by. racing: drop candidates for futility after four pairs.
-    until: null runs all seeds and looks once; `decided` looks as declared, and a comparison that a look settles ends
-    there. looks: pairs at each; null is 8, then every further 4. spending: how the looks share the level (looks.py).
-    sd: of paired differences, in nats, for the plan to go by where earlier runs do not tell it; no verdict goes by it.
-    At their defaults these four are no part of the hash.
+    Args:
+        best: configurations of the search to compare with the baseline; null is 3, and under arms all.
+        worthwhile: a difference that would matter.
+        margin: how much better a candidate must be.
+        racing: drop candidates for futility after four pairs.
+        until: null runs all seeds and looks once; `decided` ends a comparison at the declared look that decides it.
+        looks: pairs at each look; null is 8, then every further 4.
+        spending: how the looks share the level (looks.py).
+        sd: of paired differences, for the plan only, if earlier runs do not give it.
+
+    At their defaults the last four are not part of the hash.
     """
 
     best: Annotated[int, Field(gt=0)] | None = None
@@ -152,7 +164,7 @@ class Confirm(Section):
             for name, given in (("looks", self.looks is not None), ("spending", self.spending != "obrien_fleming")):
                 if given:
                     raise ConfigError(
-                        (name,), "is for confirm.until: decided; without it there is one look, on all seeds"
+                        (name,), "needs confirm.until: decided; without it there is one look, on all seeds"
                     )
         if self.looks and list(self.looks) != sorted({*self.looks}):
             raise ConfigError(("looks",), f"{[*self.looks]} must ascend: numbers of pairs so far, such as [8, 16, 24]")
@@ -166,9 +178,9 @@ class Confirm(Section):
 
 
 class Evaluate(Section):
-    """What trials are scored by beside their losses, at the end of every one, or of the confirmation's alone.
+    """The tasks that score trials in addition to their losses, at the end of every trial or of the confirmation's only.
 
-    tasks: name -> where its data lies. A relative path is the current directory's, like a corpus's.
+    tasks: name -> path of its data. Like a corpus's, a relative path starts in the current directory.
     """
 
     at: Literal["trials", "confirm"] = "trials"
@@ -176,14 +188,14 @@ class Evaluate(Section):
 
 
 class Limits(Section):
-    """A sweep whose plan lies above these does not start. hours: wall clock."""
+    """A sweep does not start if its plan exceeds these. hours: wall clock."""
 
     hours: Annotated[float, Field(gt=0)] | None = None
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
 
 
 class Tracking(Section):
-    """uri: an MLflow server or store; null is the run storage's own."""
+    """Where MLflow tracks a sweep. uri: a server or store; null is a store in the run storage."""
 
     uri: str | None = None
 
@@ -191,12 +203,23 @@ class Tracking(Section):
 class SweepSpec(Section):
     """One sweep. Made by `load` or `resolve`, which also check it against the trainable.
 
-    space: setting path -> what it may be. arms: name -> {setting path: value}; the first is the baseline. Under
-    arms they are all there is; under a sampling method the first trials, and points of the space, complete.
-    config: the trainable's settings but for `data`, complete. data: its `data` section, complete. objectives: of which
-    the first, `objective`, alone ranks, stops and confirms. budget: `matched` ranks and compares only what predicts as
-    many positions as the baseline, `free` all; at its default it is no part of the hash, like evaluate. shared: what
-    the sweep writes is its user's group's, too; no part of the hash.
+    Args:
+        name: of the sweep and its MLflow experiment.
+        question: what the sweep is to answer, for the report.
+        trainable: `module:function`.
+        objectives: the first, `objective`, alone ranks, stops and confirms.
+        evaluate: tasks that score the trials; not part of the hash at its default.
+        budget: `matched` ranks and compares only configurations that predict as many positions as the baseline,
+            `free` all; not part of the hash at its default.
+        config: the trainable's complete settings, except `data`.
+        space: setting path -> its domain.
+        arms: name -> {setting path: value}; the first is the baseline. Method arms runs only these; for a sampler
+            they are the first trials, and complete points of the space.
+        ablation: how further arms are derived from two.
+        data: the complete `data` section of the trainable's settings.
+        shared: the user's group may read and write what the sweep writes; not part of the hash.
+        profile: the name of the profile that was applied.
+        profiles: the profiles of the file, not part of the resolved spec.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -229,7 +252,7 @@ class SweepSpec(Section):
         self._check_size()
         objectives.check(self.objectives, bool(self.tasks(confirming=False)))
         if len(self.objectives) > 1 and self.scheduler != "none":
-            reason = f"stops trials by one objective, and there are {len(self.objectives)}: leave it out"
+            reason = f"needs a single objective, and there are {len(self.objectives)}: leave it out"
             raise ConfigError(("scheduler",), reason)
         if self.ablation and (self.search.method != "arms" or len(self.arms) < 2):
             raise ConfigError(
@@ -237,7 +260,7 @@ class SweepSpec(Section):
             )
         seeds = len(self.seeds.confirm)
         if self.confirm.looks and 1 < seeds < self.confirm.looks[-1]:
-            reason = f"the last is at {self.confirm.looks[-1]} pairs, seeds.confirm has {seeds}: declare as many seeds"
+            reason = f"the last needs {self.confirm.looks[-1]} pairs, but seeds.confirm has {seeds} seeds: add seeds"
             raise ConfigError(("confirm", "looks"), reason)
         if self.search.method == "arms":
             self._check_arms()
@@ -251,28 +274,28 @@ class SweepSpec(Section):
         return self
 
     def _check_size(self) -> None:
-        """No more than somebody could run, or a plan could reckon with."""
+        """Refuse a spec that is too large to run or to plan."""
         if len(self.arms) > MOST_ARMS:
-            raise ConfigError(("arms",), f"there are {len(self.arms):,}, {MOST_ARMS:,} at most")
+            raise ConfigError(("arms",), f"{len(self.arms):,} are too many: use at most {MOST_ARMS:,}")
         corners = sum(len(domain.corners()) for domain in self.space.values())
         if corners > MOST_CORNERS:
-            reason = f"its domains have {corners:,} bounds and choices, and all are tried: {MOST_CORNERS:,} at most"
+            reason = f"its domains have {corners:,} bounds and choices; at most {MOST_CORNERS:,} can be checked"
             raise ConfigError(("space",), reason)
         for stage in ("search", "confirm"):
             trials = len(self.arms) * len(getattr(self.seeds, stage))
             if self.search.method == "arms" and trials > MOST_TRIALS:
                 raise ConfigError(
-                    ("seeds", stage), f"{trials:,} trials, of all arms on all seeds; {MOST_TRIALS:,} at most"
+                    ("seeds", stage), f"all arms on all seeds make {trials:,} trials; {MOST_TRIALS:,} at most"
                 )
         if self.confirm.looks is None and len(self.looks) > MOST_LOOKS:
-            reason = f"{len(self.looks)} looks, one after every {NEXT_LOOK} pairs; name {NAMED} at most"
+            reason = f"{len(self.looks)} looks, one every {NEXT_LOOK} pairs, are too many; list at most {NAMED}"
             raise ConfigError(("confirm", "looks"), reason)
 
     def _check_arms(self) -> None:
         if not self.arms:
             raise ConfigError(("arms",), "method arms needs at least one")
         if not self.seeds.search and (not self.seeds.confirm or len(self.arms) < 2):
-            raise ConfigError(("seeds", "search"), "is empty: then two arms or more and seeds.confirm must be there")
+            raise ConfigError(("seeds", "search"), "is empty, so two or more arms and seeds.confirm are needed")
         if self.search.trials not in (None, self.total_trials):
             counts = f"{len(self.arms)} arms times {len(self.seeds.search)} search seeds is {self.total_trials}"
             raise ConfigError(("search", "trials"), f"{self.search.trials}, but {counts}; leave it out")
@@ -306,37 +329,37 @@ class SweepSpec(Section):
 
     @property
     def stub(self) -> TrainableStub | None:
-        """What a record tells of a trainable that is then not asked; None where the trainable is asked."""
+        """What a record says about the trainable, which is then not imported; None if the trainable itself is used."""
         return self._stub
 
     def with_stub(self, stub: TrainableStub) -> SweepSpec:
-        """The same, to be read by what a record tells."""
+        """The same spec, with what a record says in place of the trainable."""
         spec = self.model_copy()
         spec._stub = stub
         return spec
 
     @property
     def baseline(self) -> str | None:
-        """The first arm, which every other is compared with; None of a spec without arms."""
+        """The first arm, with which all others are compared; None without arms."""
         return next(iter(self.arms), None)
 
     @property
     def baseline_params(self) -> dict[str, Any]:
-        """What the baseline sets, by path; nothing of a spec without arms."""
+        """What the baseline sets, by path; empty without arms."""
         return next(iter(self.arms.values()), {})
 
     @property
     def objective(self) -> str:
-        """What ranks trials, minimised."""
+        """The metric that ranks trials; lower is better."""
         return self.objectives[0]
 
     def tasks(self, confirming: bool) -> dict[str, str]:
-        """What a run of the search, or of the confirmation, is scored by at its end."""
+        """The tasks that score a run of the search, or of the confirmation, at its end: name -> path of its data."""
         return dict(self.evaluate.tasks) if self.evaluate and (confirming or self.evaluate.at == "trials") else {}
 
     @property
     def total_trials(self) -> int:
-        """Trials of the search stage: no more than there are points to try."""
+        """Trials of the search stage; never more than the space has points."""
         if self.search.method == "arms":
             return len(self.arms) * len(self.seeds.search)
         trials, points = self.search.trials or 0, self.points
@@ -344,12 +367,12 @@ class SweepSpec(Section):
 
     @property
     def points(self) -> int | None:
-        """How many points a sampler finds in the space, None where they are not counted or nothing is sampled."""
+        """The number of points in a sampler's space; None if they are not counted or nothing is sampled."""
         return None if self.search.method in ("arms", "grid") else space.points(self.space)
 
     @property
     def compared(self) -> int:
-        """Candidates of the confirmation; 0 where the spec declares none."""
+        """The number of candidates in the confirmation; 0 if the spec declares none."""
         if len(self.seeds.confirm) < 2 or not self.arms:
             return 0
         others = len(self.comparable) - 1 if self.search.method == "arms" else self.total_trials - 1
@@ -357,16 +380,16 @@ class SweepSpec(Section):
 
     @property
     def comparable(self) -> list[str]:
-        """The arms that share the baseline's budget, as far as settings tell; all where budgets are free."""
+        """The arms with the baseline's budget, as far as settings tell; all arms under budget: free."""
         own = self.budget_of(self.baseline_params)
         if own is None or self.budget == "free":
             return list(self.arms)
-        told = {name: self.budget_of(params) for name, params in self.arms.items()}
-        return [name for name, budget in told.items() if budget is None or budget.same(own)]
+        budgets = {name: self.budget_of(params) for name, params in self.arms.items()}
+        return [name for name, budget in budgets.items() if budget is None or budget.same(own)]
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """Pairs at each declared look of the confirmation, ascending: one look at all seeds unless it is `decided`."""
+        """Pairs at each declared look of the confirmation, ascending: one look at all seeds unless until: decided."""
         seeds = len(self.seeds.confirm)
         if self.confirm.until is None:
             return (seeds,)
@@ -374,27 +397,27 @@ class SweepSpec(Section):
 
     @property
     def confirm_trials(self) -> int:
-        """Runs of the confirmation, at most: the candidates and the baseline on each of its seeds."""
+        """The most runs of the confirmation: the candidates and the baseline on each of its seeds."""
         return (self.compared + 1) * self.looks[-1] if self.compared else 0
 
     @property
     def steps(self) -> int:
-        """The full length of a trial; under a scheduler that stops some, all have the same."""
+        """Steps of a trial of full length, the same for all under a scheduler that stops trials."""
         return self.settings(self.baseline_params).steps
 
     @property
     def rungs(self) -> list[int]:
-        """Steps from which Halving judges; none under another scheduler."""
+        """Steps at which Halving judges; empty under another scheduler."""
         return early_stopping.rungs(self.scheduler, self.steps)
 
     @property
     def spec_hash(self) -> str:
-        """SHA-256 of the resolved spec. The order of space and arms counts: it decides what is tried when."""
+        """SHA-256 of the resolved spec. The order of space and arms matters: it decides the order of trials."""
         return _digest(self.model_dump(mode="json", exclude={"shared"}))
 
     @property
     def budget_hash(self) -> str:
-        """SHA-256 of what one run may spend and how it is judged: only runs that share it may challenge each other."""
+        """SHA-256 of a run's budget and how it is judged: champions are compared only if it is the same."""
         plain = self.settings(self.baseline_params)
         held = self.resources.model_dump(mode="json", include={"workers", "gpus_per_worker"})
         spent: dict[str, Any] = {"steps": plain.steps, "tokens": plain.tokens_per_step, "data": self.data}
@@ -406,29 +429,29 @@ class SweepSpec(Section):
         return _digest({"trainable": self.trainable, "objective": self.objective, "resources": held, **spent})
 
     def config_hash(self, config: Mapping[str, Any]) -> str:
-        """SHA-256 of all that can move a trial's numbers but the seed: it groups the seeds of a configuration."""
+        """SHA-256 of everything but the seed that can change a trial's numbers: it groups a configuration's seeds."""
         held = self.resources.model_dump(mode="json", exclude={"concurrency", "max_failures", "placement"})
         return _digest({"trainable": self.trainable, "config": dict(config), "resources": held})
 
     def settings(self, params: Mapping[str, Any]) -> Settings:
-        """The trainable's Config with some settings set by path. Raises ValueError in one line."""
+        """The trainable's Config with `params` (by path) applied. Raises ValueError in one line."""
         config = settings_of.settings(self, params)
         assert isinstance(config, Settings), self.trainable
         return config
 
     def budget_of(self, params: Mapping[str, Any]) -> Budget | None:
-        """What a run of such settings predicts; None where the trainable does not tell. ValueError as `settings`."""
+        """The budget of a run with these settings; None if the trainable does not tell. ValueError as `settings`."""
         if self.stub is not None:
             return next((self.stub.budgets.get(name) for name, arm in self.arms.items() if arm == params), None)
         found = getattr(self.settings(params), "budget", None)
         return found if isinstance(found, Budget) else None
 
     def trainable_config(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """As `settings`, but the whole as a plain tree."""
+        """As `settings`, but as a plain tree."""
         return settings_of.dumped(self, params)
 
     def to_yaml(self) -> str:
-        """The resolved spec as YAML: `load` gives the same spec and hash back."""
+        """The resolved spec as YAML; `load` returns the same spec, with the same hash."""
         return yaml_reader.dump(self.model_dump(mode="json"))
 
 
@@ -437,7 +460,7 @@ def _refuse_nested(where: tuple[str, ...], paths: Iterable[str]) -> None:
     for inner in paths:
         for outer in paths:
             if inner.startswith(outer + "."):
-                raise ConfigError((*where, inner), f"lies inside {outer!r}, which is there, too; keep one of them")
+                raise ConfigError((*where, inner), f"lies inside {outer!r}, which is also set; keep one of them")
 
 
 def _digest(tree: Any) -> str:

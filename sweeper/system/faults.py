@@ -1,6 +1,6 @@
-"""Faults of the place where files lie: no other trial would escape them, so they end a sweep and fail no trial.
+"""Faults of the storage: every other trial would meet them too, so they end the sweep and fail no trial.
 
-They are told by the system's own number, where they arise: a trial sends it with its failure.
+They are recognised by errno, where they occur: a trial sends it with its failure.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _AS_TEXT = re.compile(r"(?:\[Errno |\(os error )(\d+)[\])]")  # how Python and R
 
 
 def of(error: BaseException | None) -> OSError | None:
-    """The fault that an error is, says in its text, or was explicitly raised from; None where it is something else.
+    """The fault that an error is, names in its text, or was explicitly raised from; None if there is none.
 
-    The text counts for libraries that hand the number on in no other way, as safetensors does.
+    The text counts because some libraries, such as safetensors, pass the errno only there.
     """
     causes = list(_causes(error))
     for one in causes:
@@ -44,26 +44,26 @@ def of(error: BaseException | None) -> OSError | None:
     for one in causes:
         if not isinstance(one, OSError) or one.errno is None:
             numbers = [int(number) for number in _AS_TEXT.findall(str(one))]
-            if known := [number for number in numbers if number in _KINDS]:
-                return OSError(known[-1], os.strerror(known[-1]))
+            if faults := [number for number in numbers if number in _KINDS]:
+                return OSError(faults[-1], os.strerror(faults[-1]))
     return None
 
 
 def kind(error: BaseException | None) -> Kind | None:
-    """Which kind of fault it is; None where it is none."""
+    """The kind of fault; None if it is none."""
     fault = of(error)
     return None if fault is None or fault.errno is None else _KINDS[fault.errno]
 
 
 def line(fault: OSError) -> str:
-    """What is wrong, where, and what to do, in one line. fault: of `of`."""
+    """What is wrong, where, and what to do, in one line. fault: from `of`."""
     assert fault.errno is not None
     what, advice = _WORDS[_KINDS[fault.errno]]
     return f"{what} ({files.describe(fault) or fault.strerror}): {advice}"
 
 
 def describe(error: OSError) -> str:
-    """Any error of the system in one line: as a fault, or else by the path that it names."""
+    """Any system error in one line: as a fault, or else with the path that it names."""
     if fault := of(error):
         return line(fault)
     return files.describe(error) or " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, the folder for what outlives a run, and paths and streams that are not."""
+"""Atomic files, the cache folder, locks, safe paths, and what is printed on the standard streams."""
 
 from __future__ import annotations
 
@@ -22,36 +22,39 @@ from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
-GIVEN = "utf-8-sig"  # of what people bring: UTF-8, less the byte order mark that some editors put before it
-_TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of the direction of writing
+GIVEN = "utf-8-sig"  # of files that people bring: UTF-8, without the byte order mark that some editors add
+_TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they turn the writing direction
 _LONGEST = 100  # characters of a path in an error
 _SHARED = "SWEEPER_SHARED"
 _OURS, OWNER = "sweeper-", "owner.lock"
-_BORN_S, OLD_S = 10.0, 6 * 3600.0  # until a folder's lock is held for sure; until what has no lock is nobody's
+_BORN_S, OLD_S = (
+    10.0,
+    6 * 3600.0,
+)  # ages: a folder's lock is surely held; a file without a lock is abandoned
 _SOON_S, _STUCK_S = 2.0, 60.0
 
 
 class Unsafe(OSError, ValueError):
-    """A path that a stranger may have chosen, and that is not followed; in one line that names it."""
+    """A path that a stranger may have chosen, and that is therefore not followed; in one line that names it."""
 
 
 def private(shared: bool = False) -> None:
-    """Have what this process, and those that it starts, make from here on be its user's alone, or the group's, too.
+    """From here on, make files of this process and its children private to its user, or to the user's group.
 
-    shared: of a spec; SWEEPER_SHARED=1 says so to commands that read none. What is there already keeps its mode.
+    shared: from the spec; SWEEPER_SHARED=1 does the same for commands without a spec. Existing files keep their mode.
     """
     os.umask(0o007 if shared or os.environ.get(_SHARED) == "1" else 0o077)
 
 
 def mode() -> int:
-    """Of a file that is made here, as `private` has it: some libraries give the group less than the umask lets them."""
+    """The mode of new files under `private`, for libraries that would give the group less than the umask allows."""
     mask = os.umask(0o077)
     os.umask(mask)
     return 0o660 & ~mask
 
 
 def cache_root() -> Path:
-    """$SWEEPER_CACHE, else `sweeper` in the user's cache folder. Raises ValueError, in one line, without a home."""
+    """$SWEEPER_CACHE, or `sweeper` in the user's cache folder. Raises ValueError, in one line, without a home."""
     if named := os.environ.get("SWEEPER_CACHE"):
         return expanded(named, "SWEEPER_CACHE")
     try:
@@ -61,7 +64,7 @@ def cache_root() -> Path:
 
 
 def at_home() -> None:
-    """Have there be a home folder, for Ray asks for one when it is imported: where there is none, that of the cache."""
+    """Set HOME to the cache folder if there is no home: Ray asks for one when it is imported."""
     try:
         Path.home()
     except RuntimeError:
@@ -69,7 +72,7 @@ def at_home() -> None:
 
 
 def expanded(path: str, what: str) -> Path:
-    """A path with its `~` as the home that it stands for. Raises ValueError, in one line that names `what` it is."""
+    """A path with `~` expanded. what: names the path in errors. Raises ValueError in one line."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -77,10 +80,10 @@ def expanded(path: str, what: str) -> Path:
 
 
 def describe(error: OSError) -> str | None:
-    """What is wrong with the path that an error names, in one line; None where it names none."""
+    """What is wrong with the path that an error names, in one line; None if it names none."""
     if isinstance(error, Unsafe):
         return str(error)
-    given = error.filename if error.filename2 is None else error.filename2  # what was to be replaced, not by what
+    given = error.filename if error.filename2 is None else error.filename2  # the file to be replaced, not the new one
     if given is None:
         return None
     name = os.fsdecode(given) if isinstance(given, str | bytes) else str(given)
@@ -89,11 +92,10 @@ def describe(error: OSError) -> str | None:
 
 
 def inside(root: Path, *parts: str) -> Path:
-    """A path below a folder, of parts that come from outside: a record, a bundle, an object store's keys.
+    """A path below `root`, from parts that come from outside: a record, a bundle, keys of an object store.
 
-    Each part is a relative path with `/`. Raises Unsafe, a ValueError in one line, where one is absolute, is empty,
-    climbs with `..`, or leads through a link: nothing of a stranger's is followed out of `root`, which itself may be a
-    link.
+    Each part is a relative path with `/`. Raises Unsafe, a ValueError in one line, if a part is absolute or empty,
+    contains `..`, or leads through a link: nothing a stranger wrote may lead out of `root`, which itself may be a link.
     """
     path = root
     for part in parts:
@@ -103,12 +105,12 @@ def inside(root: Path, *parts: str) -> Path:
         for step in steps:
             path = path / step
             if path.is_symlink():
-                raise Unsafe(f"{path} is a link, and links of a record are not followed: put the file itself there")
+                raise Unsafe(f"{path} is a link, and links in a run folder are not followed: put the file itself there")
     return path
 
 
 def refuse_links(tree: Path) -> None:
-    """Raises Unsafe, a ValueError in one line that names it, for a link, a pipe or a device in a folder or a file."""
+    """Raises Unsafe, a ValueError in one line, for a link, pipe or device. tree: a file, or a folder to search."""
     _refuse(tree, tree.lstat().st_mode)
     below = [tree] if tree.is_dir() else []
     while below:
@@ -127,7 +129,7 @@ def _refuse(path: Path, kind: int) -> None:
 
 
 def refuse_record_links(path: Path) -> None:
-    """Raises Unsafe where a link of a run folder leads to this path; links that people made elsewhere are theirs."""
+    """Raises Unsafe if a link inside a run folder leads to this path; links outside are allowed."""
     whole = Path(os.path.abspath(path))
     for folder in whole.parents:
         if (folder / "journal.jsonl").exists():
@@ -135,9 +137,9 @@ def refuse_record_links(path: Path) -> None:
 
 
 def reading(path: Path) -> io.BufferedReader:
-    """A file of a record, to be read: never through a link, nor from a pipe, which would wait for its writer.
+    """Open a file of a record for reading, but no link, and no pipe, which would block.
 
-    Raises Unsafe for these, in one line, and OSError as `open` does. Folders above it are the caller's to check.
+    Raises Unsafe for these, in one line, and OSError as `open` does. The caller checks the folders above.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -154,7 +156,7 @@ def reading(path: Path) -> io.BufferedReader:
 
 
 def printable(text: str) -> str:
-    """The text with what steers a terminal, or turns the direction of writing, as escapes such as \\x1b.
+    """The text with characters that control a terminal, or the direction of writing, as escapes such as \\x1b.
 
     Line ends and tabs stay.
     """
@@ -169,14 +171,14 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text as `printable`, in one line: every run of white space is one space."""
+    """The text as `printable`, in one line: every run of white space becomes one space."""
     return printable(" ".join(text.split()))
 
 
 def say(line: str) -> None:
-    """A line for people on stderr, that stays one line and steers no terminal, whatever names are in it.
+    """Print a line for people on stderr: it stays one line and cannot control the terminal, whatever it contains.
 
-    Where its reader has gone, as `head` does, it and the rest are for nobody.
+    If the reader has gone, as `head` does, it and all later lines are dropped.
     """
     try:
         print(printable(line).replace("\n", "\\n"), file=sys.stderr, flush=True)
@@ -185,32 +187,33 @@ def say(line: str) -> None:
 
 
 def refused(error: ValueError | OSError) -> int:
-    """Says in one line why a command ends. Returns its exit status, 2."""
+    """Print in one line why a command ends. Returns its exit status, 2."""
     what = describe(error) if isinstance(error, OSError) else None
     say(f"error: {' '.join((what or str(error)).split())}")
     return 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
+    """An argument parser that refuses in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Raises ValueError."""
         raise ValueError(f"{message}; see --help")
 
 
 def standard_streams() -> None:
-    """Have stdin, stdout and stderr be there, empty ones for those that a command was started without.
+    """Make sure that stdin, stdout and stderr exist; those that a command was started without become empty.
 
-    The next file to be opened, such as the record, would take the number of a closed one, and what libraries write
-    to it. What the terminal's encoding has no character for is printed as an escape, such as \\u2026. A reader that
-    goes, as `head` does, is no error, not at the process's end either.
+    Otherwise the next opened file, such as the journal, would get the number of a closed stream, and with it what
+    libraries print there. Characters that the terminal's encoding lacks are printed as escapes, such as \\u2026. A
+    reader that goes away, as `head` does, is no error, not even at the end of the process.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if type(stream) is io.TextIOWrapper and stream is getattr(sys, f"__{name}__"):  # no test's own
+        if type(stream) is io.TextIOWrapper and stream is getattr(sys, f"__{name}__"):  # not a test's replacement
             stream = _unread_too(stream)
             setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper):
@@ -218,7 +221,7 @@ def standard_streams() -> None:
 
 
 class _Heedless(io.FileIO):
-    """A stream whose reader may go, as `head` does: the rest is for nobody, and no error."""
+    """A stream whose reader may go away, as `head` does: the rest is dropped without an error."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -236,7 +239,7 @@ def _unread_too(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def emit(text: str) -> None:
-    """Results on stdout, steering no terminal. Where their reader has gone, as `head` does, the rest is for nobody."""
+    """Print results on stdout, as `printable`. If the reader has gone, as `head` does, the rest is dropped."""
     try:
         print(printable(text), flush=True)
     except BrokenPipeError:
@@ -244,9 +247,9 @@ def emit(text: str) -> None:
 
 
 def put(path: Path, content: bytes | str) -> None:
-    """Make or replace a file, at once and on disk; its folder is made where there is none. Text is UTF-8.
+    """Create or replace a file atomically and durably, and its folder if it is missing. Text is UTF-8.
 
-    What calls that were killed left of it goes, once it is old.
+    Removes old leftovers of calls that were killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_old(path.parent, f".{glob.escape(path.name)}.{'[0-9a-f]' * 32}")
@@ -262,7 +265,7 @@ def put(path: Path, content: bytes | str) -> None:
 
 
 def clear_old(folder: Path, pattern: str) -> None:
-    """Take away what is ours, of such a name, and hours old: what a killed process left. Links are not followed."""
+    """Remove our own files and folders that match and are hours old, which killed processes left. Follows no links."""
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             found = path.lstat()
@@ -271,9 +274,9 @@ def clear_old(folder: Path, pattern: str) -> None:
 
 
 def leftovers(base: Path, prefix: str) -> Iterator[Path]:
-    """The folders of ours, made by `owned`, whose process is gone; each goes once the caller asks for the next one.
+    """Folders made by `owned` whose process is gone; each is removed once the caller asks for the next one.
 
-    Only where folder and lock are this user's and no links: below a temporary folder everybody can make names.
+    Only if folder and lock belong to this user and are no links: everybody can create names in a temporary folder.
     """
     for folder in base.glob(f"{prefix}*"):
         lock = folder / OWNER
@@ -289,7 +292,7 @@ def leftovers(base: Path, prefix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def owned(base: Path, prefix: str) -> Iterator[Path]:
-    """A new folder, this user's alone and of a name that nobody foresees, for the length of the block."""
+    """A new private folder with an unpredictable name, which is removed at the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
     try:
         with FileLock(folder / OWNER):
@@ -300,16 +303,16 @@ def owned(base: Path, prefix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary() -> Iterator[None]:
-    """Have temporary files of this process, and of those that it starts, lie in one folder, and away with it.
+    """Put temporary files of this process and its children into one folder, which is removed afterwards.
 
-    So nothing lasts of a process that is killed: whoever comes next takes its folder away. Where there is no room for
-    one, temporary files lie where they would have lain.
+    If the process is killed, the next one removes its folder. If the folder cannot be made, temporary files stay in
+    their usual place.
     """
     with contextlib.ExitStack() as stack:
         before, named = tempfile.tempdir, os.environ.get("TMPDIR")
         with contextlib.suppress(OSError):
             base = Path(tempfile.gettempdir())
-            if not base.name.startswith(_OURS):  # else that of the process which started this one
+            if not base.name.startswith(_OURS):  # else the parent process has made one
                 for _ in leftovers(base, _OURS):
                     pass
                 tempfile.tempdir = os.environ["TMPDIR"] = str(stack.enter_context(owned(base, _OURS)))
@@ -325,10 +328,10 @@ def temporary() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path, wait_s: float, say: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold a lock file, which is made as `private` has it. say: told in one line for whom this waits.
+    """Hold a lock file, with the mode that `private` sets. say: gets one line that names the holder, if this waits.
 
-    One that only others hold who may not write it, and so cannot be at work, is replaced. Raises filelock's Timeout
-    after `wait_s` seconds, and Unsafe or OSError for what is no file that can be locked.
+    A lock file is replaced if all its holders are users who cannot write it and so cannot be running a sweep. Raises
+    filelock's Timeout after `wait_s` seconds, and Unsafe or OSError if the path cannot be locked.
     """
     with contextlib.suppress(FileNotFoundError):
         _refuse(path, path.lstat().st_mode)
@@ -338,12 +341,12 @@ def locked(path: Path, wait_s: float, say: Callable[[str], None] | None = None) 
     except Timeout:
         _take_from_readers(path)
         if say and wait_s > _SOON_S:
-            say(f"waiting for {path}, which {held_by(path)} holds")
+            say(f"waiting for {path}, held by {held_by(path)}")
         lock.acquire(timeout=max(0.0, wait_s - _SOON_S))
     try:
         with contextlib.suppress(OSError):
             seen = path.lstat().st_mode
-            if seen & 0o044 and not seen & 0o022:  # of an earlier version: who can open it can hold it
+            if seen & 0o044 and not seen & 0o022:  # from an earlier version: whoever can open it can hold it
                 path.chmod(0o600)
         yield
     finally:
@@ -351,17 +354,17 @@ def locked(path: Path, wait_s: float, say: Callable[[str], None] | None = None) 
 
 
 def held_by(path: Path) -> str:
-    """Who holds a lock file, in words, as far as this machine tells."""
+    """Who holds a lock file, in words, as far as this machine knows."""
     with contextlib.suppress(OSError):
         found = path.lstat()
         for process, user in _holders(found):
             return f"process {process} of {_named(user)}"
-        return f"a process that is not seen here, perhaps on another machine; the file is {_named(found.st_uid)}'s"
+        return f"a process not visible here, perhaps on another machine; the file belongs to {_named(found.st_uid)}"
     return "another process"
 
 
 def _take_from_readers(path: Path) -> None:
-    """Put a new lock file in the place of ours, where processes of other users alone hold it, who cannot write it."""
+    """Replace our lock file if only processes of other users hold it, who cannot write it."""
     fresh = path.with_name(f"{path.name}.new")
     with contextlib.suppress(OSError):
         try:
@@ -381,7 +384,7 @@ def _take_from_readers(path: Path) -> None:
 
 
 def holders(path: Path) -> list[tuple[int, int | None]]:
-    """(process, its user) of those on this machine that hold a lock file; a user is None where it is not told."""
+    """(process id, user id) of the holders of a lock file on this machine; a user is None if unknown."""
     try:
         return _holders(path.lstat())
     except OSError:
@@ -389,7 +392,7 @@ def holders(path: Path) -> list[tuple[int, int | None]]:
 
 
 def _holders(file: os.stat_result) -> list[tuple[int, int | None]]:
-    """(process, its user) of those on this machine that hold a lock of a file; a user is None where it is not told."""
+    """As `holders`, for the status of a file."""
     device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
     found = []
     for line in Path("/proc/locks").read_text("utf-8").splitlines():

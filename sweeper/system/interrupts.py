@@ -1,7 +1,7 @@
-"""Orderly ends: the first SIGINT or SIGTERM lets a sweep finish in seconds, the second ends the process at once.
+"""Clean stops: the first SIGINT or SIGTERM lets a sweep finish in seconds, the second ends the process at once.
 
-Tune's loop must not be torn apart by an exception, so while it runs the first signal goes to Tune's own handler,
-which ends the loop between two events. Elsewhere it is a KeyboardInterrupt, until what remains takes seconds anyhow.
+An exception must not interrupt Tune's loop, so while it runs the first signal goes to Tune's own handler, which ends
+the loop between two events. Elsewhere it is a KeyboardInterrupt, until the rest takes only seconds anyway.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from types import TracebackType
 from typing import Self
 
 STATUS = 130
-END_S = 27.0  # an interrupted sweep is over within 30 s, of which leaving the process takes some
+END_S = 27.0  # an interrupted sweep ends within 30 s, including the exit of the process
 _OURS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """A context in which signals are taken. Signals belong to the main thread: elsewhere it does nothing.
+    """A context that handles signals. Signals belong to the main thread: in any other thread it does nothing.
 
-    say: told in one line what the first signal does. hint: what the second one leaves on stderr.
+    say: gets one line about what the first signal does. hint: what the second one prints on stderr.
     """
 
     def __init__(self, say: Callable[[str], None], hint: str) -> None:
@@ -45,7 +45,7 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def install(self) -> None:
-        """Take the signals back: Ray takes SIGTERM when it starts, and Tune leaves its handler of SIGUSR1 behind."""
+        """Install the handlers again: Ray replaces SIGTERM's when it starts, and Tune leaves one for SIGUSR1 behind."""
         if self._before:
             for number in _OURS:
                 signal.signal(number, self._take)
@@ -53,7 +53,7 @@ class Interrupts:
 
     @contextmanager
     def saying(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Say lines there meanwhile, such as above a live table."""
+        """Say lines with `say` during the block, such as above a live table."""
         before, self.say = self.say, say
         try:
             yield
@@ -61,27 +61,28 @@ class Interrupts:
             self.say = before
 
     def close(self) -> None:
-        """Nothing of the sweep runs any more: from now on the first signal only shortens what is waited for."""
+        """The sweep has ended: from now on the first signal only shortens the waits."""
         self._closing = True
         self.install()
 
     @property
     def happened(self) -> bool:
+        """Whether there has been a signal."""
         return self._first is not None
 
     def left(self, usual: float) -> float:
-        """Seconds that may still be waited: the usual ones, or after a signal what is left of its thirty."""
+        """Seconds that a wait may take: `usual`, or after a signal at most what is left until the end is due."""
         if self._first is None:
             return usual
         return max(1.0, min(usual, self._first + END_S - time.monotonic()))
 
     def _take(self, number: int, frame: object) -> None:
         if self._first is not None:
-            shown = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the table hides the cursor
+            shown = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the live table hides the cursor
             os.write(2, f"{shown}ended at once; {self.hint}\n".encode(errors="backslashreplace"))
             os._exit(STATUS)
         self._first = time.monotonic()
-        # From a thread: the main one may hold the console's lock, or be in the middle of a write.
+        # In a thread: the main one may hold the console's lock, or be in the middle of a write.
         threading.Thread(
             target=self.say, args=("Stopping cleanly; press Ctrl-C again to quit now",), daemon=True
         ).start()

@@ -1,6 +1,6 @@
-"""How reports set text, tables and numbers in Markdown.
+"""Text, tables and numbers of reports in Markdown.
 
-What a spec, a record or a trainable says is text, whatever it looks like: it goes through `text`, `code` or `table`.
+Whatever a spec, a record or a trainable says is plain text and must go through `text`, `code` or `table`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from sweeper.system.files import one_line
 ABSENT = "-"
 _WIDEST = 200  # characters of a cell
 
-# What Markdown acts on inside a line. An underscore inside a word is none of it, and names are full of them.
+# What has a meaning in Markdown inside a line. Not an underscore inside a word, of which names are full.
 _ACTS = re.compile(r"[`*\[<$~]|\\(?=[!-/:-@\[-`{-~]|$)|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
-_BEGINS = re.compile(r"(?:#{1,6}|[-+])(?=\s|$)|>|(?:-+|=+)$")  # and at a line's beginning
+_BEGINS = re.compile(r"(?:#{1,6}|[-+])(?=\s|$)|>|(?:-+|=+)$")  # and at the start of a line
 _CODE = re.compile(r"((?<!`)`[^`]+`(?!`))")
 _NUMBERED = re.compile(r"(\d{1,9})[.)](?=\s|$)")
 
 
 def text(given: str) -> str:
-    """Text that Markdown shows as it is, in one line: no heading, list, link, picture or HTML comes of it.
+    """Text that Markdown shows unchanged, in one line: never as a heading, list, link, picture or HTML.
 
-    What stands between two backticks is code, as messages have it, and acts as little.
+    Text between two backticks is code, as in messages, and is equally harmless.
     """
     parts = _CODE.split(one_line(given))
     line = "".join(part if place % 2 else _inline(part) for place, part in enumerate(parts))
@@ -33,7 +33,7 @@ def text(given: str) -> str:
 
 
 def code(given: str) -> str:
-    """Text as code, in one line; a fence of more backticks than the text has in a row keeps them text."""
+    """Text as code, in one line, fenced by more backticks than the text has in a row."""
     line = one_line(given) or " "
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     space = " " if line.startswith("`") or line.endswith("`") else ""
@@ -41,24 +41,24 @@ def code(given: str) -> str:
 
 
 def plain(markdown: str) -> str:
-    """Markdown of such text and code without its marks, for a terminal."""
+    """The result of `text` or `code` without Markdown's marks, for a terminal."""
     return re.sub(r"\\([!-/:-@\[-`{-~])|[*`]", r"\1", markdown)
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """With four decimals."""
+    """A number with four decimals; `-` for None."""
     return ABSENT if value is None else f"{value:{sign}.4f}"
 
 
 def between(interval: Sequence[float] | None) -> str:
-    """An interval's two ends."""
+    """The two ends of an interval; `-` for None."""
     return ABSENT if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> str:
-    """A Markdown table that is aligned in its source, too; columns not named in `left` are flush right."""
+    """A Markdown table, aligned in its source too; columns not named in `left` are aligned right."""
     cells = [[_cell(text) for text in row] for row in (heads, *rows)]
-    # Two: a rule of a colon alone is none, and the whole would be no table.
+    # At least two: a rule of only a colon is invalid, and there would be no table.
     widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What nodes hold and how many trials fit on them, found without Ray."""
+"""What nodes have and how many trials fit on them, computed without Ray."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Node = Mapping[str, float]
 
 
 class NotStarted(RuntimeError):
-    """Ray did not start, or the cluster to be joined does not answer; in one line, with what to do."""
+    """Ray did not start, or the cluster does not answer; in one line, with what to do."""
 
 
 class Lost(RuntimeError):
-    """Ray is gone in mid-sweep; in one line."""
+    """Ray was lost during the sweep; in one line."""
 
 
 class NotShared(ValueError):
@@ -26,24 +26,35 @@ class NotShared(ValueError):
 
 
 class NoRoom(ValueError):
-    """Not even one trial fits; in one line, with the setting that would."""
+    """Not even one trial fits; in one line, with a setting that would fit."""
 
 
 class Needs(Protocol):
-    """What one trial holds, as a spec's `resources` say it."""
+    """What one trial uses, as in a spec's `resources`."""
 
     @property
-    def workers(self) -> int: ...
+    def workers(self) -> int:
+        """Ranks of the worker group; 0 trains in the trial's own process."""
+        ...
+
     @property
-    def cpus_per_worker(self) -> int: ...
+    def cpus_per_worker(self) -> int:
+        """CPUs of each worker."""
+        ...
+
     @property
-    def gpus_per_worker(self) -> float: ...
+    def gpus_per_worker(self) -> float:
+        """GPUs of each worker."""
+        ...
+
     @property
-    def accelerator(self) -> str | None: ...
+    def accelerator(self) -> str | None:
+        """The type of node that a trial needs, None for any."""
+        ...
 
 
 def configured() -> bool:
-    """Whether a running cluster is to be joined; a submitted job finds its own here, too."""
+    """Whether to join a running cluster; for a submitted job, its own."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
@@ -53,12 +64,12 @@ def submitted() -> bool:
 
 
 def this_machine() -> Node:
-    """CPUs and GPUs that this process may use, found without importing anything heavy."""
+    """CPUs and GPUs that this process may use, found without heavy imports."""
     return {"CPU": max(1, min(len(os.sched_getaffinity(0)), _quota())), "GPU": _gpus()}
 
 
 def max_concurrent(needs: Needs, nodes: Sequence[Node]) -> int:
-    """How many trials fit at once. Raises NoRoom where not even one does.
+    """How many trials fit at once. Raises NoRoom if not even one does.
 
     A worker does not span nodes; a trial's workers may.
     """
@@ -70,7 +81,7 @@ def max_concurrent(needs: Needs, nodes: Sequence[Node]) -> int:
 
 
 def missing(needs: Needs, nodes: Sequence[Node]) -> str:
-    """What a trial needs and what there is, in one line; nothing where one fits."""
+    """What a trial needs and what there is, in one line; empty if a trial fits."""
     each, processes, right = held(needs), max(1, needs.workers), _right(needs, nodes)
     if sum(_places(node, each) for node in right) >= processes:
         return ""
@@ -82,28 +93,28 @@ def missing(needs: Needs, nodes: Sequence[Node]) -> str:
 
 
 def of_type(needs: Needs) -> dict[str, float]:
-    """What keeps a trial to nodes of the type that it wants: a little of what only those have."""
+    """The resource that keeps a trial on nodes of its type: a little of what only those have."""
     return {f"accelerator_type:{needs.accelerator}": 0.001} if needs.accelerator else {}
 
 
 def _right(needs: Needs, nodes: Sequence[Node]) -> list[Node]:
-    """The nodes that may hold a trial's workers."""
+    """The nodes on which a trial's workers may run."""
     return [node for node in nodes if of_type(needs).keys() <= node.keys()]
 
 
 def _types(nodes: Sequence[Node]) -> str:
-    """What may be asked for instead of a type that no node is of."""
+    """Advice for a type that no node has."""
     there = {name.partition(":")[2] for node in nodes for name in node if name.startswith("accelerator_type:")}
     return f"set resources.accelerator to {' or '.join(sorted(there))}" if there else "leave resources.accelerator out"
 
 
 def held(needs: Needs) -> dict[str, float]:
-    """What one worker holds."""
+    """What one worker uses."""
     return {"CPU": needs.cpus_per_worker, "GPU": needs.gpus_per_worker}
 
 
 def _places(node: Node, each: Mapping[str, float]) -> int:
-    """Workers that fit on a node; the small term makes ten tenths one."""
+    """How many workers fit on a node; the small term makes ten tenths one."""
     return min(math.floor(node.get(kind, 0) / value + 1e-9) for kind, value in each.items() if value)
 
 
@@ -114,7 +125,7 @@ def _fitting(places: int, nodes: Sequence[Node], each: Mapping[str, float]) -> s
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if value and most < value:
             return f"set resources.{kind.lower()}s_per_worker to {most:g}{' or less' * (most > 1)}"
-    return "no node has both; lower one of resources.cpus_per_worker and resources.gpus_per_worker"
+    return "no node has both; lower resources.cpus_per_worker or resources.gpus_per_worker"
 
 
 def _quota() -> int:
@@ -127,9 +138,9 @@ def _quota() -> int:
 
 
 def _gpus() -> int:
-    """NVIDIA devices that the driver shows, less those that CUDA_VISIBLE_DEVICES hides.
+    """The number of NVIDIA devices, without those that CUDA_VISIBLE_DEVICES hides.
 
-    Two places tell: device files are made at first use on bare metal, and a sandbox may hide the driver's own list.
+    Looks in two places: on bare metal, device files appear only at first use, and a sandbox may hide the driver's list.
     """
     places = Path("/proc/driver/nvidia/gpus").glob("*"), Path("/dev").glob("nvidia[0-9]*")
     count = max(sum(1 for _ in place) for place in places)

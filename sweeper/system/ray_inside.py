@@ -1,7 +1,7 @@
 # ruff: noqa: E402
-"""All that is used of Ray's inside, which another release may change without a word; nothing else touches it.
+"""All use of Ray's internals, which any release may change without notice; no other module touches them.
 
-It was written for the releases that pyproject allows, and refuses another one in one line before it fails somewhere.
+Written for the releases that pyproject allows; any other is refused in one line at import.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ SERIES = "2.60"  # as pyproject pins it
 
 
 def checked(version: str) -> None:
-    """Raises NotStarted, in one line, for a release of Ray that this was not written for."""
+    """Raises NotStarted, in one line, for an unsupported release of Ray."""
     if not version.startswith(f"{SERIES}."):
         raise nodes.NotStarted(
-            f"Ray {version} is installed, and sweeper uses Ray's inside as it is in {SERIES}: "
+            f"Ray {version} is installed, but sweeper needs Ray {SERIES}: "
             f"pip install 'ray[default,tune,train]=={SERIES}.*'"
         )
 
 
-checked(ray.__version__)  # before the imports below fail of it
+checked(ray.__version__)  # before the imports below fail
 
 from ray._private import state, worker
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -40,9 +40,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 
 class _Group(WorkerGroup):
-    """A group whose reservation has a name. Ray keeps the reservation of a killed trial until its sweep is over.
+    """A group whose reservation has a name: Ray keeps the reservation of a killed trial until its sweep is over.
 
-    named: how the name begins; set for the trial, which has a process of its own.
+    named: the prefix of the name; a class attribute, as each trial has a process of its own.
     """
 
     named = ""
@@ -65,7 +65,7 @@ class _Controller(TrainController):
 class LedHere(DataParallelTrainer):
     """Ray Train's trainer with its controller in this process.
 
-    named: how the names of its reservations begin.
+    named: the prefix of its reservations' names.
     """
 
     def __init__(self, *arguments: Any, named: str, **others: Any) -> None:
@@ -86,37 +86,37 @@ class LedHere(DataParallelTrainer):
 
 
 def raised(error: BaseException) -> list[BaseException]:
-    """What the ranks of a group raised, or its controller did, as they raised it."""
+    """The original exceptions that the ranks of a group, or its controller, raised."""
     failures = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
     bare = [getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure for failure in failures]
     return [one for one in bare if isinstance(one, BaseException)]
 
 
 def set_rank_variables() -> None:
-    """Set RANK, WORLD_SIZE and their like in this worker's process, as torch's own launcher does."""
+    """Set RANK, WORLD_SIZE and the like in this worker's process, as torch's own launcher does."""
     from ray.train.torch.config import _set_torch_distributed_env_vars  # late: it imports torch
 
     _set_torch_distributed_env_vars()
 
 
 def actors() -> list[dict[str, Any]]:
-    """Ray's processes that hold something, with their states and addresses."""
+    """Ray's actors, with their states and addresses."""
     return list(state.actors().values())
 
 
 def give_back(identity: str) -> None:
-    """Remove the reservation of this id, in hexadecimal digits."""
+    """Remove a reservation by its id in hexadecimal digits."""
     from ray._raylet import PlacementGroupID
 
     remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
 
 
 def keep_from_trials(prefix: str) -> None:
-    """Have Tune not send the variables on whose names begin so: what is sent stands in a log of Ray's."""
+    """Stop Tune from passing on variables whose names start with `prefix`: Ray writes what it passes to a log."""
     for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith(prefix)]:
         class_cache.ENV_VARS_TO_PROPAGATE.remove(name)
 
 
 def show_worker_logs(shown: bool) -> None:
-    """Ray prints "(raylet) A worker died" on stdout, whatever log_to_driver says. This is its own switch for that."""
+    """Ray's switch for lines such as "(raylet) A worker died" on stdout, which log_to_driver does not affect."""
     worker._worker_logs_enabled = shown

@@ -1,8 +1,8 @@
-"""What a stranger must not read: taken out of all that is written or said, and settings that are secrets.
+"""Secrets: removed from everything that is written or printed, and settings that are secrets.
 
-A setting is a secret where its name says so, as `api_key` does, or where the trainable's Config declares it as
-pydantic's `SecretStr`. Its text lies in the environment of the driver and of the trials alone: specs, records, hashes
-and MLflow hold the reference `env:NAME` in its stead, which people may write themselves.
+A setting is a secret if its name says so, as `api_key` does, or if the trainable's Config declares it as pydantic's
+`SecretStr`. Its text exists only in the environment of the driver and of the trials: specs, records, hashes and MLflow
+hold the reference `env:NAME` instead, which people may also write themselves.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 
 HIDDEN, PREFIX = "***", "SWEEPER_SECRET_"
-_SHORTEST = 4  # characters of a secret that is looked for in what is said: fewer are in any text by chance
+_SHORTEST = 4  # characters of a secret to search for in texts: a shorter one occurs by chance
 
-# A tokenizer's `mask_token` and its like are none.
+# A tokenizer's `mask_token` and the like are no secrets.
 _OTHER_TOKENS = "".join(f"(?<!{kind}[_-])" for kind in ("mask", "pad", "unk", "cls", "sep", "bos", "eos"))
 _NAME = (
     r"(?:pass(?:words?|wd|phrase)|(?<![a-z])pwd|bearer|secrets?|credentials?|signature|authorization|(?<![a-z])sig"
@@ -40,8 +40,8 @@ _SHARE = re.compile(r"""\\*["']?[\d.]+(?:e[+-]?\d+)?(?![\w-])""", re.IGNORECASE)
 _NO_TEXT = re.compile(r"""\\*["']?(?:null|true|false|none|~|env:\w+)?\\*["']?""", re.IGNORECASE)
 _REFERENCE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 
-# Before a login's @, after a colon anything goes, for SQLAlchemy takes a password with a slash as it is; quotes, too,
-# but for those around the whole URL. All is bounded, for hostile text must not take long.
+# Between a login's colon and its @ anything is allowed, as SQLAlchemy accepts a password with a slash; also quotes,
+# except those around the whole URL. Every repetition is bounded, so that hostile text is matched quickly.
 _SCHEME = r"(\b[a-z][a-z0-9+.-]{0,30}://)"
 _LOGINS = [
     re.compile(_SCHEME + r"""[^/:\s'"@]{0,999}:(?:"[^"\n]{0,999}"|'[^'\n]{0,999}')@""", re.IGNORECASE),
@@ -49,15 +49,15 @@ _LOGINS = [
     re.compile(_SCHEME + r"""(?:[^/:\s'"]{0,999}:[^\s'"]{0,999}|[^/\s'"]{0,999})@""", re.IGNORECASE),
 ]
 
-_ALL: Mapping[str, bool] = MappingProxyType({})  # names alone tell
+_ALL: Mapping[str, bool] = MappingProxyType({})  # only names decide
 _known: dict[str, str] = {}  # variables that hold secrets: name -> the setting
 
 
 def redact(text: str) -> str:
-    """The text without what a stranger must not read: logins in URLs, and values of passwords, keys and tokens.
+    """The text without secrets: logins in URLs, and values of passwords, keys and tokens.
 
-    Whatever the syntax around them: `a=b`, `a: b`, `"a": "b"`, `--a b`. A number after `token` stays: that is a share
-    of the mask. The settings that are secrets are hidden wherever they stand.
+    In any of the forms `a=b`, `a: b`, `"a": "b"`, `--a b`. A number after `token` stays: that is a share of the mask.
+    Settings that are secrets are hidden wherever they occur.
     """
     for value in sorted(environment().values(), key=len, reverse=True):
         if len(value) >= _SHORTEST:
@@ -68,7 +68,7 @@ def redact(text: str) -> str:
 
 
 def command(arguments: Sequence[str]) -> str:
-    """A command line as a shell takes it, less its secrets: what follows the `=` of one is one, whatever is in it."""
+    """A command line for a shell, without secrets: everything after the `=` of a secret option is hidden."""
     shown: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -82,7 +82,7 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def veiled(path: str, value: Any) -> Any:
-    """A setting's value as it may be shown, of a record that somebody may have written with its secrets in it."""
+    """A setting's value with secrets hidden, for a record that somebody may have written with secrets in it."""
     if isinstance(value, Mapping):
         return {key: veiled(str(key), below) for key, below in value.items()}
     return HIDDEN if _secret(path, value) and not _REFERENCE.fullmatch(value) else value
@@ -90,14 +90,20 @@ def veiled(path: str, value: Any) -> Any:
 
 @lru_cache
 def declared(model: type[BaseModel]) -> Mapping[str, bool]:
-    """Every setting of a Config by its dotted path, and whether it is a secret: a `SecretStr`, or a text so called."""
+    """Dotted path -> whether the setting of a Config is a secret: a `SecretStr`, or text with a secret's name."""
     return dict(_declared(model))
 
 
 def taken(tree: Mapping[str, Any], where: str, kinds: Mapping[str, bool] = _ALL, below: str = "") -> dict[str, Any]:
-    """Settings with references to the environment in the place of secrets, which are put there.
+    """Settings with secrets moved to the environment and replaced by references.
 
-    where: of the spec, for the variables' names. kinds: `declared`. Raises ValueError in one line.
+    Args:
+        tree: the settings.
+        where: their section of the spec, for the variables' names.
+        kinds: from `declared`.
+        below: the path of `tree`, with a dot at its end.
+
+    Raises ValueError in one line.
     """
     found: dict[str, Any] = {}
     for key, value in tree.items():
@@ -111,9 +117,9 @@ def taken(tree: Mapping[str, Any], where: str, kinds: Mapping[str, bool] = _ALL,
 
 
 def given(tree: Mapping[str, Any], kinds: Mapping[str, bool] = _ALL, below: str = "") -> dict[str, Any]:
-    """Settings with their secrets, as `taken` put them into the environment. Raises ValueError where one is not there.
+    """Settings with the secrets that `taken` moved to the environment. Raises ValueError if one is not there.
 
-    References are followed for secrets alone: another setting cannot ask for what the environment holds.
+    Only secrets may be references: another setting cannot read the environment.
     """
     found: dict[str, Any] = {}
     for key, value in tree.items():
@@ -123,7 +129,7 @@ def given(tree: Mapping[str, Any], kinds: Mapping[str, bool] = _ALL, below: str 
         elif _secret(path, value, kinds) and (reference := _REFERENCE.fullmatch(value)):
             name = reference[1]
             if name not in os.environ:
-                raise ValueError(f"{path} is a secret that no record holds: set the environment variable {name} to it")
+                raise ValueError(f"{path} is a secret and not stored: set the environment variable {name} to it")
             _known.setdefault(name, path)
             value = os.environ[name]
         found[key] = value
@@ -133,7 +139,7 @@ def given(tree: Mapping[str, Any], kinds: Mapping[str, bool] = _ALL, below: str 
 def returned(
     settings: Mapping[str, Any], tree: Mapping[str, Any], kinds: Mapping[str, bool] = _ALL, below: str = ""
 ) -> dict[str, Any]:
-    """Settings made from a tree with references, with those again. A secret that only the code has stays there."""
+    """Settings read from `tree`, with its references restored. Secrets that only the code sets are left out."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         path, own = f"{below}{key}", tree.get(key)
@@ -147,13 +153,13 @@ def returned(
 
 
 def environment() -> dict[str, str]:
-    """The variables that hold secrets of this process's settings, for processes that do not inherit them."""
+    """The variables that hold this process's secrets, for processes that do not inherit them."""
     names = {*_known, *(name for name in os.environ if name.startswith(PREFIX))}
     return {name: os.environ[name] for name in sorted(names) if name in os.environ}
 
 
 def is_secret(path: str, kinds: Mapping[str, bool] = _ALL) -> bool:
-    """Whether a setting's declaration, or else its name, says that its text is a secret."""
+    """Whether a setting is a secret, by its declaration or else by its name."""
     return kinds.get(path, _ENDS.search(path.rpartition(".")[2]) is not None)
 
 
@@ -162,7 +168,7 @@ def _secret(path: str, value: Any, kinds: Mapping[str, bool] = _ALL) -> bool:
 
 
 def _put(path: str, value: str) -> str:
-    """Keep a secret in the environment; the variable's name."""
+    """Put a secret into the environment. Returns the variable's name."""
     name = PREFIX + re.sub(r"\W", "_", path).upper()
     if _known.setdefault(name, path) != path:
         raise ValueError(f"{path} and {_known[name]} would both be kept as {name}: write env:NAME for one of them")
@@ -180,7 +186,7 @@ def _declared(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, b
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """The types in an annotation such as `SecretStr | None`; a literal's are of its words."""
+    """The types in an annotation such as `SecretStr | None`; for a literal, those of its values."""
     parts = get_args(annotation)
     if get_origin(annotation) is Literal:
         yield from map(type, parts)
@@ -195,11 +201,11 @@ def _hidden(found: re.Match[str]) -> str:
     value = found["next"] or found["value"] or found["text"]
     if _plain(found["option"] or found["key"], value):
         return found[0]
-    mark = re.match(r"\\*[\"']", value)
-    return f"{key}{mark[0]}{HIDDEN}{mark[0]}" if mark else key + HIDDEN
+    quote = re.match(r"\\*[\"']", value)
+    return f"{key}{quote[0]}{HIDDEN}{quote[0]}" if quote else key + HIDDEN
 
 
 def _plain(name: str, value: str) -> bool:
-    """Whether a value can stay: a number called token, nothing at all, or a reference."""
+    """Whether a value need not be hidden: a number after `token`, an empty value, or a reference."""
     token = name.rstrip(" \t\n\"'\\").lower().endswith("token")
     return _NO_TEXT.fullmatch(value) is not None or (token and _SHARE.match(value) is not None)

@@ -1,7 +1,7 @@
 """Ray for the length of a sweep: a private one on this machine, or the cluster that is configured.
 
-What is started here listens on loopback, asks for a token, and leaves nothing behind. Ray reads part of its
-environment when it is imported, so this module imports it late: call `isolate` before importing search or sweep.
+A Ray that is started here listens on loopback, asks for a token, and leaves nothing behind. Ray reads part of its
+environment when it is imported, so this module imports it late: call `isolate` before anything that imports ray.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ JOIN_S, AWAIT_S, LOOK_S = 10.0, 2.0, 120.0
 
 _PREFIX = "sw-"
 _MARK = "SWEEPER_RAY"
-_isolated = False  # whether this process has set what follows, with a token of its own
+_isolated = False  # whether this process has set the following variables and a token of its own
 _ALONE = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray takes this machine for one that stays by itself
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray takes this machine for a cluster of its own
     "RAY_AUTH_MODE": "token",
-    # Three servers of metrics that ask for no token: of the node's agent, the autoscaler and the dashboard. The last
-    # two have no other switch than a port that there is not.
+    # Three metrics servers that ask for no token: the node agent's, the autoscaler's and the dashboard's. The only way
+    # to switch the last two off is an invalid port.
     "RAY_enable_metrics_collection": "0",
     "AUTOSCALER_METRIC_PORT": "-1",
     "DASHBOARD_METRIC_PORT": "-1",
@@ -59,26 +59,26 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
-# Tune hands all but the first on to the trials, and Train to its workers, through job submission as well.
+# Tune passes all but the first on to the trials, and Train to its workers, also under job submission.
 _TRIALS = {
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what Tune carries is rows, checked where they were reported
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # Tune carries rows, which were checked when they were reported
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trial.py chooses the working folder
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",  # a stopped trial may clean up so long before its process is used again
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "120",  # and then gives its CPUs back; Tune waits 600 s
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",  # time for a stopped trial to clean up before its process is reused
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "120",  # then its CPUs are freed; Tune's default is 600 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also the pace of ray.train.report, which is 2 s by default
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
-# Ray's names of the processes that train: the trial's own, which leads a group if there is one, and a group's workers.
+# Ray's names of the processes that train: the trial's own, which leads its group if it has one, and the workers.
 _TRAINS = {"ImplicitFunc": "trials", "RayTrainWorker": "workers"}
 
 
 def isolate() -> None:
-    """Have a Ray that is started here stay on 127.0.0.1 and ask for a token: before anything imports ray.
+    """Make a Ray that is started here stay on 127.0.0.1 and ask for a token. Call this before anything imports ray.
 
-    Nothing is changed where a cluster is to be joined: there, its own settings hold. What the environment says already
-    is nobody's word for it that this was done.
+    Changes nothing if a cluster is to be joined: then the cluster's settings hold. Variables that are already set do
+    not count as done.
     """
     global _isolated
     if configured() or _isolated:
@@ -90,15 +90,21 @@ def isolate() -> None:
 
 
 def private() -> Path | None:
-    """The folder of a Ray of our own, which is its user's alone; None on a cluster that was joined. In any process."""
+    """The folder of our own Ray, readable only by its user; None on a joined cluster. Works in any process."""
     folder = Path(os.environ.get(_MARK) or "/nowhere")
     return folder if folder.is_dir() else None
 
 
 def awaited(needs: Needs, at_once: int, minutes: float, say: Callable[[str], None]) -> int:
-    """`max_concurrent` on the nodes that are alive; where a cluster grows, after a wait for enough.
+    """`max_concurrent` on the nodes that are alive, after a wait for a growing cluster.
 
-    at_once: trials that there should be room for. Raises NoRoom where in the end not even one fits.
+    Args:
+        needs: of one trial.
+        at_once: how many trials should fit before the wait ends.
+        minutes: the longest wait.
+        say: gets one line, if there is a wait.
+
+    Raises NoRoom if not even one trial fits in the end.
     """
     import ray
     from ray.autoscaler.sdk import request_resources
@@ -112,7 +118,7 @@ def awaited(needs: Needs, at_once: int, minutes: float, say: Callable[[str], Non
                 request_resources(bundles=[])
             return max_concurrent(needs, nodes)
         if not asked:
-            why = missing(needs, nodes) or f"{at_once} trials are to run at once"
+            why = missing(needs, nodes) or f"{at_once} trials should run at once"
             say(f"waiting up to {minutes:g} min for nodes: {why}")
             bundle = {name: value for name, value in held(needs).items() if value} | of_type(needs)
             request_resources(bundles=[bundle] * (at_once * max(1, needs.workers)))
@@ -121,7 +127,7 @@ def awaited(needs: Needs, at_once: int, minutes: float, say: Callable[[str], Non
 
 
 def nodes(address: str) -> list[dict[str, Any]]:
-    """Each node's address, whether it is alive, its CPUs and GPUs, and the training processes there. NotStarted."""
+    """Per node: address, whether it is alive, CPUs and GPUs, and its training processes. Raises NotStarted."""
     os.environ.update(_QUIET)
     os.environ["RAY_ADDRESS"] = address
     with _joined((), verbose=False):
@@ -149,12 +155,12 @@ def nodes(address: str) -> list[dict[str, Any]]:
 
 
 def reserved(scratch: str, trial: str = "") -> str:
-    """How the names of what a trial's workers hold begin; without a trial, those of a sweep's."""
+    """The prefix of the names of a trial's reservations; without a trial, of all of the sweep's."""
     return f"sweeper {scratch} {trial} " if trial else f"sweeper {scratch} "
 
 
 def free(name: str) -> None:
-    """Give back what is held under names that begin so."""
+    """Remove the reservations whose names start with this."""
     from ray.util.placement_group import placement_group_table
 
     from sweeper.system import ray_inside
@@ -165,7 +171,7 @@ def free(name: str) -> None:
 
 
 def shared(what: str) -> None:
-    """Raises NotShared where a node of a joined cluster does not see a file, by its path or its address."""
+    """Raises NotShared if a node of a joined cluster does not see a file. what: its path or its address."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -177,7 +183,7 @@ def shared(what: str) -> None:
     blind = [where for where, sees in zip(nodes.values(), ray.get(asked, timeout=LOOK_S), strict=True) if not sees]
     if blind:
         raise NotShared(
-            f"{what} is not seen on {', '.join(sorted(blind))}: give a --storage that all nodes share, a folder or s3://…"
+            f"{what} is not visible on {', '.join(sorted(blind))}: use a --storage that all nodes share, or s3://…"
         )
 
 
@@ -192,20 +198,21 @@ def _sees(what: str) -> bool:
 
 @contextmanager
 def session(workers_code: Sequence[str] = (), verbose: bool = False) -> Iterator[list[Node]]:
-    """Ray, started or joined, until the block ends; gives the nodes' resources.
+    """Ray, started or joined, until the block ends; yields the nodes' resources.
 
-    workers_code: packages that a joined cluster's nodes are sent, unless a job has brought them. Ray takes SIGTERM when
-    it starts, to abort the process: whoever is to end in order takes it back. Raises NotStarted.
+    workers_code: packages to send to a joined cluster's nodes, unless the job has brought them. Ray replaces the
+    handler of SIGTERM by one that aborts the process: a caller that must end cleanly installs its own again. Raises
+    NotStarted.
     """
     os.environ.update(_QUIET if not verbose else {})
     os.environ.update(_TRIALS)
     isolate()
-    from sweeper.system import ray_inside  # first of all: it refuses a release of Ray that it was not written for
+    from sweeper.system import ray_inside  # first: it refuses an unsupported release of Ray
 
     with _joined(workers_code, verbose) if configured() else _started(verbose):
         import ray
 
-        ray_inside.keep_from_trials("AWS_")  # keys of the cloud, of which trials need none
+        ray_inside.keep_from_trials("AWS_")  # cloud credentials, which trials do not need
         ray_inside.show_worker_logs(verbose)
         logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.INFO if verbose else logging.CRITICAL)
@@ -217,7 +224,7 @@ def session(workers_code: Sequence[str] = (), verbose: bool = False) -> Iterator
 
 @contextmanager
 def _started(verbose: bool) -> Iterator[None]:
-    """A Ray of our own: on loopback, behind a token, its files in a folder that goes with it."""
+    """Our own Ray: on loopback, behind a token, with its files in a folder that is removed afterwards."""
     machine = this_machine()
     import ray
 
@@ -241,27 +248,27 @@ def _started(verbose: bool) -> Iterator[None]:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    """A folder for Ray's files, and away with those of drivers that were killed: their locks are free.
+    """A folder for Ray's files; removes those of killed drivers, whose locks are free.
 
-    Its path is short, for sockets lie below, whose paths may have 107 characters.
+    Its path is short: sockets lie below it, and their paths are limited to 107 characters.
     """
     base = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
     for left in files.leftovers(base, _PREFIX):
         _end_orphans(left)
     with files.owned(base, _PREFIX) as folder:
-        os.environ[_MARK] = str(folder)  # all that is started from here on carries it
+        os.environ[_MARK] = str(folder)  # inherited by every process started from here on
         try:
-            yield f"{folder}/r"  # Ray opens its own folder to everybody: this one lies in ours
+            yield f"{folder}/r"  # Ray makes its own folder readable for everybody, so it lies inside ours
         finally:
             _end_orphans(folder)
 
 
 def _end_orphans(folder: Path) -> None:
-    """End what a Ray that is over has left running: two of its agents do not notice that their raylet is gone."""
-    mark = f"{_MARK}={folder}".encode()
+    """End the processes that a finished Ray left behind: two of its agents do not notice that their raylet is gone."""
+    variable = f"{_MARK}={folder}".encode()
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            if environ.parent.name != str(os.getpid()) and mark in environ.read_bytes().split(b"\0"):
+            if environ.parent.name != str(os.getpid()) and variable in environ.read_bytes().split(b"\0"):
                 os.kill(int(environ.parent.name), signal.SIGKILL)
 
 
@@ -270,7 +277,7 @@ def _joined(workers_code: Sequence[str], verbose: bool) -> Iterator[None]:
     import ray
 
     address = os.environ["RAY_ADDRESS"]
-    with _or_not_started(f"the cluster at RAY_ADDRESS={address} was not joined", "is it up, or unset RAY_ADDRESS"):
+    with _or_not_started(f"cannot join the cluster at RAY_ADDRESS={address}", "start it, or unset RAY_ADDRESS"):
         _reach(address)
         ray.init(
             address=address,
@@ -282,29 +289,29 @@ def _joined(workers_code: Sequence[str], verbose: bool) -> Iterator[None]:
 
 
 def _carried(workers_code: Sequence[str]) -> dict[str, Any]:
-    """What a cluster's processes need of this one: its code, where no job brought it, and the settings' secrets."""
+    """What a cluster's processes need from this one: its code, unless a job brought it, and the settings' secrets."""
     code = {"py_modules": list(workers_code)} if workers_code and not submitted() else {}
     brought = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
-    there = brought.get("env_vars") or {}  # by the job: Ray takes no variable twice
+    there = brought.get("env_vars") or {}  # set by the job: Ray refuses to set a variable twice
     variables = {name: value for name, value in secrecy.environment().items() if name not in there}
     return code | ({"env_vars": variables} if variables else {})
 
 
 @contextmanager
 def _or_not_started(what: str, advice: str) -> Iterator[None]:
-    """Whatever Ray raises while it starts, which is of any type, becomes one line."""
+    """Turn whatever Ray raises while it starts, of any type, into one line. Raises NotStarted."""
     try:
         yield
     except Exception as error:
         whole = " ".join(str(error).split())
-        said = secrecy.redact(whole)[:200] or type(error).__name__
-        if "env_vars" in whole:  # a job's may hold others' secrets
-            said = "the job's runtime environment and the driver's name the same variable"
-        raise NotStarted(f"{what}: {said}; {advice} (-v shows what Ray says)") from error
+        reason = secrecy.redact(whole)[:200] or type(error).__name__
+        if "env_vars" in whole:  # do not show it: a job's variables may hold others' secrets
+            reason = "the job's and the driver's runtime environments set the same variable"
+        raise NotStarted(f"{what}: {reason}; {advice} (-v shows what Ray says)") from error
 
 
 def _reach(address: str) -> None:
-    """Raises OSError where nobody listens at HOST:PORT: Ray itself would try for minutes, and say so on stderr."""
+    """Raises OSError if nobody listens at HOST:PORT: Ray itself would retry for minutes, noisily."""
     host, _, port = address.rpartition(":")
     if port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=JOIN_S).close()

@@ -1,9 +1,9 @@
-"""How the ranks of a worker group find each other, and nobody else finds them.
+"""How the ranks of a worker group find each other, without letting anyone else in.
 
-torch's own meeting place is a server on every interface that asks nobody who they are. On one machine the ranks meet
-in a file of Ray's private folder in its stead; on a cluster at a server that listens at the address of rank 0's node
-alone. Then they talk over Ray's network: Gloo by itself would listen at the address of the host's name, which many
-systems have on loopback, where no other node can reach it, and NCCL at any but loopback.
+torch's own rendezvous is a server on every interface, without authentication. Instead, the ranks on one machine meet
+through a file in Ray's private folder; on a cluster, through a server that listens only at the address of rank 0's
+node. Then they use Ray's network: by default Gloo listens at the address of the host's name, which on many systems is
+loopback and so unreachable for other nodes, and NCCL at any interface except loopback.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray.util import get_node_ip_address
 from sweeper.system import ray_inside
 from sweeper.trials import cluster
 
-_listeners: list[socket.socket] = []  # in rank 0 of a cluster's group, until its server takes it
+_listeners: list[socket.socket] = []  # in rank 0 of a cluster's group, until its server takes it over
 
 
 class Ranks(TorchConfig):
@@ -35,6 +35,7 @@ class Ranks(TorchConfig):
 
     @property
     def backend_cls(self) -> Any:
+        """The class that Ray Train calls to set up the process group."""
         return _Meeting
 
 
@@ -53,9 +54,9 @@ class _Meeting(Backend):
 
 
 def choose_interface() -> None:
-    """Have Gloo, in this process, use the interface of the node's address.
+    """Make Gloo in this process use the interface of the node's address.
 
-    On loopback, NCCL as well, and whatever the environment says; elsewhere GLOO_SOCKET_IFNAME wins where it is set.
+    On loopback this applies to NCCL too and overrides the environment; elsewhere GLOO_SOCKET_IFNAME wins if it is set.
     """
     address = get_node_ip_address()
     alone = ip_address(address).is_loopback
@@ -67,7 +68,7 @@ def choose_interface() -> None:
 
 
 def meeting_place() -> str:
-    """A file that is not there yet, or `ADDRESS PORT` at which this process, rank 0, is going to serve."""
+    """A file that does not exist yet, or the `ADDRESS PORT` at which this process, rank 0, will serve."""
     if folder := cluster.private():
         return str(folder / f"ranks-{uuid.uuid4().hex}")
     address = get_node_ip_address()
@@ -77,11 +78,19 @@ def meeting_place() -> str:
 
 
 def join(rank: int, backend: str, place: str, size: int, seconds: float) -> None:
-    """Become a rank of `size` that meet at a place of `meeting_place`; each operation may take so many seconds."""
+    """Join the process group.
+
+    Args:
+        rank: of this process.
+        backend: "gloo" or "nccl".
+        place: from `meeting_place`.
+        size: number of ranks.
+        seconds: timeout of each operation.
+    """
     from torch.distributed import FileStore, TCPStore, init_process_group  # type: ignore[attr-defined]
 
     if not os.environ.keys() & {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_BLOCKING_WAIT"}:
-        os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "1"  # as Ray Train has it: an operation that hangs is an error
+        os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "1"  # as Ray Train sets it: an operation that hangs is an error
     timeout = timedelta(seconds=seconds)
     if place.startswith("/"):
         store: Any = FileStore(place, size)

@@ -1,4 +1,4 @@
-"""Run a trial again from its journal, and say whether the same numbers came out."""
+"""Train a trial again from its journal, and say whether the numbers are the same."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ Again = Callable[[SweepSpec, Path, Journal], None]
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The original beside its repetition.
+    """The original trial compared with its repetition.
 
-    rows: how many were compared. equal: whether all metrics that the original has, in all of its rows, are the same
-    bits. largest: metric -> the largest absolute difference, of those that differ. gone, new: metrics that the one has
-    and the other lacks, as another version's reports may. loss, again: the objective at the last step. changed: what is
-    not as it was, such as versions, in words.
+    Args:
+        trial: its id.
+        rows: how many were compared.
+        equal: whether all metrics of the original are bitwise equal in all of its rows.
+        loss: the original's objective at the last step.
+        again: the repetition's objective at the last step.
+        largest: metric -> the largest absolute difference, for metrics that differ.
+        gone: metrics that only the original has.
+        new: metrics that only the repetition has.
+        changed: other differences, such as versions, in words.
     """
 
     trial: str
@@ -42,20 +48,28 @@ class Reproduction:
 
 
 def chosen(run_dir: Path, identity: str | None, trust: bool = False) -> tuple[SweepSpec, Journal, TrialRecord]:
-    """Spec, journal and the completed trial, the best of the search if none is named. ValueError in one line."""
+    """Spec, journal and the completed trial; the search's best if none is named. Raises ValueError in one line."""
     if not (run_dir / run_folders.SPEC).is_file():
-        raise ValueError(f"--reproduce {run_dir}: there is no run, for it has no {run_folders.SPEC}")
+        raise ValueError(f"--reproduce {run_dir}: not a run folder, it has no {run_folders.SPEC}")
     spec, journal = load(run_dir / run_folders.SPEC, outside=run_dir), run_folders.opened(run_dir, trust)[1]
     done = {record.id: record for record in journal.trials.values() if record.state == "completed"}
     record = done.get(identity) if identity else records.best(spec, done.values())
     if record is None:
-        known = ", ".join(done) or "none"
-        raise ValueError(f"--trial {identity or ''}: no such completed trial in {run_dir}; there are: {known}"[:390])
+        listed = ", ".join(done) or "none"
+        raise ValueError(f"--trial {identity or ''}: no such completed trial in {run_dir}; completed: {listed}"[:390])
     return spec, journal, record
 
 
 def reproduce(spec: SweepSpec, run_dir: Path, journal: Journal, record: TrialRecord, again: Again) -> Reproduction:
-    """Train the trial once more, in a folder of its own which then goes, through what `again` runs open trials with."""
+    """Train the trial again in a temporary folder, and compare.
+
+    Args:
+        spec: of the run.
+        run_dir: the run folder; the temporary folder lies in it.
+        journal: of the run.
+        record: the trial.
+        again: runs the open trials of a journal in a folder, as `tuner.again` does.
+    """
     folder = files.inside(run_dir, FOLDER)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -70,7 +84,7 @@ def reproduce(spec: SweepSpec, run_dir: Path, journal: Journal, record: TrialRec
 
 
 def compared(spec: SweepSpec, old: TrialRecord, new: TrialRecord, changed: list[str]) -> Reproduction:
-    """Row by row. A row that only one of them has, and a metric that is gone, count as a difference without a size."""
+    """Compare row by row. A row that only one of them has, or a missing metric, is a difference without a size."""
     largest: dict[str, float] = {}
     ours, theirs = ({row.step: row.metrics for row in one.rows} for one in (old, new))
     both = ours.keys() & theirs.keys()
@@ -108,11 +122,11 @@ def lines(spec: SweepSpec, found: Reproduction) -> list[str]:
         verdict = f"not equal: {', '.join(differ[:6]) or 'other rows'}"
     if found.new:
         verdict += f"; new since then: {', '.join(found.new[:3])}{', …' if len(found.new) > 3 else ''}"
-    return [what, verdict, *(f"not as it was: {line}" for line in found.changed)]
+    return [what, verdict, *(f"differs: {line}" for line in found.changed)]
 
 
 def _changed(old: Journal, new: Journal) -> list[str]:
-    """Versions, data, machine, threads and device that are not as they were in the last session."""
+    """How versions, data, machine, threads and device differ between the last sessions of two journals."""
     then, now = (_last(journal) for journal in (old, new))
     pairs: list[tuple[str, Any, Any]] = [
         (name, then.versions.get(name), now.versions.get(name)) for name in sorted(then.versions | now.versions)
@@ -122,7 +136,7 @@ def _changed(old: Journal, new: Journal) -> list[str]:
     keys = sorted((then.machine.keys() & now.machine.keys()) - {"concurrency", "slots"})
     pairs += [(key, then.machine[key], now.machine[key]) for key in keys]
     pairs.append(("git commit", then.git_commit, now.git_commit))
-    return [f"{name} {before} then, {after} now" for name, before, after in pairs if before != after]
+    return [f"{name} was {before}, is {after}" for name, before, after in pairs if before != after]
 
 
 def _last(journal: Journal) -> Session:

@@ -1,4 +1,4 @@
-"""What a trial is told. It crosses to other processes and machines as a plain dict, which Tune and Ray Train carry."""
+"""The task of a trial. Tune and Ray Train carry it to other processes and machines as a plain dict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweeper.system import files
 
 @dataclass(frozen=True, kw_only=True)
 class TrialTask:
-    """One trial of a sweep: first what all trials of the sweep share, then its own.
+    """One trial of a sweep: first what all trials of the sweep share, then what is its own.
 
     Args:
         trainable: its path, as a spec names it.
@@ -26,14 +26,14 @@ class TrialTask:
         accelerator: the kind of GPU, None for any.
         cwd: the driver's folder, where the spec's relative paths begin.
         run_dir: the run folder.
-        shared: whether other users may read what the run writes.
-        remote: address of the run in an object store, empty where it has none.
+        shared: whether the user's group may read and write what the run writes.
+        remote: address of the run in an object store, empty if it has none.
         scratch: folder or address of Ray's own files.
         id: of the trial.
         seed: of the trial.
         config: the trainable's settings, complete but for secrets.
-        expected: the rows that it must repeat where it starts again.
-        test: whether it is judged on the part `test`, too.
+        expected: the rows that it must reproduce if it is restarted.
+        test: whether it is also scored on the part `test`.
         evaluate: the tasks that the trainable scores.
     """
 
@@ -59,10 +59,10 @@ class TrialTask:
 
     @property
     def home(self) -> Path:
-        """The trial's folder, where all nodes see it. Raises files.Unsafe where the id leads out of the run folder."""
+        """The trial's folder, visible to all nodes. Raises files.Unsafe if the id leads out of the run folder."""
         return files.inside(Path(self.run_dir), "trials", self.id)
 
     @property
     def place(self) -> Remote | None:
-        """Where the trial lies in an object store, if the run does."""
+        """The trial's place in an object store; None if the run has none."""
         return Remote(self.remote) / "trials" / self.id if self.remote else None

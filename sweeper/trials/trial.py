@@ -1,9 +1,9 @@
 """One trial: what Tune calls, in this process or as the driver of a Ray Train worker group.
 
-Both ways give the trainable the same context. A row of metrics leaves a trial only once the checkpoint that belongs
-to it is on disk. What Tune carries is `{"rows": [row, ...], "checkpoint": seal, "node": address}`: one row, or after a
-restart every row that the checkpoint remembers, since workers run ahead of the driver and the journal may lack some.
-A trial that meets a fault (`faults`) sends it before it fails: `"fault": [errno, what the system says, file]`.
+Either way the trainable gets the same context. A row of metrics leaves a trial only once its checkpoint is on disk.
+Tune carries `{"rows": [row, ...], "checkpoint": manifest hash, "node": address}`: one row, or after a restart every
+row in the checkpoint's history, since workers run ahead of the driver and the journal may lack some. A trial that
+meets a fault (`faults`) sends it before it fails: `"fault": [errno, strerror, file]`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,26 @@ from sweeper.trainable import Trainable, TrainContext
 from sweeper.trials.task import TrialTask
 
 ERROR = "error.txt"
-LARGEST = 1e300  # of a metric: sums of several are finite, too
+LARGEST = 1e300  # of a metric: sums of several must be finite, too
 
 Send = Callable[[dict[str, Any]], None]
 
 
 class PeerLost(RuntimeError):
-    """Another rank is gone. Not this one's fault, so it is not what a trial is noted to have failed of."""
+    """Another rank is gone. That is not this rank's error, so it is not noted as the reason of the failure."""
 
 
 @dataclass(frozen=True)
 class Reporter:
-    """`context.report` of rank 0: refuses what is not finite, stores the checkpoint, then sends the row.
+    """`context.report` of rank 0: refuses values that are not finite, stores the checkpoint, then sends the row.
 
-    place: of the trial in an object store, where checkpoints are then stored as well. last: the row reported last, of
-    an earlier try at first.
+    Args:
+        folder: of the trial.
+        objective: the metric that every row must have.
+        owner: whose checkpoints these are (`checkpoints.owner`).
+        send: gets the message for Tune.
+        place: of the trial in an object store, where checkpoints are stored as well.
+        last: the last reported row, at first that of an earlier try.
     """
 
     folder: Path
@@ -72,7 +77,7 @@ class Reporter:
         self.last.update(row)
 
     def refuse_without(self, objectives: Iterable[str]) -> None:
-        """Raises ValueError, in one line, where the last row lacks one of these: scores come with that row alone."""
+        """Raises ValueError, in one line, if the last row lacks one of these: only that row has scores."""
         for name in objectives:
             if name not in self.last:
                 raise ValueError(f"objective {name!r} is not in the last row; {nearest(name, sorted(self.last))}")
@@ -86,9 +91,9 @@ class Reporter:
 
 
 def run(given: dict[str, Any]) -> None:
-    """What Tune calls. given: a `TrialTask`: the sweep's part (`tuner.shared`), the trial's (`JournalSearch.suggest`).
+    """What Tune calls. given: the fields of a `TrialTask`, from `tuner.shared` and `JournalSearch.suggest`.
 
-    A failure leaves `error.txt` in the trial's folder, its reason in the first line, for the driver and for people.
+    A failure leaves `error.txt` in the trial's folder, with the reason in its first line, for the driver and people.
     """
     task = TrialTask(**given)
     files.private(task.shared)
@@ -109,7 +114,7 @@ def run(given: dict[str, Any]) -> None:
 
 
 def _begin(task: TrialTask) -> None:
-    """Take away what an earlier try left: its error, and what Ray would go on from."""
+    """Remove what an earlier try left: its error, and the state from which Ray would resume."""
     if place := task.place:
         (place / ERROR).delete()
         (Remote(task.scratch) / task.id).delete()
@@ -121,7 +126,7 @@ def _begin(task: TrialTask) -> None:
 
 @contextlib.contextmanager
 def _folder(task: TrialTask, place: Remote | None) -> Iterator[Path]:
-    """The trial's folder; in an object store's stead one on this node, with the checkpoints from there."""
+    """The trial's folder; for an object store a temporary one on this node, with the checkpoints from there."""
     if place is None:
         yield task.home
         return
@@ -154,12 +159,12 @@ def _here() -> dict[str, str]:
     return {"node": get_node_ip_address()}
 
 
-def _message(rows: list[dict[str, Any]], seal: str | None = None) -> dict[str, Any]:
-    return {"rows": rows, "checkpoint": seal}
+def _message(rows: list[dict[str, Any]], manifest_hash: str | None = None) -> dict[str, Any]:
+    return {"rows": rows, "checkpoint": manifest_hash}
 
 
 def _all_reduce(tensor: Any) -> None:
-    """Sum over the ranks. Raises PeerLost where one does not answer."""
+    """Sum over the ranks. Raises PeerLost if one does not answer."""
     from torch import distributed
 
     try:
@@ -169,7 +174,7 @@ def _all_reduce(tensor: Any) -> None:
 
 
 def _train(task: TrialTask, send: Send, **ranks: Any) -> None:
-    """Run the trainable from the newest checkpoint that verifies, if there is one."""
+    """Run the trainable from the newest valid checkpoint, if there is one."""
     import torch
 
     torch.set_num_threads(task.cpus_per_worker)
@@ -182,7 +187,7 @@ def _train(task: TrialTask, send: Send, **ranks: Any) -> None:
         try:
             send(message)
         except BaseException as stop:
-            stops.append(stop)  # Tune stops a trial by what it raises where a row is sent
+            stops.append(stop)  # Tune stops a trial by raising from the call that sends a row
             raise
 
     with _folder(task, place) as folder:
@@ -191,7 +196,7 @@ def _train(task: TrialTask, send: Send, **ranks: Any) -> None:
         except BaseException as error:
             if error in stops or (isinstance(error, Exception) and not isinstance(error, StopIteration)):
                 raise
-            # Tune takes these for an orderly end, and a trial for complete that never was.
+            # Tune would take these for a normal end and the trial for complete.
             raise RuntimeError(f"the trainable left by {reason(error)}") from error
 
 
@@ -206,7 +211,7 @@ def _train_in(folder: Path, place: Remote | None, task: TrialTask, send: Send, *
         send(_message(rows, checkpoints.manifest_hash(restore_from)))
         reporter.last.update(rows[-1])
     trainable = Trainable.load(task.trainable, outside=Path(task.run_dir))
-    # Ray Train waits until every rank has reported, and keeps what rank 0 did.
+    # Ray Train waits until every rank has reported, and keeps the report of rank 0.
     report = (lambda *_: send(_message([]))) if ranks.get("rank") else reporter
     asked = {"seed": task.seed, "test": task.test, "evaluate": task.evaluate}
     context = TrainContext(report, restore_from=restore_from, **asked, **ranks)
@@ -222,9 +227,9 @@ def _train_in(folder: Path, place: Remote | None, task: TrialTask, send: Send, *
 
 
 def fitting(config: Any, there: float, world_size: int = 1) -> str:
-    """Which settings would fit into a GPU that has room for less than `config`. there: bytes that it has.
+    """Which settings would fit into a GPU on which `config` does not. there: bytes that it has.
 
-    What the step takes in fact is at least `there`; the trainable's own estimate says how that falls with the rows.
+    A step takes at least `there` in fact; the trainable's own estimate says how that falls with the rows.
     """
     rows: int = getattr(config, "batch_size", 1)
 
@@ -245,7 +250,7 @@ def fitting(config: Any, there: float, world_size: int = 1) -> str:
 
 @contextlib.contextmanager
 def _noted(task: TrialTask) -> Iterator[None]:
-    """Keep the first error of a trial, which is its own: it fails because a worker did, ranks because another did."""
+    """Keep only the first error of a trial: the later ones, of its other ranks and of itself, follow from it."""
     try:
         yield
     except PeerLost:
@@ -255,19 +260,19 @@ def _noted(task: TrialTask) -> Iterator[None]:
         raise
 
 
-def _note(task: TrialTask, told: str) -> None:
-    told = secrecy.redact(told)
+def _note(task: TrialTask, text: str) -> None:
+    text = secrecy.redact(text)
     if place := task.place:
         with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as name:
             if not (place / ERROR).exists():
-                Path(name, ERROR).write_text(told, encoding="utf-8")
+                Path(name, ERROR).write_text(text, encoding="utf-8")
                 (place / ERROR).push(Path(name, ERROR))
         return
-    with contextlib.suppress(OSError), (task.home / ERROR).open("x", encoding="utf-8") as file:  # no room, perhaps
-        file.write(told)
+    with contextlib.suppress(OSError), (task.home / ERROR).open("x", encoding="utf-8") as file:  # the disk may be full
+        file.write(text)
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line that tells no secret: its type and the first line of what it says."""
+    """An error in one line, without secrets: its type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return secrecy.redact(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__

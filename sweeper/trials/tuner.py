@@ -1,7 +1,7 @@
-"""A sweep's stages: one Tuner over one searcher each, with the journal as the only state.
+"""A sweep's stages: each is one Tuner with one searcher, and the journal is the only state.
 
 Resuming is a new Tuner over the old journal. Tune's own folder is scratch: it lies below the run folder because
-every node must reach it, and it goes when the stage ends.
+every node must reach it, and it is removed when the stage ends.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ OPTUNA_LOG = "optuna.log"
 
 
 class _Watch(tune.Callback):
-    """Ends a sweep whose nodes are all gone, for Tune would wait for one for ever; says what it waits for else.
+    """Ends a sweep whose nodes are all gone, as Tune would wait forever; otherwise says what Tune waits for.
 
-    free: called with a trial that has ended, once its process has had time to give back what it held.
+    free: called with the id of a trial that has ended, once its process has had time to release what it held.
     """
 
     def __init__(self, needs: nodes.Needs, say: Callable[[str], None], free: Callable[[str], None]) -> None:
@@ -87,13 +87,18 @@ def run(
     facts: dict[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> bool:
-    """Run what the journal lacks of the search stage; whether all of it has ended.
+    """Run the trials that the search stage still lacks. Returns whether all of it has ended.
 
-    slots: trials that fit at once. facts: of what the trainable prepared, for the record. say: told in one line what
-    people should know, such as a torn checkpoint.
+    Args:
+        spec: of the run.
+        run_dir: the run folder.
+        journal: of the run.
+        slots: how many trials fit at once.
+        facts: about what the trainable prepared, for the journal.
+        say: gets one line for each thing that people should know, such as a torn checkpoint.
     """
     concurrency, log = _begin(spec, run_dir, journal, slots, facts or {}, say), run_dir / OPTUNA_LOG
-    # The rule first: a session may have ended with a stop that it never wrote down.
+    # The rule first: the last session may have ended before it wrote down a stop.
     rule = scheduler(spec, journal, run_dir, _hooks(spec, run_dir, journal, say))
     search: JournalSearch
     if spec.search.method == "arms":
@@ -116,9 +121,9 @@ def confirm(
     facts: dict[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> bool:
-    """Run what the journal lacks of the confirmation's declared looks, none stopped early; whether all has ended.
+    """Run the trials that the confirmation's declared looks still lack; none is stopped early.
 
-    facts: None where this session has run the search already.
+    Arguments as for `run`; facts is None if this session has already run the search. Returns whether all has ended.
     """
     concurrency = _begin(spec, run_dir, journal, slots, facts, say)
     rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
@@ -136,7 +141,7 @@ def again(
     facts: dict[str, Any],
     say: Callable[[str], None] = print,
 ) -> None:
-    """Run the trials that the journal holds open, and no others."""
+    """Run the open trials of the journal, and no others. Arguments as for `run`."""
     _begin(spec, run_dir, journal, slots, facts, say)
     rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
     search = OpenSearch(spec, journal, slots, run_dir / OPTUNA_LOG, rule.reconcile_dropped)
@@ -151,14 +156,14 @@ def _begin(
     facts: dict[str, Any] | None,
     say: Callable[[str], None],
 ) -> int:
-    """Note the session; how many trials may run at once."""
+    """Record the session in the journal. Returns how many trials may run at once."""
     concurrency = _concurrency(spec, journal, slots)
     if facts is None:
         return concurrency
     journal.append(_session(spec, concurrency, slots, facts))
     if slots < concurrency:
-        points = "the same points, later" if spec.scheduler == "none" else "this takes longer"
-        say(f"there is room for {slots} of {concurrency} trials at a time: {points}")
+        points = "same points, but later" if spec.scheduler == "none" else "this takes longer"
+        say(f"only {slots} of {concurrency} trials fit at a time: {points}")
     _show_torn(spec, run_dir, journal, say)
     return concurrency
 
@@ -188,7 +193,7 @@ def _stage(
 def _hooks(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str], None]) -> Hooks:
     """What a stage's scheduler calls."""
     found = Hooks(outcome=lambda record: learned.ended(spec, record, journal.stage(record.ask.stage)))
-    if not spec.resources.gpus_per_worker:  # there, the same steps need not give the same bits again
+    if not spec.resources.gpus_per_worker:  # on a GPU the same steps need not give the same bits again
         found = replace(found, on_mismatch=say)
     if spec.resources.workers:
         scratch = _train_scratch(run_dir)
@@ -198,7 +203,7 @@ def _hooks(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str]
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """An error of the system is raised as itself, though Tune wraps up what its callbacks raise."""
+    """Raise system errors as they are: Tune wraps what its callbacks raise."""
     try:
         yield
     except TuneError as wrapped:
@@ -211,7 +216,7 @@ def _plainly() -> Iterator[None]:
 
 
 def _concurrency(spec: SweepSpec, journal: Journal, slots: int) -> int:
-    """How many trials may run at once; a resumed sweep keeps it, for the points depend on it."""
+    """How many trials may run at once; a resumed sweep keeps the number, as its points depend on it."""
     for event in journal.events:
         if isinstance(event, Session):
             return event.machine["concurrency"]
@@ -222,7 +227,7 @@ def _tuner(
     spec: SweepSpec, run_dir: Path, search: JournalSearch, rule: JournalScheduler, say: Callable[[str], None]
 ) -> tune.Tuner:
     held = spec.resources
-    # The driver of a worker group holds no CPU: it would take its own workers' place, and both would wait for ever.
+    # The driver of a worker group holds no CPU: it would take one from its own workers, and both would wait forever.
     resources: dict[str, float] = {"cpu": held.cpus_per_worker, "gpu": held.gpus_per_worker}
     resources |= nodes.of_type(held)
     if held.workers:
@@ -234,7 +239,7 @@ def _tuner(
             search_alg=search,
             scheduler=rule,
             num_samples=search.remaining,
-            # A group's driver cannot leave fit() when its trial is stopped, so it is not fit for a second one.
+            # A group's driver cannot leave fit() when its trial is stopped, so it cannot run a second one.
             reuse_actors=not held.workers,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -270,18 +275,18 @@ def shared(spec: SweepSpec, run_dir: Path) -> dict[str, Any]:
 
 
 def _train_scratch(run_dir: Path) -> str:
-    """Ray Train's folder, where every node reaches it."""
+    """Ray Train's folder, which every node can reach."""
     return (Remote(_scratch(run_dir)) / "train").address if object_store.of(run_dir) else f"{_scratch(run_dir)}/train"
 
 
 def _scratch(run_dir: Path) -> str:
-    """Tune's folder, where every node reaches it."""
+    """Tune's folder, which every node can reach."""
     place = object_store.of(run_dir)
     return (place / SCRATCH).address if place else str(run_dir / SCRATCH)
 
 
 def _clear(run_dir: Path) -> None:
-    """Take Tune's folder away."""
+    """Remove Tune's folder."""
     shutil.rmtree(run_dir / SCRATCH, ignore_errors=True)
     if place := object_store.of(run_dir):
         (place / SCRATCH).delete()
@@ -292,7 +297,7 @@ def _name(tune_trial: Any) -> str:
 
 
 def _show_torn(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str], None]) -> None:
-    """Say which checkpoints the trials to be continued will pass over."""
+    """Say which checkpoints the resumed trials will skip, and whether the journal's last line was torn."""
     if journal.torn is not None:
         say(f"the journal's last line was torn and is dropped: {journal.torn[:80]}")
     for record in journal.trials.values():

@@ -1,10 +1,10 @@
 """The worker group of a trial: Ray Train's, led by the trial's own process.
 
-As Ray Train starts it, a group of one worker takes seven processes, which start one after another and import torch
-three times: the trial, a queue, the controller, a data-set manager, two helpers and the worker. Here the controller
-runs in the trial's process and hands its rows to Tune there, data sets (which no trial has) get no manager, what a
-killed trial held is freed by the sweep's driver (`cluster.free`, by name) and not by a helper, and a process group is
-set up only where there are ranks to talk to. What is taken from Ray's inside lies in `ray_inside`.
+Ray Train itself starts seven processes for a group of one worker, one after another, and three of them import torch:
+the trial, a queue, the controller, a data-set manager, two helpers and the worker. Here the controller runs in the
+trial's process and passes its rows to Tune there; there is no data-set manager, as no trial has data sets; the sweep's
+driver, not a helper, frees what a killed trial held (`cluster.free`, by name); and a process group is set up only if
+there are several ranks. All use of Ray's internals is in `ray_inside`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ START_FAILURES = 3
 
 
 class _Forward(UserCallback):
-    """Hands what rank 0 reported to Tune."""
+    """Passes the reports of rank 0 to Tune."""
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         tune.report(metrics[0])
 
 
 def run(worker: Callable[[dict[str, Any]], None], task: TrialTask) -> None:
-    """Run `worker` on every rank, with the task as a dict, until all are through.
+    """Run `worker` on every rank, with the task as a dict, until all have finished.
 
-    Raises Ray Train's error, from the fault (`faults.of`) that a rank raised if it was one.
+    Raises Ray Train's error, chained to the fault (`faults.of`) that a rank raised, if any.
     """
     gpu = task.gpus_per_worker > 0
     held = {"CPU": task.cpus_per_worker, **({"GPU": task.gpus_per_worker} if gpu else {})}
@@ -53,7 +53,7 @@ def run(worker: Callable[[dict[str, Any]], None], task: TrialTask) -> None:
             name=task.id,
             storage_path=task.scratch,
             callbacks=[_Forward()],
-            # Tune counts the failures of a trial, whichever of its processes it was.
+            # Tune counts the failures of a trial, in whichever of its processes they occur.
             failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=START_FAILURES),
         ),
     )

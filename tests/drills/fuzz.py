@@ -42,7 +42,7 @@ def _specs(count: int, seed: int) -> dict[str, Any]:
     import hypothesis
     from hypothesis import HealthCheck, Phase
 
-    from sweeper.spec import yaml_reader
+    from sweeper.system import yaml_reader
     from tests.sweeper.mutations import idle_machine, mutated, planned
     from tests.sweeper.spec.test_spec import EXPLICIT, TOY
 

@@ -113,11 +113,11 @@ ROWS = [
     Row("method that there is not", (FILE, "search.method", "'tpee'", "'tpe'"), ("method: tpe", "method: tpee")),
     Row(
         "seeds that overlap",
-        (FILE, "seeds.confirm", "seed 1 is in search, too"),
+        (FILE, "seeds.confirm", "seed 1 is also in seeds.search"),
         ("confirm: [2, 3]", "confirm: [2, 1]"),
     ),
     Row("seed twice", (FILE, "seeds.confirm", "duplicate seed 2"), ("confirm: [2, 3]", "confirm: [2, 2]")),
-    Row("not YAML", (FILE, "is not the YAML of a spec", "line 2"), text="name: [toy\n"),
+    Row("not YAML", (FILE, "cannot be read as a spec", "line 2"), text="name: [toy\n"),
     Row("not text", (FILE, "is not UTF-8"), text=b"name: \xff\xfe"),
     Row("empty", (FILE, "is empty", "name:"), text=""),
     Row("a list", (FILE, "list", "not a mapping"), text="- name: toy\n"),
@@ -154,7 +154,7 @@ ROWS = [
     Row("misspelt scheduler", (FILE, "scheduler", "'halving'"), ("search: {", "scheduler: havling\nsearch: {")),
     Row(
         "scheduler under two objectives",
-        (FILE, "scheduler", "stops trials by one objective, and there are 2"),
+        (FILE, "scheduler", "needs a single objective, and there are 2"),
         ("search: {", "objective: [val/loss, val/loss_mask]\nscheduler: median\nsearch: {"),
     ),
     Row(

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from sweeper import run
 from sweeper.plan import probe
-from sweeper.spec import yaml_reader
 from sweeper.system import nodes as machine
+from sweeper.system import yaml_reader
 
 JUNK = st.one_of(
     st.none(),

@@ -150,7 +150,7 @@ print(tuple(model(**pair).logits.shape)[:2] == (1, 16), pair.token_type_ids.max(
     [
         (["--set", "stepz=3"], "stepz"),
         (["--set", "steps"], "PATH=VALUE"),
-        (["--set", "steps=[1"], "--set steps=[1: cannot read the value: while parsing a flow sequence"),
+        (["--set", "steps=[1"], "--set steps=[1: cannot read the value: line 1, column 3: expected ',' or ']'"),
         (["--set", "steps=@x"], "--set steps=@x: cannot read the value"),
         (["--set", "steps=9", "--set", "steps.x=2"], "--set steps.x=2: an earlier --set gave steps a value"),
         (["--set", "model=3"], "model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from sweeper.system import yaml_reader
 from sweeper.trainable import Budget
-from trainables import limits
 from trainables.settings import presets, word_amounts
 from trainables.settings.catalogue import SOURCES
 
@@ -473,24 +474,26 @@ Whole = TypeVar("Whole", bound=Config)
 
 
 def override(settings: list[str], model: type[Whole] = Config) -> Whole:
-    """The default settings with `PATH=VALUE` settings, the value in YAML. ValueError in one line."""
+    """The default settings with `PATH=VALUE` settings, the value as a spec writes it. ValueError in one line."""
     tree: dict[str, Any] = {}
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: write PATH=VALUE, such as steps=200")
         *parents, leaf = path.split(".")
+        if len(parents) >= yaml_reader.MAX_DEPTH:
+            raise ValueError(f"--set {setting:.100}: is nested deeper than {yaml_reader.MAX_DEPTH} levels")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ValueError(f"--set {setting}: an earlier --set gave {parent} a value")
         try:
-            node[leaf] = limits.yaml_value(value)
+            node[leaf] = yaml_reader.parse(value)
         except ValueError as error:
             raise ValueError(f"--set {setting:.100}: cannot read the value: {error}") from None
     try:
-        return model.model_validate(tree)
+        return model.model_validate_json(json.dumps(tree), strict=True)  # as a spec's settings: no text is a number
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "settings"

@@ -300,7 +300,7 @@ def test_an_ablation_of_presets_finds_their_components() -> None:
         ({"confirm": {"best": 0}}, "confirm.best"),
         (
             {"space": {}, "search": {"method": "arms"}, "seeds": {"search": [], "confirm": []}},
-            "seeds.search: is empty: then two arms or more and seeds.confirm must be there",
+            "seeds.search: is empty, so two or more arms and seeds.confirm are needed",
         ),
     ],
 )

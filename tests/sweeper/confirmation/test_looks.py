@@ -126,11 +126,11 @@ def test_a_spec_says_its_looks_and_older_hashes_stay() -> None:
     [
         ({"until": "decided", "looks": [16, 8]}, "confirm.looks: [16, 8] must ascend"),
         ({"until": "decided", "looks": [8, 8]}, "confirm.looks: [8, 8] must ascend"),
-        ({"until": "decided", "looks": [8, 25]}, "confirm.looks: the last is at 25 pairs, seeds.confirm has 12"),
+        ({"until": "decided", "looks": [8, 25]}, "confirm.looks: the last needs 25 pairs, but seeds.confirm has 12"),
         ({"until": "decided", "looks": [5, 10]}, "confirm.looks[0]: 5 should be greater than or equal to 6"),
         ({"until": "decided", "looks": []}, "confirm.looks: [] is too short"),
-        ({"looks": [8, 16]}, "confirm.looks: is for confirm.until: decided; without it there is one look"),
-        ({"spending": "pocock"}, "confirm.spending: is for confirm.until: decided"),
+        ({"looks": [8, 16]}, "confirm.looks: needs confirm.until: decided; without it there is one look"),
+        ({"spending": "pocock"}, "confirm.spending: needs confirm.until: decided"),
         ({"until": "never"}, "confirm.until: 'never' should be 'decided'"),
     ],
 )

@@ -302,7 +302,7 @@ def test_inexact_budgets_are_the_same_where_they_come_about_alike_and_are_counte
 
 
 def test_a_spec_of_which_nothing_would_run_is_refused() -> None:
-    with pytest.raises(SpecError, match="no arm but the baseline keeps to its budget; budget: free"):
+    with pytest.raises(SpecError, match="no other arm has the baseline's budget; set budget: free"):
         spec(arms={"baseline": {}, "big": {"masking.rate": 0.4}}, seeds={"search": [], "confirm": [1, 2, 3, 4, 5, 6]})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sweeper import run, status
+from sweeper import preflight, run, status
 from sweeper.confirmation import design
 from sweeper.journal import learned, recorded, run_folders
 from sweeper.journal.events import Ask, End, Report, Session
@@ -146,9 +146,9 @@ def test_what_an_older_record_lacks_is_left_out_with_a_line(
     assert learned.was_stuck(sweep, journal.trials["t0001"]) is None
     assert status.main([str(run_dir)]) == 4
     out = capsys.readouterr().out
-    assert "left out, for an earlier version made this record and mine:train is not imported to read it" in out
+    assert "left out, because an earlier version made this record and mine:train is not imported to read it" in out
     assert write.main([str(run_dir)]) == 0
-    assert "left out, for an earlier version" in (run_dir / "report.md").read_text("utf-8")
+    assert "left out, because an earlier version" in (run_dir / "report.md").read_text("utf-8")
 
 
 def test_of_an_older_record_what_comes_with_sweeper_still_tells_all(
@@ -183,7 +183,7 @@ def test_the_hash_of_a_record_is_that_of_a_grid_and_of_what_is_null(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("name: x\nsearch: {method: grid}\nspace: {x: {choice: [1, 2]}}\n", "its arms are not laid out"),
+        ("name: x\nsearch: {method: grid}\nspace: {x: {choice: [1, 2]}}\n", "its arms are not expanded"),
         ("name: x\nsearch: {method: arms}\narms: {a: 1}\n", "arms.a: 1 should be a mapping"),
         ("name: x\ntrainable: 3\n", "trainable: 3 should be text"),
         ("- x\n", "holds a list at the top"),
@@ -273,7 +273,7 @@ def test_a_resumed_run_says_what_it_imports_and_from_where(
     tmp_path: Path, mine: SweepSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = made(tmp_path, mine)
-    monkeypatch.setattr(run, "_begun", lambda *_: (_ for _ in ()).throw(ValueError("enough")))
+    monkeypatch.setattr(preflight.Admission, "run_folder", lambda *_: (_ for _ in ()).throw(ValueError("enough")))
     assert run.main(["--resume", str(run_dir)]) == 2
     line = f"mine:train is imported from {tmp_path / 'own' / 'mine.py'}\n"
     assert capsys.readouterr().err == f"{line}error: enough\n"

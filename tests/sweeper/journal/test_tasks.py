@@ -75,7 +75,7 @@ def test_what_the_tasks_give_is_on_record(here: Path) -> None:
         ),
         (
             {"objective": ["val/loss", "toy/acuracy"]},
-            "toy.yaml: objective: the tasks do not give 'toy/acuracy'; did you mean 'toy/accuracy'?",
+            "toy.yaml: objective: no task reports 'toy/acuracy'; did you mean 'toy/accuracy'?",
         ),
     ],
 )

@@ -66,10 +66,10 @@ def test_disk_for_fewer_trials_names_how_many_and_what_is_written_counts() -> No
     each = spec.settings({}).checkpoint_bytes * (2 + 1 / 3)
     line = refused(spec, 1, disk=capacity.DISK_BYTES + 5.5 * each)
     assert line.startswith("disk: the checkpoints take about 7.7 GB, ")
-    assert line.endswith("set search.trials to 5, or give a --storage with room")
+    assert line.endswith("set search.trials to 5, or use a --storage with room")
     assert not capacity.shortages(spec, 1, there(disk=capacity.DISK_BYTES + 5.5 * each), written=(18.6 * each, 0))
     arms = toy_spec(arms={"a": {"x": 0.1}, "b": {"x": 0.2}}, space={}, search={"method": "arms"})
-    assert refused(arms, 1, disk=1000.0).endswith("are free: give a --storage with room")
+    assert refused(arms, 1, disk=1000.0).endswith("are free: use a --storage with room")
 
 
 def test_both_are_told_in_one_line() -> None:
@@ -81,13 +81,13 @@ def test_both_are_told_in_one_line() -> None:
 def test_little_shared_memory_is_said_and_not_refused() -> None:
     assert not capacity.shortages(toy_spec(), 1, there(shared=64 * 2**20))
     (line,) = capacity.notes(there(shared=64 * 2**20))
-    assert line.startswith("/dev/shm has 64 MiB free, Ray's object store takes 256 ")
+    assert line.startswith("/dev/shm has 64 MiB free: Ray's object store (256 MiB) goes to disk")
     assert "--shm-size=512m" in line
     assert capacity.notes(there(shared=nodes.OBJECT_STORE_BYTES)) == []
 
 
 def test_shared_memory_that_is_not_to_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refused(toy_spec(), 1, closed=True).startswith("/dev/shm is not to be written by this user, and Ray does")
+    assert refused(toy_spec(), 1, closed=True).startswith("/dev/shm is not writable by this user, and Ray needs it")
     assert not capacity.free(tmp_path).closed
     monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/shm")
     assert capacity.free(tmp_path).closed

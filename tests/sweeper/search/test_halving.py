@@ -101,7 +101,7 @@ def test_the_next_point_after_a_kill_is_what_the_journal_makes_it(tmp_path: Path
         assert point is not None
         assert (point.params, point.raw) == (ask.params, ask.raw)
     if method == "cmaes":
-        assert max(mark.get("cma:generation", 0) for mark in tune.search._marks.values()) > 1
+        assert max(attrs.get("cma:generation", 0) for attrs in tune.search._sampler_attrs.values()) > 1
 
 
 def rungs(rule: Halving) -> dict[int, dict[str, float]]:
@@ -234,19 +234,19 @@ def test_one_form_with_everything_written_out():
         (
             {"halving": {"first": 8}},
             0.3,
-            "scheduler.halving.first: a rung before the warm-up is over: 8, with a warm-up",
+            "scheduler.halving.first: 8 is too early after a warm-up",
         ),
-        ({"halving": {"first": 8}}, 0.3, "of 6 steps; the smallest legal value is 9"),
-        ({"median": {"first": 8}}, 0.3, "the smallest legal value is 9"),
-        ("halving", 0.7, "scheduler: the warm-up of 14 of 20 steps leaves no room for a rung, which may lie at 21 or"),
+        ({"halving": {"first": 8}}, 0.3, "of 6 steps; use 9 or more"),
+        ({"median": {"first": 8}}, 0.3, "use 9 or more"),
+        ("halving", 0.7, "scheduler: a warm-up of 14 of 20 steps leaves no room for a rung, allowed from step 21 on"),
         ("median", 0.7, "shorten the warm-up, or write scheduler: none"),
         ({"halving": {"first": 20}}, 0, "scheduler.halving.first: 20 is not below the full length of 20 steps"),
         ({"halving": {"reduction": 1}}, 0, "scheduler.halving.reduction: 1 should be greater than or equal to 2"),
         ({"halving": {"frist": 3}}, 0, "scheduler.halving.frist: unknown key; did you mean 'first'?"),
         ("halvign", 0, "scheduler: unknown scheduler 'halvign': did you mean 'halving'?"),
-        ({"halving": {}, "median": {}}, 0, "is not none, halving or median"),
+        ({"halving": {}, "median": {}}, 0, "is not a scheduler: write none, halving, median or"),
         ({"halving": "4"}, 0, "scheduler.halving: '4' should be a mapping"),
-        (3, 0, "scheduler: 3 is not none, halving or median"),
+        (3, 0, "scheduler: 3 is not a scheduler: write none, halving, median or"),
     ],
 )
 def test_a_rule_that_could_not_judge_is_refused_in_one_line(rule: Any, warmup: float, line: str):
@@ -259,7 +259,7 @@ def test_a_rule_that_could_not_judge_is_refused_in_one_line(rule: Any, warmup: f
 def test_trials_of_unequal_length_are_not_compared():
     space = {"steps": {"randint": [10, 40]}}
     assert toy_spec(space=space, arms={}).rungs == []
-    with pytest.raises(SpecError, match="halving compares trials of one length, these have 10 to 40 steps"):
+    with pytest.raises(SpecError, match="halving needs trials of one length; these have 10 to 40 steps"):
         toy_spec(space=space, arms={}, scheduler="halving")
 
 
@@ -291,7 +291,7 @@ def test_a_grid_is_arms_in_the_order_of_the_product():
         ({"space": {}}, "space: is empty: grid needs one"),
         ({"space": {"steps": {"randint": [1, 3000]}}}, "space: the grid has 3000 points, 2000 at most"),
         ({"search": {"method": "grid", "trials": 3}}, "search.trials: 3, but 5 arms times 2 search seeds is 10"),
-        ({"arms": {"far": {"x": 0.3}}}, "arms.far.x: 0.3 is none of 0.1, 0.5"),
+        ({"arms": {"far": {"x": 0.3}}}, "arms.far.x: 0.3 is not one of 0.1, 0.5"),
         ({"space": {"x": {"choice": [0.1, 2.0]}}}, "2.0"),
     ],
 )

@@ -321,7 +321,7 @@ def test_cmaes_keeps_its_generations(tmp_path: Path):
     configs = [toy.Config.model_validate(record.ask.config) for record in tune.journal.trials.values()]
     spreads = [max(abs(one.x - 0.3) + abs(one.y - 0.7) for one in part) for part in (configs[5:20], configs[65:])]
     assert spreads[1] < 0.5 * spreads[0]
-    assert max(mark["cma:generation"] for mark in tune.search._marks.values() if mark) > 5
+    assert max(attrs["cma:generation"] for attrs in tune.search._sampler_attrs.values() if attrs) > 5
 
 
 def test_gp_asks_near_the_best_and_the_same_again(tmp_path: Path):

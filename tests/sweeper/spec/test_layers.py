@@ -98,10 +98,10 @@ def test_a_profile_can_delete() -> None:
 @pytest.mark.parametrize(
     ("tree", "profile", "sets", "reason"),
     [
-        ({}, "small", [], "--profile small: there is no such profile; legal are none"),
+        ({}, "small", [], "--profile small: there is no such profile; there are none"),
         ({"profiles": {"small": {}}}, "smal", [], "--profile smal: there is no such profile; did you mean 'small'?"),
-        ({"profile": "x", "profiles": {"a": {}}}, None, [], "f: profile: 'x': there is no such profile; legal are a"),
-        ({"profile": [], "profiles": {"a": {}}}, None, [], "f: profile: []: there is no such profile; legal are a"),
+        ({"profile": "x", "profiles": {"a": {}}}, None, [], "f: profile: 'x': there is no such profile; use a"),
+        ({"profile": [], "profiles": {"a": {}}}, None, [], "f: profile: []: there is no such profile; use a"),
         ({"profiles": 3}, None, [], "f: profiles: must be a mapping of names to partial specs"),
         ({"profiles": {"a": 3}}, None, [], "f: profiles.a: must be a mapping, a partial spec"),
         ({"profiles": {"a": {"profile": "b"}}}, None, [], "f: profiles.a: a profile cannot hold 'profile'"),

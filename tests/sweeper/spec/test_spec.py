@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from sweeper.spec import yaml_reader
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import load, resolve
 from sweeper.spec.space import LogUniform, Simplex, Uniform
 from sweeper.spec.spec import SweepSpec
+from sweeper.system import yaml_reader
 
 ROOT = Path(__file__).parents[3]
 MIX = ROOT / "search_spaces" / "mix_ratios.yaml"
@@ -149,9 +149,12 @@ def test_data_wins_over_the_data_of_config_and_leaves_it() -> None:
         (["config.stepz=3"], "--set config.stepz=3: config.stepz: unknown key; did you mean 'steps'?"),
         (["serach.trials=3"], "--set serach.trials=3: serach: unknown key; did you mean 'search'?"),
         (["seeds.serch=[3]"], "--set seeds.serch=[3]: seeds.serch: unknown key; did you mean 'seeds.search'?"),
-        (["config={shares.token: 0}"], "config.shares.token: a key here has no dot; nest it, section: {key: value}"),
+        (
+            ["config={shares.token: 0}"],
+            "config.shares.token: keys cannot have dots here; nest them: section: {key: value}",
+        ),
         (["space.shres={uniform: [0,1]}"], "space.shres: the trainable has no such setting; did you mean 'shares'?"),
-        (["arms.extra.z=1", "arms.extra.x=0"], "arms.extra.z: the trainable has no such setting; legal are "),
+        (["arms.extra.z=1", "arms.extra.x=0"], "arms.extra.z: the trainable has no such setting; use one of "),
         (["config.x=2"], "--set config.x=2: config.x: 2 should be less than or equal to 1"),
         (["config.shares={random: 0.3}"], "config.shares: shares must sum to 1, these sum to 0.3"),
         (["config.shares=5"], "config.shares: 5 should be a mapping"),
@@ -184,21 +187,21 @@ def test_data_wins_over_the_data_of_config_and_leaves_it() -> None:
         ),
         (["space.x={choice: []}"], "space.x: choice is empty: name at least one value"),
         (["space.x={loguniform: [0, 1]}"], "space.x: loguniform needs a low bound above 0, not 0"),
-        (["space.shares.token={uniform: [0, 1]}"], "space.shares.token: lies inside 'shares', which is there, too;"),
+        (["space.shares.token={uniform: [0, 1]}"], "space.shares.token: lies inside 'shares', which is also set;"),
         (["arms.baseline.x=2"], "arms.baseline.x: 2 lies outside [0, 1]"),
-        (["arms.baseline.y=0"], "arms.baseline.y: is not in the space, which tpe cannot leave; legal are x, steps"),
+        (["arms.baseline.y=0"], "arms.baseline.y: is not in the space that tpe searches; use one of x, steps"),
         (["config.steps=50"], "arms.baseline.steps: the arm leaves it to config, whose value is not in the space: 50 "),
         (["arms.baseline=3"], "arms.baseline: 3 should be a mapping"),
         (["arms={no name: {}}"], "arms: invalid name 'no name': use 1 to 64 letters"),
-        (["seeds.confirm=[1]"], "seeds.confirm: the seed 1 is in search, too: the two must be disjoint"),
+        (["seeds.confirm=[1]"], "seeds.confirm: seed 1 is also in seeds.search: the two must not overlap"),
         (["seeds.confirm=[7, 8, 7]"], "seeds.confirm: duplicate seed 7"),
         (["seeds.search=[1, 2]"], "seeds.search: tpe takes exactly one seed, not 2"),
         (["seeds.search=[]"], "seeds.search: tpe takes exactly one seed, not 0"),
         (["seeds.search=[-1]"], "seeds.search[0]: -1 should be greater than or equal to 0"),
         (["seeds.search=[no]"], "seeds.search[0]: the text 'no' is not a number"),
-        (["objective=test/loss"], "objective: 'test/loss' must be a loss of the validation part, as val/loss; it is"),
-        (["objective=val/accuracy_mask"], "objective: 'val/accuracy_mask' must be a loss of the validation part"),
-        (["scheduler=asha"], "scheduler: unknown scheduler 'asha': legal are none, halving, median"),
+        (["objective=test/loss"], "objective: 'test/loss' must be a validation loss, such as val/loss; it is"),
+        (["objective=val/accuracy_mask"], "objective: 'val/accuracy_mask' must be a validation loss"),
+        (["scheduler=asha"], "scheduler: unknown scheduler 'asha': use one of none, halving, median"),
         (
             ["name=a.b"],
             "name: invalid name 'a.b': use 1 to 64 letters, digits, _ and -, starting with a letter or digit",
@@ -207,14 +210,14 @@ def test_data_wins_over_the_data_of_config_and_leaves_it() -> None:
         (["name=null"], "name: is missing"),
         (["resources.workers=4.5"], "resources.workers: 4.5 is not a whole number"),
         (["resources.workers=-1"], "resources.workers: -1 should be greater than or equal to 0"),
-        (["resources.gpus_per_worker=1.5"], "resources.gpus_per_worker: 1.5 must be whole above 1"),
+        (["resources.gpus_per_worker=1.5"], "resources.gpus_per_worker: 1.5 is above 1, so it must be whole"),
         (["limits.hours=0"], "limits.hours: 0 should be greater than 0"),
         (["data.corpus=embedded"], "data: trainables.toy:train has no data settings; leave data out"),
         (
             ["trainable=trainables.tot:train"],
             "trainable: no module 'trainables.tot': is 'trainables.tot' on the Python",
         ),
-        (["trainable=trainables.toy"], "trainable: 'trainables.toy' is not of the form module:function"),
+        (["trainable=trainables.toy"], "trainable: 'trainables.toy' must have the form module:function"),
         (["trainable=trainables.toy:go"], "trainable: 'trainables.toy' must have 'go' and 'Config'"),
         (["trainable=..x:y"], "trainable: importing '..x:y' raised TypeError: "),
     ],
@@ -232,8 +235,8 @@ def test_bad_input_is_one_line(sets: list[str], line: str) -> None:
     [
         ("", "is empty; a spec begins with name:"),
         ("- name\n", "holds a list at the top, not a mapping"),
-        ("name: [\n", "is not the YAML of a spec: line 2, column 1: "),
-        ("name: a\nname: b\n", "is not the YAML of a spec: line 2, column 1: duplicate key 'name'"),
+        ("name: [\n", "cannot be read as a spec: line 2, column 1: "),
+        ("name: a\nname: b\n", "cannot be read as a spec: line 2, column 1: duplicate key 'name'"),
         ("question: why\n", "name: is missing"),
     ],
 )

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from sweeper import run, status
-from sweeper.spec import yaml_reader
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import load, resolve
+from sweeper.system import yaml_reader
 from sweeper.trainable import Trainable
 from tests.sweeper.samples import toy_spec
 
@@ -33,21 +33,21 @@ TEXTS = {
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "arms": (
         {"arms": {f"a{n}": {"x": n / 1e5} for n in range(10_000)}, "search": ARMS},
-        "arms: there are 10,000, 2,000 at most",
+        "arms: 10,000 are too many: use at most 2,000",
     ),
-    "seeds": ({"seeds": {"confirm": [*range(1, 40_000)]}}, "seeds.confirm: there are 39,999, 10,000 at most"),
+    "seeds": ({"seeds": {"confirm": [*range(1, 40_000)]}}, "seeds.confirm: 39,999 are too many: use at most 10,000"),
     "a seed twice": ({"seeds": {"confirm": [*range(1, 9_999), 9_998]}}, "duplicate seed 9998"),
     "arms on seeds": (
         {"arms": {f"a{n}": {"x": n / 1e5} for n in range(200)}, "search": ARMS, "seeds": {"search": [*range(600)]}},
-        "seeds.search: 120,000 trials, of all arms on all seeds; 100,000 at most",
+        "seeds.search: all arms on all seeds make 120,000 trials; 100,000 at most",
     ),
     "looks": (
         {"confirm": {"until": "decided"}, "seeds": {"confirm": [*range(1, 5_000)]}},
-        "confirm.looks: 1249 looks, one after every 4 pairs; name 20 at most",
+        "confirm.looks: 1249 looks, one every 4 pairs, are too many; list at most 20",
     ),
     "looks by name": (
         {"confirm": {"until": "decided", "looks": [*range(6, 50)]}, "seeds": {"confirm": [*range(1, 51)]}},
-        "confirm.looks: there are 44, 20 at most",
+        "confirm.looks: 44 are too many: use at most 20",
     ),
     "choices": ({"space": {"x": {"choice": [n / 1e5 for n in range(20_000)]}}, "arms": {}}, "1,000 at most"),
     "parts": ({"space": {"shares": {"simplex": {f"p{n}": 0 for n in range(5_000)}}}, "arms": {}}, "100 at most"),
@@ -58,7 +58,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a space": (
         {"space": {f"p{n}": {"uniform": [0, 1]} for n in range(10_000)}, "arms": {}},
-        "space: its domains have 20,000 bounds and choices, and all are tried: 5,000 at most",
+        "space: its domains have 20,000 bounds and choices; at most 5,000 can be checked",
     ),
 }
 SETS = {

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeper.spec import yaml_reader
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
+from sweeper.system import yaml_reader
 from tests.sweeper.mutations import JUNK, idle_machine, mutated, planned
 from tests.sweeper.spec.test_spec import EXPLICIT, TOY
 

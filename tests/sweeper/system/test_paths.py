@@ -158,7 +158,7 @@ def test_what_is_read_of_a_record_is_no_link_and_no_pipe(
     os.mkfifo(made / name)
     assert status.main([str(made)]) == status.REFUSED  # and does not wait for a writer
     said = capsys.readouterr().err
-    assert "is neither a file nor a folder" in said or "is no run folder" in said
+    assert "is neither a file nor a folder" in said or "is not a run folder" in said
     assert said.count("\n") == 1
 
 

@@ -118,13 +118,13 @@ def test_a_cluster_is_sent_the_variables() -> None:
 
 
 def test_a_refused_secret_is_not_shown() -> None:
-    with pytest.raises(SpecError, match="is refused; being a secret, it is not shown") as error:
+    with pytest.raises(SpecError, match="is refused; it is a secret and not shown") as error:
         resolve({**tree(), "config": {"account": {"passphrase": "of-the-door"}}})
     assert hidden(str(error.value))
 
 
 def test_no_search_varies_a_secret() -> None:
-    with pytest.raises(SpecError, match=r"space\.api_key: is a secret, which no search varies"):
+    with pytest.raises(SpecError, match=r"space\.api_key: is a secret and cannot be searched"):
         resolve({**tree(), "space": {"api_key": {"choice": ["of-the-door", "b"]}}})
 
 

@@ -188,7 +188,7 @@ def test_waiting_for_the_cache_says_for_whom_and_ends(
     with holding(lock, fcntl.LOCK_EX, None):
         assert mlm.main([*arguments, "--output", "out"]) == 2
         waiting, ended = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(rf"waiting for {re.escape(str(lock))}, which process \d+ of \w+ holds", waiting)
+    assert re.fullmatch(rf"waiting for {re.escape(str(lock))}, held by process \d+ of \w+", waiting)
     assert re.match(rf"error: cache {tmp_path}/cache has been locked for 0 min by process \d+ of \w+: end that", ended)
 
 
@@ -392,7 +392,7 @@ def test_a_disk_without_inodes_is_refused_with_the_number(tmp_path: Path) -> Non
     there = capacity.Free(memory=1e12, disk=1e12, shared=1e12)
     needed = capacity.SWEEP_FILES + capacity.TRIAL_FILES * (spec.total_trials + spec.confirm_trials)
     [line] = capacity.shortages(spec, 1, replace(there, files=7))
-    assert line.startswith(f"inodes: the sweep makes about {needed:,} files and folders, and 7 more fit on the disk")
+    assert line.startswith(f"inodes: the sweep makes about {needed:,} files and folders, but only 7 fit on the disk")
     assert not capacity.shortages(spec, 1, replace(there, files=7), written=(0, needed - 7))
     assert not capacity.shortages(spec, 1, there)
     assert capacity.free(tmp_path).files > needed

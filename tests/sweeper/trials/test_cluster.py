@@ -147,7 +147,7 @@ def test_the_files_of_a_killed_driver_go_and_those_of_a_living_one_stay(
     ("address", "told"),
     [
         (None, "Ray did not start on this machine: The node timed out. Overloaded; close what keeps it busy"),
-        ("10.0.0.1:6379", "the cluster at RAY_ADDRESS=10.0.0.1:6379 was not joined: The node timed out."),
+        ("10.0.0.1:6379", "cannot join the cluster at RAY_ADDRESS=10.0.0.1:6379: The node timed out."),
     ],
 )
 def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str | None, told: str):

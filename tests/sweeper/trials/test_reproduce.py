@@ -41,15 +41,15 @@ ROWS = {"val/loss": 2.0, "val/accuracy": 0.5}, {"val/loss": 1.0, "val/accuracy":
 def test_one_bit_a_row_or_a_metric_that_is_gone_tells_the_two_apart(
     again: list[dict[str, float]], equal: bool, line: str
 ) -> None:
-    found = reproduce.compared(SPEC, record(*ROWS), record(*again), ["torch 1 then, 2 now"])
+    found = reproduce.compared(SPEC, record(*ROWS), record(*again), ["torch was 1, is 2"])
     assert found.equal is equal
-    assert reproduce.lines(SPEC, found)[1:] == [line, "not as it was: torch 1 then, 2 now"]
+    assert reproduce.lines(SPEC, found)[1:] == [line, "differs: torch was 1, is 2"]
 
 
 def test_a_trial_that_fails_the_second_time_says_so() -> None:
     found = reproduce.compared(SPEC, record(*ROWS), record(ROWS[0], state="failed"), [])
     assert not found.equal
-    assert reproduce.lines(SPEC, found)[-1] == "not as it was: it failed: it broke"
+    assert reproduce.lines(SPEC, found)[-1] == "differs: it failed: it broke"
 
 
 def told(folder: Path, **facts: str) -> Journal:
@@ -93,5 +93,5 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
     assert not journal.events
     with pytest.raises(ValueError, match="no such completed trial"):
         reproduce.chosen(tmp_path, "t0009")
-    with pytest.raises(ValueError, match=r"there is no run, for it has no spec\.yaml"):
+    with pytest.raises(ValueError, match=r"not a run folder, it has no spec\.yaml"):
         reproduce.chosen(empty, None)

@@ -168,7 +168,7 @@ def test_a_row_that_is_not_repeated_is_told_and_the_journal_keeps_its_own(tmp_pa
         rule.on_trial_result(None, tune_trial, {"rows": [{"step": 5, "val/loss": loss}], "checkpoint": "seal"})
     assert [(row.metrics, row.checkpoint) for row in journal.trials["t0000"].rows] == [({"val/loss": 1.0}, "seal")]
     assert len(told) == 1
-    assert "t0000 was to repeat step 5 and does not: val/loss 1.0 in the journal, which keeps it, 2.0 now" in told[0]
+    assert "t0000: step 5 did not reproduce: val/loss was 1.0, is 2.0; the journal keeps 1.0" in told[0]
 
 
 def test_a_sweep_goes_on_with_what_is_open_and_repeats_nothing(tmp_path: Path, nodes: list[nodes_module.Node]):

@@ -186,11 +186,11 @@ BUNDLES: list[tuple[str, Harm, str]] = [
      "has the id 1,000,000, the model only 248 entries"),
     ("a tokenizer's deep settings", content("tokenizer_config.json", '{"a": ' + DEEP + "}"), "nested more than 100"),
     ("a tokenizer's settings as a list", content("tokenizer_config.json", "[]"), "is not a JSON object"),
-    ("an alias bomb", content("training_config.yaml", BOMB), "it has an alias"),
-    ("merges without end", content("training_config.yaml", MERGES), "it has an alias"),
-    ("deep YAML", content("training_config.yaml", DEEP[:30_000]), "nested more than 100 deep"),
+    ("an alias bomb", content("training_config.yaml", BOMB), "anchors and aliases (& and *) are not allowed"),
+    ("merges without end", content("training_config.yaml", MERGES), "anchors and aliases (& and *) are not allowed"),
+    ("deep YAML", content("training_config.yaml", DEEP[:30_000]), "nested deeper than 24 levels"),
     ("long YAML", content("training_config.yaml", "- a\n" * 100_000), "exceeds 0.0625 MiB"),
-    ("YAML with a tag", content("training_config.yaml", "!!python/object/apply:os.system [a]"), "could not determine"),
+    ("YAML with a tag", content("training_config.yaml", "!!python/object/apply:os.system [a]"), "tags (tag:yaml.org"),
     ("YAML that is a pipe", piped("training_config.yaml"), "neither a file nor a folder"),
 ]  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""YAML as a spec writes it: plain trees, YAML 1.2 scalars, nothing that surprises.
+"""The YAML of a spec: plain trees and YAML 1.2 scalars, without surprises.
 
-PyYAML keeps the last of two equal keys, reads `1:30` as 90, `017` as 15 and `5e-4` as text. Here equal keys are
+PyYAML keeps the last of two equal keys, and reads `1:30` as 90, `017` as 15 and `5e-4` as text. Here equal keys are
 refused; numbers are decimal (`90`, `0.5`, `5e-4`) and finite, booleans are `true` and `false`, and everything else
-is text, which is then refused where a number is meant. Anchors, aliases, tags and merge keys are refused: a spec has
-no need of them and they can make a small file huge.
+is text, which is refused where a number is expected. Anchors, aliases, tags and merge keys are refused: a spec does
+not need them, and they can make a small file huge.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 1024 * 1024  # a resolved grid of 2,000 arms is a third of it
+MAX_BYTES = 1024 * 1024  # a resolved grid of 2,000 arms takes a third of this
 MAX_NODES = 50_000  # keys, values, lists and mappings: a few seconds of reading
 MAX_DEPTH = 24
 MAX_INTEGER = 2**63 - 1
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _refusal("anchors and aliases (& and *) are not allowed; quote a text that begins so", event)
+            raise _refusal("anchors and aliases (& and *) are not allowed; quote text that starts with one", event)
         if getattr(event, "tag", None):
             raise _refusal(f"tags ({event.tag}) are not allowed", event)
         self.depth, self.nodes = self.depth + 1, self.nodes + 1
@@ -72,7 +72,7 @@ class _Loader(yaml.SafeLoader):
         return self.construct_mapping(node)
 
     def construct_number(self, node: Any) -> int | float:
-        # Digits are counted first: Python itself refuses to read an integer of thousands of them.
+        # Count digits first: Python itself refuses integers with thousands of digits.
         if node.tag.endswith("int"):
             number: int | float = int(node.value) if len(node.value) <= 20 else math.inf
             legal = abs(number) <= MAX_INTEGER
@@ -92,7 +92,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either this reader or a YAML 1.1 reader would take for something other than text."""
+    """Quotes text that this reader or a YAML 1.1 reader would read as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -127,7 +127,7 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:
-        raise ValueError(f"is larger than {MAX_BYTES // 1024} KiB; a spec is a page")
+        raise ValueError(f"is larger than {MAX_BYTES // 1024} KiB, too large for a spec")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -135,7 +135,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         tree = parse(text)
     except ValueError as error:
-        raise ValueError(f"is not the YAML of a spec: {error}") from None
+        raise ValueError(f"cannot be read as a spec: {error}") from None
     if tree is None:
         raise ValueError("is empty; a spec begins with name:")
     if not isinstance(tree, dict):
@@ -144,7 +144,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def dump(tree: dict[str, Any]) -> str:
-    """The YAML text from which `parse` gives this tree back, in its order."""
+    """YAML text that `parse` turns back into this tree, in the same order."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.spec import yaml_reader
+from sweeper.system import yaml_reader
 
 steady = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -88,8 +88,11 @@ def test_scalars(text: str, value: Any) -> None:
     [
         ("a: 1\nb: 2\na: 3", "line 3, column 1: duplicate key 'a'"),
         ("a: {b: 1, b: 2}", "line 1, column 11: duplicate key 'b'"),
-        ("a: &x [1]", "line 1, column 4: anchors and aliases (& and *) are not allowed; quote a text that begins so"),
-        ("a: *x", "line 1, column 4: anchors and aliases (& and *) are not allowed; quote a text that begins so"),
+        (
+            "a: &x [1]",
+            "line 1, column 4: anchors and aliases (& and *) are not allowed; quote text that starts with one",
+        ),
+        ("a: *x", "line 1, column 4: anchors and aliases (& and *) are not allowed; quote text that starts with one"),
         ("a: !!python/name:os.system ''", "line 1, column 4: tags (tag:yaml.org,2002:python/name:os.system) are not"),
         ("1: a", "line 1, column 1: the key 1 is not text; quote it"),
         ("[a]: b", "line 1, column 1: the key ['a'] is not text; quote it"),
@@ -115,8 +118,8 @@ def test_refusals(text: str, reason: str) -> None:
         (b"- a\n- b\n", "holds a list at the top, not a mapping"),
         (b"text", "holds a single value at the top, not a mapping"),
         (b"a: \xff", "is not UTF-8 text (byte 3)"),
-        (b"a: [", "is not the YAML of a spec: line 1, column 5: "),
-        (b"a: " + b"x" * yaml_reader.MAX_BYTES, "is larger than 1024 KiB; a spec is a page"),
+        (b"a: [", "cannot be read as a spec: line 1, column 5: "),
+        (b"a: " + b"x" * yaml_reader.MAX_BYTES, "is larger than 1024 KiB, too large for a spec"),
     ],
 )
 def test_a_file_that_is_no_spec(tmp_path: Path, data: bytes, reason: str) -> None:
