@@ -1,4 +1,4 @@
-"""Judge a bundle as its field does: `python -m trainables.evaluate BUNDLE --task blimp=DIR --task glue/boolq=DIR`.
+"""Score a bundle on the field's tasks: `python -m trainables.evaluate BUNDLE --task blimp=DIR --task glue/boolq=DIR`.
 
 Tasks: blimp and zorro (grammar by minimal pairs), wug_adj and wug_past (morphology), and glue/NAME (fine-tuning on
 boolq, multirc, rte, wsc, mrpc, qqp, mnli; `fast` is a small part of it). All are checked before any is scored.
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     files.private()
     parser = files.Parser(prog="python -m trainables.evaluate", description=__doc__)
     parser.add_argument("bundle", type=Path, help="a folder that AutoModelForMaskedLM and AutoTokenizer load")
-    parser.add_argument("--task", action="append", default=[], metavar="NAME=PATH", help="once for every task")
+    parser.add_argument("--task", action="append", default=[], metavar="NAME=PATH", help="repeat for every task")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout in place of the table")
     parser.add_argument("--seeds", type=int, default=1, help="fine-tuning runs of a glue task (default: 1)")
     machine.add_arguments(parser)
@@ -61,7 +61,7 @@ def _scores(
 
 
 def _tasks(settings: list[str]) -> dict[str, str]:
-    """By name, from NAME=PATH each."""
+    """Paths by task name, from NAME=PATH settings."""
     found: dict[str, str] = {}
     for setting in settings:
         name, _, path = setting.partition("=")
@@ -71,12 +71,12 @@ def _tasks(settings: list[str]) -> dict[str, str]:
             raise ValueError(f"--task {name} is given twice")
         found[name] = path
     if not found:
-        raise ValueError("nothing to judge by: give --task NAME=PATH, such as --task blimp=data/blimp")
+        raise ValueError("no task: give --task NAME=PATH, such as --task blimp=data/blimp")
     return found
 
 
 def _never_trained(bundle: Path) -> str:
-    """A line on what of the bundle no training ever touched, where its settings tell."""
+    """A line on the parts of the bundle that were never trained, if its settings say so."""
     path = bundle / "training_config.yaml"
     if bundle.exists():
         files.refuse_record_links(bundle)
@@ -95,7 +95,7 @@ def _never_trained(bundle: Path) -> str:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr, a line for every task; nothing where stderr is no terminal."""
+    """A progress bar on stderr, with a line for every task; nothing if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -128,12 +128,12 @@ def _print(scores: dict[str, TaskScore], as_json: bool) -> None:
 
 
 def table(scores: dict[str, TaskScore]) -> Table:
-    """The scores, and below each those of its phenomena or seeds."""
+    """The scores, each followed by those of its phenomena or seeds."""
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(box=None, pad_edge=False)
-    drawn.add_column("task", overflow="fold")  # names of paradigms begin alike: none is cut
+    drawn.add_column("task", overflow="fold")  # names of paradigms begin alike, so they are never cut
     drawn.add_column("measure")
     for name in ("score", "95 % interval", "ties to option 0", "ties", "untrained"):
         drawn.add_column(name, justify="right")

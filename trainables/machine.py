@@ -1,4 +1,4 @@
-"""What a command asks of its arguments and of the machine: numbers that can be, a device that is there."""
+"""Threads and device of a command: their arguments, and a check that this machine has them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ MOST_THREADS = 1024  # no machine has more, and starting a million of them ends 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to compute."""
+    """Add --threads and --device."""
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda:0")
 
 
 def use(device: str, threads: int) -> None:
-    """Have torch compute on so many threads. Raises ValueError, in one line, where it cannot, or not on the device."""
+    """Set torch's threads. Raises ValueError, in one line, for too many of them or a device that is not there."""
     if not 1 <= threads <= MOST_THREADS:
         raise ValueError(f"--threads {threads}: must be 1 to {MOST_THREADS}")
     import torch
@@ -23,5 +23,5 @@ def use(device: str, threads: int) -> None:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError):
-        raise ValueError(f"--device {device}: there is no such device here; cpu always is") from None
+        raise ValueError(f"--device {device}: there is no such device here; cpu always works") from None
     torch.set_num_threads(threads)

@@ -1,8 +1,8 @@
 """Random numbers that are addressed, not consumed: each is a function of its key, such as (seed, purpose, step).
 
-Made on the host from Philox's own words, which no release of numpy may change, for the global batch, and sliced by
-rank: bitwise the same on every device and for every number of ranks, the same for every policy. A resumed run needs
-no generator state.
+They are made on the host for the global batch, from Philox's raw words, which no release of numpy may change, and
+sliced by rank: bitwise the same on every device, for every number of ranks and for every policy. A resumed run needs no
+generator state.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ class StepNoise:
         self.step = step
         self.shape = shape
         self._key = (seed, salt, step)
-        self.draws: dict[str, Draw] = {}  # what it was asked to give
+        self.draws: dict[str, Draw] = {}  # that it was asked for
         self.given: Mapping[str, torch.Tensor] = {}
 
     def get_or_draw(self, name: str, draw: Draw, device: torch.device) -> torch.Tensor:
-        """What is drawn from this noise on the host, on a device. All that a step is given comes this way.
+        """The result of `draw`, which runs on the host, on a device. Everything that a step is given comes this way.
 
-        A name stands for one draw: on a GPU those of later steps are made ahead (`replay`).
+        A name stands for one draw: on a GPU those of later steps are made ahead (cuda_graph.py).
         """
-        import torch  # here: preparing a corpus needs this module, too, and no torch
+        import torch  # here, because preparing a corpus needs this module without torch
 
         self.draws[name] = draw
         if name in self.given:

@@ -1,7 +1,7 @@
 """A closed-form learning curve with a known optimum: whole sweeps in seconds, for tests and for the statistics.
 
-The loss falls to `floor + curvature * |x - optimum|^2 + effect` as the run goes on, plus noise that seeds share. The
-task `toy` wants x elsewhere, so that between the two lies a front: y 0.7, token 0.2 and x from 0.3 to 0.8.
+The loss falls to `floor + curvature * |x - optimum|^2 + effect` over the run, plus noise that trials of a seed share.
+The task `toy` has its optimum at another x, so that the two span a front: y 0.7, token 0.2 and x from 0.3 to 0.8.
 """
 
 from __future__ import annotations
@@ -23,10 +23,21 @@ from trainables.settings.config import Frozen, Shares
 
 
 class Config(Frozen):
-    """x, y in [0, 1] and `shares.token` are what to search: the best are 0.3, 0.7 and 0.2, at loss 1.
+    """Settings of the curve. Search x, y and `shares.token`: the best are 0.3, 0.7 and 0.2, at loss 1.
 
-    seed_sd: noise common to all trials of a seed. run_sd: noise of one configuration and seed. fail: what goes
-    wrong at half of the length, on purpose. pause: seconds a step. stays: seeds on which nothing is learned.
+    Args:
+        steps: length of the run.
+        report_every: steps between reports.
+        warmup: share of the steps that count as mask warm-up.
+        x: 0 to 1; the best is 0.3.
+        y: 0 to 1; the best is 0.7.
+        shares: `token` is searched; the best is 0.2.
+        effect: added to the loss.
+        seed_sd: noise common to all trials of a seed.
+        run_sd: noise of one configuration and seed.
+        pause: seconds a step.
+        fail: how to fail at half of the length, on purpose.
+        stays: seeds on which nothing is learned.
     """
 
     steps: Annotated[int, Field(gt=0)] = 20
@@ -44,26 +55,32 @@ class Config(Frozen):
 
     @property
     def warmup_steps(self) -> int:
+        """Steps of the mask warm-up."""
         return round(self.warmup * self.steps)
 
     @property
     def tokens_per_step(self) -> int:
+        """One: there are no tokens."""
         return 1
 
     @property
     def flops_per_step(self) -> float:
+        """One: nothing is computed."""
         return 1.0
 
     @property
     def validation_flops(self) -> float:
+        """Zero: nothing is validated."""
         return 0.0
 
     @property
     def checkpoint_bytes(self) -> int:
+        """About what a history takes."""
         return 1_000
 
     @property
     def memory_bytes(self) -> int:
+        """Next to nothing."""
         return 1_000
 
     @property
@@ -73,12 +90,12 @@ class Config(Frozen):
 
     @property
     def accuracy(self) -> float:
-        """The score at the task, at most 1, without noise."""
+        """The score of the task without noise, at most 1."""
         return 1 - (self.x - 0.8) ** 2 - (self.y - 0.7) ** 2 - (self.shares.token - 0.2) ** 2
 
 
 def train(config: Config, context: TrainContext) -> None:
-    """Report the curve; a checkpoint is the step alone."""
+    """Report the curve. A checkpoint is the history alone."""
     history: list[dict[str, float]] = []
     if context.restore_from:
         history = [
@@ -93,11 +110,11 @@ def train(config: Config, context: TrainContext) -> None:
             raise RuntimeError("the toy fails on purpose")
         if step % config.report_every and step != config.steps:
             continue
-        begun = 0 if context.seed in config.stays else step / config.steps
-        loss = 1 + config.optimum_distance + config.effect + noise + math.exp(-5 * begun)
+        progress = 0 if context.seed in config.stays else step / config.steps
+        loss = 1 + config.optimum_distance + config.effect + noise + math.exp(-5 * progress)
         if config.fail == "nan" and step > config.steps // 2:
             loss = math.nan
-        row = {"step": step, "val/loss": loss} | ({"val/begun": begun} if config.stays else {})
+        row = {"step": step, "val/loss": loss} | ({"val/begun": progress} if config.stays else {})
         if context.test and step == config.steps:
             row["test/loss"] = loss
         if context.evaluate and step == config.steps:
@@ -108,22 +125,22 @@ def train(config: Config, context: TrainContext) -> None:
 
 
 def stuck(metrics: Mapping[str, float]) -> str | None:
-    """By `val/begun`, which only runs of configurations with `stays` have."""
+    """Whether a run learned nothing: by `val/begun`, which only configurations with `stays` report."""
     return "stayed at the start" if metrics.get("val/begun", 1.0) == 0 else None
 
 
 def check_tasks(_config: Config, tasks: Mapping[str, str]) -> dict[str, str]:
-    """`toy`, or `toy/` and any name, are the same; the file is not scored, but must be there."""
+    """Accepts `toy` and `toy/NAME`, which are the same task. The file is not scored, but must exist."""
     for name, path in tasks.items():
         if name.partition("/")[0] != "toy":
-            raise ValueError(f"there is no task {name!r}; legal are toy")
+            raise ValueError(f"there is no task {name!r}; use toy")
         if not Path(path).exists():
             raise ValueError(f"{name}={path}: there is no such file")
     return {f"{name}/accuracy": sha256(Path(path).read_bytes()).hexdigest() for name, path in tasks.items()}
 
 
 def probe(config: Config, device: str = "cpu", world_size: int = 1) -> Pace:
-    """It is known: a step is a pause."""
+    """Nothing to measure: a step takes its pause."""
     return Pace(config.pause, 0.0)
 
 

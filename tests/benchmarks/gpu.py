@@ -38,9 +38,9 @@ from sweeper.spec.load import load, resolve
 from sweeper.spec.spec import SweepSpec
 from sweeper.trainable import TrainContext
 from tests.benchmarks import step, sweep
-from trainables import mlm
 from trainables.data import batches
 from trainables.settings.config import Config
+from trainables.training.run import Run
 
 PRECISIONS = ("bfloat16", "float32")
 FULL = 10_000  # published steps
@@ -80,7 +80,7 @@ def recipe(spec: SweepSpec) -> Config:
 def train(config: Config, device: str, seed: int) -> dict[str, Any]:
     """All steps in one go, and the loss that comes of them."""
     context = TrainContext(lambda *_: None, seed=seed, device=device)
-    run = mlm._Run(config, context, batches.prepare(config.data))
+    run = Run(config, context, batches.prepare(config.data))
 
     def every_step() -> None:
         for at in range(config.steps):

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from sweeper.trainable import TrainContext
-from trainables import mlm
 from trainables.masking import mixture
 from trainables.masking.policy import Answers, Vocabulary
 from trainables.noise import StepNoise
 from trainables.settings import presets
 from trainables.settings.config import Config
 from trainables.training import probe
+from trainables.training.run import Run
 
 REPEATS = 15
 STEPS = 8
@@ -95,7 +95,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     prepared = zipfian(Config())
-    run = mlm._Run(Config(), TrainContext(lambda *_: None), prepared)
+    run = Run(Config(), TrainContext(lambda *_: None), prepared)
     steps = iter(range(3000, 9000))
     before = milliseconds(lambda: run.step(next(steps)), STEPS)
     costs = {name: cost(name, prepared) for name in presets.MASKING}

@@ -31,11 +31,11 @@ import torch
 from sweeper.trainable import TrainContext
 from tests.benchmarks.masking import nobody, zipfian
 from tests.trainables.obvious import Morph
-from trainables import mlm
 from trainables.masking.policy import Answers
 from trainables.noise import StepNoise
 from trainables.settings.config import Config
 from trainables.training.probe import SPECIALS, MadeUp
+from trainables.training.run import Run
 
 CUBE, PRODUCTS = 2048, 5
 ROUNDS, PER_ROUND = 10, 2
@@ -139,7 +139,7 @@ class Ours:
     """(a): the step of a run."""
 
     def __init__(self, config: Config, prepared: MadeUp, device: str) -> None:
-        self.run = mlm._Run(config, TrainContext(lambda *_: None, device=device), prepared)
+        self.run = Run(config, TrainContext(lambda *_: None, device=device), prepared)
         self.at = BEGIN
 
     def __call__(self) -> None:

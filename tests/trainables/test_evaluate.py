@@ -127,7 +127,7 @@ def no_files(folder: Path) -> str:
             long_sentence,
             "long.jsonl:1: a sentence of 33 tokens, special ones included, exceeds the model's 32 positions",
         ),
-        (no_files, "holds no .txt files"),
+        (no_files, "has no .txt files"),
         (lambda _: "blimpp=x", "there is no task 'blimpp': did you mean blimp?"),
         (lambda _: "glue/bool=x", "there is no task 'glue/bool': did you mean glue/boolq?"),
         (lambda _: "wug_adj=/none/such", "there is no /none/such"),
@@ -160,7 +160,7 @@ def test_a_bundle_without_a_tokenizer_and_no_tasks_are_refused(
     assert judge(bundle, f"zorro={data / 'zorro'}", f"zorro={data / 'zorro'}") == 2
     assert judge(bundle, f"zorro={data / 'zorro'}", "--device", "cuda:77") == 2
     messages = capsys.readouterr().err.splitlines()
-    expected = ["no tokenizer", "is no bundle", "nothing to judge by", "twice", "no such device"]
+    expected = ["no tokenizer", "is not a bundle", "no task: give --task NAME=PATH", "twice", "no such device"]
     assert [part for message, part in zip(messages, expected, strict=True) if part not in message] == []
 
 

@@ -19,6 +19,7 @@ from tests.trainables.tiny import Recorder, Stopped, config, run, run_rank
 from trainables import mlm
 from trainables.data import batches
 from trainables.settings.config import Config
+from trainables.training.run import Run
 
 # One name a rule, and the n-hot embeddings, which are trained beside the rest.
 POLICIES = [*PRESETS, "published/amlm-hard-nhot"]
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def test_a_state_of_an_earlier_version_is_completed(corpus: Path) -> None:
     """It lacks where words began, which the entries of WordPiece tell of every prediction."""
     settings = config(corpus)
-    whole = mlm._Run(settings, TrainContext(lambda *_: None), batches.prepare(settings.data))
+    whole = Run(settings, TrainContext(lambda *_: None), batches.prepare(settings.data))
     for step in range(settings.steps):
         whole.step(step)
     state = whole.policy.state(lambda _: None)
@@ -151,7 +152,7 @@ print(tuple(model(**pair).logits.shape)[:2] == (1, 16), pair.token_type_ids.max(
         (["--set", "steps"], "PATH=VALUE"),
         (["--set", "steps=[1"], "--set steps=[1: cannot read the value: line 1, column 3: expected ',' or ']'"),
         (["--set", "steps=@x"], "--set steps=@x: cannot read the value"),
-        (["--set", "steps=9", "--set", "steps.x=2"], "--set steps.x=2: steps is a value already"),
+        (["--set", "steps=9", "--set", "steps.x=2"], "--set steps.x=2: an earlier --set gave steps a value"),
         (["--set", "model=3"], "model"),
         (["--set", "masking.update_every=900", "--set", "steps=1000"], "largest legal value is 140"),
         (
@@ -236,7 +237,7 @@ def test_another_runs_checkpoint_is_refused(
     changed = [part.replace("OTHER", str(other)) for part in changed]
     assert mlm.main([*arguments, *changed, "--resume"]) == 2
     error = capsys.readouterr().err
-    assert f"--resume: {output / 'checkpoint'} is of another run: " in error
+    assert f"--resume: {output / 'checkpoint'} belongs to another run: " in error
     assert told in error
     assert error.count("\n") == 1
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
@@ -253,7 +254,7 @@ def test_its_own_checkpoint_is_gone_on_from_wherever_the_text_lies_now(
     arguments = [*arguments, "--output", str(kept.parent), "--resume"]
     assert mlm.main(arguments) == 0
     capsys.readouterr()
-    for content, told in (("{", "run.json cannot be read"), (None, "no run.json to say which, an earlier version")):
+    for content, told in (("{", "run.json cannot be read"), (None, "it has no run.json (an earlier version wrote it)")):
         (kept / "run.json").write_text(content, "utf-8") if content else (kept / "run.json").unlink()
         assert mlm.main(arguments) == 2
         assert told in capsys.readouterr().err
@@ -265,7 +266,7 @@ def test_a_trial_goes_on_from_no_other_runs_checkpoint(corpus: Path, tmp_path: P
     with pytest.raises(Stopped):
         mlm.train(config(corpus), TrainContext(first))
     for other, seed in ((config(corpus, batch_size=4), 0), (config(corpus), 1)):
-        with pytest.raises(ValueError, match=r"checkpoint is of another run: (seed|batch_size) was"):
+        with pytest.raises(ValueError, match=r"checkpoint belongs to another run: (seed|batch_size) was"):
             mlm.train(other, TrainContext(Recorder(tmp_path / "b"), seed, restore_from=first.checkpoint))
     (first.checkpoint / "run.json").unlink()
     second = Recorder(tmp_path / "c", 10)

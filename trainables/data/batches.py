@@ -1,8 +1,8 @@
-"""A corpus, once, into one flat token array on disk; from there, memory-mapped, batches addressable by step.
+"""Prepares a corpus once, as one flat token array on disk, and reads batches from it by step, memory-mapped.
 
-What is prepared lies in a cache folder named by a fingerprint of everything that its numbers depend on, and a layout.
-A folder appears whole or not at all, and the same inputs give the same bytes. Its manifest has the checksums of all its
-files, which every process looks at once: what is not as it was written is prepared anew, never used.
+The result lies in a cache folder named by a layout and a fingerprint of everything that its numbers depend on. A folder
+appears whole or not at all, and the same inputs give the same bytes. Its manifest has the checksums of all its files.
+Every process checks them once: a folder that has changed is never used, but prepared again.
 """
 
 from __future__ import annotations
@@ -42,21 +42,34 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "EvaluationSet", "Prepared", "prepare"]
 
-LOCK_S = 3600.0  # that another process may take to prepare the same
+LOCK_S = 3600.0  # to wait while another process prepares the same
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A prepared corpus, memory-mapped.
 
-    tokens: [n] uint16 or uint32, the train part in whole blocks. word_start: [n] bool, the token begins a word of
-    the tokenizer's own (of BERT's: a run of letters and digits, or one punctuation mark). document: [n] int32.
-    rows: [blocks] int32, the usable blocks: at least half of their positions are eligible. words: [all blocks] int32,
-    how many words, as white space separates them, have their first piece there.
-    eligible: [V] bool, not [PAD], [CLS], [SEP], [MASK] or [UNK]. token_strings: by id. scheme: how they are written.
-    unigram: [V] float64, token probabilities in the train part, every count plus one. initial: [V] float64, the share
-    of a token's occurrences there with which a word begins; where it has none, whether its form begins one.
-    facts: what the parts hold and what the tokenizer drops of them, for metadata; `notes` and `warnings` say it.
+    Args:
+        folder: of the cache.
+        fingerprint: of everything that the numbers depend on.
+        block: T, tokens a row.
+        vocab_size: V.
+        tokens: [n] uint16 or uint32, the train part in whole blocks.
+        word_start: [n] bool, whether the token begins a word as the tokenizer splits text (BERT's: a run of letters and
+            digits, or one punctuation mark).
+        document: [n] int32, the document of each token.
+        rows: [blocks] int32, the usable blocks: at least half of their positions are eligible.
+        words: [all blocks] int32, how many words, as white space separates them, have their first piece there.
+        eligible: [V] bool, not [PAD], [CLS], [SEP], [MASK] or [UNK].
+        token_strings: by id.
+        scheme: how they are written.
+        mask_id: the id of [MASK].
+        pad_id: the id of [PAD].
+        unigram: [V] float64, token probabilities in the train part, every count plus one.
+        initial: [V] float64, the share of a token's occurrences in the train part that begin a word; for a token that
+            does not occur, whether its form begins one.
+        facts: what the parts hold and what the tokenizer drops of them, for metadata; `notes` and `warnings` are the
+            lines for people.
     """
 
     folder: Path
@@ -92,9 +105,9 @@ class Prepared:
 
 
 class Batches:
-    """Batches of the train part by step: the same for the same seed, whatever came before.
+    """Batches of the train part by step: a function of the seed and the step alone.
 
-    Epochs are permutations of the usable blocks, one after the other without a seam: a batch may span two.
+    Each epoch is a permutation of the usable blocks. One follows the other without a break: a batch may span two.
     """
 
     def __init__(self, prepared: Prepared, batch_size: int, seed: int) -> None:
@@ -119,20 +132,20 @@ class Batches:
         return self._blocks[self.block_ids(step)].astype(np.int64)
 
     def ids(self, noise: noise.StepNoise, device: str) -> torch.Tensor:
-        """[B, T] int64, the token ids of a step. On a GPU the train part lies there whole, and they are gathered."""
+        """[B, T] int64, the token ids of a step. A GPU holds the whole train part, and the rows are gathered there."""
         import torch
 
         where = torch.device(device)
         if where.type == "cpu":
             return noise.get_or_draw("tokens", lambda noise: self.tokens(noise.step), where)
-        if self._resident is None:  # as signed numbers: torch does little with others
+        if self._resident is None:  # as signed numbers: torch supports few operations on others
             signed = self._blocks.view(self._blocks.dtype.str.replace("u", "i"))
             self._resident = torch.from_numpy(np.array(signed)).to(where)
         at = noise.get_or_draw("blocks", lambda noise: self.block_ids(noise.step), where)
         return self._resident.index_select(0, at).long() & np.iinfo(self._blocks.dtype).max
 
     def word_start(self, noise: noise.StepNoise, device: torch.device) -> torch.Tensor:
-        """[B, T] bool, whether a word begins at each position of a step, beside `ids`."""
+        """[B, T] bool, whether a word begins at each position of `ids`."""
         import torch
 
         if device.type == "cpu":
@@ -143,7 +156,7 @@ class Batches:
         return self._resident_begins.index_select(0, at)
 
     def order(self, epoch: int) -> NDArray[np.int32]:
-        """The usable blocks as an epoch, counted from 0, takes them."""
+        """The usable blocks in the order of an epoch, counted from 0."""
         if epoch not in self._orders:
             for other in sorted(self._orders)[:-1]:
                 del self._orders[other]
@@ -153,9 +166,9 @@ class Batches:
 
 
 def prepare(config: DataConfig) -> Prepared:
-    """Open the prepared corpus, after preparing it if no one has. Whoever comes meanwhile waits.
+    """Open the prepared corpus, after preparing it if needed. Other processes wait meanwhile.
 
-    Raises ValueError, in one line, for data or a tokenizer that cannot be had or will not do.
+    Raises ValueError, in one line, for data or a tokenizer that is missing or unsuitable.
     """
     folder, sources, words = _found(config)
     root = folder.parent
@@ -165,13 +178,13 @@ def prepare(config: DataConfig) -> Prepared:
             with files.locked(root / f".{folder.name}.lock", LOCK_S, files.say):
                 if damage := _damage(folder):
                     if os.path.lexists(folder):
-                        files.say(f"the cache's {folder} {damage}: it is prepared anew")
+                        files.say(f"cached data {folder} {damage}: preparing it again")
                     parts = corpus.divide(config, *sources)
                     _write(folder, lambda partial: Preparation(config, parts, words).write(partial))
         except Timeout:
             held = files.held_by(root / f".{folder.name}.lock")
             raise ValueError(
-                f"the cache {root} is locked for {LOCK_S / 60:.0f} min by {held}: end that, or set SWEEPER_CACHE"
+                f"cache {root} has been locked for {LOCK_S / 60:.0f} min by {held}: end that, or set SWEEPER_CACHE"
             ) from None
         except OSError as error:
             raise ValueError(f"cannot write the cache {root} ({error}): set SWEEPER_CACHE to a folder") from error
@@ -179,7 +192,7 @@ def prepare(config: DataConfig) -> Prepared:
 
 
 def is_prepared(config: DataConfig) -> bool:
-    """Whether `prepare` would find its work done. Raises as it does, but fetches no tokenizer."""
+    """Whether the corpus is prepared already. Raises as `prepare` does, but downloads no tokenizer."""
     try:
         return _is_sound(_found(config, ask=False)[0])
     except tokenizer.NotHere:
@@ -187,18 +200,18 @@ def is_prepared(config: DataConfig) -> bool:
 
 
 def _is_sound(folder: Path) -> bool:
-    """Whether a folder of the cache is as it was written. Raises ValueError, in one line, where that cannot be seen."""
+    """Whether a folder of the cache is as it was written. Raises ValueError, in one line, where it cannot be read."""
     try:
         return _damage(folder) is None
     except OSError as error:
         raise ValueError(f"cannot read the cache ({files.describe(error)}): set SWEEPER_CACHE to a folder") from error
 
 
-_verified: dict[Path, object] = {}  # by folder, the state of its files as they were when their checksums were right
+_verified: dict[Path, object] = {}  # by folder, the state of its files when their checksums were last right
 
 
 def _damage(folder: Path) -> str | None:
-    """In what a folder of the cache is not as it was written, as the end of a sentence; None where it is."""
+    """How a folder of the cache differs from what was written, as the end of a sentence; None where it does not."""
     if not os.path.lexists(folder):
         return "is not there"
     try:
@@ -206,11 +219,11 @@ def _damage(folder: Path) -> str | None:
         if _verified.get(folder) == state:
             return None
         if not (folder / MANIFEST).is_file():
-            return "has no checksums, as those of earlier versions"
-        known = limits.json_file(folder / MANIFEST)
+            return "has no checksums (an earlier version wrote it)"
+        written = limits.json_file(folder / MANIFEST)
         found = digests(folder)
-        if wrong := sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name)):
-            return f"is damaged ({files.printable(wrong[0])} is not as it was written)"
+        if wrong := sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name)):
+            return f"is damaged ({files.printable(wrong[0])} has changed)"
         _refuse_other(folder)
     except files.Unsafe as error:
         return f"is damaged ({files.printable(limits.one_line(error))})"
@@ -218,28 +231,28 @@ def _damage(folder: Path) -> str | None:
         if not isinstance(error, FileNotFoundError):
             raise
         return f"is damaged ({files.printable(Path(str(error.filename)).name)} is missing)"
-    except Exception as error:  # whatever reading what is no preparation raises
+    except Exception as error:  # whatever reading a broken folder raises
         return f"is damaged ({files.printable(limits.one_line(error))})"
     _verified[folder] = state
     return None
 
 
 def _state(folder: Path) -> object:
-    """What tells a file that was changed since: device, inode, size and times of each. ValueError for what is none."""
+    """Device, inode, size and times of each file, which show a later change. ValueError for anything but files."""
     files.refuse_links(folder)
     stats = ((str(path), path.stat()) for path in sorted(folder.rglob("*")))
     return [(name, at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for name, at in stats]
 
 
 def _refuse_other(folder: Path) -> None:
-    """Raises ValueError for arrays that no preparation gives, whatever their checksums say."""
+    """Raises ValueError for arrays that no preparation writes, whatever their checksums say."""
     stored = limits.json_file(folder / "prepared.json", limits.TOKENIZER)
     entries, block, facts = stored["vocab_size"], stored["block"], stored["facts"]
     whole = [entries, block, stored["mask_id"], stored["pad_id"]]
     if not (all(type(number) is int and number >= 0 for number in whole) and entries == len(stored["token_strings"])):
-        raise ValueError("prepared.json has no such vocabulary")
+        raise ValueError("prepared.json: invalid vocabulary")
     if not (isinstance(facts, dict) and max(stored["mask_id"], stored["pad_id"]) < entries):
-        raise ValueError("prepared.json has no such special tokens")
+        raise ValueError("prepared.json: invalid special tokens")
     Scheme(**stored["scheme"])
     train = {name: _load(folder, name) for name in TRAIN_ARRAYS}
     tokens = len(train["tokens"])
@@ -263,12 +276,12 @@ _KINDS = {
     **{"tokens": "uint16 uint32", "word_start": "bool", "eligible": "bool"},
     **dict.fromkeys(("document", "rows", "words"), "int32"),
     **dict.fromkeys(("inputs", "positions", "labels"), "int64"),
-}  # of unigram and initial float64, where they are of the train part; of what else is of a held-out part bool
+}  # unigram and initial, of the train part: float64; the other arrays of a held-out part: bool
 
 
 def _refuse_array(name: str, array: NDArray[Any], kinds: str, shape: tuple[int, ...]) -> None:
     if array.dtype.name not in kinds.split() or array.shape != shape:
-        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, which no preparation gives")
+        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}: wrong type or shape")
 
 
 def _refuse_beyond(name: str, array: NDArray[Any], limit: int) -> None:
@@ -310,9 +323,9 @@ def _load(folder: Path, name: str) -> Any:
 
 
 def _write(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a sibling folder, have it on disk, and only then give it its name. Called under the lock."""
+    """Fill a sibling folder, flush it to disk, and only then rename it. Called under the lock."""
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a preparation that was killed
     partial.mkdir()
     try:
         fill(partial)
@@ -326,7 +339,7 @@ def _write(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _remove(path: Path) -> None:
-    """What lies where a folder is to be: a damaged one, or a link or a file, of which nothing is followed."""
+    """Remove what lies in a folder's place: a damaged folder, or a file or link, which is not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,9 +1,9 @@
-"""From a corpus' name to documents, and from documents to the parts `train`, `val` and `test`.
+"""From the name of a corpus to documents, and from documents to the parts `train`, `val` and `test`.
 
 A document is a conversation (embedded corpus), a record of .jsonl, or a stretch of lines between blank ones, cut after
-1,000 lines. The rows of a table, of the hub or of files, are documents where any of them has a line break inside, else
-they are such lines. A document's part follows from its text alone, so that equal texts can never lie on both sides of
-a split.
+1,000 lines. Rows of a table, from the hub or from files, are documents where any of them has a line break inside, and
+such lines otherwise. A document's part follows from its text alone, so that equal texts never lie on both sides of a
+split.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trainables.limits import Room
 from trainables.settings.config import DataConfig
 
 LINES_PER_DOCUMENT = 1000
-ENOUGH = 200  # words: with 15 % of the tokens predicted, some are [MASK] for certain
+ENOUGH = 200  # words: with 15 % of the tokens predicted, some are sure to be [MASK]
 KINDS = ("embedded", "files:GLOB", "hub:NAME")
 
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
@@ -44,11 +44,15 @@ class Document(NamedTuple):
 
 
 class Source(Protocol):
-    """Where text comes from. `identity` changes with the content; `texts` are the documents in a fixed order."""
+    """Where text comes from."""
 
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """A text that changes with the content."""
+        ...
 
-    def texts(self) -> Iterator[str]: ...
+    def texts(self) -> Iterator[str]:
+        """The documents in a fixed order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Embedded:
         for conversation in json.loads(self._bytes().decode("utf-8")).values():
             turns = clean(conversation["messages"])
             key = " ".join(turns).casefold()
-            # A message that nobody answered is no conversation; most of them say "hello".
+            # A message without an answer is not a conversation; most of them say "hello".
             if len(turns) > 1 and key not in seen:
                 seen.add(key)
                 yield "\n".join(turns)
@@ -96,13 +100,14 @@ def _is_link(word: str) -> bool:
 
 @dataclass(frozen=True)
 class Files:
-    """Text files in the order of their paths, then tables, which together are one. setting: what named them."""
+    """Text files in the order of their paths, then all tables as one. setting: the setting that named them."""
 
     paths: tuple[Path, ...]
     setting: str
 
     @staticmethod
     def find(pattern: str, setting: str) -> Files:
+        """The files of a glob, or of a folder that `datasets` saved. ValueError, in one line, for anything else."""
         place = os.path.expanduser(pattern)
         if os.path.isdir(place):
             return Files(_in_folder(place, f"{setting} files:{pattern}"), setting)
@@ -111,7 +116,7 @@ class Files:
             raise ValueError(f"{setting} files:{pattern} matches no file under {Path.cwd()}")
         for path in paths:
             if not formats.kind(path):
-                raise ValueError(f"{setting}: {path} is none of {formats.LEGAL}: rename it or name a narrower glob")
+                raise ValueError(f"{setting}: {path} is not {formats.LEGAL}: rename it or name a narrower glob")
         return Files(paths, setting)
 
     def identity(self) -> str:
@@ -138,7 +143,7 @@ class Files:
 
 
 def _found(pattern: str) -> list[str]:
-    """What a glob matches; as much of it as there is by that very name is no glob: `[2024]/*.txt`."""
+    """What a glob matches. The leading part that exists under that very name is taken literally: `[2024]/*.txt`."""
     if not pattern:
         return []
     there = next(path for path in (Path(pattern), *Path(pattern).parents) if os.path.exists(path))
@@ -147,7 +152,7 @@ def _found(pattern: str) -> list[str]:
 
 
 def _in_folder(folder: str, given: str) -> tuple[Path, ...]:
-    """The files of a saved dataset. ValueError, in one line, for another folder, with globs of the files in it."""
+    """The files of a saved dataset. ValueError, in one line, for another folder, with globs that match its files."""
     try:
         if paths := formats.saved(Path(folder)):
             return tuple(paths)
@@ -159,22 +164,22 @@ def _in_folder(folder: str, given: str) -> tuple[Path, ...]:
         if endings:
             ways = [f"{given.removesuffix('/').partition(' ')[2]}/{depth}{ending}" for ending in endings]
             raise ValueError(f"{given} is a folder: name its files, as in {' or '.join(ways)}")
-    raise ValueError(f"{given} is a folder without any file that is {formats.LEGAL}")
+    raise ValueError(f"{given} is a folder without {formats.LEGAL} files")
 
 
 @dataclass(frozen=True)
 class Hub:
-    """The split `train` of a dataset on the Hugging Face hub, column `text`, at one commit. No remote code is run."""
+    """Split `train`, column `text`, of a dataset on the Hugging Face hub, at one commit. No remote code is run."""
 
     name: str
     commit: str
 
     @staticmethod
     def find(name: str, pins: Path) -> Hub:
-        """A name without a commit is pinned, in `pins`, to the commit of its first use: no sweep sees it change."""
+        """The dataset of that name. Without a commit it is pinned, in `pins`, to that of its first use."""
         match = _HUB_NAME.fullmatch(name)
         if not match:
-            raise ValueError(f"data.corpus hub:{name} is not of the form hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
+            raise ValueError(f"data.corpus hub:{name}: write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
         name, revision = match[1], match[2] or "main"
         if re.fullmatch(r"[0-9a-f]{40}", revision):
             return Hub(name, revision)
@@ -184,7 +189,7 @@ class Hub:
             files.put(pin, commit)
         pinned = limits.read(pin, limits.SETTINGS).decode("utf-8", "replace").strip()
         if not re.fullmatch(r"[0-9a-f]{40}", pinned):
-            raise ValueError(f"data.corpus hub:{name}: {pin} is damaged, it names no commit: delete it")
+            raise ValueError(f"data.corpus hub:{name}: {pin} is damaged (it names no commit): delete it")
         return Hub(name, pinned)
 
     def identity(self) -> str:
@@ -195,7 +200,7 @@ class Hub:
 
         try:
             rows: Any = datasets.load_dataset(self.name, revision=self.commit, split="train")
-        except Exception as error:  # whatever client and file readers raise: none of it is ours
+        except Exception as error:  # whatever the client and its file readers raise
             raise _unavailable(self.name, error) from error
         if "text" not in rows.column_names:
             raise ValueError(f"data.corpus hub:{self.name} has no column text, only {', '.join(rows.column_names)}")
@@ -214,17 +219,17 @@ def _hub_commit(name: str, revision: str) -> str:
 
     try:
         return str(HfApi().dataset_info(name, revision=revision).sha)
-    except Exception as error:  # httpx errors are no OSErrors, and the kinds change with the client
+    except Exception as error:  # httpx errors are not OSErrors, and their types change with the client
         raise _unavailable(name, error) from error
 
 
 def _unavailable(name: str, error: Exception) -> ValueError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ValueError(f"data.corpus hub:{name} cannot be had ({reason}): name files:GLOB or embedded instead")
+    return ValueError(f"cannot get data.corpus hub:{name} ({reason}): name files:GLOB or embedded instead")
 
 
 def find(corpus: str, pins: Path) -> Source:
-    """The source that `data.corpus` names. ValueError where there is no such kind or nothing there."""
+    """The source that `data.corpus` names. ValueError for an unknown kind or a missing source."""
     kind, colon, rest = corpus.partition(":")
     if corpus == "embedded":
         return Embedded()
@@ -232,13 +237,13 @@ def find(corpus: str, pins: Path) -> Source:
         return Files.find(rest, "data.corpus")
     if kind == "hub" and colon:
         return Hub.find(rest, pins)
-    near = difflib.get_close_matches(kind, [known.partition(":")[0] for known in KINDS], 1, 0.4)
-    hint = next((known for known in KINDS if near and known.startswith(near[0])), ", ".join(KINDS))
-    raise ValueError(f"data.corpus {corpus!r} is of no known kind: did you mean {hint}?")
+    near = difflib.get_close_matches(kind, [each.partition(":")[0] for each in KINDS], 1, 0.4)
+    hint = next((each for each in KINDS if near and each.startswith(near[0])), ", ".join(KINDS))
+    raise ValueError(f"data.corpus {corpus!r} is not a known kind: did you mean {hint}?")
 
 
 def find_part(part: str, value: str | None) -> Files | None:
-    """The files given for `validation` or `test`, or None where a hash of the documents sets that part apart."""
+    """The files of `validation` or `test`; None where a hash of the documents sets that part apart."""
     if value is None:
         return None
     kind, _, pattern = value.partition(":")
@@ -282,7 +287,7 @@ class Parts:
 
 
 def divide(config: DataConfig, source: Source, validation: Source | None, test: Source | None) -> Parts:
-    """The three parts. Where a text is in several, the test part keeps it, else the validation part."""
+    """The three parts. A text that occurs in several stays in test, or else in validation."""
     corpus = documents(source)
     if not corpus:
         raise ValueError(f"data.corpus {config.corpus} has no text")
@@ -298,7 +303,7 @@ def divide(config: DataConfig, source: Source, validation: Source | None, test: 
 
 
 def remedy(config: DataConfig, parts: Parts) -> str:
-    """What to do where a hash of the documents leaves too little in a part: what leaves enough in each."""
+    """What to do when a part has too little text: settings that leave enough in each."""
     settings = {part: name for part, name in (("val", "validation"), ("test", "test")) if not getattr(config, name)}
     corpus = [document for part in ("train", *settings) for document in getattr(parts, part)]
     given = f"set {' and '.join(f'data.{name}' for name in settings.values())} to files:GLOB"
@@ -312,29 +317,29 @@ def remedy(config: DataConfig, parts: Parts) -> str:
             return f"set data.held_out to {percent / 100:g}, or {given}"
     one = len(corpus) == 1
     return (
-        f"all text is {len(corpus)} document{'' if one else 's'}, and no document is split between parts: "
+        f"the text is {len(corpus)} document{'' if one else 's'}, and a document is never split: "
         f"put blank lines between {'its' if one else 'more'} documents, or {given}"
     )
 
 
 def few(documents: Mapping[str, int]) -> list[str]:
-    """A line where a held-out part has so few documents that the spread over documents cannot be told. By part."""
+    """A warning, if a held-out part has too few documents for a spread over them. documents: their number by part."""
     short = [f"{part} has {number}" for part, number in documents.items() if number < FEW_DOCUMENTS]
     if not short:
         return []
     return [
-        f"too few documents ({' and '.join(short)}): below {FEW_DOCUMENTS} there is no interval over documents; more "
-        "text, blank lines between documents or a larger data.held_out give more"
+        f"too few documents ({' and '.join(short)}): an interval over documents takes {FEW_DOCUMENTS}; add text, put "
+        "blank lines between documents, or raise data.held_out"
     ]
 
 
 def held_out(corpus: list[Document], part: str, config: DataConfig) -> list[Document]:
     """Documents whose digest lies in the part's range: `val` from the low end, `test` from the high end inwards.
 
-    The range ends early once it holds as many words as the part may have tokens; what lies beyond goes back to train,
-    where it is worth more than dropped. Words, not tokens, decide: a tokenizer trained on the train part must not move
-    its border, and there are hardly ever fewer tokens than words. The border is a digest, so all copies of a text lie
-    on one side.
+    The range ends early once it holds as many words as the part may have tokens. What lies beyond goes back to train,
+    where it is worth more than if it were dropped. Words decide, not tokens: a tokenizer trained on the train part must
+    not move the border, and there are hardly ever fewer tokens than words. The border is a digest, so all copies of a
+    text lie on one side.
     """
     top = 2**64
     limit = round(config.held_out * top)

@@ -1,6 +1,7 @@
-"""What a tokenizer drops of a text: differences between words, and what it has no pieces for. In numbers, and in lines.
+"""What a tokenizer drops of a text: differences between words, and characters that it has no pieces for.
 
-A word is a run of letters, marks and digits. Two spellings of one character (NFC and NFD) are no difference.
+As numbers, and as lines for people. A word is a run of letters, marks and digits. Two spellings of one character (NFC
+and NFD) count as equal.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from trainables.data.tokenizer import Trained
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-WORDS = 2_000_000  # as many are looked at, from the beginning
-LINES = 200_000  # the same
+WORDS = 2_000_000  # of a text that are looked at, from the beginning
+LINES = 200_000  # likewise
 NOTEWORTHY = 0.01  # a share of unknown tokens, or of blocks left out, above this is worth a warning
 
 
 class _Breaks(dict[int, int | str]):
-    """For str.translate: a space for all that no word has."""
+    """For str.translate: a space for every character that is not part of a word."""
 
     def __missing__(self, point: int) -> int | str:
         kind = unicodedata.category(chr(point))
@@ -35,12 +36,19 @@ _BREAKS = _Breaks()
 
 
 def made_equal(normalise: Callable[[str], str], lines: Iterable[str]) -> dict[str, Any]:
-    """Which share of the running words becomes equal to another, commoner word of the text.
+    """The share of the running words that become equal to another, commoner word of the text.
 
-    normalise: what the tokenizer does to a word before it cuts it. words: as many were looked at; whole: they are all
-    there are. share: of those with the normal form of a commoner word (of equally common ones, of the first by code
-    point); by_case: of one that differs in case alone; by_accents: of one that differs in more. joined: share of the
-    words that lose a format character, such as the joiners of Persian and Sinhala.
+    Returns, by name:
+        words: how many were looked at.
+        whole: whether these are all.
+        share: of words with the normal form of a commoner word (among equally common ones: of the first by code point).
+        by_case: the same, of a word that differs in case alone.
+        by_accents: the same, of a word that differs in more.
+        joined: share of the words that lose a format character, such as the joiners of Persian and Sinhala.
+
+    Args:
+        normalise: what the tokenizer does to a word before it splits it.
+        lines: of the text.
     """
     spaced: Counter[str] = Counter()
     seen, whole = 0, True
@@ -75,7 +83,7 @@ def made_equal(normalise: Callable[[str], str], lines: Iterable[str]) -> dict[st
 
 
 def lost(tool: Tokenizer, lines: Iterable[str]) -> float:
-    """The share of the characters that leave no token at all, as a BPE without an unknown token leaves them out."""
+    """The share of the characters that get no token: a BPE without an unknown token leaves them out."""
     from tokenizers.models import BPE
 
     if not isinstance(tool.model, BPE) or tool.model.unk_token:
@@ -101,7 +109,7 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     if unknown := facts["special_tokens"].get("unk"):
         lines.append(f"`{unknown}` stands for {_shares(facts, 'unknown', 'tokens')}")
     if facts["lost"]:
-        lines.append(f"{_percent(facts['lost'])} of the characters leave no token at all")
+        lines.append(f"{_percent(facts['lost'])} of the characters get no token")
     if any(part["left_out"] for part in facts["parts"].values()):
         lines.append(f"{_shares(facts, 'left_out', 'blocks')} are left out: more than half of each is special tokens")
     else:
@@ -110,39 +118,39 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
 
 
 def entries(facts: Mapping[str, Any]) -> str:
-    """How many entries, and which are the special tokens."""
+    """A line with the size of the vocabulary and its special tokens."""
     tokens = facts["special_tokens"]
     special = ", ".join(f"`{tokens[role]}` ({role})" for role in special_tokens.ROLES if role in tokens)
     return f"the tokenizer has {facts['vocabulary']:,} entries, with {special}"
 
 
 def warnings(facts: Mapping[str, Any]) -> list[str]:
-    """What of the text is not trained on, where that is much, and what to do."""
+    """A line on the text that is not trained on, if that is much, and what to do."""
     if not much(facts):
         return []
     unknown, left_out = (max(part[key] for part in facts["parts"].values()) for key in ("unknown", "left_out"))
-    said = [f"{_percent(facts['lost'])} of the characters leave no token at all"] if facts["lost"] > NOTEWORTHY else []
+    why = [f"{_percent(facts['lost'])} of the characters get no token"] if facts["lost"] > NOTEWORTHY else []
     if unknown > NOTEWORTHY:
-        said.append(f"`{facts['special_tokens']['unk']}` stands for {_shares(facts, 'unknown', 'tokens')}")
+        why.append(f"`{facts['special_tokens']['unk']}` stands for {_shares(facts, 'unknown', 'tokens')}")
     if left_out > NOTEWORTHY:
-        said.append(f"{_shares(facts, 'left_out', 'blocks')} are left out")
-    return [f"{', and '.join(said)}, so losses are over the rest of the text alone: {facts['remedy']}"]
+        why.append(f"{_shares(facts, 'left_out', 'blocks')} are left out")
+    return [f"{', and '.join(why)}, so losses cover only the rest of the text: {facts['remedy']}"]
 
 
 def does(trained: Trained) -> str:
-    """What a trained tokenizer does to differences between words."""
+    """What a trained tokenizer does to case and accents, as a line for people."""
     drops = ("" if trained.cased else "lower-cases", "" if trained.accents else "strips accents and vowel signs")
     return f"{trained.name} {' and '.join(filter(None, drops)) or 'keeps case, accents and vowel signs'}"
 
 
 def much(facts: Mapping[str, Any]) -> bool:
-    """Whether what is not trained on is worth a warning."""
+    """Whether so much of the text is not trained on that it is worth a warning."""
     shares = [part[key] for part in facts["parts"].values() for key in ("unknown", "left_out")]
     return max([*shares, facts["lost"]]) > NOTEWORTHY
 
 
 def _equal(name: str, found: Mapping[str, Any]) -> list[str]:
-    """What is said of words that become equal."""
+    """Lines on words that become equal."""
     what, keeps = "the tokenizer makes different words equal", ""
     if name.startswith("train:"):
         trained = Trained.parse(name)
@@ -160,7 +168,7 @@ def _equal(name: str, found: Mapping[str, Any]) -> list[str]:
         lines = [f"{what}; none of {words} becomes equal to another word"]
     if found["joined"]:
         joined = _percent(found["joined"])
-        lines.append(f"format characters, such as zero-width joiners, are taken out of {joined} of the running words")
+        lines.append(f"format characters, such as zero-width joiners, are removed from {joined} of the running words")
     return lines
 
 

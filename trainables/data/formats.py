@@ -1,7 +1,7 @@
-"""What a corpus' files hold: plain text, records of .jsonl, and the column `text` of tables.
+"""Reads the files of a corpus: plain text, records of .jsonl, and the column `text` of tables.
 
-Files may come from a stranger: they are read as text, JSON, parquet and arrow, as far as `limits` lets them, and
-nothing in them is run. A folder that `datasets` saved is read as the arrow files that its state.json names.
+Files may come from a stranger: they are read as text, JSON, parquet and arrow, within `limits`, and nothing in them is
+run. A folder that `datasets` saved is read as the arrow files that its state.json names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TABLES = ("csv", *BINARY.values())
 LEGAL = ".txt, .train, .dev, .test, .jsonl, .csv (plain, .gz or .xz), .parquet or .arrow"
 COLUMN = "text"
 
-_ROWS_AT_ONCE = 1_000  # a value may be large, and stand for many
+_ROWS_AT_ONCE = 1_000  # few, because a value may be large and may be repeated
 
 
 def ending(path: Path) -> str:
@@ -51,11 +51,11 @@ def text(path: Path, room: Room) -> str:
             content = room.all(opener(raw), path, raw) if opener else room.all(raw, path)
         found = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 at byte {error.start}: convert it, as with iconv -t UTF-8") from None
+        raise ValueError(f"{path} is not UTF-8 at byte {error.start}: convert it with iconv -t UTF-8") from None
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is damaged, or not what its suffix says ({error})") from None
+        raise ValueError(f"{path} is damaged or has the wrong suffix ({error})") from None
     except (OSError, MemoryError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it asks for more memory than there is"
+        why = error.strerror if isinstance(error, OSError) else "it needs more memory than there is"
         raise ValueError(f"{path} cannot be read: {why}") from None
     return found.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -73,7 +73,7 @@ def records(path: Path, room: Room) -> Iterator[str]:
         if not isinstance(found, str):
             raise ValueError(f"{path}, line {number} has no text: each line must be an object with a string 'text'")
         if re.search("[\ud800-\udfff]", found):
-            raise ValueError(f"{path}, line {number} holds half of a surrogate pair, which is no character")
+            raise ValueError(f"{path}, line {number} holds a lone surrogate, which is not a character")
         yield found
 
 
@@ -88,11 +88,11 @@ def rows(path: Path, room: Room) -> Iterator[str]:
         size = path.stat().st_size
         for number, value in enumerate(_column(path), 1):
             if not isinstance(value, str | None):
-                raise ValueError(f"{path}, row {number}: {COLUMN} is {value!r:.40}, not a text")
+                raise ValueError(f"{path}, row {number}: {COLUMN} is {value!r:.40}, not a string")
             room.add(path, len(value or "") + 1, size)
             yield value or ""
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged, or not what its suffix says ({_line(error)})") from None
+        raise ValueError(f"{path} is damaged or has the wrong suffix ({_line(error)})") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or _line(error)}") from None
 
@@ -107,8 +107,8 @@ def _csv(path: Path, room: Room) -> Iterator[str]:
         for row in reader:
             if row and len(row) != len(head):
                 raise ValueError(
-                    f"{path}, line {reader.line_num} has {len(row)} fields and the first line {len(head)}: "
-                    'a text with a comma in it needs "quotes"'
+                    f"{path}, line {reader.line_num} has {len(row)} fields, the first line {len(head)}: "
+                    'a text with a comma needs "quotes"'
                 )
             yield row[at] if row else ""
     except csv.Error as error:
@@ -116,7 +116,7 @@ def _csv(path: Path, room: Room) -> Iterator[str]:
 
 
 def _column(path: Path) -> Iterator[Any]:
-    """Given to arrow as open files: it would take a name for UTF-8 in any locale."""
+    """The column's values. Arrow gets open files, because it takes a name for UTF-8 in any locale."""
     from pyarrow import ipc, parquet
 
     with path.open("rb") as file:
@@ -133,12 +133,12 @@ def _column(path: Path) -> Iterator[Any]:
 
 
 def _refuse_claims(path: Path, metadata: Any) -> None:
-    """Raises ValueError for a table that is, by its own account, larger than its file can hold of a text."""
+    """Raises ValueError for a table that claims to hold more text than its file can."""
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
     size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == COLUMN)
     if size > max(limits.FREE, limits.RATIO * path.stat().st_size):
-        raise ValueError(f"{path} says that it unpacks to more than {limits.RATIO} times its size: leave it out")
+        raise ValueError(f"{path} claims to unpack to more than {limits.RATIO} times its size: leave it out")
 
 
 def _place(path: Path, columns: list[str]) -> int:
@@ -152,7 +152,7 @@ def _place(path: Path, columns: list[str]) -> int:
 def saved(folder: Path) -> list[Path]:
     """The arrow files of a dataset that `save_to_disk` of `datasets` wrote, of the split `train` where it has splits.
 
-    None for another folder. Raises ValueError, in one line, for one that is not whole.
+    None for another folder. Raises ValueError, in one line, for an incomplete one.
     """
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
@@ -168,7 +168,7 @@ def saved(folder: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{state} does not say which files the dataset has: save it again") from None
     if not names or len(paths) != len(names) or not all(path.is_file() and kind(path) == "arrow" for path in paths):
-        raise ValueError(f"{state} names other files than the .arrow files beside it: save the dataset again")
+        raise ValueError(f"{state} does not match the .arrow files beside it: save the dataset again")
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Slices of the predictions of a held-out part: by the label's frequency, its kind of piece, and its word's novelty.
+"""Slices of the predictions of a held-out part: by label frequency, kind of piece, and whether the word was seen.
 
 Shapes: m predictions, S slices, V vocabulary entries, n tokens.
 """
@@ -21,10 +21,10 @@ _CHUNK = 1 << 20
 
 
 def members(counts: NDArray[Any], initial: Bools, seen: Bools) -> Bools:
-    """[m, S] which slices each prediction lies in: one band, one kind of piece, one of seen and unseen.
+    """[m, S] which slices each prediction lies in: one by frequency, one by kind of piece, one of seen and unseen.
 
-    counts: [m] of the label in the train part. initial: [m] a word of the tokenizer's own begins there. seen: [m] the
-    whole word form that the position belongs to stands in the train part, too.
+    counts: [m] of the label in the train part. initial: [m] whether a word begins there, as the tokenizer splits text.
+    seen: [m] whether the whole word form there occurs in the train part, too.
     """
     band = np.searchsorted(np.array([*BANDS.values()]), counts, side="right") - 1
     by_band = band[:, None] == np.arange(len(BANDS))
@@ -32,12 +32,12 @@ def members(counts: NDArray[Any], initial: Bools, seen: Bools) -> Bools:
 
 
 def counts_of(unigram: NDArray[np.float64], tokens: int) -> NDArray[np.int64]:
-    """[V] occurrences in a train part of so many tokens, from its probabilities with every count plus one."""
+    """[V] occurrences in a train part of so many tokens, from its probabilities, where every count has one added."""
     return np.rint(unigram * (tokens + len(unigram))).astype(np.int64) - 1
 
 
 def metrics(part: str, sums: Sequence[float], counts: Sequence[int]) -> dict[str, float]:
-    """Nats per prediction by slice, `val/loss_freq_0` and so on, where there are predictions."""
+    """Nats per prediction by slice, `val/loss_freq_0` and so on, for slices with predictions."""
     found = zip(NAMES, sums, counts, strict=True)
     return {f"{part}/loss_{name}": total / count for name, total, count in found if count}
 
@@ -49,7 +49,7 @@ def known_forms(ids: NDArray[Any], word_start: Bools) -> Forms:
 
 
 def seen_forms(known: Forms, ids: NDArray[Any], word_start: Bools) -> Bools:
-    """[n] whether the word that each token belongs to is among the known forms."""
+    """[n] whether each token's word is among the known forms."""
     forms = _forms(ids, word_start)
     at = np.searchsorted(known, forms).clip(max=len(known) - 1)
     return np.repeat(known[at] == forms, np.diff(_edges(word_start), append=len(ids)))
@@ -67,7 +67,7 @@ def _forms(ids: NDArray[Any], word_start: Bools) -> Forms:
 
 
 def _edges(word_start: Bools) -> NDArray[np.intp]:
-    """Where words begin; what a cut left at the front is one, too."""
+    """Where words begin. A word that was cut off at the front counts, too."""
     edges = np.flatnonzero(word_start)
     return edges if len(edges) and edges[0] == 0 else np.concatenate([[0], edges])
 

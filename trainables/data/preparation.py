@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSION = 1  # raise it whenever the same text would give other arrays: it is part of the fingerprint
-LAYOUT = 4  # raise it whenever there are further arrays or facts: a cache without them is made anew, as it was named
+LAYOUT = 4  # raise it whenever arrays or facts are added: a cache without them is made again, under the same name
 EVALUATION_RATE = 0.15
 MASKED, REPLACED = 0.8, 0.1
 MANIFEST = "manifest.json"
@@ -36,11 +36,14 @@ _BATCH_CHARACTERS = 1_000_000
 class EvaluationSet:
     """The fixed predictions of a held-out part, the same for every trial, seed and policy.
 
-    inputs: [n, T] int64, the replacements made. positions: [m] int64, ascending flat indices into n * T of the
-    selected positions, m = round(0.15 * n * T). labels: [m] int64, what stood there. masked: [m] bool, drawn for
-    [MASK], not kept or replaced at random. document: [m] int32, which document of the part each lies in. seen: [m]
-    bool, the whole word (of the tokenizer's own) that the position belongs to stands in the train part, too. initial:
-    [m] bool, such a word begins there.
+    Args:
+        inputs: [n, T] int64, with the replacements made.
+        positions: [m] int64, ascending flat indices into n * T of the selected positions, m = round(0.15 * n * T).
+        labels: [m] int64, the tokens that stood there.
+        masked: [m] bool, whether [MASK] stands there, not the token itself or a random one.
+        document: [m] int32, the document of the part that each lies in.
+        seen: [m] bool, whether the whole word there, as the tokenizer splits text, occurs in the train part, too.
+        initial: [m] bool, whether such a word begins there.
     """
 
     inputs: NDArray[np.int64]
@@ -57,7 +60,7 @@ EVALUATION_ARRAYS = tuple(field.name for field in fields(EvaluationSet))
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Flat tokens of a part with their word starts and documents, all [n]; spaced: a word of the text begins there."""
+    """Flat tokens of a part, [n] each: ids, starts of the tokenizer's words, of spaced words, and documents."""
 
     ids: NDArray[Any]
     word_start: NDArray[np.bool_]
@@ -66,7 +69,7 @@ class _Tokens:
 
 
 class Preparation:
-    """One preparation: the tokenizer, then the parts, each written as soon as it is there."""
+    """One preparation: the tokenizer, then the parts, each written as soon as it is encoded."""
 
     def __init__(self, config: DataConfig, parts: corpus.Parts, words: tokenizer.TokenizerSource) -> None:
         self._config = config
@@ -90,14 +93,14 @@ class Preparation:
             count = sum(document.words for document in self._parts.train)
             if count >= self._config.block:
                 raise
-            # So little text is what is wrong, not the tokenizer that was trained on it.
+            # The fault is that there is so little text, not the tokenizer trained on it.
             raise ValueError(self._too_short("train", count, None, "words")) from error
 
     def _lines(self) -> Iterator[str]:
         return tokenizer.lines_of(document.text for document in self._parts.train)
 
     def write(self, folder: Path) -> None:
-        """Fill a folder with all that `_open` reads."""
+        """Fill a folder with everything that `batches.prepare` opens."""
         parts = {
             "train": self._write_train(folder),
             "val": self._write_held_out(
@@ -118,29 +121,29 @@ class Preparation:
             "scheme": asdict(self._scheme),
             "facts": {
                 "preparation_version": VERSION,
-                **self._told(parts),
+                **self._tokenizer_facts(parts),
                 "shared_documents_left_out": self._parts.shared,
             },
         }
         (folder / "prepared.json").write_text(json.dumps(stored, sort_keys=True, indent=1) + "\n", "utf-8")
         (folder / MANIFEST).write_text(json.dumps(digests(folder), sort_keys=True, indent=1) + "\n", "utf-8")
 
-    def _told(self, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """What the tokenizer is, and what it drops of the text; `remedy` says what to do where that is much."""
+    def _tokenizer_facts(self, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """What the tokenizer is and what it drops of the text; `remedy`, if that is much, is what to do."""
         tool = self._vocabulary.tokenizer
-        told = {
+        facts = {
             **self._vocabulary.described(),
             "word_scheme": self._scheme.kind,
             "made_equal": dropped.made_equal(tool.normalizer.normalize_str if tool.normalizer else str, self._lines()),
             "lost": dropped.lost(tool, self._lines()),
             "parts": parts,
         }
-        return told | ({"remedy": self._words.remedy(self._lines())} if dropped.much(told) else {})
+        return facts | ({"remedy": self._words.remedy(self._lines())} if dropped.much(facts) else {})
 
     def _write_train(self, folder: Path) -> dict[str, Any]:
         tokens = self._encode("train", self._parts.train, None)
         rows = self._usable("train", tokens)
-        self._known = loss_slices.known_forms(tokens.ids, tokens.word_start)
+        self._train_forms = loss_slices.known_forms(tokens.ids, tokens.word_start)
         counts = np.bincount(tokens.ids, minlength=self._size)
         initial = np.bincount(tokens.ids, weights=tokens.word_start, minlength=self._size)
         arrays = {
@@ -162,12 +165,12 @@ class Preparation:
     ) -> dict[str, Any]:
         tokens = self._encode(part, documents, limit)
         rows = self._usable(part, tokens)
-        seen = loss_slices.seen_forms(self._known, tokens.ids, tokens.word_start)
+        seen = loss_slices.seen_forms(self._train_forms, tokens.ids, tokens.word_start)
         shape = -1, self._config.block
         blocks, places = (flat.reshape(shape)[rows] for flat in (tokens.ids, tokens.document))
-        known, begins = (flat.reshape(shape)[rows] for flat in (seen, tokens.word_start))
+        known_words, begins = (flat.reshape(shape)[rows] for flat in (seen, tokens.word_start))
         mask_id = self._vocabulary.special["mask"]
-        chosen = evaluation_set(part, blocks, places, known, begins, self._eligible, mask_id)
+        chosen = evaluation_set(part, blocks, places, known_words, begins, self._eligible, mask_id)
         if part == "val" and not chosen.masked.any():
             none = f"{len(tokens.ids)} tokens, of which none is drawn for [MASK]"
             raise ValueError(self._too_little(part, none, limit))
@@ -178,7 +181,7 @@ class Preparation:
     def _encode(self, part: str, documents: list[corpus.Document], limit: int | None) -> _Tokens:
         """Whole blocks of at most `limit` tokens. Lines are tokenised one by one and follow one another directly."""
         tool = self._vocabulary.tokenizer
-        tool.encode_special_tokens = True  # a text that says "[MASK]" must not put one into the input
+        tool.encode_special_tokens = True  # the word "[MASK]" in a text must not become a mask token
         dtype = np.uint16 if self._size <= 2**16 else np.uint32
         ids, starts, spaced, places, count = [], [], [], [], 0
         for lines, owners in _line_batches(documents):
@@ -189,7 +192,7 @@ class Preparation:
             start = np.diff(word, prepend=-1) != 0
             begins = np.cumsum(lengths) - lengths
             start[begins[lengths > 0]] = True
-            if self._scheme != word_forms.UNKNOWN:  # where nothing splits the text, words begin by the entries alone
+            if self._scheme != word_forms.UNKNOWN:  # without a split, only entries tell where words begin
                 start |= self._begins[ids[-1]]
             starts.append(start)
             ends = _joined((map(operator.itemgetter(1), encoding.offsets) for encoding in encodings), np.int64, lengths)
@@ -227,13 +230,13 @@ class Preparation:
             unknown = (
                 "[UNK]" if self._vocabulary.unknown is None else self._vocabulary.strings[self._vocabulary.unknown]
             )
-            said = f"the tokenizer does not know the {part} part: most of it is {unknown} in every block"
-            raise ValueError(f"{said}: {self._words.remedy(self._lines())}")
+            line = f"the tokenizer does not know the {part} part: most of it is {unknown} in every block"
+            raise ValueError(f"{line}: {self._words.remedy(self._lines())}")
         return rows
 
     def _facts(self, documents: list[corpus.Document], tokens: _Tokens, rows: NDArray[np.int64]) -> dict[str, Any]:
         blocks, unknown = len(tokens.ids) // self._config.block, self._vocabulary.unknown
-        reached = documents[: int(tokens.document[-1]) + 1]  # the last of them perhaps in part
+        reached = documents[: int(tokens.document[-1]) + 1]  # the last of them perhaps only in part
         return {
             "documents": len(reached),
             "documents_left_out": len(documents) - len(reached),
@@ -247,7 +250,7 @@ class Preparation:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a folder but the manifest itself, by relative path. ValueError for what is no file."""
+    """sha256 of every file of a folder except the manifest, by relative path. ValueError for links and pipes."""
     files.refuse_links(folder)
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST):
@@ -257,10 +260,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def begins_word(lines: list[str], ends: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[n] whether a token is the first of a word of its line, words being what white space separates.
+    """[n] whether a token is the first of a word of its line. White space separates words.
 
-    ends: [n] where each token ends in its line, in characters. lengths: tokens of each line. A word that the tokenizer
-    leaves nothing of begins nowhere.
+    ends: [n] where each token ends in its line, in characters. lengths: tokens of each line. A word that gets no token
+    begins nowhere.
     """
     points = np.frombuffer("\n".join(lines).encode("utf-32-le", "surrogatepass"), np.uint32)
     there = ~np.isin(points, _SPACES)
@@ -300,11 +303,19 @@ def evaluation_set(
     eligible: NDArray[np.bool_],
     mask_id: int,
 ) -> EvaluationSet:
-    """Select exactly round(0.15 * n * T) eligible positions of blocks [n, T], and replace 80/10/10.
+    """Select exactly round(0.15 * n * T) eligible positions, and replace 80/10/10.
 
-    document, seen: [n, T], as in the result. word_start: [n, T], a word begins there.
-    Each block's number is the floor or the ceiling of its even part; which positions, is uniform within the block.
-    The draws depend on the part's name and the preparation version, on nothing else.
+    Each block gets the floor or the ceiling of its even share, its positions drawn uniformly. The draws depend on the
+    part's name and the preparation version alone.
+
+    Args:
+        part: `val` or `test`.
+        blocks: [n, T] token ids.
+        document: [n, T], as in the result.
+        seen: [n, T], as in the result.
+        word_start: [n, T], whether a word begins there.
+        eligible: [V], the tokens that may be selected.
+        mask_id: the id of [MASK].
     """
     n, block = blocks.shape
     total = round(EVALUATION_RATE * n * block)
@@ -327,6 +338,6 @@ def evaluation_set(
     inputs[positions[masked]] = mask_id
     ids = noise.words(n * block, *key, "replacement") % np.uint64(len(eligible))
     inputs[positions[replaced]] = ids[positions[replaced]].astype(np.int64)
-    known, begins = seen.reshape(-1)[positions], word_start.reshape(-1)[positions]
+    known_words, begins = seen.reshape(-1)[positions], word_start.reshape(-1)[positions]
     owners = document.reshape(-1)[positions]
-    return EvaluationSet(inputs.reshape(n, block), positions, labels, masked, owners, known, begins)
+    return EvaluationSet(inputs.reshape(n, block), positions, labels, masked, owners, known_words, begins)

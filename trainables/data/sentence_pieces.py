@@ -1,9 +1,9 @@
 """Tokenizers from SentencePiece's own `.model` files.
 
-A file whose folder names a tokenizer class, such as XLMRobertaTokenizer, is read as transformers reads it. One that
-comes as the trainer left it is read as SentencePiece itself would: with the space in front that it was trained with,
-its normalisation and its bytes. (Without a class, transformers 5 leaves out the space in front and keeps others, so
-that the first word of a line would have other tokens than the model was trained for.)
+A file whose folder names a tokenizer class, such as XLMRobertaTokenizer, is read as transformers reads it. A file as
+the trainer wrote it is read as SentencePiece itself reads it: with the leading space that it was trained with, its
+normalisation and its bytes. (Without a class, transformers 5 omits the leading space and keeps others, so that the
+first word of a line would get other tokens than in training.)
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 def read(path: Path, settings: dict[str, Any], names: dict[str, str]) -> tuple[Tokenizer, dict[str, str]]:
     """A `.model` file as a tokenizer, and the special tokens that it or its class names, by role.
 
-    settings: tokenizer_config.json's. names: special tokens that the folder's settings name; those that are no
-    pieces become entries behind them. ValueError, without the path, for what cannot be read.
+    settings: of tokenizer_config.json. names: special tokens that the folder's settings name; those that are not pieces
+    become entries after them. ValueError, without the path, for a file that cannot be read.
     """
-    known = settings.get("tokenizer_class")
-    if known and known not in _GENERAL:
-        return _as_transformers_does(path, str(known))
+    class_name = settings.get("tokenizer_class")
+    if class_name and class_name not in _GENERAL:
+        return _as_transformers_does(path, str(class_name))
     return _as_trained(path, names)
 
 
-def _as_transformers_does(path: Path, known: str) -> tuple[Tokenizer, dict[str, str]]:
+def _as_transformers_does(path: Path, class_name: str) -> tuple[Tokenizer, dict[str, str]]:
     if find_spec("sentencepiece") is None:
-        raise ValueError(f"a {known} from {path.name} takes the package sentencepiece: {INSTALL}")
+        raise ValueError(f"a {class_name} from {path.name} needs the package sentencepiece: {INSTALL}")
     from transformers import AutoTokenizer
 
     try:
         loaded = AutoTokenizer.from_pretrained(path.parent, local_files_only=True, trust_remote_code=False)
         if type(loaded).__name__ in _GENERAL:
-            raise ValueError("it knows no such class")
+            raise ValueError("it has no such class")
         tokenizer = loaded.backend_tokenizer
-    except Exception as error:  # whatever the converters raise: none of it is ours
+    except Exception as error:  # whatever the converters raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        plain = "without tokenizer_class in tokenizer_config.json it is read as SentencePiece itself would"
-        raise ValueError(f"transformers cannot make a {known} of {path.name} ({reason}): {plain}") from error
+        advice = "remove tokenizer_class from tokenizer_config.json to read it as plain SentencePiece"
+        raise ValueError(f"transformers cannot make a {class_name} of {path.name} ({reason}): {advice}") from error
     return tokenizer, {role: str(token) for role, token in loaded.special_tokens_map.items() if token}
 
 
@@ -63,7 +63,7 @@ def _as_trained(path: Path, names: dict[str, str]) -> tuple[Tokenizer, dict[str,
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     unknown = next((index for index, piece in enumerate(proto.pieces) if piece.type == _UNKNOWN), None)
     if unknown is None or spec.model_type not in (_UNIGRAM, _BPE) or spec.treat_whitespace_as_suffix:
-        raise ValueError(f"{path.name} is neither a unigram nor a BPE model of SentencePiece with spaces in front")
+        raise ValueError(f"{path.name} is not a SentencePiece unigram or BPE model with leading spaces")
     ids = {piece: index for index, (piece, _) in enumerate(pieces)}
     if spec.model_type == _UNIGRAM:
         model: Any = models.Unigram(pieces, unknown, spec.byte_fallback)
@@ -96,7 +96,7 @@ def _as_trained(path: Path, names: dict[str, str]) -> tuple[Tokenizer, dict[str,
 
 
 def _merges(pieces: Any) -> list[tuple[str, str]]:
-    """Every way to make a piece of two, the best piece first, as SentencePiece's BPE merges them."""
+    """Every way to make a piece of two, best piece first, in the order of SentencePiece's BPE."""
     normal = {piece.piece: (-piece.score, index) for index, piece in enumerate(pieces) if piece.type == _NORMAL}
     found = []
     for piece, rank in normal.items():
@@ -113,9 +113,9 @@ def _parsed(path: Path) -> Any:
         proto = messages.ModelProto()
         proto.ParseFromString(limits.read(path, limits.TOKENIZER))
     except ImportError:
-        raise ValueError(f"{path.name} takes the package protobuf: {INSTALL}") from None
-    except Exception as error:  # DecodeError, of a package that may not be there
-        raise ValueError(f"{path.name} is no model of SentencePiece ({error})") from error
+        raise ValueError(f"{path.name} needs the package protobuf: {INSTALL}") from None
+    except Exception as error:  # DecodeError, from a package that may not be installed
+        raise ValueError(f"{path.name} is not a SentencePiece model ({error})") from error
     if not proto.pieces:
-        raise ValueError(f"{path.name} is no model of SentencePiece: it has no pieces")
+        raise ValueError(f"{path.name} is not a SentencePiece model: no pieces")
     return proto

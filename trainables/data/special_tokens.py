@@ -1,9 +1,9 @@
-"""Which entries of a vocabulary are its special tokens, found by role in what the tokenizer's files say of them.
+"""Finds the special tokens of a vocabulary, by role, in the tokenizer's files.
 
-For each role the first of these that says something: `mask_token` and so on in tokenizer_config.json, then in
-special_tokens_map.json; tokenizer.json (the frame of the post-processor, the padding); an entry with a usual spelling.
-What is unknown is the model's to say, before all of these. The beginning and the end of a text (`bos_token`,
-`eos_token`, `<s>`, `</s>`) stand for cls and sep where nothing else does.
+For each role the first of these that names one: `mask_token` and so on in tokenizer_config.json, then in
+special_tokens_map.json; tokenizer.json (the template of the post-processor, the padding); an entry with a usual
+spelling. For the unknown token the model itself comes before all of these. The tokens for the beginning and the end of
+a text (`bos_token`, `eos_token`, `<s>`, `</s>`) serve as cls and sep where nothing else does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STANDS_FOR = {"cls": "bos", "sep": "eos"}
 
 
 def named(*settings: Mapping[str, Any]) -> dict[str, str]:
-    """Tokens by role, of all roles that some settings name; what stands first wins, null names nothing."""
+    """Tokens by role, for every role that the settings name. The first settings win; null names nothing."""
     found: dict[str, str] = {}
     for each in settings:
         for role in _USUAL:
@@ -38,17 +38,17 @@ def named(*settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def find(names: Mapping[str, str], described: Mapping[str, Any], entries: Collection[str]) -> dict[str, str]:
-    """Tokens by role, of the roles that have one; every token but a named one is an entry.
+    """Tokens by role, for the roles that have one. Tokens that are not from `names` are entries.
 
     names: see `named`. described: tokenizer.json as the library writes it. entries: of the vocabulary.
     """
-    told = {role: token for role, token in _told(described).items() if token in entries}
+    described_tokens = {role: token for role, token in _described(described).items() if token in entries}
     usual = {role: next((token for token in spelt if token in entries), None) for role, spelt in _USUAL.items()}
     found = {}
     for role in ROLES:
         other = _STANDS_FOR.get(role, role)
-        own = told.get(role) if role == "unk" else None
-        chosen = (own, names.get(role), told.get(role), usual[role], names.get(other), usual[other])
+        own = described_tokens.get(role) if role == "unk" else None
+        chosen = (own, names.get(role), described_tokens.get(role), usual[role], names.get(other), usual[other])
         token = next((token for token in chosen if token), None)
         if token:
             found[role] = token
@@ -56,12 +56,12 @@ def find(names: Mapping[str, str], described: Mapping[str, Any], entries: Collec
 
 
 def needs_unknown(described: Mapping[str, Any]) -> bool:
-    """Whether there are texts that the tokenizer has no pieces for: not where it falls back on bytes."""
+    """Whether some texts have no pieces: true unless the tokenizer falls back on bytes."""
     return not (described["model"].get("byte_fallback") or "ByteLevel" in _kinds(described))
 
 
-def _told(described: Mapping[str, Any]) -> dict[str, str]:
-    """Tokens by role, as tokenizer.json has them."""
+def _described(described: Mapping[str, Any]) -> dict[str, str]:
+    """Tokens by role, from tokenizer.json."""
     model = described["model"]
     unknown = model.get("unk_token")
     if model["type"] == "Unigram" and model.get("unk_id") is not None:
@@ -76,7 +76,7 @@ def _told(described: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _frame(template: Mapping[str, Any]) -> dict[str, str]:
-    """The first token before the text and the first one after it, where there are such."""
+    """The first token before the text and the first one after it, if any."""
     sides: tuple[list[str], list[str]] = ([], [])
     behind = False
     for piece in template["single"]:
@@ -88,7 +88,7 @@ def _frame(template: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _kinds(described: Mapping[str, Any]) -> set[str]:
-    """Of the steps before the model."""
+    """The types of the steps before the model."""
     found = set()
     for part, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         found |= {step["type"] for step in steps(described.get(part), inner)}
@@ -96,7 +96,7 @@ def _kinds(described: Mapping[str, Any]) -> set[str]:
 
 
 def steps(part: Mapping[str, Any] | None, inner: str) -> Iterator[Mapping[str, Any]]:
-    """The steps of a part of tokenizer.json, sequences opened. inner: what such a sequence calls its own."""
+    """The steps of a part of tokenizer.json, sequences flattened. inner: the key of a sequence's steps."""
     if part and part["type"] == "Sequence":
         for each in part[inner]:
             yield from steps(each, inner)

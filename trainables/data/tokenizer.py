@@ -1,8 +1,8 @@
-"""Obtaining a tokenizer: trained on the train part, from a folder, or from the hub; and checking what was obtained.
+"""Gets a tokenizer, trained on the train part, from a folder or from the hub, and checks it.
 
 WordPiece training in `tokenizers` numbers the continuing characters (`##e`) in the order of a randomly seeded hash
-table, and breaks ties between merges by those numbers: two trainings on one text differ. Here they are numbered
-beforehand, which makes the vocabulary a function of the text.
+table, and breaks ties between merges by those numbers: two trainings on one text differ. Here the characters are
+numbered first, which makes the vocabulary a function of the text.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ ALTERNATIVES = (
     "or a hub name such as bert-base-uncased"
 )
 MAX_ALPHABET = 1000
-COVERED = 0.999  # of a text's characters, by the alphabet that a remedy names
+COVERED = 0.999  # share of a text's characters in the alphabet that a remedy names
 UNHEARD_OF = "☃ ꩑ 𐊀"
-LONGEST_WORD = 100  # characters; WordPiece takes a longer word for unknown
+LONGEST_WORD = 100  # characters; to WordPiece a longer word is unknown
 BERT_LIKE = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "LayoutLM", "Lxmert", "SqueezeBert", "MPNet")
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
@@ -48,7 +48,7 @@ _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
 
 
 class NotHere(ValueError):
-    """A tokenizer on the hub of which this machine has no copy, where the hub was not to be asked."""
+    """A tokenizer on the hub that this machine has no copy of, when asking the hub was not allowed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Vocabulary:
 
     @staticmethod
     def check(tokenizer: Tokenizer, names: dict[str, str], origin: str) -> Vocabulary:
-        """ValueError for a vocabulary too small to be one, with gaps, or without a special token."""
+        """Wrap a tokenizer. ValueError for a vocabulary that is too small or too large, has gaps or lacks a token."""
         ids = tokenizer.get_vocab(with_added_tokens=True)
         if len(ids) < MIN_ENTRIES:
             raise ValueError(f"{origin} has {len(ids)} entries, fewer than {MIN_ENTRIES}: {ALTERNATIVES}")
@@ -76,13 +76,13 @@ class Vocabulary:
         return Vocabulary(tokenizer, strings, {role: ids[name] for role, name in names.items()})
 
     def described(self) -> dict[str, Any]:
-        """For the record."""
+        """Size and special tokens, for the record."""
         special = {role: self.strings[index] for role, index in self.special.items()}
         return {"vocabulary": len(self.strings), "special_tokens": special}
 
     @property
     def unknown(self) -> int | None:
-        """The id that stands for what there are no pieces for; None where there is no such thing."""
+        """The id for text that has no pieces; None if there is none."""
         return self.special.get("unk")
 
     def save(self, folder: Path) -> None:
@@ -95,21 +95,30 @@ class Vocabulary:
 
 
 class TokenizerSource(Protocol):
-    """How to get a tokenizer. `identity` changes with what would be got. `remedy`: against many [UNK], in words."""
+    """How to get a tokenizer."""
 
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """A text that changes with the tokenizer."""
+        ...
 
-    def obtain(self, lines: Iterable[str]) -> Vocabulary: ...
+    def obtain(self, lines: Iterable[str]) -> Vocabulary:
+        """The tokenizer, trained on the lines if it is one to train. ValueError, in one line, for an unsuitable one."""
+        ...
 
-    def remedy(self, lines: Iterable[str]) -> str: ...
+    def remedy(self, lines: Iterable[str]) -> str:
+        """What to do against many [UNK] in these lines, for people."""
+        ...
 
 
 @dataclass(frozen=True)
 class Trained:
-    """BERT WordPiece of at most `size` entries, trained on the lines of the train part.
+    """BERT WordPiece, trained on the lines of the train part.
 
-    cased: it keeps case; else it lower-cases. accents: it keeps accents and vowel signs, composed (NFC); else it
-    strips them. alphabet: how many characters may have entries; None is min(1000, size / 4).
+    Args:
+        size: the most entries.
+        cased: keep case, not lower-case it.
+        accents: keep accents and vowel signs, composed (NFC), not strip them.
+        alphabet: how many characters may have entries; None is min(1000, size / 4).
     """
 
     size: int
@@ -139,7 +148,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """As `data.tokenizer` has it."""
+        """As `data.tokenizer` spells it."""
         alphabet = f"alphabet={self.alphabet}" if self.alphabet else ""
         options = ("cased" if self.cased else "", "accents" if self.accents else "", alphabet)
         return ",".join([f"train:{self.size}", *filter(None, options)])
@@ -155,7 +164,7 @@ class Trained:
         specials = list(SPECIALS.values())
         trainer = trainers.WordPieceTrainer(
             vocab_size=self.size,
-            special_tokens=specials + continuing,  # the one list whose ids the trainer takes as given
+            special_tokens=specials + continuing,  # the one list whose order the trainer keeps
             initial_alphabet=characters,
             limit_alphabet=len(characters),
             show_progress=False,
@@ -168,7 +177,7 @@ class Trained:
         return _bert_ends(vocabulary)
 
     def _learnable(self, lines: Iterable[str]) -> list[str]:
-        """The lines without words beyond `limits.LONGEST_WORD`, on which training takes time by the square."""
+        """The lines without words beyond `limits.LONGEST_WORD`: training time grows with their square."""
         from tokenizers import Tokenizer, models
 
         pipeline = self._pipeline(Tokenizer(models.WordPiece()))
@@ -183,7 +192,7 @@ class Trained:
         return [kept(line) for line in lines]
 
     def remedy(self, lines: Iterable[str]) -> str:
-        """What to name instead: an alphabet that covers the text, or, where this one does, another tokenizer."""
+        """What to name instead: an alphabet that covers the text, or, if this one does, another tokenizer."""
         lines = list(lines)
         counts = self._counted(lines)
         times = np.sort(np.array([*counts.values()]))[::-1].cumsum()
@@ -194,8 +203,8 @@ class Trained:
         alphabet = enough if enough > MAX_ALPHABET or self.alphabet else None
         better = Trained(size, self.cased, self.accents, alphabet).name
         return (
-            f"the alphabet of {self.name} ends after {self._limit:,} characters, and {enough:,} make up "
-            f"{100 * COVERED:g} % of the text: {better} holds them"
+            f"the alphabet of {self.name} has {self._limit:,} characters, and {100 * COVERED:g} % of the text takes "
+            f"{enough:,}: use {better}"
         )
 
     def _other_remedy(self, lines: list[str]) -> str:
@@ -205,8 +214,8 @@ class Trained:
         for text in (text for line in lines for text in line.split() if len(text) > LONGEST_WORD):
             words = pipeline.pre_tokenizer.pre_tokenize_str(pipeline.normalizer.normalize_str(text))
             if any(len(word) > LONGEST_WORD for word, _ in words):
-                spaceless = "in a script without spaces name a folder with a SentencePiece model"
-                return f"a word of more than {LONGEST_WORD} characters is unknown as a whole; {spaceless}"
+                advice = "for a script without spaces name a folder with a SentencePiece model"
+                return f"words of more than {LONGEST_WORD} characters are unknown as a whole; {advice}"
         return "the train part lacks characters that the others have: give more text, or name a tokenizer that has them"
 
     @property
@@ -221,7 +230,7 @@ class Trained:
     def _alphabet(self, lines: list[str]) -> tuple[list[str], list[str]]:
         """The most frequent characters after normalisation, and the continuing forms (`##e`) that they can take.
 
-        The trainer's own limit drops among equally frequent characters at random; here the lower code point stays.
+        Among equally frequent characters the trainer's own limit drops some at random; here the lower code points stay.
         """
         from tokenizers import Tokenizer, models
 
@@ -235,7 +244,7 @@ class Trained:
         return kept, ["##" + character for character in kept if continues(character)]
 
     def _counted(self, lines: list[str]) -> Counter[str]:
-        """How often each character stands in the text after normalisation."""
+        """How often each character occurs in the text after normalisation."""
         from tokenizers import Tokenizer, models
 
         normalizer = self._pipeline(Tokenizer(models.WordPiece())).normalizer
@@ -259,7 +268,15 @@ def _bert_pipeline(
     chinese: bool = True,
     compose: bool = False,
 ) -> Tokenizer:
-    """BERT's. strip_accents: None is as lowercase. chinese: each such character is a word. compose: NFC goes before."""
+    """Give a tokenizer BERT's normaliser and pre-tokenizer.
+
+    Args:
+        tokenizer: is changed, and returned.
+        lowercase: whether to lower-case.
+        strip_accents: None is as `lowercase`.
+        chinese: whether each Chinese character is a word.
+        compose: whether to compose characters (NFC) first.
+    """
     from tokenizers import normalizers, pre_tokenizers
 
     cleaning: Any = normalizers.BertNormalizer(
@@ -271,7 +288,7 @@ def _bert_pipeline(
 
 
 def _bert_ends(vocabulary: Vocabulary) -> Vocabulary:
-    """Special tokens, decoder and frame as BERT has them."""
+    """Give a vocabulary BERT's special tokens, decoder and sentence template."""
     from tokenizers import decoders
 
     vocabulary.tokenizer.add_special_tokens([vocabulary.strings[index] for index in vocabulary.special.values()])
@@ -280,7 +297,7 @@ def _bert_ends(vocabulary: Vocabulary) -> Vocabulary:
 
 
 def _framed(vocabulary: Vocabulary) -> Vocabulary:
-    """Let the tokenizer frame a sentence as BERT does: nothing here does so, users of the published bundle may."""
+    """Let the tokenizer wrap sentences in [CLS] and [SEP]: not for training, but for users of the published bundle."""
     from tokenizers import processors
 
     strings, special = vocabulary.strings, vocabulary.special
@@ -305,13 +322,13 @@ class Folder:
         if not any((self.path / name).is_file() for name in _FILES[:2]):
             others = (*sentence_pieces.FILES, "added_tokens.json", "config.json")  # transformers reads the last, too
             files += [path for name in others if (path := self.path / name).is_file()]
-        told = [f"{path.name} {hashlib.sha256(limits.read(path, limits.TOKENIZER)).hexdigest()}" for path in files]
-        return " ".join(["folder", *told, *["read anew"] * self._read_anew()])
+        digests = [f"{path.name} {hashlib.sha256(limits.read(path, limits.TOKENIZER)).hexdigest()}" for path in files]
+        return " ".join(["folder", *digests, *["read anew"] * self._read_anew()])
 
     def _read_anew(self) -> bool:
-        """Whether earlier versions made other arrays of the same files, so that the two must not share a name.
+        """Whether earlier versions made other arrays from the same files, so that the two must not share a name.
 
-        They took no notice of two settings beside a vocab.txt, and of where words begin outside WordPiece.
+        They ignored two settings beside a vocab.txt, and where words begin outside WordPiece.
         """
         if not (self.path / "tokenizer.json").is_file():
             settings = self._settings(_SETTINGS[0])
@@ -320,7 +337,7 @@ class Folder:
             path = self.path / "tokenizer.json"
             return limits.json_file(path, limits.TOKENIZER)["model"]["type"] != "WordPiece"
         except (ValueError, LookupError, TypeError):
-            return False  # refused where it is opened, by its name
+            return False  # refused by name when it is opened
 
     def obtain(self, lines: Iterable[str]) -> Vocabulary:
         settings = [self._settings(name) for name in _SETTINGS]
@@ -332,7 +349,7 @@ class Folder:
         model = next((name for name in sentence_pieces.FILES if (self.path / name).is_file()), None)
         if model is None:
             kinds = "neither tokenizer.json nor vocab.txt nor a SentencePiece .model"
-            raise ValueError(f"{self.origin} holds {kinds}: {ALTERNATIVES}")
+            raise ValueError(f"{self.origin} has {kinds}: {ALTERNATIVES}")
         try:
             tokenizer, own = sentence_pieces.read(self.path / model, settings[0], names)
         except ValueError as error:
@@ -344,7 +361,7 @@ class Folder:
         return "name a tokenizer that knows these characters: train:SIZE, or one that falls back on bytes"
 
     def _checked(self, tokenizer: Tokenizer, names: dict[str, str], file: str) -> Vocabulary:
-        """The vocabulary with its special tokens, found by role. ValueError says which is missing, and from where."""
+        """The vocabulary with its special tokens by role. ValueError says which is missing, and in which file."""
         tokenizer.no_truncation()
         described, entries = json.loads(tokenizer.to_str()), tokenizer.get_vocab(with_added_tokens=True)
         tokenizer.no_padding()
@@ -352,14 +369,14 @@ class Folder:
         wanted = [role for role in special_tokens.ROLES if role != "unk" or special_tokens.needs_unknown(described)]
         if len(entries) >= MIN_ENTRIES:
             self._refuse(found, [role for role in wanted if role not in found], entries, file)
-            told = f"{self.origin} fails at characters that it does not know"
-            limits.fails(lambda: tokenizer.encode(UNHEARD_OF), told)
+            message = f"{self.origin} fails on characters that it does not know"
+            limits.fails(lambda: tokenizer.encode(UNHEARD_OF), message)
         vocabulary = Vocabulary.check(tokenizer, found, self.origin)
         tokenizer.add_special_tokens(list(found.values()))
         return vocabulary
 
     def _refuse(self, found: dict[str, str], missing: list[str], entries: Iterable[str], file: str) -> None:
-        """ValueError for special tokens that are missing, no entries, or not a [MASK] of its own."""
+        """ValueError for special tokens that are missing or not entries, and for a mask token with another role."""
         config = self.path / "tokenizer_config.json"
         if missing:
             role = missing[0]
@@ -369,28 +386,28 @@ class Folder:
         absent = next((role for role, token in found.items() if token not in entries), None)
         if absent:
             token, how = found[absent], "as its last line" if file == "vocab.txt" else 'under "added_tokens"'
-            told = f"which {absent}_token names in the folder's settings"
-            raise ValueError(f"{self.origin} has no {token}, {told}: add it to {file} {how}, or {ALTERNATIVES}")
+            why = f"which {absent}_token names in the folder's settings"
+            raise ValueError(f"{self.origin} has no {token}, {why}: add it to {file} {how}, or {ALTERNATIVES}")
         shared = [role for role, token in found.items() if token == found["mask"] and role != "mask"]
         if shared:
-            told = f"{found['mask']} is its mask and its {shared[0]} token, too"
-            raise ValueError(f"{self.origin}: {told}: name another entry as mask_token in {config}")
+            why = f"{found['mask']} is both its mask and its {shared[0]} token"
+            raise ValueError(f"{self.origin}: {why}: name another entry as mask_token in {config}")
 
     def _from_json(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        path, told = self.path / "tokenizer.json", f"{self.origin} cannot be read: {ALTERNATIVES}"
+        path, message = self.path / "tokenizer.json", f"{self.origin} cannot be read: {ALTERNATIVES}"
         received.check_tokenizer(self.path)
-        return limits.fails(lambda: Tokenizer.from_file(str(path)), told)
+        return limits.fails(lambda: Tokenizer.from_file(str(path)), message)
 
     def _from_vocab_txt(self, names: dict[str, str], settings: dict[str, Any]) -> Tokenizer:
         """As transformers reads it: BERT's tokenizer with the folder's settings."""
         from tokenizers import AddedToken, Tokenizer, models
 
-        known = str(settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
-        if known not in ("", "PreTrained", "TokenizersBackend", *BERT_LIKE):
-            how = "save it with AutoTokenizer and save_pretrained, for a tokenizer.json"
-            raise ValueError(f"{self.origin}: a {known}Tokenizer does not cut words as BERT does: {how}")
+        kind = str(settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+        if kind not in ("", "PreTrained", "TokenizersBackend", *BERT_LIKE):
+            how = "save it with AutoTokenizer's save_pretrained to get a tokenizer.json"
+            raise ValueError(f"{self.origin}: a {kind}Tokenizer does not split words as BERT does: {how}")
         try:
             content = limits.read(self.path / "vocab.txt", limits.TOKENIZER).decode(files.GIVEN)
             if content.count("\n") > limits.ENTRIES:
@@ -424,9 +441,9 @@ class Folder:
 
 
 def find(name: str, ask: bool = True) -> TokenizerSource:
-    """The source that `data.tokenizer` names. ValueError where it cannot be had; there is no fallback.
+    """The source that `data.tokenizer` names. ValueError, in one line, if there is none; there is no fallback.
 
-    ask: the hub, for what is not on this machine; else NotHere is raised.
+    ask: whether to ask the hub for what is not on this machine; if not, NotHere is raised.
     """
     if name.startswith("train:"):
         return Trained.parse(name)
@@ -435,12 +452,12 @@ def find(name: str, ask: bool = True) -> TokenizerSource:
         return Folder(folder, f"data.tokenizer {name}")
     match = _HUB_NAME.fullmatch(name)
     if not match or name.startswith("."):
-        raise ValueError(f"data.tokenizer {name!r} is no folder: {ALTERNATIVES}")
+        raise ValueError(f"data.tokenizer {name!r} is not a folder: {ALTERNATIVES}")
     return Folder(_snapshot(match[1], match[2], ask), f"data.tokenizer {name}")
 
 
 def _snapshot(name: str, revision: str | None, ask: bool) -> Path:
-    """The tokenizer's files as the hub's client keeps them: what is already here is used before asking the hub."""
+    """The tokenizer's files in the cache of the hub's client, which is looked at before the hub is asked."""
     from huggingface_hub import snapshot_download
 
     reason, wanted = "", (*_FILES, *sentence_pieces.FILES)
@@ -452,15 +469,15 @@ def _snapshot(name: str, revision: str | None, ask: bool) -> Path:
             if any((folder / file).is_file() for file in wanted if file not in _SETTINGS):
                 return folder
             reason = "no tokenizer.json, vocab.txt or SentencePiece .model there"
-        except Exception as error:  # httpx errors are no OSErrors, and the kinds change with the client
+        except Exception as error:  # httpx errors are not OSErrors, and their types change with the client
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if not ask:
         raise NotHere(f"data.tokenizer {name} is not on this machine")
-    raise ValueError(f"data.tokenizer {name} cannot be had from the hub ({reason}): {ALTERNATIVES}")
+    raise ValueError(f"cannot get data.tokenizer {name} from the hub ({reason}): {ALTERNATIVES}")
 
 
 def entries(name: str) -> int | None:
-    """Of the vocabulary that `data.tokenizer` names. None where it is to be trained, is not here, or will not do."""
+    """Entries of the vocabulary that `data.tokenizer` names; None if it is yet to train, not here, or unsuitable."""
     try:
         source = find(name, ask=False)
         return _entries(source) if isinstance(source, Folder) else None
@@ -470,16 +487,16 @@ def entries(name: str) -> int | None:
 
 @functools.lru_cache(16)
 def _entries(folder: Folder) -> int:
-    """A plan asks for the same many times."""
+    """Cached: a plan asks for the same many times."""
     return len(folder.obtain(()).strings)
 
 
 def library_version() -> str:
-    """Part of what a vocabulary depends on."""
+    """The version of `tokenizers`, which a vocabulary depends on."""
     return metadata.version("tokenizers")
 
 
 def lines_of(texts: Iterable[str]) -> Iterator[str]:
-    """The lines of documents: what is tokenised, and trained on, one at a time."""
+    """The lines of documents, which are tokenised and trained on one at a time."""
     for text in texts:
         yield from text.split("\n")

@@ -1,7 +1,7 @@
-"""What the entries of a vocabulary are as text: for each its spelling, and whether a word begins with it.
+"""The entries of a vocabulary as text: the spelling of each, and whether it begins a word.
 
-Every rule that speaks of words or characters takes them from here: the keys of the counts, trigrams, whole words,
-n-hot members, kinds of pieces. The scheme is read off the tokenizer's own model, decoder, pre-tokenizer and normaliser.
+Every rule about words or characters takes them from here: keys of the counts, trigrams, whole words, n-hot substrings,
+kinds of pieces. The scheme is derived from the tokenizer's model, decoder, pre-tokenizer and normaliser.
 
 Shapes: V vocabulary entries.
 """
@@ -36,10 +36,14 @@ _WITHOUT_WORDS = "shares random, token, span and rarity, and policy amlm"
 class WordForms:
     """The entries of a vocabulary, by id.
 
-    texts: spelling without the scheme's marks; a byte that is no whole character is written <0xC3>. begins: [V] bool, a
-    word begins with it; as a word goes up to the next entry that begins one, punctuation belongs to the word before it
-    where white space alone is marked (byte-level, Metaspace). whole: [V] bool, all of its text is characters. labels:
-    what people are shown, the marks included.
+    A word goes up to the next entry that begins one: where only white space is marked (byte-level, Metaspace),
+    punctuation belongs to the word before it.
+
+    Args:
+        texts: spelling without the scheme's marks; a byte that is not a whole character is written <0xC3>.
+        begins: [V] bool, whether the entry begins a word.
+        whole: [V] bool, whether all of its text is whole characters.
+        labels: what people are shown, marks included.
     """
 
     texts: list[str]
@@ -49,7 +53,7 @@ class WordForms:
 
     @property
     def keys(self) -> list[str]:
-        """What the entries' counts are kept under: `##ing`, `Ġing` and `ing` share theirs, in upper or lower case."""
+        """The key of each entry's counts: `##ing`, `Ġing`, `ing` and `ING` share one."""
         return [text.lower() for text in self.texts]
 
 
@@ -57,10 +61,10 @@ class WordForms:
 class Scheme:
     """How a tokenizer writes its entries.
 
-    wordpiece: entries that continue a word begin with `mark` (`##`). byte-level: characters stand for bytes, and an
-    entry that begins a word with the space before it (`Ġ`). metaspace: an entry that begins a word begins with `mark`
-    (`▁`); bytes: entries such as <0xC3> stand for single bytes. unknown: entries do not tell where words begin, and
-    their texts are as they stand.
+    wordpiece: entries that continue a word begin with `mark` (`##`). byte-level: each character stands for a byte, and
+    an entry that begins a word starts with the space before it (`Ġ`). metaspace: an entry that begins a word begins
+    with `mark` (`▁`); bytes: entries such as <0xC3> stand for single bytes. unknown: entries do not show where words
+    begin, and their texts are taken as they are.
     """
 
     kind: Kind
@@ -68,7 +72,7 @@ class Scheme:
     bytes: bool = False
 
     def forms(self, token_strings: Sequence[str]) -> WordForms:
-        """The entries as text. Under an unknown scheme each begins a word, which `refuse` keeps from mattering."""
+        """The entries as text. Under an unknown scheme each begins a word; `refuse` stops rules that need words."""
         read = {
             "wordpiece": self._wordpiece,
             "byte-level": self._byte_level,
@@ -83,7 +87,7 @@ class Scheme:
 
     def _byte_level(self, token: str) -> tuple[str, bool, bool, str]:
         values = _bytes_by_character()
-        if any(character not in values for character in token):  # an added token, which is written as it is
+        if any(character not in values for character in token):  # an added token, written as it is
             return token, True, True, token
         spelled = bytes(values[character] for character in token)
         text = spelled.decode("utf-8", _SPELL_BYTES)
@@ -103,7 +107,7 @@ UNKNOWN = Scheme("unknown")
 
 
 def scheme_of(tokenizer: Tokenizer) -> Scheme:
-    """How a tokenizer writes its entries, by its own description and by what it makes of two words."""
+    """How a tokenizer writes its entries, from its description and from how it splits two words."""
     described = json.loads(tokenizer.to_str())
     model = described["model"]
     decoders = special_tokens.steps(described["decoder"], "decoders")
@@ -121,20 +125,20 @@ def scheme_of(tokenizer: Tokenizer) -> Scheme:
 
 
 def refuse(config: Config, kind: str) -> None:
-    """Raises ValueError, in one line, for settings that need to know of words where the entries do not tell."""
+    """Raises ValueError, in one line, for settings that need words where the entries do not show them."""
     shares = config.masking.shares
     asked = [f"masking.shares.{name}" for name in ("whole_word", "trigram") if getattr(shares, name)]
     asked = asked if config.masking.policy == "mixture" else []
     asked += ["model.embedding nhot"] if config.model.embedding == "nhot" else []
     if kind == UNKNOWN.kind and asked:
         raise ValueError(
-            f"data.tokenizer {config.data.tokenizer}: its entries do not tell where words begin (neither by ##, nor by "
-            f"a byte-level Ġ, nor by ▁), which {' and '.join(asked)} must know; {_WITHOUT_WORDS} run without it"
+            f"data.tokenizer {config.data.tokenizer}: its entries do not show where words begin (by ##, a byte-level Ġ "
+            f"or ▁), which {' and '.join(asked)} must know; {_WITHOUT_WORDS} run without it"
         )
 
 
 def _metaspace_of(part: Mapping[str, Any]) -> str | None:
-    """The character that stands for a space: of a Metaspace, or of a decoder that puts spaces in its place."""
+    """The character that stands for a space, in a Metaspace or in a decoder that replaces it by a space."""
     if part["type"] == "Metaspace":
         return part["replacement"]
     if part["type"] == "Replace" and part.get("content") == " ":
@@ -143,7 +147,7 @@ def _metaspace_of(part: Mapping[str, Any]) -> str | None:
 
 
 def _pieces(tokenizer: Tokenizer, text: str) -> list[str]:
-    """What a text reaches the tokenizer's model as."""
+    """The pieces of a text that reach the tokenizer's model."""
     if tokenizer.normalizer is not None:
         text = tokenizer.normalizer.normalize_str(text)
     if tokenizer.pre_tokenizer is None:
@@ -153,9 +157,9 @@ def _pieces(tokenizer: Tokenizer, text: str) -> list[str]:
 
 @cache
 def _bytes_by_character() -> dict[str, int]:
-    """The byte that a character of a byte-level vocabulary stands for (GPT-2, Radford et al. 2019).
+    """The byte that each character of a byte-level vocabulary stands for (GPT-2, Radford et al. 2019).
 
-    A byte that is a visible Latin-1 character stands for itself, the others for the characters from 256 on.
+    Visible Latin-1 characters stand for themselves, the characters from 256 on for the other bytes.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [value for value in range(256) if value not in visible]

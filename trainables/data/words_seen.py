@@ -1,7 +1,7 @@
-"""Words seen, counted exactly, and the steps at which a run has seen so many.
+"""Counts the words that a run has seen, exactly, and finds the steps at which it has seen so many.
 
-A word is what white space separates in the corpus, as BabyLM counts them; it is seen with the row that holds its first
-piece. A row seen again is counted again. Shapes: R usable blocks.
+White space separates words, as in BabyLM's counts. A word is seen with the row that holds its first piece, and again
+whenever the row is seen again.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from trainables.data.batches import Batches, Prepared, is_prepared, prepare
 from trainables.settings import word_amounts
 from trainables.settings.config import BOTH_LENGTHS, DataConfig
 
-SURE = 6.0  # standard deviations: an order of the rows that has fewer words than `rows_for` reckons with is one in 1e9
+SURE = 6.0  # standard deviations: one order of the rows in 1e9 has fewer words than `rows_for` expects
 
 
 @dataclass(frozen=True)
-class Mark:
-    """One checkpoint of a series. words: seen after `step` steps, the first at which they reach `mark`."""
+class Milestone:
+    """One checkpoint of a series: after `step` steps, the first with at least `target` words seen, namely `words`."""
 
-    mark: int
+    target: int
     step: int
     words: int
 
     @property
     def name(self) -> str:
-        return word_amounts.folder_name(self.mark)
+        """Its folder, such as chck_1M."""
+        return word_amounts.folder_name(self.target)
 
 
-def reached(prepared: Prepared, batches: Batches, wanted: Sequence[int], steps: int) -> list[Mark]:
-    """The marks that a run of so many steps reaches, ascending. Known before it starts: its order is."""
+def reached(prepared: Prepared, batches: Batches, wanted: Sequence[int], steps: int) -> list[Milestone]:
+    """The milestones that a run of so many steps reaches, ascending; known beforehand, as its order is."""
     total = seen(prepared, batches, steps)
-    return [_reached(prepared, batches, mark) for mark in sorted(wanted) if mark <= total]
+    return [_milestone(prepared, batches, target) for target in sorted(wanted) if target <= total]
 
 
 def seen(prepared: Prepared, batches: Batches, steps: int) -> int:
-    """Words of the first so many steps."""
+    """Words seen in the first so many steps."""
     epochs, rest = divmod(steps * batches.batch_size, len(prepared.rows))
     return epochs * _per_epoch(prepared) + int(prepared.words[batches.order(epochs)[:rest]].sum(dtype=np.int64))
 
@@ -51,23 +52,24 @@ def _per_epoch(prepared: Prepared) -> int:
     return int(prepared.words[prepared.rows].sum(dtype=np.int64))
 
 
-def _reached(prepared: Prepared, batches: Batches, mark: int) -> Mark:
+def _milestone(prepared: Prepared, batches: Batches, target: int) -> Milestone:
     per_epoch = _per_epoch(prepared)
-    epoch = (mark - 1) // per_epoch
+    epoch = (target - 1) // per_epoch
     cumulated = epoch * per_epoch + np.cumsum(prepared.words[batches.order(epoch)], dtype=np.int64)
-    row = epoch * len(prepared.rows) + int(np.searchsorted(cumulated, mark))
+    row = epoch * len(prepared.rows) + int(np.searchsorted(cumulated, target))
     step = row // batches.batch_size + 1
-    return Mark(mark, step, seen(prepared, batches, step))
+    return Milestone(target, step, seen(prepared, batches, step))
 
 
 def rows_for(prepared: Prepared, words: int) -> int:
-    """Rows that have so many words in any order: exact for whole passes, with a small margin for a part of one.
+    """Rows that hold so many words in any order: exact for whole passes, with a small margin for part of one.
 
-    The mean and spread of a sum drawn without replacement; ValueError for a corpus without a word.
+    The margin follows from the mean and spread of a sum drawn without replacement. ValueError for a corpus without
+    words.
     """
     counts = prepared.words[prepared.rows].astype(np.float64)
     if not counts.any():
-        raise ValueError("length.words: no usable block of the train part begins a word")
+        raise ValueError("length.words: no word begins in a usable block of the train part")
     passes, rest = divmod(words, int(counts.sum()))
     drawn = np.arange(len(counts) + 1)
     spread = np.sqrt(drawn * (1 - drawn / len(counts))) * counts.std()
@@ -76,10 +78,10 @@ def rows_for(prepared: Prepared, words: int) -> int:
 
 
 def counted(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings with `length.rows` counted in their corpus, which is prepared for it where no one has.
+    """Settings with `length.rows` counted in their corpus, which is prepared first if needed.
 
-    What is no length or no corpus stays as it is, for the Config to refuse. ValueError for a corpus that cannot be had,
-    and where `steps` are given, too.
+    An invalid length or corpus stays as it is, for the Config to refuse. ValueError for a corpus that is missing, and
+    where `steps` is set, too.
     """
     length = tree.get("length")
     if not isinstance(length, Mapping) or "words" not in length:
@@ -99,8 +101,8 @@ def counted(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @functools.cache
 def _rows(corpus: str, words: int) -> int:
-    """Of a DataConfig as JSON: a spec's check asks for the same many times."""
+    """Rows for so many words of a corpus, given as JSON. Cached: loading a spec asks for the same many times."""
     config = DataConfig.model_validate_json(corpus)
     if not is_prepared(config):
-        files.say(f"preparing {config.corpus}, to count its words")
+        files.say(f"preparing {config.corpus} to count its words")
     return rows_for(prepare(config), words)

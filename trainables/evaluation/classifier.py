@@ -2,8 +2,8 @@
 
 Facts from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025,
 evaluation_pipeline/finetune): AdamW on all parameters alike, no clipping, the mean cross-entropy of a batch, a new
-order every epoch, whose last incomplete batch is left out; every token of type 0; the longer segment is cut first. The
-head reads the first position; in the pipeline of 2026 the last one, of a batch padded on the left.
+order every epoch without its last incomplete batch; every token of type 0; the longer segment is cut first. The head
+reads the first position; in the pipeline of 2026 it reads the last one, of a batch padded on the left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Progress = Callable[[str], None]
 
 
 class Classifier(nn.Module):
-    """An encoder with a head on its first position, whose norms have no parameters."""
+    """An encoder with a head on its first position. The head's norms have no parameters."""
 
     def __init__(self, encoder: nn.Module, hidden: int, settings: Settings) -> None:
         super().__init__()
@@ -45,13 +45,22 @@ class Classifier(nn.Module):
         )
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Logits, [B, labels], of padded rows; mask: 1 where a token is, 0 where padding."""
+        """Logits, [B, labels], of padded rows. mask: 1 for tokens, 0 for padding."""
         return self.head(self.encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state[:, 0])
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenised examples. ids: row after row; row i has lengths[i] from starts[i]. labels: [n]. truncated: how many."""
+    """Tokenised examples.
+
+    Args:
+        ids: of all rows, one after the other.
+        starts: [n] where each row starts in `ids`.
+        lengths: [n] tokens of each row.
+        labels: [n].
+        pad: the id of the padding token.
+        truncated: how many rows were cut.
+    """
 
     ids: NDArray[np.int64]
     starts: NDArray[np.int64]
@@ -62,7 +71,7 @@ class Rows:
 
     @staticmethod
     def of(examples: Examples, tokenizer: Any, length: int) -> Rows:
-        """Of inputs cut to so many tokens, the special ones included."""
+        """Tokenise examples, each cut to so many tokens, special ones included."""
         plain = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
         rows = tokenizer(examples.first, examples.second, **plain)["input_ids"]
         long = [index for index, row in enumerate(rows) if len(row) > length]
@@ -76,7 +85,7 @@ class Rows:
         return Rows(ids, np.cumsum(lengths) - lengths, lengths, examples.labels, tokenizer.pad_token_id, len(long))
 
     def batch(self, which: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """(ids, mask, labels) of some rows, [B, T], [B, T] and [B], padded to the longest, on the default device."""
+        """(ids [B, T], mask [B, T], labels [B]) of some rows, padded to the longest, on the default device."""
         place = np.arange(self.lengths[which].max())
         inside = place < self.lengths[which, None]
         ids = np.where(inside, self.ids[np.minimum(self.starts[which, None] + place, len(self.ids) - 1)], self.pad)
@@ -88,9 +97,20 @@ class Rows:
 def learn(
     model_folder: Path, name: str, settings: Settings, examples: Mapping[Split, Examples], seed: int, tell: Progress
 ) -> dict[str, Any]:
-    """Fine-tune from the bundle's weights; what it came to, for JSON. Torch's generator is left as it was.
+    """Fine-tune from the bundle's weights. Torch's generator is left as it was.
 
-    Raises ValueError, in one line, for a bundle that cannot be loaded or gives no numbers.
+    Raises ValueError, in one line, for a bundle that cannot be loaded or whose loss is not a number.
+
+    Args:
+        model_folder: the bundle.
+        name: of the task.
+        settings: how to learn it.
+        examples: to learn from, and to be scored on.
+        seed: of the head, the dropout and the order.
+        tell: told of every epoch in a line.
+
+    Returns:
+        The record for JSON: scores by epoch, and what they depend on.
     """
     began, device = time.monotonic(), torch.get_default_device()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -105,8 +125,8 @@ def learn(
             if not math.isfinite(loss):
                 raise ValueError(f"glue/{name}: the loss is {loss}; are the weights of {model_folder} sound?")
             epochs.append({"loss": loss, **_scores(model, rows["valid"], settings)})
-            reached = epochs[-1][settings.measure]
-            tell(f"glue/{name}, seed {seed}: epoch {epoch + 1} of {settings.epochs}, {settings.measure} {reached:.3f}")
+            score = epochs[-1][settings.measure]
+            tell(f"glue/{name}, seed {seed}: epoch {epoch + 1} of {settings.epochs}, {settings.measure} {score:.3f}")
     frequent = np.full_like(rows["valid"].labels, np.bincount(rows["train"].labels).argmax())
     values = [each[settings.measure] for each in epochs]
     return {
@@ -127,27 +147,27 @@ def learn(
 
 
 def load(folder: Path, length: int) -> tuple[Any, Any, int]:
-    """(encoder, tokenizer, at most so many tokens) of a bundle, offline, in float32. Raises ValueError in one line."""
+    """(encoder, tokenizer, longest input) of a bundle, offline, in float32. Raises ValueError in one line."""
     model, tokenizer = pseudo_likelihood.load(folder)
     if tokenizer.pad_token_id is None:
-        raise ValueError(f"{folder}: the tokenizer has no padding token, and rows of a batch differ in length")
+        raise ValueError(f"{folder}: the tokenizer has no padding token, which batches need")
     return model.base_model, tokenizer, min(length, pseudo_likelihood.positions(model))
 
 
 def schedule(step: int, warmup: int, steps: int, final: float) -> float:
-    """Factor of the learning rate at a 0-based step: linear from 0, then a cosine down to `final`."""
+    """Factor of the learning rate at a step, counted from 0: linear from 0, then a cosine down to `final`."""
     if step < warmup:
         return step / warmup
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def optimiser(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """One group: biases and norms decay, too."""
+    """AdamW with one group of parameters: biases and norms decay, too."""
     return torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 class _Training:
-    """A run over some rows. key: what the order of the rows depends on beside the epoch."""
+    """Training over some rows. key: what the order of the rows depends on, besides the epoch."""
 
     def __init__(self, model: Classifier, settings: Settings, rows: Rows, key: tuple[str, int]) -> None:
         self.model, self.settings, self.rows, self.key = model, settings, rows, key
@@ -157,7 +177,7 @@ class _Training:
         self.optimiser = optimiser(model, settings)
 
     def epoch(self, epoch: int) -> float:
-        """Once over the rows; the mean loss."""
+        """Train once over the rows. Returns the mean loss."""
         self.model.train()
         order = np.argsort(uniform(len(self.rows.labels), "glue", *self.key, epoch), kind="stable")
         batches = order[: self.per_epoch * self.batch].reshape(self.per_epoch, self.batch)
@@ -180,7 +200,7 @@ class _Training:
 
 @torch.inference_mode()
 def _scores(model: Classifier, rows: Rows, settings: Settings) -> dict[Measure, float]:
-    """By each measure that fits; rows of like length together, which changes no answer."""
+    """Scores by each measure that applies. Rows of similar length go together, which changes no answer."""
     model.eval()
     answers = np.empty_like(rows.labels)
     order = np.argsort(rows.lengths, kind="stable")
@@ -193,7 +213,7 @@ def _scores(model: Classifier, rows: Rows, settings: Settings) -> dict[Measure, 
 
 
 def measured(answers: NDArray[np.int64], labels: NDArray[np.int64], measure: Measure) -> float:
-    """Accuracy, or the F1 of label 1, which is 0 where that is neither answered nor right."""
+    """Accuracy, or the F1 of label 1, which is 0 if that label is neither answered nor right."""
     if measure == "accuracy":
         return float(np.mean(answers == labels))
     both = np.sum(answers == 1) + np.sum(labels == 1)

@@ -1,11 +1,11 @@
-"""Fine-tuning a bundle on (Super)GLUE as the BabyLM challenge did in 2025, and how well it then does.
+"""Fine-tunes a bundle on (Super)GLUE as the BabyLM challenge did in 2025, and scores it.
 
 The score is the best epoch's on the validation data, as in the challenge's evaluation pipeline of 2025
-(github.com/babylm/evaluation-pipeline-2025, evaluation_pipeline/finetune). It is chosen on the data that it is measured
-on and so flatters, the more the smaller that data; `GlueScore.last` is free of it.
+(github.com/babylm/evaluation-pipeline-2025, evaluation_pipeline/finetune). The epoch is chosen on the data that it is
+measured on, which flatters, more so on small data; `GlueScore.last` is free of that.
 
-What is finished, a (task, seed) of a model, data, settings and what computes, lies as JSON in a work folder and is not
-done again; what was interrupted starts over. On a CPU its bits depend on these alone.
+A finished (task, seed), for one model, data, settings, device and versions, lies as JSON in a work folder and is not
+repeated; an interrupted one starts over. On a CPU its bits depend on these alone.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ from trainables.evaluation.glue import FAST, Examples, Measure, Settings, Split,
 __all__ = ["GlueScore", "check", "finetune"]
 
 READ = ("config.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*special*.json", "added_tokens.json")
-RECORD = 1  # raised when what a record means, or how its numbers come about, changes
+RECORD = 1  # raise it when the meaning of a record, or the way to its numbers, changes
 
 
 @dataclass(frozen=True)
 class GlueScore:
-    """How well a bundle does on a task, from 0 to 1.
+    """A bundle's score on a task, from 0 to 1.
 
-    score: mean over by_seed; last: the same after the last epoch instead of the best. majority: of always answering
-    the most frequent training label.
+    Args:
+        measure: accuracy or f1.
+        score: mean over `by_seed`.
+        by_seed: the best epoch's score for each seed.
+        majority: the score of always answering the most frequent training label.
+        last: as `score`, after the last epoch instead of the best.
     """
 
     measure: Measure
@@ -50,10 +54,17 @@ class GlueScore:
 def finetune(
     model_folder: Path, name: str, data: str, work: Path, seeds: Sequence[int], progress: Progress | None = None
 ) -> GlueScore:
-    """Fine-tune a bundle on a task once for each seed; `fast`, its tasks, for the first seed alone.
+    """Fine-tune a bundle on a task once for each seed, or on each task of `fast` for the first seed alone.
 
-    data: see `glue.read`. work: where finished seeds are kept. progress: told of every epoch in a line. It runs on
-    torch's default device and threads. Raises ValueError, in one line, for data and folders that cannot be used.
+    It runs on torch's default device and threads. Raises ValueError, in one line, for unusable data and folders.
+
+    Args:
+        model_folder: the bundle.
+        name: of the task, or `fast`.
+        data: see `glue.read`.
+        work: where finished seeds are kept.
+        seeds: at least one.
+        progress: told of every epoch in a line.
     """
     assert seeds
     fast = name == FAST
@@ -72,7 +83,7 @@ def finetune(
 
 @dataclass(frozen=True)
 class _Task:
-    """One task with its data, to be learned by one model."""
+    """One task with its data, for one model."""
 
     name: str
     settings: Settings
@@ -82,7 +93,7 @@ class _Task:
     fingerprint: str
 
     def record(self, seed: int, tell: Progress) -> dict[str, Any]:
-        """The record of a seed, from the work folder or made and put there."""
+        """The record of a seed: from the work folder, or made and put there."""
         path = self.work / f"{self.name}-{seed}-{self.fingerprint}.json"
         kept = _kept(path)
         if kept is None:
@@ -106,10 +117,10 @@ def _task(model_folder: Path, name: str, data: str, work: Path, fast: bool) -> _
 
 
 def _model_fingerprint(folder: Path) -> str:
-    """Of the files that model and tokenizer are read from, and of no others. Raises ValueError in one line."""
+    """Hash of the files that model and tokenizer are read from. Raises ValueError in one line."""
     files = sorted({path for pattern in READ for path in folder.glob(pattern)})
     if not {"config.json", "model.safetensors"} <= {path.name for path in files}:
-        raise ValueError(f"{folder} is no bundle: it needs config.json and model.safetensors")
+        raise ValueError(f"{folder} is not a bundle: it needs config.json and model.safetensors")
     received.check_bundle(folder)
     digest = hashlib.sha256()
     for path in files:
@@ -118,7 +129,7 @@ def _model_fingerprint(folder: Path) -> str:
 
 
 def _kept(path: Path) -> dict[str, Any] | None:
-    """A finished record; None where there is none that can be read."""
+    """A finished record; None if there is none, or it cannot be read."""
     try:
         record = limits.json_file(path)
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""The (Super)GLUE tasks of the BabyLM challenge: what their files hold, what is measured, with which settings.
+"""The (Super)GLUE tasks of the BabyLM challenge: their files, measures and settings.
 
 Facts from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025, eval_finetuning.sh
 and evaluation_pipeline/finetune) and from its release `glue_filtered`: NAME.train.jsonl and NAME.valid.jsonl, one
@@ -25,7 +25,7 @@ from trainables.noise import uniform
 
 Measure = Literal["accuracy", "f1"]
 Split = Literal["train", "valid"]
-Place = tuple[str, Iterable[tuple[int, Any]]]  # of a split, and its numbered rows
+Place = tuple[str, Iterable[tuple[int, Any]]]  # where a split lies, and its numbered rows
 
 HUB = "hub:"
 FAST = "fast"
@@ -38,10 +38,23 @@ SPLITS: dict[Split, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How a task is learned and judged: the challenge's values.
+    """How a task is learned and scored. Defaults are the challenge's.
 
-    length: longer inputs are cut to so many tokens. largest_train, largest_valid: of more examples so many are drawn,
-    the same for every model and seed.
+    Args:
+        measure: accuracy or f1.
+        labels: how many there are.
+        epochs: over the training examples.
+        batch: rows a step.
+        valid_batch: rows at a time in validation.
+        length: longer inputs are cut to so many tokens.
+        lr: the largest learning rate.
+        warmup: share of the steps in which it rises.
+        final: factor of the learning rate at the end.
+        weight_decay: of AdamW.
+        dropout: of the head.
+        norm_eps: of the head's norms.
+        largest_train: with more examples so many are drawn, the same for every model and seed.
+        largest_valid: the same for validation.
     """
 
     measure: Measure = "accuracy"
@@ -62,7 +75,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """first, second: the two segments of an input, made of columns."""
+    """One task. first, second: templates of an input's two segments, filled with columns."""
 
     first: str
     second: str
@@ -70,7 +83,7 @@ class Task:
 
     @property
     def columns(self) -> list[str]:
-        """What a row must have, `label` last."""
+        """The columns that a row must have, `label` last."""
         return [name for _, name, _, _ in Formatter().parse(self.first + self.second) if name] + ["label"]
 
 
@@ -87,7 +100,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Examples:
-    """[n] inputs of two segments each, and their labels."""
+    """Inputs of two segments each, and their labels, [n]."""
 
     first: list[str]
     second: list[str]
@@ -98,12 +111,12 @@ class Examples:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all of it, hex."""
+        """sha256 of the content, hex."""
         content = json.dumps([self.first, self.second, self.labels.tolist()])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def drawn(self, most: int | None, *key: str) -> Examples:
-        """At most so many of them, in their order; which ones is a function of the key."""
+        """At most so many examples, in order; which ones is a function of the key."""
         if most is None or len(self) <= most:
             return self
         kept = np.sort(np.argsort(uniform(len(self), *key), kind="stable")[:most])
@@ -111,7 +124,7 @@ class Examples:
 
 
 def settings(name: str, fast: bool = False) -> Settings:
-    """Of a task; fast: as a part of `glue/fast`.
+    """The settings of a task; fast: as part of `glue/fast`.
 
     `glue/fast` is MNLI and QQP: the two of the release with thousands of validation examples (about 4,900 and 20,000;
     the standard error of an accuracy on 2,000 is 1 point, on WSC's and RTE's 52 and 139 it is 4 to 7), of short inputs
@@ -125,23 +138,20 @@ def settings(name: str, fast: bool = False) -> Settings:
 
 
 def measure(name: str) -> Measure:
-    """What the score of a task, or of `fast`, is."""
+    """The measure of a task, or of `fast`."""
     return "accuracy" if name == FAST else TASKS[name].settings.measure
 
 
 def check(name: str, data: str) -> str:
-    """Read all of a task's data, or that of `fast`. ValueError, in one line, for whatever could not be learned from.
-
-    Returns its fingerprint.
-    """
+    """Read all data of a task, or of `fast`. Returns their fingerprint. ValueError, in one line, for unusable data."""
     found = [examples.fingerprint for part, place in parts(name, data) for examples in read(part, place).values()]
     return hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
 
 
 def parts(name: str, data: str) -> list[tuple[str, str]]:
-    """(task, where its data lies): one for a task, for `fast` those of its tasks that the folder has.
+    """(task, where its data lie): one for a task; for `fast` each of its tasks that the folder has.
 
-    Raises ValueError in one line for a name or a folder that is not there.
+    Raises ValueError, in one line, for an unknown task or a missing folder.
     """
     if name != FAST and name not in TASKS:
         near = difflib.get_close_matches(name, [*TASKS, FAST], 1)
@@ -161,11 +171,11 @@ def parts(name: str, data: str) -> list[tuple[str, str]]:
 
 
 def read(name: str, data: str) -> dict[Split, Examples]:
-    """The examples of a task, all of them. Raises ValueError in one line.
+    """All examples of a task. Raises ValueError in one line.
 
     data: a folder with train.jsonl and valid.jsonl (or validation, or dev; or as the challenge releases them,
-    NAME.train.jsonl and NAME.valid.jsonl), or `hub:OWNER/DATASET`, the configuration of the task's name where it has
-    one (the hub's part needs a network and is not covered by tests).
+    NAME.train.jsonl and NAME.valid.jsonl), or `hub:OWNER/DATASET`, with the configuration named after the task if there
+    is one (this part needs a network and is not covered by tests).
     """
     found = _from_hub(name, data.removeprefix(HUB)) if data.startswith(HUB) else _from_folder(name, Path(data))
     return {split: _examples(name, where, rows) for split, (where, rows) in found.items()}
@@ -195,7 +205,7 @@ def _problem(row: Any, columns: Sequence[str], labels: range) -> str | None:
         return f"no column {', '.join(missing)}; there are {', '.join(map(str, row))}"
     for column in columns[:-1]:
         if not isinstance(row[column], str):
-            return f"{column} is {json.dumps(row[column], default=str)[:40]}, not a text"
+            return f"{column} is {json.dumps(row[column], default=str)[:40]}, not a string"
     label = row["label"]
     if not isinstance(label, int) or label not in labels:
         return f"label {json.dumps(label, default=str)[:40]} is not one of {', '.join(map(str, labels))}"
@@ -226,8 +236,8 @@ def _lines(name: str, path: Path) -> Place:
             try:
                 yield number, limits.json_value(line)
             except ValueError as error:
-                told = error.msg if isinstance(error, json.JSONDecodeError) else error
-                raise ValueError(f"glue/{name}: {path}, line {number}: not JSON: {told}") from error
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+                raise ValueError(f"glue/{name}: {path}, line {number}: not JSON: {reason}") from error
 
     return str(path), rows()
 
@@ -238,7 +248,7 @@ def _from_hub(name: str, dataset: str) -> dict[Split, Place]:
     try:
         names = datasets.get_dataset_config_names(dataset)
         parts: Any = datasets.load_dataset(dataset, name if name in names else None)
-    except Exception as error:  # whatever client and file readers raise: none of it is ours
+    except Exception as error:  # whatever the client and its file readers raise
         raise ValueError(f"glue/{name}: hub:{dataset}: {' '.join(str(error).split())[:200]}") from error
     found: dict[Split, Place] = {}
     for split, words in SPLITS.items():

@@ -2,7 +2,7 @@
 
 BLiMP (Warstadt et al. 2020), its filtered and supplement forms in BabyLM's evaluation data, and Zorro (Huebner et al.
 2021). Option 0 is the good sentence in both, as in BabyLM's pipeline, which takes the first of equals and so counts a
-tie as right; Zorro's own scorer wants a strict difference, and counts it as wrong. `score` counts it as half.
+tie as right. Zorro's own scorer requires a strict difference and counts a tie as wrong. `score` counts it as half.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ LEVEL = 0.95
 class PairScore(NamedTuple):
     """Shares from 0 to 1, macro averages over phenomena.
 
-    score: a tie counts as half; first: as right. interval: 95 % bootstrap of score. by: the same for each phenomenon.
+    Args:
+        score: a tie counts as half.
+        first: a tie counts as right.
+        ties: how many there are.
+        interval: 95 % bootstrap of `score`.
+        by: the same for each phenomenon.
     """
 
     score: float
@@ -36,8 +41,8 @@ class PairScore(NamedTuple):
 def read_blimp(path: Path) -> Pairs:
     """A .jsonl or a folder of them, with `sentence_good` and `sentence_bad`.
 
-    A phenomenon is a `UID` (BLiMP's 67 paradigms); where there is no `field`, as in the supplement, it is the file.
-    ValueError, in one line, names file and line.
+    A phenomenon is a `UID` (BLiMP's 67 paradigms); without a `field`, as in the supplement, it is the file. ValueError,
+    in one line, names file and line.
     """
     options, where, group = [], [], []
     for file in task_files(path, ".jsonl"):
@@ -49,12 +54,12 @@ def read_blimp(path: Path) -> Pairs:
 
 
 def read_zorro(path: Path) -> Pairs:
-    """A .txt or a folder of them, bad and good sentences by turns. A phenomenon is a file (a paradigm of Zorro's)."""
+    """A .txt or a folder of them, bad and good sentences in turn. A phenomenon is a file (a paradigm of Zorro's)."""
     options, where, group = [], [], []
     for file in task_files(path, ".txt"):
         text = lines(file)
         if len(text) % 2:
-            raise ValueError(f"{file} has {len(text)} lines: it must have a bad and a good sentence by turns")
+            raise ValueError(f"{file} has {len(text)} lines: bad and good sentences must alternate")
         for number in range(0, len(text), 2):
             bad, good = (sentence(text[i], f"{file}:{i + 1}") for i in (number, number + 1))
             options.append((good, bad))
@@ -64,7 +69,7 @@ def read_zorro(path: Path) -> Pairs:
 
 
 def score(pairs: Pairs, preference: NDArray[np.float64], seed: int = 0) -> PairScore:
-    """How often option 0 is preferred. preference: [n], as `Pairs.preference` gives it."""
+    """How often option 0 is preferred. preference: [n], of `Pairs.preference`."""
     names, of = np.unique(pairs.group, return_inverse=True)
     kinds = np.sign(preference).astype(np.int64) + 1  # 0 wrong, 1 tie, 2 right
     counts = np.zeros((len(names), 3), np.int64)
@@ -86,8 +91,8 @@ def score(pairs: Pairs, preference: NDArray[np.float64], seed: int = 0) -> PairS
 def bootstrap(counts: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the macro average, pairs resampled within each phenomenon.
 
-    counts: [phenomena, 3] wrong, tie, right. What a resample of n such pairs counts is multinomial, so the counts are
-    drawn and not the pairs.
+    counts: [phenomena, 3] wrong, tie, right. The counts of a resample of n pairs are multinomial, so counts are drawn,
+    not pairs.
     """
     source = np.random.Generator(np.random.Philox(noise.derive(seed, "bootstrap of pairs")))
     size = counts.sum(1)

@@ -1,8 +1,7 @@
-"""How likely a masked language model finds a sentence: every token masked in turn, the log-probabilities summed.
+"""How likely a masked language model finds a sentence: each token is masked in turn, and log-probabilities are summed.
 
-The pseudo-log-likelihood of Salazar et al. (2020), as BabyLM's evaluation pipeline has it (2025,
-`sentence_zero_shot`): the tokenizer's special tokens ([CLS] and [SEP] of BERT) stand in the input, and are neither
-masked nor counted.
+The pseudo-log-likelihood of Salazar et al. (2020), as in BabyLM's evaluation pipeline (2025, `sentence_zero_shot`): the
+tokenizer's special tokens ([CLS] and [SEP] of BERT) are in the input, but neither masked nor counted.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from torch import Tensor
 
 from trainables import limits, received
 
-TOKENS_AT_ONCE = {"cpu": 4096}  # of the inputs of one pass; a cache's worth
+TOKENS_AT_ONCE = {"cpu": 4096}  # in the inputs of one pass; as many as fit the cache
 TOKENS_ON_A_GPU = 65_536
 LOGITS_AT_ONCE = 2**24  # 64 MiB
-PADDED_VOCABULARY = 128  # entries that a model may have beyond its tokenizer's
+PADDED_VOCABULARY = 128  # a model may have so many more entries than its tokenizer
 
-Progress = Callable[[int, int], None]  # passes' masked positions so far, of how many
+Progress = Callable[[int, int], None]  # masked positions done, and in all
 
 
 def silent(_done: int, _total: int) -> None:
@@ -35,8 +34,8 @@ def silent(_done: int, _total: int) -> None:
 class Scorer:
     """Pseudo-log-likelihoods in nats, in float32, summed in float64.
 
-    Sentences of one length make a batch, so that nothing is padded and no attention mask is needed; sentences of the
-    same tokens are scored once, hence tie exactly; the head is applied at the masked position alone. The order of the
+    A batch has sentences of one length, so that nothing is padded and no attention mask is needed. Sentences of the
+    same tokens are scored once, so they tie exactly. The head runs at the masked position alone. The order of the
     arithmetic is a function of the sentences.
     """
 
@@ -65,7 +64,7 @@ class Scorer:
         return sums[place]
 
     def _masked(self, ids: Tensor, scored: Tensor) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """(rows [m], log-probabilities [m]) by batches, of the scored positions of ids [n, T], row by row."""
+        """(rows [m], log-probabilities [m]) of the scored positions of ids [n, T], batch by batch."""
         rows, at = scored.nonzero(as_tuple=True)
         size = min(TOKENS_AT_ONCE.get(self.device, TOKENS_ON_A_GPU) // ids.shape[1], LOGITS_AT_ONCE // self._entries)
         for row, where in zip(rows.split(max(1, size)), at.split(max(1, size)), strict=True):
@@ -81,7 +80,7 @@ class Scorer:
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:
-        """The head, and of a BERT all of the last layer past its attention, see the masked positions alone."""
+        """Let the head, and a BERT's last layer past its attention, see the masked positions alone."""
         base = self.model.base_model
         hooks = [base.register_forward_hook(self._masked_states)]
         if self.model.config.model_type == "bert":
@@ -100,7 +99,7 @@ class Scorer:
         return tuple(map(self._of_masked, inputs))
 
     def _of_masked(self, states: Tensor) -> Tensor:
-        """[m, T, H] to [m, 1, H], which stays as it is."""
+        """[m, T, H] to [m, 1, H]; [m, 1, H] is returned as it is."""
         if states.shape[1] == 1:
             return states
         return states[torch.arange(len(states), device=states.device), self._at].unsqueeze(1)
@@ -111,7 +110,7 @@ class Scorer:
 
 
 def tokens(tokenizer: Any, sentences: Sequence[str]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """[n] (ids, 1 where the tokenizer added a special token of its own else 0). An [UNK] is a token like another."""
+    """[n] (ids, 1 for special tokens that the tokenizer added, else 0). An [UNK] is an ordinary token."""
     if not sentences:
         return []
     coded = tokenizer(list(sentences), return_special_tokens_mask=True, verbose=False)
@@ -122,9 +121,9 @@ def tokens(tokenizer: Any, sentences: Sequence[str]) -> list[tuple[tuple[int, ..
 
 
 def positions(model: Any) -> int:
-    """Tokens that a row may have.
+    """The most tokens that a row may have.
 
-    A table of positions with a row for padding, as RoBERTa and its kin have, is counted from behind that row on.
+    If the table of positions has a row for padding, as RoBERTa's has, positions count from the row after it.
     """
     for name, module in model.base_model.named_modules():
         pad = getattr(module, "padding_idx", None)
@@ -134,8 +133,10 @@ def positions(model: Any) -> int:
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """(model in float32, tokenizer) of a folder that AutoModelForMaskedLM and AutoTokenizer load; no hub, no pickle,
-    no code of the folder's own. ValueError, in one line, for what is no such folder or has no tokenizer of its own.
+    """(model in float32, tokenizer) of a folder that AutoModelForMaskedLM and AutoTokenizer load.
+
+    No hub, no pickle, no code from the folder. ValueError, in one line, for any other folder and for one without its
+    own tokenizer.
     """
     from transformers import AutoModelForMaskedLM
 
@@ -146,7 +147,7 @@ def load(folder: Path) -> tuple[Any, Any]:
     options: Any = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     model, found = limits.fails(
         lambda: AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options),
-        f"{folder} holds no masked language model that can be read",
+        f"{folder} has no readable masked language model",
     )
     if found["missing_keys"]:
         raise ValueError(f"{folder} lacks weights of its model, such as {min(found['missing_keys'])}")
@@ -157,22 +158,22 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 
 def _try(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Raises ValueError, in one line, where the two fail at a first sentence."""
-    told = f"{folder}: its model and its tokenizer fail at a first sentence"
-    entries = limits.fails(lambda: int(model.config.vocab_size), told)
-    rows = limits.fails(lambda: [tokenizer("a")["input_ids"], tokenizer("a", "b")["input_ids"]], told)
+    """Raises ValueError, in one line, if model and tokenizer fail on a first sentence."""
+    message = f"{folder}: its model and its tokenizer fail on a first sentence"
+    entries = limits.fails(lambda: int(model.config.vocab_size), message)
+    rows = limits.fails(lambda: [tokenizer("a")["input_ids"], tokenizer("a", "b")["input_ids"]], message)
     ids = [*tokenizer.get_vocab().values(), tokenizer.mask_token_id, *rows[0], *rows[1]]
     if not 0 <= min(ids) <= max(ids) < entries:
-        raise ValueError(f"{folder}: the tokenizer has the id {max(ids):,}, the model {entries:,} entries")
+        raise ValueError(f"{folder}: the tokenizer has the id {max(ids):,}, the model only {entries:,} entries")
     with torch.inference_mode():
         given = torch.tensor([[*rows[0], tokenizer.mask_token_id]], device=model.device)
-        logits = limits.fails(lambda: model(input_ids=given[:, : max(1, positions(model))]).logits, told)
+        logits = limits.fails(lambda: model(input_ids=given[:, : max(1, positions(model))]).logits, message)
     if logits.shape[0] != 1 or logits.shape[2:] != (entries,):
-        raise ValueError(f"{told} (its answer has the shape {list(logits.shape)})")
+        raise ValueError(f"{message} (its logits have the shape {list(logits.shape)})")
 
 
 def untrained(folder: Path, seed: int) -> Any:
-    """The folder's model as it would be before training: its config with weights at random, in float32."""
+    """The folder's model before training: its config with random weights, in float32."""
     from transformers import AutoModelForMaskedLM
 
     config = load_config(folder)
@@ -182,11 +183,11 @@ def untrained(folder: Path, seed: int) -> Any:
 
 
 def load_config(folder: Path) -> Any:
-    """The model's config. ValueError, in one line, where there is none."""
+    """The model's config. ValueError, in one line, if there is none."""
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no bundle: it has no config.json")
+        raise ValueError(f"{folder} is not a bundle: no config.json")
     return limits.fails(
         lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
         f"{folder}/config.json cannot be read",
@@ -194,9 +195,9 @@ def load_config(folder: Path) -> Any:
 
 
 def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
-    """The folder's tokenizer; transformers may answer a missing one with an empty one, which is refused.
+    """The folder's tokenizer. If it is missing, transformers may return an empty one, which is refused.
 
-    vocab_size: what the model has, where it is known.
+    vocab_size: entries of the model, if known.
     """
     from transformers import AutoTokenizer
 
@@ -217,7 +218,7 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> Any:
 
 
 def _quiet() -> None:
-    """No bars of transformers' own, nor its reports on weights, which `load` looks at itself."""
+    """Switch off transformers' progress bars, and its reports on weights, which `load` checks itself."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

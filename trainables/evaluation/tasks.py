@@ -1,6 +1,6 @@
-"""The tasks that a checkpoint is judged by: what they are called, whether they can be had, and their scores.
+"""The tasks that a checkpoint is scored on: their names, checks of their data, and their scores.
 
-Every score has beside it that of the same architecture before training, for an untrained model may score well: on
+Next to every score is that of the same architecture before training, because an untrained model may score well: on
 adjective nominalisation it reaches 77 in published reports.
 """
 
@@ -36,7 +36,7 @@ READERS: dict[str, Callable[[Path], Pairs]] = {
 }
 GLUE = "glue/"
 
-Progress = Callable[[str, int, int], None]  # what is being done, and how many of how many; 0 of 0 where none can tell
+Progress = Callable[[str, int, int], None]  # what is being done, how much is done, and in all; 0 of 0 if unknown
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -45,12 +45,18 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """measure: accuracy and f1 go from 0 to 1, spearman from -1 to 1; the higher the better.
+    """The score on one task; higher is better.
 
-    score: a tie counts as half; score_first: as option 0's, as in BabyLM's pipeline until April 2026, which breaks
-    ties at random since; ties: how many there are; None where there is nothing to tie. untrained: the score of the
-    same config at random. ci: 95 % bootstrap interval of the score over items. by: the scores of each phenomenon; or of
-    each seed of fine-tuning, of the last epoch in place of the best, and of always giving the most frequent label.
+    Args:
+        measure: accuracy and f1 go from 0 to 1, spearman from -1 to 1.
+        score: a tie counts as half.
+        untrained: the score of the same config with random weights.
+        score_first: a tie counts for option 0, as in BabyLM's pipeline until April 2026 (since then it breaks ties at
+            random); None if nothing can tie.
+        ties: how many there are; None if nothing can tie.
+        ci: 95 % bootstrap interval of the score over items.
+        by: the scores of each phenomenon; or those of each seed of fine-tuning, of the last epoch instead of the best,
+            and of always giving the most frequent label.
     """
 
     measure: str
@@ -63,9 +69,9 @@ class TaskScore:
 
 
 def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: int) -> dict[str, str]:
-    """Raise ValueError, in one line, for the first task that cannot be evaluated. Returns a fingerprint of each's data.
+    """Fingerprints of the tasks' data. Raises ValueError, in one line, for the first task that cannot be scored.
 
-    tokenizer_folder: None leaves the lengths of sentences unchecked. positions: what a row of the model can hold.
+    tokenizer_folder: None leaves the lengths of sentences unchecked. positions: the most tokens of a row.
     """
     tokenizer = pseudo_likelihood.load_tokenizer(tokenizer_folder) if tokenizer_folder else None
     found = {}
@@ -83,7 +89,7 @@ def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: in
 
 
 def require_task(name: str) -> None:
-    """Raise ValueError, with the nearest legal name, for a task that there is none of."""
+    """Raise ValueError, with the nearest name, for an unknown task."""
     names = [*READERS, *(GLUE + each for each in (*glue.TASKS, glue.FAST))]
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
@@ -91,7 +97,7 @@ def require_task(name: str) -> None:
 
 
 def main_metric(name: str) -> str:
-    """What `metrics` calls the score itself."""
+    """The key of the score itself in `metrics`."""
     measures = {"blimp": "accuracy", "zorro": "accuracy", "wug_adj": "spearman", "wug_past": "spearman"}
     return f"{name}/{measures.get(name) or glue.measure(name.removeprefix(GLUE))}"
 
@@ -104,9 +110,15 @@ def evaluate(
     device: str = "cpu",
     seeds: Sequence[int] = (0,),
 ) -> dict[str, TaskScore]:
-    """The scores of a checked set of tasks. ValueError, in one line, for a folder that is no bundle.
+    """The scores on tasks that were checked. ValueError, in one line, for a folder that is not a bundle.
 
-    seed: of the untrained model's weights and of the bootstrap. seeds: of fine-tuning.
+    Args:
+        model_folder: the bundle.
+        tasks: paths of the data, by name.
+        seed: of the untrained model's weights and of the bootstrap.
+        progress: told what is being done.
+        device: where to compute.
+        seeds: of fine-tuning.
     """
     trained, tokenizer = pseudo_likelihood.load(model_folder)
     scorers = Scorer(trained, tokenizer, device), Untrained(model_folder, tokenizer, device, seed)
@@ -125,7 +137,7 @@ def evaluate(
 
 
 def metrics(scores: Mapping[str, TaskScore]) -> dict[str, float]:
-    """Flat metrics: `TASK/MEASURE`, `TASK/untrained` and, where they apply, `TASK/first` and `TASK/ties`."""
+    """Flat metrics: `TASK/MEASURE`, `TASK/untrained` and, if they apply, `TASK/first` and `TASK/ties`."""
     flat: dict[str, float] = {}
     for name, score in scores.items():
         flat[f"{name}/{score.measure}"] = score.score
@@ -138,15 +150,20 @@ def metrics(scores: Mapping[str, TaskScore]) -> dict[str, float]:
 
 
 def details(scores: Mapping[str, TaskScore]) -> dict[str, dict[str, Any]]:
-    """For JSON, by task."""
+    """The scores as plain data for JSON, by task."""
     return {name: asdict(score) for name, score in scores.items()}
 
 
 class Untrained:
-    """The same architecture before training, made when first wanted. What it scores lies in the cache, for it is the
-    same for every trial of a sweep.
+    """The same architecture before training, made when first needed.
 
-    model_folder: whose config and tokenizer it has. seed: of its weights.
+    Its scores are cached, because they are the same for every trial of a sweep.
+
+    Args:
+        model_folder: has the config, and the files of the tokenizer.
+        tokenizer: loaded from there.
+        device: where to compute.
+        seed: of the weights.
     """
 
     def __init__(self, model_folder: Path, tokenizer: Any, device: str, seed: int) -> None:
@@ -158,16 +175,17 @@ class Untrained:
 
     @cached_property
     def model(self) -> Any:
+        """The model with random weights."""
         return pseudo_likelihood.untrained(self._folder, self._seed)
 
     def __call__(self, sentences: Sequence[str], progress: pseudo_likelihood.Progress) -> NDArray[np.float64]:
-        """[n], as `Scorer`."""
+        """[n] sums of log-probabilities, as `Scorer` gives them."""
         key = self._origin.copy()
         key.update("\0".join(sentences).encode())
         kept = files.cache_root() / "untrained" / f"{key.hexdigest()[:32]}.npy"
-        known = _kept(kept, len(sentences))
-        if known is not None:
-            return known
+        cached = _kept(kept, len(sentences))
+        if cached is not None:
+            return cached
         scores = Scorer(self.model, self._tokenizer, self._device)(sentences, progress)
         content = io.BytesIO()
         np.save(content, scores, allow_pickle=False)
@@ -175,7 +193,7 @@ class Untrained:
         return scores
 
     def write(self, folder: Path) -> Path:
-        """As a bundle, with its tokenizer; as it is where it was written before."""
+        """Write it as a bundle with its tokenizer, unless the folder exists. Returns the folder."""
         if not folder.exists():
             self.model.save_pretrained(folder)
             for path in self._words:
@@ -184,7 +202,7 @@ class Untrained:
 
 
 def _kept(path: Path, size: int) -> NDArray[np.float64] | None:
-    """Scores of the cache, [size]; None where there are none, or what is there is none."""
+    """Scores from the cache, [size]; None if there are none, or the file is damaged."""
     try:
         scores = np.load(io.BytesIO(limits.read(path, limits.TASK)), allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -212,7 +230,7 @@ def _morphology(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: 
 
 
 def _glue(folders: tuple[Path, Path], name: str, data: str, seeds: Sequence[int], progress: Progress) -> TaskScore:
-    """Fine-tuned results lie in the cache: what another trial or an earlier call has finished is not repeated."""
+    """Results of fine-tuning are cached: what another trial or an earlier call has finished is not repeated."""
     from trainables.evaluation import finetune
 
     task, work = name.removeprefix(GLUE), files.cache_root() / "finetuned"

@@ -21,7 +21,10 @@ RESAMPLES = 2_000
 
 
 class Correlation(NamedTuple):
-    """score: Spearman's, from -1 to 1. ties: items whose two sentences score the same. interval: 95 % bootstrap."""
+    """A correlation with people's choices.
+
+    score: Spearman's, from -1 to 1. ties: items whose two sentences score the same. interval: 95 % bootstrap.
+    """
 
     score: float
     ties: int
@@ -29,7 +32,7 @@ class Correlation(NamedTuple):
 
 
 def read_wug(path: Path) -> Pairs:
-    """A .jsonl, or a folder of them, with `sentences` (two, a tab between) and `ratio`.
+    """A .jsonl, or a folder of them, with `sentences` (two, separated by a tab) and `ratio`.
 
     ValueError, in one line, names file and line.
     """
@@ -38,21 +41,21 @@ def read_wug(path: Path) -> Pairs:
         for place, record in records(file, ("sentences", "ratio")):
             parts = sentence(record["sentences"], place).split("\t")
             if len(parts) != 2:
-                raise ValueError(f"{place}: 'sentences' must be two with a tab between, not {len(parts)}")
+                raise ValueError(f"{place}: 'sentences' must be two, separated by a tab, not {len(parts)}")
             options.append((sentence(parts[0], place), sentence(parts[1], place)))
             ratios.append(_ratio(record["ratio"], place))
             where.append(place)
             group.append(file.stem)
     if len(set(ratios)) < 2:
-        raise ValueError(f"{path}: every ratio is the same, so nothing can be correlated with them")
+        raise ValueError(f"{path}: every ratio is the same, so there is nothing to correlate")
     return Pairs(options, where, group, ratios)
 
 
 def score(pairs: Pairs, preference: NDArray[np.float64], seed: int = 0) -> Correlation:
-    """Spearman's correlation of the preference for option 0 with the human ratio, average ranks for equals.
+    """Spearman's correlation of the preference for option 0 with the human ratio, with average ranks for ties.
 
-    preference: [n] log p(option 0) - log p(option 1). BabyLM's pipeline correlates the softmax of the two, which
-    orders items alike, but in float32 makes equals of all preferences above some 17 nats.
+    preference: [n] log p(option 0) - log p(option 1). BabyLM's pipeline correlates the softmax of the two, which orders
+    items the same way, but in float32 ties all preferences above some 17 nats.
     """
     ratios = np.array(pairs.ratios)
     source = np.random.Generator(np.random.Philox(noise.derive(seed, "bootstrap of items")))
@@ -64,7 +67,7 @@ def score(pairs: Pairs, preference: NDArray[np.float64], seed: int = 0) -> Corre
 
 
 def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[r] correlations of the rows of two [r, n]; 0 where a row is constant, which tells nothing."""
+    """[r] correlations of the rows of two [r, n]; 0 if a row is constant, which says nothing."""
     a, b = (ranks - ranks.mean(1, keepdims=True) for ranks in (rankdata(one, axis=1), rankdata(other, axis=1)))
     norm = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     return np.divide((a * b).sum(1), norm, out=np.zeros(len(a)), where=norm > 0)

@@ -17,22 +17,22 @@ from trainables.masking.sources import Random, largest
 from trainables.noise import StepNoise
 from trainables.settings.config import Config, MaskingConfig
 
-NEARLY_NEVER = 1e-9  # in place of a weight of 0, so that a row of such tokens can still fill its part
+NEARLY_NEVER = 1e-9  # in place of a weight of 0, so that a row of such tokens can still fill its quota
 LOSS_GRAIN = 2.0**-32  # sums of its multiples are exact in any order: on any device, over any ranks
 SPARE_SDS = 8  # index slots for independent draws, beyond their mean
 
 
 class Amlm:
-    """A weight a vocabulary id, renewed every `update_every` steps: w = d * w + (1 - d) * rate * (1 - score).
+    """One weight per vocabulary id, updated every `update_every` steps: w = d * w + (1 - d) * rate * (1 - score).
 
     score is the smoothed top-1 accuracy (hard), or 1 - the mean cross-entropy, scaled to [0, 1] over the vocabulary
-    (soft); of the last window only. In a row, probabilities are proportional to the weights and `rate` on average.
+    (soft), of the last window only. In a row, probabilities are proportional to the weights and `rate` on average.
 
-    In a mask warm-up, which AMLM as published has not, positions are drawn as a mixture draws them in its own: up to
-    its end a run is that of any mixture on the seed, bit for bit. Answers count from the first step on.
+    In a mask warm-up, which published AMLM does not have, positions are drawn as a mixture draws them in its own: up to
+    its end a run equals that of any mixture on the seed, bit for bit. Answers count from the first step on.
 
-    `replicate` is the draw of its code: independent, over special tokens as well (the blocks hold no padding, which is
-    all that the code leaves out), and what a probability has above 1 is lost.
+    `replicate` draws as its code does: independently, over special tokens as well (the code leaves out padding alone,
+    and the blocks hold none), and what a probability has above 1 is lost.
     """
 
     def __init__(self, config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> None:
@@ -62,10 +62,10 @@ class Amlm:
         return selection
 
     def _random(self, ids_BT: torch.Tensor, free: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
-        """As a mixture draws before the end of its mask warm-up."""
+        """Draw as a mixture does in its mask warm-up."""
         config, shape = self.config, ids_BT.shape
 
-        def drawn(noise: StepNoise) -> Counts:  # of that noise's step: the rate may change
+        def drawn(noise: StepNoise) -> Counts:  # for the step of that noise: the rate may change
             return Budget(config.rate_at(noise.step), *shape).quotas([], noise)[0, self.rows]
 
         budget, due = Budget(self.rate, *shape), noise.get_or_draw("row totals", drawn, ids_BT.device)
@@ -138,14 +138,14 @@ class Amlm:
 
 
 def accuracy(number: Floats, right: Floats) -> Floats:
-    """[V] smoothed accuracy of a window, 0.5 for what it did not see (`hard`)."""
+    """[V] smoothed accuracy of a window, 0.5 for ids that it did not see (`hard`)."""
     return (right + 0.5) / (number + 1)
 
 
 def ease(number: Floats, loss: Floats, config: MaskingConfig) -> Floats:
     """[V] 1 - the mean cross-entropy of a window, scaled to [0, 1] over the vocabulary (`soft`).
 
-    What it did not see has ln V. pseudo_count adds so many observations of ln V to every id.
+    Ids that it did not see have ln V. pseudo_count adds so many observations of ln V to every id.
     """
     unseen, extra = math.log(len(number)), config.pseudo_count
     mean = np.where(number + extra > 0, (extra * unseen + loss) / np.maximum(number + extra, 1e-300), unseen)
@@ -154,10 +154,10 @@ def ease(number: Floats, loss: Floats, config: MaskingConfig) -> Floats:
 
 
 def inclusion(weight_BT: torch.Tensor, due_B: torch.Tensor) -> torch.Tensor:
-    """[B, T] probabilities, proportional to the weights and at most 1, which add up to `due` in each row.
+    """[B, T] probabilities, proportional to the weights and at most 1, that add up to `due` in each row.
 
-    What is clipped at 1 is spread over the rest of its row until none exceeds 1: with the k largest clipped, the
-    others are scaled by (due - k) / (their sum), and the smallest k for which that fits is the answer.
+    What a clipped position has above 1 is spread over the rest of its row until none exceeds 1: with the k largest
+    clipped, the others are scaled by (due - k) / (their sum). The smallest k for which that fits is taken.
     """
     largest = weight_BT.sort(dim=1, descending=True).values
     rest = largest.flip(1).cumsum(1).flip(1)
@@ -169,15 +169,15 @@ def inclusion(weight_BT: torch.Tensor, due_B: torch.Tensor) -> torch.Tensor:
 
 
 def proportional(weight_BT: torch.Tensor, due_B: torch.Tensor) -> torch.Tensor:
-    """[B, T] probabilities, proportional to the weights and `due` in each row, but for what any has above 1."""
+    """[B, T] probabilities, proportional to the weights, `due` in each row less what any has above 1."""
     return (weight_BT * (due_B / weight_BT.sum(1))[:, None]).clamp(max=1)
 
 
 def systematic(chance_BT: torch.Tensor, total: int, noise: StepNoise) -> torch.Tensor:
     """[B, T] bool: exactly `total` positions with exactly these inclusion probabilities (Madow 1949).
 
-    One pass over the batch from one uniform start, rows in random order and positions permuted within each. Where
-    rows have equal parts, each gets its part's floor or ceiling.
+    One pass over the batch from one uniform start, rows in random order and positions permuted within each. If rows
+    have equal quotas, each gets the floor or the ceiling of its own.
     """
     order = noise.get_or_draw("amlm order", _order, chance_BT.device)
     upto = chance_BT.flatten()[order].cumsum(0)

@@ -1,4 +1,4 @@
-"""What was really masked: counted on the device in every step, read only when a run reports.
+"""Counts what was really masked, on the device in every step; the host reads it only when a run reports.
 
 Shapes: V vocabulary entries, S index slots.
 """
@@ -15,16 +15,20 @@ from trainables.masking.budget import Selection
 AllReduce = Callable[[torch.Tensor], object]
 State = dict[str, torch.Tensor]
 
-SD = 4  # independent draws may be this far from what they promise on average
+SD = 4  # standard deviations that independent draws may be away from their mean
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How a selection came about, counts on the device.
+    """How a selection was drawn, counted on the device.
 
-    by_source: [sources]. short: what the sources could not supply and random did. cut: groups, such as words, of which
-    a row's budget took a part only. broken: whether the number of positions is not what the policy promises.
-    expected, variance: of the number, where positions are drawn independently; else 0.
+    Args:
+        by_source: [sources] positions that each gave.
+        broken: whether the number of positions is not the one that the policy guarantees.
+        short: positions that the sources could not supply and random did.
+        cut: groups, such as words, that a row's budget took only in part.
+        expected: number of positions, if they are drawn independently; else 0.
+        variance: of that number.
     """
 
     by_source: torch.Tensor
@@ -36,24 +40,24 @@ class Draw:
 
 
 class Audit:
-    """Counts of one rank since the beginning of the run.
+    """Counts of one rank since the start of the run.
 
-    Shares, shortfalls, words and what was masked count after the mask warm-up, where they mean something.
+    Shares, shortfalls, words and the masked tokens count after the mask warm-up, when they mean something.
     """
 
     def __init__(self, sources: list[str], vocab_size: int, matched: bool, device: str) -> None:
         self.sources, self.matched = sources, matched
         self.refreshes = 0
         self.warm = False
-        # positions seen, predicted, batches off their promise; shortfalls, cut groups, then by source
+        # positions seen and predicted, batches of the wrong number; shortfalls, cut groups, then by source
         self.counts = torch.zeros(5 + len(sources), dtype=torch.int64, device=device)
         self.moments = torch.zeros(2, dtype=torch.float64, device=device)  # expected, variance
         self.by_id = torch.zeros(vocab_size, dtype=torch.int64, device=device)  # predictions, by the label
-        self.initial = torch.zeros_like(self.by_id)  # those of them with which a word begins
+        self.initial = torch.zeros_like(self.by_id)  # those of them that begin a word
         self.words = torch.zeros(2, dtype=torch.int64, device=device)  # of several pieces: touched, predicted whole
 
     def count(self, selection: Selection, draw: Draw, positions: int, warm: bool) -> None:
-        """A step's selection among so many positions of this rank."""
+        """Count a step's selection among so many positions of this rank. warm: past the mask warm-up."""
         self.warm = warm
         self.counts[0] += positions
         self.counts[1] += selection.weight.sum().long()
@@ -66,15 +70,15 @@ class Audit:
             self.counts[5:] += draw.by_source
 
     def tally(self, labels: torch.Tensor, weight: torch.Tensor) -> None:
-        """What stood at the selected positions, [S] each."""
+        """Count the tokens at the selected positions, [S] each."""
         if self.warm:
             self.by_id.index_add_(0, labels, weight.long())
 
     def tally_words(self, labels: torch.Tensor, selection: Selection, word_start_bT: torch.Tensor) -> None:
-        """Count predictions with which a word begins, and words of several pieces: touched, and predicted whole.
+        """Count predictions that begin a word, and words of several pieces: touched, and predicted whole.
 
-        By where the prepared text has words begin, [b, T], not by what the policy takes for words: its mistakes would
-        go unseen. A row cuts words as it cuts the text.
+        Words begin where the prepared text says, [b, T], not where the policy takes them to begin, or its mistakes
+        would go unseen. The end of a row cuts words.
         """
         if not self.warm:
             return
@@ -92,15 +96,15 @@ class Audit:
         self.words += torch.stack([touched.sum(), (touched & (taken == pieces)).sum()])
 
     def metrics(self, all_reduce: AllReduce) -> dict[str, float]:
-        """Of all ranks, each of which calls it. RuntimeError where a batch, or independent draws, broke the promise."""
+        """Metrics over all ranks; every rank calls it. RuntimeError if batches or draws missed their number."""
         positions, predicted, broken, short, cut, *by_source = summed(self.counts, all_reduce).tolist()
         expected, variance = summed(self.moments, all_reduce).tolist()
         touched, whole = summed(self.words, all_reduce).tolist()
         if broken:
-            raise RuntimeError(f"mask audit: {broken} batches did not predict the number of positions they promise")
+            raise RuntimeError(f"mask audit: {broken} batches predicted the wrong number of positions")
         if variance and abs(predicted - expected) > SD * variance**0.5:
             raise RuntimeError(
-                f"mask audit: {predicted} positions predicted, {expected:.0f} +- {variance**0.5:.0f} due"
+                f"mask audit: {predicted} positions predicted, {expected:.0f} +- {variance**0.5:.0f} expected"
             )
         drawn = sum(by_source)
         shares = [n / drawn for n in by_source] if drawn else [1.0, *[0.0] * (len(by_source) - 1)]
@@ -117,7 +121,7 @@ class Audit:
         }
 
     def state(self, all_reduce: AllReduce) -> State:
-        """Counts of all ranks."""
+        """The counts, summed over the ranks."""
         return {
             "audit": summed(self.counts, all_reduce).cpu(),
             "moments": summed(self.moments, all_reduce).cpu(),
@@ -128,7 +132,7 @@ class Audit:
         }
 
     def load(self, state: State, rank: int) -> None:
-        """Go on from `state()`. Rank 0 takes the counts of all, so that their sum is what it was."""
+        """Restore `state()`. Rank 0 takes the counts of all ranks, so that their sum stays the same."""
         own = {"audit": self.counts, "moments": self.moments, "by_id": self.by_id}
         own |= {"initial": self.initial, "words": self.words}
         for name, counts in own.items():
@@ -137,7 +141,7 @@ class Audit:
 
 
 def summed(tensor: torch.Tensor, all_reduce: AllReduce) -> torch.Tensor:
-    """The sum over the ranks, in a copy."""
+    """A copy, summed over the ranks."""
     total = tensor.clone()
     all_reduce(total)
     return total

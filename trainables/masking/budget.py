@@ -21,8 +21,8 @@ Counts = NDArray[np.int64]
 class Selection:
     """What one rank predicts in one step.
 
-    positions: [S] flat indices into [b * T], ascending; b * T in the slots left over. weight: [S], 0 in those, else 1.
-    total: positions predicted in the global batch; a tensor, [], where they are known on the device only.
+    positions: [S] flat indices into [b * T], ascending; b * T in unused slots. weight: [S], 0 in those, else 1.
+    total: positions predicted in the global batch; a tensor, [], if only the device knows.
     """
 
     positions: torch.Tensor
@@ -38,10 +38,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Budget:
-    """Quotas which add up to the budget exactly, whatever the shares and the number of ranks.
+    """Quotas that add up to the budget exactly, whatever the shares and the number of ranks.
 
-    K = round(rate * B * T) positions a batch; rows, and sources within them, by systematic sampling (Madow 1949), so
-    that each row, each run of rows and each source is within one of its part and shares act smoothly.
+    K = round(rate * B * T) positions a batch, divided among rows, and among sources within them, by systematic sampling
+    (Madow 1949): each row, each run of rows and each source is within one of its part, and shares act smoothly.
     """
 
     rate: float
@@ -54,16 +54,16 @@ class Budget:
         return round(self.rate * self.rows * self.length)
 
     def largest(self, share: float = 1.0) -> int:
-        """No row is given more than this for a share of the budget."""
+        """The most that any row gets of a share of the budget."""
         return min(self.length, math.ceil(share * self.total / self.rows) + 2)
 
     def slots(self, rows: slice) -> int:
-        """S: what those rows can hold at this rate, a constant."""
+        """S, index slots for some rows: a constant, enough for the most that they can get."""
         count = len(range(*rows.indices(self.rows)))
         return math.ceil(self.total * count / self.rows) + (count < self.rows)
 
     def quotas(self, shares: list[float], noise: StepNoise) -> Counts:
-        """[1 + sources, B]: the total of each row, then what each share (their sum at most 1) has of it."""
+        """[1 + sources, B]: the total of each row, then the part of each share. Shares sum to at most 1."""
         starts = iter(noise.starts("quota", 1 + 2 * len(shares)))
         free = _spread(np.arange(self.rows + 1), self.total, self.rows, next(starts))
         left, quotas = self.total, [np.diff(free)]
@@ -77,12 +77,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class RowBudget:
-    """Every row and source rounded by itself, as Accuracy-Morph's code does: 15 / 3 / 1 of 19 at T = 128.
+    """Rounds each row and source on its own, as Accuracy-Morph's code does: 15 / 3 / 1 of 19 at T = 128.
 
-    A row predicts n = round(rate * its eligible positions), halves to even. Each source has round(share * n) of it,
-    random its own too, but the one that takes the remainder: of random, token and trigram the trigrams; in a mixture
-    with other sources, which that code has not, the trigrams where they have a share, else random. None has less
-    than 0, nor more than those before it left.
+    A row predicts n = round(rate * its eligible positions), halves to even. Each source, random included, gets
+    round(share * n), and one takes the remainder: the trigrams among random, token and trigram; in a mixture with other
+    sources, which that code does not have, the trigrams if they have a share, else random. No source gets less than 0,
+    or more than those before it left.
     """
 
     rate: float
@@ -90,18 +90,23 @@ class RowBudget:
     length: int
 
     def largest(self, share: float = 1.0) -> int:
-        """No row is given more than this, whatever the share of the budget."""
+        """The most that any row gets, whatever the share of the budget."""
         return round(self.rate * self.length)
 
     def slots(self, rows: slice) -> int:
-        """S: what those rows can hold at this rate, a constant."""
+        """S, index slots for some rows: a constant, enough for the most that they can get."""
         return len(range(*rows.indices(self.rows))) * self.largest()
 
     def quotas(self, eligible: torch.Tensor, random: float, shares: list[float], remainder: int | None) -> torch.Tensor:
-        """[1 + sources, B]: the total of each row, then what each source has of it.
+        """[1 + sources, B]: the total of each row, then the part of each source.
 
-        eligible: [B] eligible positions. shares: of the sources but random, in order; remainder: which of them takes
-        it, None for random. The same bits as Python's `round`, on any device, without asking the device anything.
+        The same bits as Python's `round`, on any device, without waiting for the device.
+
+        Args:
+            eligible: [B] eligible positions.
+            random: the share of random.
+            shares: of the other sources, in order.
+            remainder: which of them takes the remainder; None for random.
         """
         total = torch.round(self.rate * eligible.double())
         parts = [torch.round(share * total) for share in shares]
@@ -116,5 +121,5 @@ class RowBudget:
 
 
 def _spread(upto: Counts, wanted: int, among: int, start: float) -> Counts:
-    """How many of the first `upto` of `among` slots are taken, when `wanted` of them are, evenly, from a start."""
+    """How many of the first `upto` of `among` slots are taken, if `wanted` are taken evenly from a start."""
     return np.floor(upto * wanted / among + start).astype(np.int64)

@@ -1,7 +1,7 @@
-"""What the model has found hard: counts of wrong predictions or high losses, and the two score vectors made of them.
+"""What the model finds hard: counts of wrong predictions or high losses, and the two score vectors made from them.
 
-The step only adds to a window of counts by vocabulary id. Everything else (keys shared by ids, trigrams, decay,
-sketches, scores) happens at a refresh, on the host, in float64: the same bits on every device.
+A step only adds to a window of counts by vocabulary id. Everything else (keys shared by ids, trigrams, decay, sketches,
+scores) happens at a refresh, on the host, in float64: the same bits on every device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 
 class Keys:
-    """Which key each (token, occurrence) counts for: `key[i]` for vocabulary id `token[i]`; a sparse incidence."""
+    """Which keys a token counts for: `key[i]` for vocabulary id `token[i]`, as a sparse incidence matrix."""
 
     def __init__(self, names_by_token: list[list[str]]) -> None:
         pairs = [(token, name) for token, names in enumerate(names_by_token) for name in names]
@@ -36,7 +36,7 @@ class Keys:
         self.begin: Ints = np.cumsum(self.number) - self.number  # where they lie in `token` and `key`
 
     def counts(self, by_token: Floats) -> Floats:
-        """Counts by key, [keys], from counts by vocabulary id, [V]. What few tokens have costs little."""
+        """Counts by key, [keys], from counts by vocabulary id, [V]. Cheap when few tokens have counts."""
         tokens = np.flatnonzero(by_token)
         number = self.number[tokens]
         before = np.cumsum(number) - number
@@ -45,7 +45,7 @@ class Keys:
         return np.bincount(self.key[places], weights=weights, minlength=len(self.names)).astype(np.float64)
 
     def mean(self, by_key: Floats, zeros: bool) -> Floats:
-        """Per vocabulary id, [V], the mean of its keys' values, or of the non-zero ones; 0 where there are none."""
+        """[V] the mean of each token's values by key, with or without zeros; 0 where there are none."""
         values = by_key[self.key]
         total = np.bincount(self.token, weights=values, minlength=self.vocab_size)
         number = self.number if zeros else np.bincount(self.token, weights=values > 0, minlength=self.vocab_size)
@@ -55,8 +55,8 @@ class Keys:
 def trigrams(key: str) -> list[str]:
     """Character trigrams of `<key>`, with repetition (Accuracy-Morph, BabyLM 2026).
 
-    None for bracketed specials and for fewer than two letters. The study's code wants one of a to z as well, which
-    leaves other scripts without any; where there is one, this is its rule.
+    Bracketed special tokens and keys of fewer than two letters have none. The study's code also requires one of a to z,
+    which leaves other scripts without trigrams; for keys with one, the two rules agree.
     """
     if re.fullmatch(r"\[.*\]", key) or sum(map(str.isalpha, key)) < 2:
         return []
@@ -81,7 +81,7 @@ class DifficultyStore(Protocol):
 
     @property
     def table(self) -> Floats:
-        """The state: one array, which may be assigned into."""
+        """The state: one array, which may be written into."""
         ...
 
 
@@ -134,7 +134,7 @@ def token_keys(forms: WordForms) -> Keys:
 
 
 def trigram_keys(forms: WordForms) -> Keys:
-    """A token's character trigrams, with repetition; none where some of it is no whole character."""
+    """A token's character trigrams, with repetition; none if part of it is not a whole character."""
     return Keys([trigrams(key) if whole else [] for key, whole in zip(forms.keys, forms.whole, strict=True)])
 
 
@@ -153,7 +153,7 @@ def log_count(seen: Floats, high: Floats, config: MaskingConfig) -> Floats:
 
 
 class Difficulty:
-    """Counts of one run and the scores by vocabulary id that follow from them.
+    """The counts of a run, and the scores by vocabulary id that follow from them.
 
     window: [2, V] float64 on the device, seen and hard since the last refresh. token_score, trigram_score: [V].
     """
@@ -173,13 +173,13 @@ class Difficulty:
         return CountMinStore(keys, self.config.sketch_width, self.config.sketch_depth)
 
     def observe(self, labels: torch.Tensor, hard: torch.Tensor, weight: torch.Tensor) -> None:
-        """Count predicted positions, [S] each: hard (bool) or not; weight is 0 where an index is padding, else 1."""
+        """Count predictions, [S] each. hard: bool. weight: 0 in padding slots, else 1."""
         weight = weight.double()
         self.window[0].index_add_(0, labels, weight)
         self.window[1].index_add_(0, labels, weight * hard)
 
     def refresh(self, all_reduce: Callable[[torch.Tensor], object]) -> None:
-        """Settle the window, summed over the ranks, and renew the scores: count = ema_decay * count + window."""
+        """Add the window, summed over the ranks, to the counts and rescore: count = ema_decay * count + window."""
         all_reduce(self.window)
         seen, wrong = self.window.cpu().numpy()
         for keys, store in ((self.token_keys, self.token_store), (self.trigram_keys, self.trigram_store)):
@@ -189,7 +189,7 @@ class Difficulty:
         self._score()
 
     def _score(self) -> None:
-        """Accuracy-Morph caps each trigram and its mean; CMS-Morph (`trigram_mean: all`) the mean alone."""
+        """Accuracy-Morph caps each trigram and their mean; CMS-Morph (`trigram_mean: all`) the mean alone."""
         every, cap = self.config.trigram_mean == "all", self.config.cap
         by_key = np.minimum(self.rule(*self.token_store.counts(), self.config), cap)
         self.token_score: Floats = self._in_band(by_key[self.token_keys.key])
@@ -204,12 +204,12 @@ class Difficulty:
 
     @property
     def capped(self) -> float:
-        """Share of the non-zero token scores that stand at the cap."""
+        """Share of the non-zero token scores that are at the cap."""
         scored = self.token_score > 0
         return float((self.token_score[scored] >= self.config.cap).mean()) if scored.any() else 0.0
 
     def state(self, all_reduce: Callable[[torch.Tensor], object]) -> dict[str, torch.Tensor]:
-        """Settled counts, and pending ones as their sum over the ranks."""
+        """Settled counts, and pending ones summed over the ranks."""
         window = self.window.clone()
         all_reduce(window)
         return {
@@ -219,7 +219,7 @@ class Difficulty:
         }
 
     def load(self, state: dict[str, torch.Tensor], rank: int) -> None:
-        """Restore `state()`. Rank 0 takes the pending counts of all, so that their sum is what it was."""
+        """Restore `state()`. Rank 0 takes the pending counts of all ranks, so that their sum stays the same."""
         self.window.copy_(state["window"] if rank == 0 else torch.zeros_like(state["window"]))
         self.token_store.table[...] = state["token"].numpy()
         self.trigram_store.table[...] = state["trigram"].numpy()

@@ -1,6 +1,6 @@
-"""Which positions are predicted, and what stands there instead: the mixture of sources, and the replacement.
+"""Which positions are predicted, and what replaces them: the mixture of sources, and the replacement.
 
-Tensors and integers only; everything happens in the step, on the device, without a loop over tokens. Shapes: B rows
+Tensors and integers only: everything happens in the step, on the device, without a loop over tokens. Shapes: B rows
 of the global batch, b rows of this rank, T tokens a row, V vocabulary entries, S index slots.
 """
 
@@ -26,8 +26,8 @@ from trainables.settings.config import Config
 class Mixture:
     """[(share, source), ...] under one budget: random masking, Accuracy-Morph and its ablations are all mixtures.
 
-    Sources draw within each row, in order, without replacement. Random comes first in the list and draws last: its
-    own share and what the others could not supply. In the mask warm-up it draws everything, while counts gather.
+    Sources draw within each row, in order, without replacement. Random is first in the list and draws last: its own
+    share, and what the others could not supply. In the mask warm-up it draws everything, while counts build up.
     """
 
     def __init__(self, config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> None:
@@ -41,7 +41,7 @@ class Mixture:
         assert isinstance(trigram, Scored)
         self.token, self.trigram = token, trigram
         self.others = [(shares[name], source) for name, source in made.items()]
-        self.remainder = 1 if masking.shares.trigram or len(self.others) == 2 else None  # of a row's roundings
+        self.remainder = 1 if masking.shares.trigram or len(self.others) == 2 else None  # of rounding a row
         self.difficulty = Difficulty(vocabulary.forms, masking, device)
         names = [self.random.name, *(source.name for _, source in self.others)]
         self.audit = Audit(names, vocabulary.size, masking.on_budget, device)
@@ -55,8 +55,8 @@ class Mixture:
         supplied, cut = [], left.new_zeros(())
         for (share, source), quota in zip(self.others, wanted, strict=True):
             if warm and (share or self.config.masking.by_row):
-                keys = source.priorities(ids_BT, noise, self.rows)
-                taken, cut_here = largest(keys, free, quota, budget.largest(share), source.grouped)
+                priorities = source.priorities(ids_BT, noise, self.rows)
+                taken, cut_here = largest(priorities, free, quota, budget.largest(share), source.grouped)
                 free, left, cut = free & ~taken, left - taken.sum(1), cut + cut_here
                 supplied.append(taken.sum())
             else:
@@ -72,7 +72,7 @@ class Mixture:
     def _due(
         self, ids_BT: torch.Tensor, noise: StepNoise, warm: bool
     ) -> tuple[Budget | RowBudget, torch.Tensor, int | torch.Tensor]:
-        """The budget; what this rank's rows and the sources in them have of it, [1 + sources, b]; the batch's total."""
+        """The budget; the parts of this rank's rows and their sources, [1 + sources, b]; and the batch's total."""
         config = self.config
         rate, shape = config.rate_at(noise.step), (config.batch_size, config.data.block)
         shares = [share if warm else 0.0 for share, _ in self.others]
@@ -81,7 +81,7 @@ class Mixture:
             quotas = by_row.quotas(self.eligible_V[ids_BT].sum(1), random, shares, self.remainder)
             return by_row, quotas[:, self.rows], quotas[0].sum()
 
-        def drawn(noise: StepNoise) -> Counts:  # of that noise's step: the rate may change
+        def drawn(noise: StepNoise) -> Counts:  # for the step of that noise: the rate may change
             return Budget(config.rate_at(noise.step), *shape).quotas(shares, noise)[:, self.rows]
 
         budget = Budget(rate, *shape)
@@ -89,7 +89,7 @@ class Mixture:
 
     @property
     def _counting(self) -> bool:
-        """Whether what the last selection is answered counts."""
+        """Whether the answers to the last selection count."""
         return self.audit.warm or self.config.masking.counted is None
 
     def observe(self, selection: Selection, answers: Answers, all_reduce: AllReduce) -> None:
@@ -104,12 +104,12 @@ class Mixture:
         self.difficulty.observe(answers.labels, hard, selection.weight)
 
     def _threshold(self, selection: Selection, losses: torch.Tensor, all_reduce: AllReduce) -> torch.Tensor:
-        """The quantile of the global batch's losses, [S] float64, linear between two of them, []."""
+        """The quantile of the global batch's losses, [], linear between two of them. losses: [S] float64."""
         config, total = self.config, selection.total
         every = losses.new_zeros(config.tokens_per_step + 1)
         end = config.tokens_per_step
         place = torch.where(selection.weight > 0, selection.positions + self.rows.start * config.data.block, end)
-        every.index_copy_(0, place, losses + 1)  # 0 where nothing is predicted, and a loss is never below 0
+        every.index_copy_(0, place, losses + 1)  # 0 marks positions without a prediction: a loss is never below 0
         every[end] = 0
         all_reduce(every)
         below = 1 - config.masking.loss_quantile
@@ -141,14 +141,14 @@ class Mixture:
 
     def scores(self) -> dict[str, Floats]:
         scores = {"token": np.exp(self.token.log_score.cpu().numpy())}
-        known = self.config.masking.signal in ("accuracy", "loss")
-        return {**scores, "trigram": self.difficulty.by_trigram} if known else scores
+        by_trigram = self.config.masking.signal in ("accuracy", "loss")
+        return {**scores, "trigram": self.difficulty.by_trigram} if by_trigram else scores
 
     def metrics(self, all_reduce: AllReduce) -> dict[str, float]:
         return {**self.audit.metrics(all_reduce), "audit/capped": self.difficulty.capped}
 
     def state(self, all_reduce: AllReduce) -> State:
-        log_score = self.token.log_score.cpu()  # of the last batch, where scores come from batches
+        log_score = self.token.log_score.cpu()  # of the last batch, if scores come from batches
         return {**self.audit.state(all_reduce), **self.difficulty.state(all_reduce), "log_score": log_score}
 
     def load(self, state: State, rank: int) -> None:
@@ -159,16 +159,24 @@ class Mixture:
 
 
 def build(config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> MaskingPolicy:
-    """The policy that the settings describe, for this rank's rows."""
+    """The masking policy of the settings.
+
+    Args:
+        config: the settings.
+        vocabulary: what policies know of the tokens.
+        rows: of the global batch that are this rank's.
+        seed: of the run.
+        device: where the policy's tensors lie.
+    """
     policy = Amlm if config.masking.policy == "amlm" else Mixture
     return policy(config, vocabulary, rows, seed, device)
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """What stands at the selected positions: 80 % [MASK], 10 % a uniform vocabulary id, 10 % the token itself (BERT).
+    """Replaces the selected positions: 80 % by [MASK], 10 % by a uniform vocabulary id, 10 % by themselves (BERT).
 
-    Noise is indexed by position: two policies which select the same position do the same to it.
+    Noise is indexed by position: two policies that select the same position do the same to it.
     """
 
     mask_id: int
@@ -176,7 +184,7 @@ class Replacement:
     rows: slice
 
     def __call__(self, ids_bT: torch.Tensor, selection: Selection, noise: StepNoise) -> torch.Tensor:
-        """The model's input, [b, T]."""
+        """The model's input, [b, T], from the token ids and a selection."""
         chance = noise.get_or_draw("replace", lambda noise: noise.uniform("replace")[self.rows], ids_bT.device)
         other = noise.get_or_draw(
             "other", lambda noise: noise.integers("other", self.vocab_size)[self.rows], ids_bT.device

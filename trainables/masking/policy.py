@@ -1,4 +1,4 @@
-"""What a masking policy is: it selects what is predicted, observes the answers, and at a refresh learns from them.
+"""The contract of a masking policy: select what is predicted, observe the answers, learn from them at a refresh.
 
 Shapes: B rows of the global batch, b rows of this rank, T tokens a row, V vocabulary entries, S index slots.
 """
@@ -21,12 +21,17 @@ Floats = NDArray[np.float64]
 
 
 class Vocabulary(NamedTuple):
-    """What a policy knows of the tokens, by id.
+    """What a policy knows about the tokens, by id.
 
-    forms: what they are as text; eligible: [V] bool, may be predicted; unigram: [V] float64, probabilities in the train
-    part. Of the text, where there is one: initial: [V] float64, the share of a token's occurrences there with which a
-    word begins; word_start(noise, device): [B, T] bool, where words begin in a step's batch. Without them the entries
-    tell, which under byte-level schemes know nothing of a word that no space precedes.
+    `initial` and `word_start` come from the text. Without them the entries say where words begin; under byte-level
+    schemes they miss a word that no space precedes.
+
+    Args:
+        forms: the tokens as text.
+        eligible: [V] bool, whether a token may be predicted.
+        unigram: [V] float64, probabilities in the train part.
+        initial: [V] float64, the share of a token's occurrences in the train part that begin a word.
+        word_start: (noise, device) to [B, T] bool, where words begin in a step's batch.
     """
 
     forms: WordForms
@@ -42,9 +47,13 @@ class Vocabulary(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What the model said at the selected positions, [S] each.
+    """The model's answers at the selected positions, [S] each.
 
-    labels; predictions: the top-1; losses: cross-entropy in nats; masked: bool, [MASK] stood there.
+    Args:
+        labels: the tokens that stood there.
+        predictions: the top-1.
+        losses: cross-entropy in nats.
+        masked: bool, whether the input had [MASK] there.
     """
 
     labels: torch.Tensor
@@ -54,7 +63,7 @@ class Answers(NamedTuple):
 
 
 class MaskingPolicy(Protocol):
-    """Selects what is predicted, observes the answers, and at a refresh learns from them.
+    """Selects what is predicted, observes the answers, and learns from them at a refresh.
 
     Selection depends on the global batch, the noise and what was learned: bitwise the same for any number of ranks.
     """
@@ -70,21 +79,21 @@ class MaskingPolicy(Protocol):
         ...
 
     def refresh(self, all_reduce: AllReduce) -> None:
-        """Renew what selection goes by, from the observations of all ranks. Every rank calls it."""
+        """Update the scores from the observations of all ranks. Every rank calls it."""
         ...
 
     def scores(self) -> dict[str, Floats]:
-        """What selection goes by, by id: `token`, [V]; and by trigram, where trigrams have scores: `trigram`."""
+        """The scores behind a selection: `token`, [V]; and `trigram`, by trigram, if trigrams have scores."""
         ...
 
     def metrics(self, all_reduce: AllReduce) -> dict[str, float]:
-        """The mask audit. Every rank calls it. RuntimeError where a batch broke the budget."""
+        """The mask audit. Every rank calls it. RuntimeError if a batch broke the budget."""
         ...
 
     def state(self, all_reduce: AllReduce) -> State:
-        """All that a later selection depends on, pending observations of all ranks included. Every rank calls it."""
+        """Everything that later selections depend on, with all ranks' pending observations. Every rank calls it."""
         ...
 
     def load(self, state: State, rank: int) -> None:
-        """Go on from `state()`."""
+        """Restore `state()`."""
         ...

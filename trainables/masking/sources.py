@@ -1,6 +1,6 @@
-"""What a share of the mask budget goes by: sources give every position a key, and a row's largest keys are drawn.
+"""The sources of the mask budget: each gives every position a priority, and a row's largest priorities are drawn.
 
-catalogue.py names them. A source is made by what its entry says, called with settings, vocabulary and device.
+catalogue.py names them. Its entry says what to call, with settings, vocabulary and device, to make a source.
 
 Shapes: B rows of the global batch, b rows of this rank, T tokens a row, V vocabulary entries.
 """
@@ -23,24 +23,24 @@ from trainables.settings.config import Config
 Floats = NDArray[np.float64]
 NEVER = -torch.inf
 
-# Group keys: the group's noise in multiples of 2^-40, less the place in the group in multiples of 2^-50.
+# Priorities in groups: the group's noise in multiples of 2^-40, less the place in the group in multiples of 2^-50.
 GROUP_GRAIN, PLACE_GRAIN = 2.0**-40, 2.0**-50
 
-# SpanBERT (Joshi et al. 2020, 3.1). Its mean length, 3.8, tells that longer spans are drawn again, not cut to 10.
+# SpanBERT (Joshi et al. 2020, 3.1). Its mean length, 3.8, shows that longer spans are drawn again, not cut to 10.
 SPAN_P, SPAN_LONGEST = 0.2, 10
 
 
 class Source:
-    """Gives every position a key: the largest of a row are drawn, -inf never.
+    """Gives every position a priority: the largest of a row are drawn, -inf never.
 
-    name: its own in the catalogue. grouped: keys are those of groups, such as words, which should be drawn together.
+    name: its own in the catalogue. grouped: priorities belong to groups, such as words, to be drawn together.
     """
 
     name: str
     grouped = False
 
     def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
-        """What it knows from the start; nothing unless it says otherwise."""
+        """Keeps nothing; sources that need the settings, the vocabulary or the device override this."""
 
     def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         """[b, T] float64, so that ties do not happen and every device agrees on the order."""
@@ -48,26 +48,35 @@ class Source:
 
 
 def make(name: str, config: Config, vocabulary: Vocabulary, device: str) -> Source:
-    """The source of that name. ValueError, in one line, where its entry in the catalogue does not lead to it."""
+    """The source of that name. ValueError, in one line, for a wrong entry in the catalogue."""
     module, _, attribute = SOURCES[name].made_by.partition(":")
     try:
         maker: Callable[..., Source] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"catalogue.py has {SOURCES[name].made_by} for the source {name}, but {error}") from error
+        raise ValueError(f"catalogue.py: cannot load {SOURCES[name].made_by} for the source {name}: {error}") from error
     source = maker(config, vocabulary, device)
     if source.name != name:
-        raise ValueError(
-            f"catalogue.py has {SOURCES[name].made_by} for the source {name}, which is called {source.name}"
-        )
+        raise ValueError(f"catalogue.py: {SOURCES[name].made_by} is listed as {name} and calls itself {source.name}")
     return source
 
 
 def largest(
-    keys: torch.Tensor, free: torch.Tensor, quota: torch.Tensor, most: int, grouped: bool
+    priorities: torch.Tensor, free: torch.Tensor, quota: torch.Tensor, most: int, grouped: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[b, T] bool: each row's `quota` largest keys among its free positions; and how many groups that cuts, []."""
-    length = keys.shape[1]
-    values, index = keys.masked_fill(~free, NEVER).topk(min(length, most + grouped), dim=1)
+    """Draw the largest priorities of each row.
+
+    Args:
+        priorities: [b, T] of the source.
+        free: [b, T] bool, the positions that may be drawn.
+        quota: [b], how many to draw in each row.
+        most: no quota is larger.
+        grouped: whether to count the groups that a quota cuts.
+
+    Returns:
+        [b, T] bool, the positions drawn; and the number of groups cut, [].
+    """
+    length = priorities.shape[1]
+    values, index = priorities.masked_fill(~free, NEVER).topk(min(length, most + grouped), dim=1)
     rank = torch.arange(values.shape[1], device=values.device)
     taken = torch.zeros_like(free).scatter_(1, index, (rank < quota[:, None]) & (values > NEVER))
     if not grouped:
@@ -86,9 +95,9 @@ class Random(Source):
 
 
 class Scored(Source):
-    """Positions without replacement, with probability proportional to the score of their token.
+    """Draws positions without replacement, with probability proportional to their token's score.
 
-    The largest of log(score) + Gumbel noise are such a draw (the Plackett-Luce law; Kool et al. 2019).
+    Taking the largest of log(score) + Gumbel noise is such a draw (the Plackett-Luce law; Kool et al. 2019).
     """
 
     def __init__(self, name: str, vocab_size: int, device: str) -> None:
@@ -96,7 +105,7 @@ class Scored(Source):
         self.log_score = torch.full((vocab_size,), NEVER, dtype=torch.float64, device=device)
 
     def set(self, score_V: Floats) -> None:
-        """Take over new scores, 0 or more."""
+        """Replace the scores, [V], each 0 or more."""
         with np.errstate(divide="ignore"):
             self.log_score.copy_(torch.from_numpy(np.log(score_V)))
 
@@ -122,7 +131,7 @@ class BatchFrequency(Scored):
 
     def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         ids = ids_BT.flatten()
-        # Not bincount, which on a GPU has the host wait for the largest id.
+        # Not bincount, which makes the host wait for the largest id on a GPU.
         present = torch.zeros_like(self.number).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float64))
         by_key = present.new_zeros(self.keys_total).index_add_(0, self.key, present[self.token])
         weight = torch.where(by_key >= 8, 0.25, torch.where((by_key >= 2) & (by_key <= 5), 2.0, 1.0)).double()
@@ -132,9 +141,9 @@ class BatchFrequency(Scored):
 
 
 class WholeWord(Source):
-    """All pieces of a word of the tokenizer's own together, every word of a row alike.
+    """All pieces of a word together, every word of a row with the same chance. Words are as the tokenizer splits text.
 
-    A word that begins in the row before counts from the row's first piece.
+    A word that began in the row before counts from this row's first piece.
     """
 
     name = "whole_word"
@@ -155,8 +164,8 @@ class WholeWord(Source):
 class Span(Source):
     """Runs of tokens of geometric length, p = 0.2, at most 10, from uniform starts (SpanBERT, Joshi et al. 2020).
 
-    Every position of a row proposes one span; they come in random order. One that reaches into an earlier one gives
-    only what that left.
+    Every position of a row proposes one span; they come in random order. A span that overlaps an earlier one adds only
+    the positions that one left.
     """
 
     name = "span"
@@ -166,29 +175,29 @@ class Span(Source):
         device = ids_BT.device
         order = _grain(noise, self.name, rows, device)
         length = noise.get_or_draw("span length", lambda noise: _span_lengths(noise)[rows], device)
-        keys = order
+        priorities = order
         for reach in range(1, min(SPAN_LONGEST, order.shape[1])):
             covered = torch.where(length[:, :-reach] > reach, order[:, :-reach] - reach * PLACE_GRAIN, NEVER)
-            keys = torch.cat([keys[:, :reach], torch.maximum(keys[:, reach:], covered)], dim=1)
-        return keys
+            priorities = torch.cat([priorities[:, :reach], torch.maximum(priorities[:, reach:], covered)], dim=1)
+        return priorities
 
 
 def token(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
-    """By the scores of tokens, as `masking.signal` has it."""
+    """The source that follows token scores, by `masking.signal`."""
     if config.masking.signal == "frequency":
         return BatchFrequency("token", token_keys(vocabulary.forms), device)
     return Scored("token", vocabulary.size, device)
 
 
 def trigram(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
-    """By the scores of character trigrams, as `masking.signal` has it."""
+    """The source that follows scores of character trigrams, by `masking.signal`."""
     if config.masking.signal == "frequency":
         return BatchFrequency("trigram", trigram_keys(vocabulary.forms), device)
     return Scored("trigram", vocabulary.size, device)
 
 
 def rare(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
-    """By `rarity` of the token."""
+    """The source that follows the `rarity` of the token."""
     source = Scored("rarity", vocabulary.size, device)
     source.set(rarity(vocabulary.unigram, config.masking.rarity_power))
     return source

@@ -1,4 +1,4 @@
-"""What was masked, as a result: by frequency, by the kind of word piece, by token and trigram, and how it drifted.
+"""Statistics of what was masked: by frequency, kind of word piece, token and trigram, and how scores drifted.
 
 Shapes: V vocabulary entries.
 """
@@ -21,17 +21,17 @@ Ints = NDArray[np.int64]
 
 DECILES = 10
 KINDS = ("word", "continuation", "number", "punctuation")
-SORTS = ("letters", "number", "punctuation")  # of entries: whether letters begin a word, their place tells
+SORTS = ("letters", "number", "punctuation")  # of entries; whether letters begin a word depends on their place
 SHOWN = 20
-LEAST_EXPECTED = 20.0  # with fewer predictions due, a ratio says little
+LEAST_EXPECTED = 20.0  # with fewer expected predictions, a ratio says little
 
 
-class Masked:
-    """Summaries of the predictions by vocabulary id.
+class MaskStatistics:
+    """Summarises the predictions by vocabulary id.
 
-    Deciles are tenths of the running text, tokens in order of frequency, the most frequent first: random masking
-    gives each about a tenth. Kinds: a whole word or its first piece, a continuation, a number (any digit in
-    it), punctuation (neither letters nor digits).
+    Deciles are tenths of the running text, with tokens in order of frequency, the most frequent first: random masking
+    gives each about a tenth. Kinds: a whole word or its first piece, a continuation, a number (any digit in it),
+    punctuation (neither letters nor digits).
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -47,7 +47,7 @@ class Masked:
         self.initial: Floats = begins if vocabulary.initial is None else vocabulary.initial
 
     def metrics(self, by_id: Ints, initial: Ints) -> dict[str, float]:
-        """Shares of the predictions; nothing before the first. initial: [V], those with which a word begins."""
+        """Shares of the predictions, by_id [V]; empty before the first. initial: [V], those that begin a word."""
         if not by_id.sum():
             return {}
         deciles = np.bincount(self.decile, weights=by_id, minlength=DECILES) / by_id.sum()
@@ -56,7 +56,7 @@ class Masked:
         return by_decile | {f"audit/kind/{name}": float(share) for name, share in zip(KINDS, kinds, strict=True)}
 
     def kinds(self, by_id: Ints | Floats, initial: Ints | Floats) -> Floats:
-        """[kinds], what there is of each, by how much there is of every token and with how much of it a word begins."""
+        """[kinds] amount of each, from the amount of every token, [V], and how much of that begins a word, [V]."""
         letters, *others = np.bincount(self.sort, weights=by_id, minlength=len(SORTS))
         words = initial[self.sort == 0].sum()
         return np.array([words, letters - words, *others], dtype=np.float64)
@@ -66,7 +66,7 @@ class Masked:
         return float(np.abs(now - before) @ self.probability)
 
     def table(self, by_id: Ints, scores: dict[str, Floats]) -> dict[str, Any]:
-        """The most and the least masked tokens and trigrams, by their predictions over those due at random."""
+        """The most and the least masked tokens and trigrams: predictions over those expected at random."""
         due = self.probability * by_id.sum()
         forms = self.vocabulary.forms
         keys = trigram_keys(forms)
@@ -76,23 +76,32 @@ class Masked:
 
 
 def write(
-    folder: Path, masked: Masked, counted: tuple[Ints, Ints], scores: dict[str, Floats], history: Sequence[Any]
+    folder: Path,
+    statistics: MaskStatistics,
+    counts: tuple[Ints, Ints],
+    scores: dict[str, Floats],
+    history: Sequence[Any],
 ) -> None:
-    """`masked.json` and `masked.svg`, a table and a plot, into a new folder.
+    """Write `masked.json` and `masked.svg`, a table and a plot.
 
-    counted: [V] each, predictions by label, and those of them with which a word begins.
+    Args:
+        folder: is made.
+        statistics: of the run's vocabulary.
+        counts: [V] each, predictions by label, and those of them that begin a word.
+        scores: of the policy, at the end.
+        history: rows of metrics.
     """
     folder.mkdir()
-    by_id = counted[0]
-    shares = {key.removeprefix("audit/"): value for key, value in masked.metrics(*counted).items()}
+    by_id = counts[0]
+    shares = {key.removeprefix("audit/"): value for key, value in statistics.metrics(*counts).items()}
     drift = [[row["step"], row["audit/drift"]] for row in history if "audit/drift" in row]
-    content = {"predictions": int(by_id.sum()), "shares": shares, "drift": drift, **masked.table(by_id, scores)}
+    content = {"predictions": int(by_id.sum()), "shares": shares, "drift": drift, **statistics.table(by_id, scores)}
     (folder / "masked.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    _plot(folder / "masked.svg", masked, shares, drift)
+    _plot(folder / "masked.svg", statistics, shares, drift)
 
 
 def _sorts(forms: WordForms) -> Iterator[str]:
-    """Of every entry. What is no whole character may be a letter, and counts as one; so does a mark of words alone."""
+    """The sort of every entry. Part of a character, which may be a letter, counts as one; so does a bare word mark."""
     for key, begins, whole in zip(forms.keys, forms.begins, forms.whole, strict=True):
         if not whole or (begins and not key):
             yield "letters"
@@ -103,9 +112,9 @@ def _sorts(forms: WordForms) -> Iterator[str]:
 
 
 def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None) -> dict[str, list[dict[str, Any]]]:
-    """The names with the largest and smallest counts / due, where enough are due."""
-    known = np.flatnonzero(due >= LEAST_EXPECTED)
-    order = known[np.argsort(-(counts[known] / due[known]), kind="stable")]
+    """The names with the largest and smallest counts / due, among those with enough due."""
+    enough = np.flatnonzero(due >= LEAST_EXPECTED)
+    order = enough[np.argsort(-(counts[enough] / due[enough]), kind="stable")]
 
     def rows(chosen: NDArray[np.intp]) -> list[dict[str, Any]]:
         return [
@@ -122,17 +131,17 @@ def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None
     return {"most": rows(order[:SHOWN]), "least": rows(order[::-1][:SHOWN])}
 
 
-def _plot(path: Path, masked: Masked, shares: dict[str, float], drift: list[list[float]]) -> None:
+def _plot(path: Path, statistics: MaskStatistics, shares: dict[str, float], drift: list[list[float]]) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     deciles = [100 * shares.get(f"decile/{i + 1}", 0.0) for i in range(DECILES)]
     kinds = [100 * shares.get(f"kind/{name}", 0.0) for name in KINDS]
-    due = 100 * masked.kinds(masked.probability, masked.probability * masked.initial)
+    due = 100 * statistics.kinds(statistics.probability, statistics.probability * statistics.initial)
     figure = Figure(figsize=(10, 3), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     left.bar(range(1, DECILES + 1), deciles, color="#4477aa")
-    due_by_decile = 100 * np.bincount(masked.decile, weights=masked.probability, minlength=DECILES)
+    due_by_decile = 100 * np.bincount(statistics.decile, weights=statistics.probability, minlength=DECILES)
     left.plot(range(1, DECILES + 1), due_by_decile, "k_", markersize=12, label="at random")
     left.set(title="Masks by frequency", xlabel="tenth of the text, frequent first", ylabel="% of masks")
     left.legend()

@@ -1,10 +1,9 @@
 """The compact BERT: post-norm encoder, tied decoder applied at the selected positions only.
 
-A plain module of our own rather than transformers': it starts without that import (2.6 s a trial), multiplies
-queries, keys and values at once, and never forms what no loss needs: the last layer, past its attention, and the
-decoder are applied at the selected positions alone. `to_hub` maps its parameters to a
-`BertForMaskedLM`, which gives the same logits. Training in float32 on a CPU goes through `fused`, the same arithmetic
-by hand; all else goes through torch's own modules.
+A plain module of our own rather than transformers': it starts without that import (2.6 s a trial), multiplies queries,
+keys and values in one product, and skips what no loss needs: the last layer, past its attention, and the decoder run at
+the selected positions alone. `to_hub` maps its parameters to a `BertForMaskedLM` with the same logits. Training in
+float32 on a CPU goes through cpu_kernels.py, the same arithmetic by hand; everything else through torch's modules.
 
 Shapes: b rows, T tokens a row, H hidden, V vocabulary, S selected slots, n = b * T.
 """
@@ -24,11 +23,11 @@ from trainables.settings.config import ModelConfig
 
 INIT_SD = 0.02
 NORM_EPS = 1e-12
-TYPES = 2  # in the published model, which so takes pairs of sentences: both have the one that was trained
+TYPES = 2  # in the published model, for pairs of sentences: both have the one embedding that was trained
 
 
 class Layer(nn.Module):
-    """Self-attention and feed-forward block, normalised after each."""
+    """An encoder layer: self-attention and feed-forward block, normalised after each."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -57,7 +56,11 @@ class Layer(nn.Module):
 class CompactBert(nn.Module):
     """Masked language model whose head runs at given positions.
 
-    listed: the substrings of every token, for `embedding: nhot` alone.
+    Args:
+        config: its shape.
+        vocab_size: V.
+        pad_id: the padding token, whose embedding stays 0.
+        listed: the substrings of every token, for `embedding: nhot` alone.
     """
 
     def __init__(
@@ -79,9 +82,9 @@ class CompactBert(nn.Module):
         self.work = cpu_kernels.Workspace()
 
     def initialise(self, seed: int) -> CompactBert:
-        """Draw every parameter from its own stream, keyed by (seed, name): a module more leaves the rest unchanged.
+        """Draw every parameter from its own stream, keyed by (seed, name): adding a module leaves the rest unchanged.
 
-        The n-hot layer's spread is such that a token's sum over its substrings has the spread of its own embedding.
+        The spread of the n-hot layer is chosen so that the sum over a token's substrings has that of its embedding.
         """
         with torch.no_grad():
             for name, parameter in self.named_parameters():
@@ -98,7 +101,7 @@ class CompactBert(nn.Module):
         return self
 
     def table(self) -> Tensor:
-        """The input embeddings by token, [V, H]: the decoder's, and what the n-hot layer adds."""
+        """The input embeddings by token, [V, H]: the decoder's, plus the n-hot layer's."""
         return self.word if self.nhot is None else self.word + self.nhot()
 
     def hidden(self, ids_bT: Tensor, at: Tensor) -> Tensor:
@@ -117,7 +120,7 @@ class CompactBert(nn.Module):
     def losses(self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Cross-entropy at the slots (nats, float32), and the top-1 predictions, [S] each.
 
-        seed: of the dropout, where it is by hand; elsewhere it is torch's, from the generator as it stands.
+        seed: of the dropout done by hand, on a CPU; elsewhere torch's generator draws it.
         """
         if self.training and ids_bT.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             head = self._head(self._by_hand(ids_bT, _inside(positions, ids_bT), seed))
@@ -126,11 +129,11 @@ class CompactBert(nn.Module):
         return F.cross_entropy(logits, labels, reduction="none"), logits.detach().argmax(1)
 
     def _head(self, x_SH: Tensor) -> Tensor:
-        """What the decoder is applied to, [S, H]."""
+        """The decoder's input, [S, H]."""
         return self.transform_norm(F.gelu(self.transform(x_SH)))
 
     def _by_hand(self, ids_bT: Tensor, at: Tensor, seed: int) -> Tensor:
-        """What `hidden` gives, by `fused`, with dropout of its own."""
+        """The same as `hidden`, through cpu_kernels.py, with its own dropout."""
         config, (b, length) = self.config, ids_bT.shape
         wide = b * length * config.hidden
         sizes = [wide, *[config.heads * b * length**2, wide, wide] * config.layers]
@@ -147,7 +150,7 @@ class CompactBert(nn.Module):
 
 
 def _inside(positions: Tensor, ids_bT: Tensor) -> Tensor:
-    """Padding reads the last position."""
+    """Positions with those past the end, which are padding, moved to the last one."""
     return positions.clamp(max=ids_bT.numel() - 1)
 
 
@@ -158,7 +161,7 @@ def for_vocabulary(config: ModelConfig, prepared: Prepared) -> CompactBert:
 
 
 def _names(layers: int) -> dict[str, str]:
-    """Our parameter names to those of BertForMaskedLM, but for queries, keys and values."""
+    """Our parameter names to those of BertForMaskedLM, except queries, keys and values."""
     names = {
         "word": "bert.embeddings.word_embeddings.weight",
         "position": "bert.embeddings.position_embeddings.weight",
@@ -186,7 +189,7 @@ def _names(layers: int) -> dict[str, str]:
 def to_hub(model: CompactBert) -> dict[str, Tensor]:
     """The state dictionary of an equal `BertForMaskedLM`.
 
-    A tied decoder's weight is left out. An n-hot layer is folded into the input embedding, which unties the two.
+    A tied decoder's weight is left out. An n-hot layer is folded into the input embedding, which unties them.
     """
     names = _names(model.config.layers)
     state: dict[str, Tensor] = {}
@@ -201,7 +204,7 @@ def to_hub(model: CompactBert) -> dict[str, Tensor]:
         for part, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
             state[f"{theirs}.{part}.{kind}"] = piece.contiguous()
     if model.nhot is not None:
-        # Untied, transformers ties neither the weight nor the bias, which would then start at random.
+        # If untied, transformers ties neither the weight nor the bias, which would then start at random.
         state["cls.predictions.decoder.weight"] = state[names["word"]]
         state["cls.predictions.decoder.bias"] = state[names["decoder_bias"]].clone()
         state[names["word"]] = model.table().detach()

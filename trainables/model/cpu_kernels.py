@@ -1,10 +1,10 @@
 """The blocks of the model on a CPU, forward and backward by hand.
 
-What autograd adds to the matrix products there is memory traffic: fresh pages for every activation, masks, copies of
+On a CPU, autograd adds memory traffic to the matrix products: fresh pages for every activation, masks, copies of
 queries, keys and values, a second pass over every weight's gradient, five over the logits. Here buffers are kept from
 step to step, on huge pages where the system has them (numpy asks for them); attention and the softmax over the
-vocabulary run in pieces that stay in the cache; and gradients of weights are added to `.grad` by the product that
-makes them, so a parameter that these functions use needs no gradient from autograd.
+vocabulary run in pieces that fit the cache; and the product that computes a weight's gradient adds it to `.grad`
+itself, so a parameter that these functions use needs no gradient from autograd.
 
 Shapes: b rows, T tokens a row, n = b * T, H hidden, V vocabulary, S selected slots.
 """
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from trainables.model.dropout import DropoutMask
 
-PIECE = 2**20  # attention weights at once: 4 MB
-COLUMNS = 4096  # of the vocabulary at once
-SKEW = 16  # floats between rows of logits beyond those, so that a column is not one set of the cache
+PIECE = 2**20  # attention weights at a time: 4 MB
+COLUMNS = 4096  # of the vocabulary at a time
+SKEW = 16  # floats of padding between rows of logits, so that a column does not fall into one set of the cache
 
 
 class Block(Protocol):
@@ -40,18 +40,18 @@ class Block(Protocol):
 
 
 class Workspace:
-    """Buffers by name, kept from step to step: one forward pass at a time, and its backward pass before the next."""
+    """Buffers by name, kept from step to step. Each forward pass must be followed by its backward pass."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, Tensor] = {}
         self.passes = 0
 
     def begin(self) -> None:
-        """A forward pass: what an earlier one left for its backward pass is void."""
+        """Begin a forward pass, which invalidates what an earlier one left for its backward pass."""
         self.passes += 1
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """Float32 memory of that shape, with whatever is in it."""
+        """Float32 memory of that shape, uninitialised."""
         found = self.buffers.get(name)
         if found is None or found.numel() < math.prod(shape):
             found = self.buffers[name] = torch.from_numpy(np.zeros(math.prod(shape), np.float32))
@@ -59,7 +59,15 @@ class Workspace:
 
 
 class LayerContext(NamedTuple):
-    """Where in the model a block stands. sites: of the attention weights, its output's and the other half's."""
+    """One layer in one pass.
+
+    Args:
+        name: of its buffers.
+        block: its parameters.
+        work: the buffers.
+        rows: b.
+        sites: the dropout of the attention weights, of the attention's output, and of the feed-forward half.
+    """
 
     name: str
     block: Block
@@ -69,7 +77,7 @@ class LayerContext(NamedTuple):
 
 
 def gradient(parameter: Tensor) -> Tensor:
-    """What the parameter's gradient is added to."""
+    """The parameter's `.grad`, made if missing."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
@@ -86,7 +94,7 @@ def _learn(linear: nn.Linear, upstream: Tensor, x: Tensor) -> None:
 
 
 class _Sum(NamedTuple):
-    """What the backward pass needs of a residual connection and its normalisation."""
+    """A residual connection with its normalisation, and what the backward pass needs of it."""
 
     total: Tensor
     mean: Tensor
@@ -96,7 +104,7 @@ class _Sum(NamedTuple):
     def forward(
         place: LayerContext, half: str, x: Tensor, y: Tensor, site: DropoutMask | None, norm: nn.LayerNorm
     ) -> Any:
-        """The normalised sum of x and y after dropout, [n, H]; y is lost."""
+        """The normalised sum of x and y after dropout, [n, H]; y is overwritten."""
         total = place.work(f"{place.name}/{half}", *x.shape)
         if site is not None:
             site.apply(y, total)
@@ -107,7 +115,7 @@ class _Sum(NamedTuple):
     def backward(
         self, place: LayerContext, upstream: Tensor, site: DropoutMask | None, norm: nn.LayerNorm
     ) -> tuple[Tensor, Tensor]:
-        """The gradients of x, a tensor of its own, and of y, maybe the same one; the norm's are added."""
+        """The gradients of x, in new memory, and of y, maybe the same tensor; the norm's are added to `.grad`."""
         to_x, to_weight, to_bias = torch.ops.aten.native_layer_norm_backward(
             upstream.contiguous(), self.total, norm.normalized_shape, self.mean, self.deviation, norm.weight, norm.bias,
             [True, True, True],
@@ -124,7 +132,7 @@ class _Attention(torch.autograd.Function):
     """Multi-head self-attention with its residual connection and normalisation, [n, H] to [n, H], or to [S, H].
 
     With P the attention weights and P' = P after dropout, O = P'V and the gradient of the scores is
-    P' * dP' - P * rowsum(dO * O) (Dao et al. 2022): P is kept, and P' made again.
+    P' * dP' - P * rowsum(dO * O) (Dao et al. 2022): P is kept, and P' computed again.
     """
 
     @staticmethod
@@ -187,7 +195,7 @@ class _Attention(torch.autograd.Function):
 class _FeedForward(torch.autograd.Function):
     """The feed-forward half with its residual connection and normalisation, [n, H] to [n, H].
 
-    The wide activations are kept before GELU alone, and GELU is taken again: a hundredth of the step for 100 MB.
+    The wide activations are kept only before GELU, which is computed again: a hundredth of the step for 100 MB.
     """
 
     @staticmethod
@@ -219,9 +227,9 @@ class _FeedForward(torch.autograd.Function):
 class _CrossEntropy(torch.autograd.Function):
     """Losses and top-1 predictions, [S] each, of the decoder at hidden states [S, H].
 
-    The vocabulary goes through the cache in columns: logits l become exp(l - m), with m the row's largest among those
-    columns, and stay so. The softmax is that times a factor by row and piece, which the backward pass applies to the
-    small side of its products. The top-1 is where exp(l - m) is largest in the piece with the largest m.
+    The vocabulary goes through the cache in pieces of columns. Logits l are stored as exp(l - m), with m the row's
+    largest in the piece. The softmax is that times a factor by row and piece, which the backward pass applies to the
+    smaller operand of its products. The top-1 is where exp(l - m) is largest in the piece with the largest m.
     """
 
     @staticmethod
@@ -263,7 +271,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class _Rows(torch.autograd.Function):
-    """The rows of a parameter at ids, [n, H], but for the gradient of one row, which stays as it is."""
+    """The rows of a parameter at ids, [n, H]; the gradient of one row, `fixed`, is left as it is."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor, fixed: int) -> Tensor:
@@ -281,7 +289,7 @@ class _Rows(torch.autograd.Function):
 
 
 class _Drop(torch.autograd.Function):
-    """Dropout alone."""
+    """Dropout on its own."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, site: DropoutMask) -> Tensor:
@@ -295,17 +303,17 @@ class _Drop(torch.autograd.Function):
 
 
 def rows(table: Tensor, ids: Tensor, fixed: int) -> Tensor:
-    """The embeddings of ids, [n, H]; the row of the padding learns nothing."""
+    """The embeddings of ids, [n, H]; the row `fixed`, the padding's, gets no gradient."""
     return _Rows.apply(table, ids, fixed)  # pyright: ignore[reportReturnType]
 
 
 def drop(x: Tensor, site: DropoutMask | None) -> Tensor:
-    """Dropout of one site."""
+    """Apply the dropout of one site."""
     return x if site is None else _Drop.apply(x, site)  # pyright: ignore[reportReturnType]
 
 
 def layer(x: Tensor, place: LayerContext, at: Tensor | None = None) -> Tensor:
-    """An encoder layer, [n, H] to [n, H], or to [S, H] at positions of [n]: past the attention nothing else is done."""
+    """An encoder layer, [n, H] to [n, H]; or to [S, H] at positions `at` of [n], alone past the attention."""
     if at is not None:
         shares, *others = place.sites
         place = place._replace(sites=[shares, *(site and site.rows(at, x.shape[1]) for site in others)])
@@ -313,12 +321,20 @@ def layer(x: Tensor, place: LayerContext, at: Tensor | None = None) -> Tensor:
 
 
 def cross_entropy(x: Tensor, labels: Tensor, word: Tensor, bias: Tensor, work: Workspace) -> tuple[Tensor, Tensor]:
-    """Losses (nats) and top-1 predictions of the decoder at hidden states, [S] each."""
+    """Losses (nats) and top-1 predictions of the decoder, [S] each.
+
+    Args:
+        x: [S, H] hidden states.
+        labels: [S].
+        word: [V, H], the decoder's weight.
+        bias: [V], the decoder's bias.
+        work: the buffers.
+    """
     return _CrossEntropy.apply(x, labels, word, bias, work)  # pyright: ignore[reportReturnType]
 
 
 def _pieces(place: LayerContext, length: int) -> Iterator[tuple[int, slice, DropoutMask | None]]:
-    """(head, rows, their units) of the attention, some rows at a time."""
+    """(head, rows, their dropout) of the attention, some rows at a time."""
     at_once = max(1, PIECE // length**2)
     site, size = place.sites[0], length**2
     for head, begin in itertools.product(range(place.block.heads), range(0, place.rows, at_once)):
@@ -343,7 +359,7 @@ def _columns(size: int) -> Iterator[slice]:
 
 
 def _top(powers: Tensor, largest: Tensor, size: int) -> Tensor:
-    """The column of each row's largest logit, [S]; powers: [pieces, S, columns and more]."""
+    """The column of each row's largest logit, [S]. powers: [pieces, S, columns and padding]."""
     width, winner = powers.shape[2] - SKEW, largest.argmax(0)
     powers[-1, :, size - (len(powers) - 1) * COLUMNS : width] = 0
     return winner * COLUMNS + powers[winner, torch.arange(len(winner)), :width].argmax(1)

@@ -20,31 +20,31 @@ LEVELS = 2**16
 
 
 class DropoutMask:
-    """Which units of one place are dropped in one step: int8, flat, 0 for those and -1, all bits set, for the others.
+    """The dropped units of one site in one step: int8, flat, 0 if dropped and -1, all bits set, if kept.
 
-    scale: what kept units are to be multiplied by.
+    scale: the factor for kept units.
     """
 
     def __init__(self, units: Tensor, scale: float) -> None:
         self.units, self.scale = units, scale
 
     def part(self, begin: int, end: int) -> DropoutMask:
-        """The units from one index to another."""
+        """The mask of the units from `begin` to `end`."""
         return DropoutMask(self.units[begin:end], self.scale)
 
     def rows(self, at: Tensor, width: int) -> DropoutMask:
-        """The units of some rows of so many."""
+        """The mask of some rows, `width` units each."""
         return DropoutMask(self.units.view(-1, width).index_select(0, at).flatten(), self.scale)
 
     def apply(self, x: Tensor, out: Tensor) -> Tensor:
-        """x with its dropped units at 0, unscaled, in other memory, both contiguous float32."""
+        """Write x to `out` with dropped units at 0, unscaled. Both are contiguous float32 and do not overlap."""
         bits = out.view(torch.int32).copy_(self.units.view_as(x))
         torch.bitwise_and(bits, x.view(torch.int32), out=bits)
         return out
 
 
 def draw(rate: float, sizes: Sequence[int], seed: int) -> list[DropoutMask | None]:
-    """A site for each size, all of one step; None where nothing is dropped."""
+    """A mask for each site of a step, by its number of units; None if nothing is dropped."""
     dropped = round(rate * LEVELS)
     if not dropped:
         return [None] * len(sizes)

@@ -1,14 +1,14 @@
-"""N-hot sub-token embeddings: what a token's spelling shares with others' adds to its input embedding.
+"""N-hot sub-token embeddings: the substrings of a token add to its input embedding.
 
-For each token, the substrings of it that are themselves vocabulary entries form an n-hot vector, which a linear layer
-without bias maps to the embedding's size (Edman & Fraser 2025). The [V, V] matrix N of these vectors is sparse and
-fixed; the layer's weight W, [V, H], is trained.
+The substrings of a token that are vocabulary entries form an n-hot vector, which a linear layer without bias maps to
+the embedding's size (Edman & Fraser 2025). The [V, V] matrix N of these vectors is sparse and fixed; the layer's weight
+W, [V, H], is trained.
 
-Marks of words (`##`, `Ġ`, `▁`) are no part of the spelling: a continuation piece matches as the string that follows it,
-so `##ing` has the substrings of `ing`. An entry `ing` and an entry `##ing` are the same substring, which counts once,
-in the column of the smaller id; the other column stays empty. A token is a substring of itself, so every token has one
-at least; one that is no whole character has no other. Upper and lower case differ, as they do in the vocabulary.
-Specials, and bracketed place-holders such as [unused7], have no substrings and are none.
+Word marks (`##`, `Ġ`, `▁`) are not part of the spelling: `##ing` has the substrings of `ing`. The entries `ing` and
+`##ing` are the same substring, which counts once, in the column of the smaller id; the other column stays empty. A
+token is a substring of itself, so every token has at least one; a token that is not a whole character has no other.
+Upper and lower case differ, as in the vocabulary. Special tokens, and bracketed placeholders such as [unused7], neither
+have substrings nor are any.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def _within(spelling: str, column: dict[str, int], lengths: list[int]) -> list[i
 
 
 class Lists(nn.Module):
-    """A fixed sparse binary matrix as lists of columns by row: `forward(x)` is its product with x, [rows, H].
+    """A fixed sparse binary matrix, as a list of columns for each row: `forward(x)` is its product with x, [rows, H].
 
-    Plain sums in the order of the lists, the same on every run of a device; a list longer than LONGEST is summed in
-    pieces, because a GPU sums one list serially (the letter e is in half of a vocabulary). Shapes are fixed.
+    Sums go in the order of the lists, the same on every run of a device. A list longer than LONGEST is summed in
+    pieces, because a GPU sums a list serially (the letter e is in half of a vocabulary). Shapes are fixed.
     """
 
     index: Tensor
@@ -81,13 +81,14 @@ class Lists(nn.Module):
             self.register_buffer(name, torch.from_numpy(values.astype(np.int32)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The product with x, [rows, H]."""
         sums = F.embedding_bag(self.index, x, self.offsets, mode="sum", include_last_offset=True)
         if self.cut:
             sums = F.embedding_bag(self.pieces, sums, self.joints, mode="sum", include_last_offset=True)
         return sums
 
     def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The lists of some rows: their columns one after another, and how many each has. No static shape."""
+        """The lists of some rows: their columns one after another, and the length of each. The shape varies."""
         ends = self.offsets[self.joints.long()].long()
         lengths = (ends[1:] - ends[:-1])[rows]
         skip = ends[rows] - (lengths.cumsum(0) - lengths)
@@ -99,7 +100,7 @@ def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class _Product(torch.autograd.Function):
-    """N·W with a backward pass of the same kind, by the transpose: EmbeddingBag's own sorts, and adds by row."""
+    """N·W, with the transpose's product as backward pass: EmbeddingBag's own sorts, and adds row by row."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, matrix: Lists, transpose: Lists) -> Tensor:
@@ -112,7 +113,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Rows(torch.autograd.Function):
-    """Rows of N·W at ids, [n, H], from the tokens that are there alone: for a CPU, where no shape need be static."""
+    """Rows of N·W at ids, [n, H], computed for the tokens present: for a CPU, where shapes may vary."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, matrix: Lists) -> Tensor:
@@ -133,13 +134,13 @@ class _Rows(torch.autograd.Function):
 
 
 def _sums(x: Tensor, index: Tensor, lengths: Tensor) -> Tensor:
-    """Sums of rows of x, by lists of some lengths one after another."""
+    """Sums of rows of x, by lists of the given lengths one after another."""
     offsets = F.pad(lengths.cumsum(0), (1, 0)).to(index.dtype)
     return F.embedding_bag(index, x, offsets, mode="sum", include_last_offset=True)
 
 
 class NHot(nn.Module):
-    """The layer: `forward()` is N·W, [V, H]. Only W is a parameter; N is no part of a checkpoint."""
+    """The layer: `forward()` is N·W, [V, H]. Only W is a parameter; N is not part of a checkpoint."""
 
     def __init__(self, columns: list[list[int]], hidden: int) -> None:
         super().__init__()
@@ -153,8 +154,9 @@ class NHot(nn.Module):
         self.mean_substrings = len(index) / max(1, np.count_nonzero(lengths))
 
     def forward(self) -> Tensor:
+        """N·W, [V, H]."""
         return _Product.apply(self.weight, self.matrix, self.transpose)  # pyright: ignore[reportReturnType]
 
     def rows(self, ids: Tensor) -> Tensor:
-        """`forward()` at ids, [n, H]; the gradient of W is added to its `.grad`."""
+        """`forward()` at ids, [n, H]; W's gradient is added to its `.grad`."""
         return _Rows.apply(self.weight, ids, self.matrix)  # pyright: ignore[reportReturnType]

@@ -1,6 +1,6 @@
-"""The sources by which a share of the mask budget is drawn, one entry each; free of torch, as settings are.
+"""The sources that shares of the mask budget are drawn from, one entry each; free of torch, as settings are.
 
-The settings take their names from here, the mixture what to make of them, and the model card its words.
+The settings take the names from here, the mixture the classes, and the model card the words.
 """
 
 from __future__ import annotations

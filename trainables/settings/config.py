@@ -1,4 +1,4 @@
-"""The settings of a pretraining run: frozen, validated, and free of torch, so that a bad one is refused at once."""
+"""The settings of a pretraining run: frozen, validated, and free of torch, so that bad ones are refused at once."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from trainables.settings.catalogue import SOURCES
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[int, BeforeValidator(word_amounts.words)]
-Marks = Annotated[tuple[int, ...] | None, BeforeValidator(word_amounts.series)]
+Milestones = Annotated[tuple[int, ...] | None, BeforeValidator(word_amounts.series)]
 
 MIN_REFRESHES = 5
-ASSUMED_ENTRIES = 30_522  # of a tokenizer that is not at hand; those of bert-base-uncased
-SUBSTRINGS = 15  # of a token in the vocabulary, on average of 30,522 entries trained on English
+ASSUMED_ENTRIES = 30_522  # of a tokenizer that is not on this machine: as many as bert-base-uncased has
+SUBSTRINGS = 15  # of a token that are entries themselves: the mean over 30,522 entries trained on English
 
 
 def _absent(value: Any) -> bool:
-    """Of what came later: left out where it is not there, so that hashes of older settings stay the same."""
+    """For settings added later: left out where they are not set, so that hashes of older settings stay the same."""
     return value is None
 
 
@@ -45,15 +45,19 @@ class Frozen(BaseModel):
 
 
 class DataConfig(Frozen):
-    """Which text, cut how.
+    """The text, and how it is divided and cut into rows.
 
-    corpus: `embedded`, `files:GLOB` (see `formats`) or `hub:NAME`.
-    tokenizer: `train:SIZE` (WordPiece trained on the train part, lower-cased and without accents; `,cased` and
-    `,accents` behind it keep either), a local folder, or a hub name.
-    validation, test: `files:GLOB` in place of the part that a hash of the document sets apart.
-    block: tokens a row. held_out: share of the documents in each of `val` and `test`, up to max_held_out tokens.
-    max_test: the same for `test` alone, which is read once a run, and so may be larger than what every report reads;
-    None is max_held_out.
+    Args:
+        corpus: `embedded`, `files:GLOB` (see `formats`) or `hub:NAME`.
+        tokenizer: `train:SIZE` (WordPiece trained on the train part, lower-cased and without accents; `,cased` and
+            `,accents` behind it keep either), a local folder, or a hub name.
+        validation: `files:GLOB` in place of the part that a hash of the documents sets apart.
+        test: the same for the test part.
+        block: tokens a row.
+        held_out: share of the documents in each of `val` and `test`.
+        max_held_out: tokens that each of the two may have.
+        max_test: the same for `test` alone, which is read once a run and so may be larger than what every report
+            reads; None is max_held_out.
     """
 
     corpus: str = "embedded"
@@ -66,17 +70,24 @@ class DataConfig(Frozen):
     max_test: Positive | None = Field(default=None, exclude_if=_absent)
 
     def most(self, part: str) -> int:
-        """Tokens that a held-out part may have."""
+        """The most tokens that a held-out part may have."""
         return self.max_test if part == "test" and self.max_test else self.max_held_out
 
 
 class ModelConfig(Frozen):
     """The compact BERT of the published runs (methods.md 1): 11.2 M parameters with 30,522 tokens.
 
-    embedding: `nhot` adds to the input embedding a trained vector for every substring of the token that is itself in
-    the vocabulary (Edman & Fraser 2025); the bundle is an ordinary BERT all the same. start: `published` is BERT's own,
-    N(0, 0.02); `neighbours` has the first layer begin at the tokens beside each (initialisation.py), for small models
-    and short runs, which else stay at word frequencies.
+    Args:
+        hidden: channels.
+        layers: of the encoder.
+        heads: of each layer's attention; a divisor of `hidden`.
+        intermediate: channels inside the feed-forward blocks.
+        max_positions: tokens that a row may have.
+        dropout: rate, of attention weights and of each block's output.
+        embedding: `nhot` adds to the input embedding a trained vector for every substring of the token that is itself
+            in the vocabulary (Edman & Fraser 2025); the bundle is still an ordinary BERT.
+        start: `published` is BERT's own, N(0, 0.02); `neighbours` has the first layer attend to the tokens next to
+            each (initialisation.py), for small models and short runs, which otherwise stay at word frequencies.
     """
 
     hidden: Positive = 256
@@ -112,7 +123,7 @@ Own = TypeVar("Own", bound=BaseModel)
 
 
 def _with_later_sources(model: type[Own]) -> type[Own]:
-    """A share for every source of the catalogue that has none; at 0 it is left out, so that older hashes stay."""
+    """Add a share for every source of the catalogue without one. At 0 it is left out, so that older hashes stay."""
     if stray := {*model.model_fields} - {*SOURCES}:
         raise TypeError(f"catalogue.py has no entry for the share {', '.join(sorted(stray))}")
     share = (Fraction, Field(0.0, exclude_if=lambda share: not share))
@@ -124,9 +135,9 @@ def _with_later_sources(model: type[Own]) -> type[Own]:
 
 @_with_later_sources
 class Shares(Frozen):
-    """How the mask budget is divided among the sources of catalogue.py; sums to 1.
+    """How the mask budget is divided among the sources of catalogue.py; the shares sum to 1.
 
-    Those below stand in the hash of every configuration.
+    Those below are part of the hash of every configuration.
     """
 
     random: Fraction = 1.0
@@ -147,30 +158,48 @@ class Shares(Frozen):
 class MaskingConfig(Frozen):
     """Which positions are predicted. Defaults are Accuracy-Morph as released (BabyLM 2026).
 
-    preset: a rule by name (presets.py); read, and replaced by what it stands for.
-    rate: the budget, a share of all positions. rate_schedule: `linear` goes from rate_start to rate over the run.
-    apportion: `batch` (exactly rate * positions a batch) or `row` (the published rounding, row by row). replicate:
-    what the published code of either policy does and an exact budget forbids: that rounding (mixture), or (amlm)
-    independent draws, special tokens too, what exceeds a probability of 1 lost, a linear rate that ends one step short.
-    These three leave the exact budget, and reports say so, as they do of another rate than the baseline's.
-    policy: `mixture` divides the budget by `shares`; `amlm` draws by weights (Edman & Fraser 2025).
-    update_every: steps between refreshes; None is the rule's own `pace`, and without one 2 % of the run, the published
-    200 of 10,000. refresh_delay: steps by which every refresh comes later (1 in AMLM's code: 201, 401, ...).
-    ema_decay: what is kept of the settled counts (mixture; 1 is the published cumulative memory) or of the old weight
-    (amlm, 0.2) at a refresh. mask_warmup: share of the steps in which every position is drawn at random.
+    `rate_schedule: linear`, `apportion: row`, `replicate` and `draw: bernoulli` leave the exact budget. Reports say so,
+    and also say when an arm's rate differs from the baseline's.
 
-    Of the mixture: signal: what the shares `token` and `trigram` go by: `accuracy` (top-1 error rates), `loss`
-    (counts of losses from the batch's loss_quantile upwards), `frequency` (counts in the batch) or `permuted`
-    (`accuracy`, dealt to other tokens: a control without information); the last two are ours (presets.py). smoothing,
-    min_seen, cap: of the error rate; cap also of log(1 + count). band_low, band_high: scores outside count as 0.
-    sketch: how counts are kept.
-    counted: `after_warmup` counts nothing before the mask warm-up has ended. trigram_mean: of a token's trigrams, None
-    takes those with a score, each at most `cap`; `all` takes all of them, and the cap holds for the mean alone.
-    rarity_power: of a token's frequency rank, for the share `rarity`.
-
-    Of amlm: score: `hard` (accuracy) or `soft` (cross-entropy). draw: `exact` (K a batch) or `bernoulli` (as
-    printed). In its code but not in its paper: refresh_delay, pseudo_count (1 smooths the soft mean towards ln V),
-    floor (0.005, the least weight) and renormalise (the weights' mean over the vocabulary is `rate`).
+    Args:
+        preset: a rule by name (presets.py); it is replaced by the settings that it stands for.
+        replicate: do what the published code does and an exact budget forbids. Mixture: round row by row. AMLM: draw
+            independently, mask special tokens too, lose what a probability has above 1, end a linear rate one step
+            short.
+        rate: the budget, as a share of all positions.
+        rate_schedule: `linear` goes from rate_start to rate over the run.
+        rate_start: where a linear schedule begins.
+        apportion: `batch` (exactly rate * positions a batch) or `row` (the published rounding, row by row).
+        policy: `mixture` divides the budget by `shares`; `amlm` draws by weights (Edman & Fraser 2025).
+        update_every: steps between refreshes; None is the rule's own `pace`, or else 2 % of the run (the published
+            200 of 10,000).
+        pace: steps between refreshes that a preset sets.
+        refresh_delay: steps by which every refresh comes later (1 in AMLM's code, not in its paper: 201, 401, ...).
+        ema_decay: share kept at a refresh: of the settled counts (mixture; 1 is the published cumulative memory), or
+            of the old weight (amlm, 0.2).
+        mask_warmup: share of the steps in which every position is drawn at random.
+        shares: mixture: how the budget is divided.
+        signal: mixture: what the shares `token` and `trigram` follow: `accuracy` (top-1 error rates), `loss` (counts
+            of losses from the batch's loss_quantile upwards), `frequency` (counts in the batch) or `permuted`
+            (`accuracy`, dealt to other tokens: a control without information). The last two are ours (presets.py).
+        smoothing: mixture: added to the counts of an error rate.
+        min_seen: mixture: with fewer predictions a score is 0.
+        cap: mixture: the largest error rate, or log(1 + count).
+        loss_quantile: mixture: of the losses of a batch, for `signal: loss`.
+        band_low: mixture: scores below count as 0.
+        band_high: mixture: scores above count as 0.
+        counted: mixture: `after_warmup` counts nothing before the end of the mask warm-up.
+        trigram_mean: mixture: None takes a token's trigrams that have a score, each at most `cap`; `all` takes all of
+            them and caps their mean alone.
+        sketch: mixture: how counts are kept.
+        sketch_width: columns of a Count-Min sketch.
+        sketch_depth: rows of a Count-Min sketch.
+        rarity_power: of a token's frequency rank, for the share `rarity`.
+        score: amlm: `hard` (accuracy) or `soft` (cross-entropy).
+        draw: amlm: `exact` (K a batch) or `bernoulli` (as printed).
+        pseudo_count: amlm, in its code alone: 1 smooths the soft mean towards ln V.
+        floor: amlm, in its code alone: the least weight, 0.005 there.
+        renormalise: amlm, in its code alone: the weights' mean over the vocabulary is `rate`.
     """
 
     preset: presets.Preset | None = None
@@ -208,7 +237,7 @@ class MaskingConfig(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.signal != "loss" and self.cap > 1:
-            raise ValueError(f"cap {self.cap:g} is above 1, which an error rate never reaches: at most 1")
+            raise ValueError(f"cap {self.cap:g} is above 1, the largest possible error rate")
         if self.band_high is not None and self.band_low >= self.band_high:
             raise ValueError(f"band_low {self.band_low:g} must lie below band_high {self.band_high:g}")
         if self.policy == "mixture" and self.draw == "bernoulli":
@@ -219,12 +248,12 @@ class MaskingConfig(Frozen):
 
     @property
     def by_row(self) -> bool:
-        """Whether every row is rounded by itself, as the mixture's published code does."""
+        """Whether each row is rounded on its own, as the mixture's published code does."""
         return self.policy == "mixture" and (self.replicate or self.apportion == "row")
 
     @property
     def as_coded(self) -> bool:
-        """Whether AMLM's draw is that of its code, which departs from its paper's."""
+        """Whether AMLM draws as its code does, which differs from its paper."""
         return self.policy == "amlm" and self.replicate
 
     @property
@@ -238,15 +267,17 @@ class MaskingConfig(Frozen):
         return not (self.by_row or self.independent or self.rate_schedule == "linear")
 
 
-BOTH_LENGTHS = "steps and length are both there: keep one, and set the other to null"
+BOTH_LENGTHS = "both steps and length are set: keep one and set the other to null"
 
 
 class Length(Frozen):
-    """How long a run is, in words that it sees (words_seen.py says what is counted).
+    """How long a run is, in words that it sees (words_seen.py says how they are counted).
 
-    words: 100000000, or 100M. rows: how many rows have them; counted_in: a hash of the words and of the settings of the
-    corpus in which they were counted. Both are filled in where they are missing or of another corpus. steps: the run's
-    as they followed from it, by which `steps` that someone sets beside a length are told from those.
+    Args:
+        words: 100000000, or 100M.
+        rows: how many rows hold so many words; counted when missing, or counted in another corpus.
+        counted_in: hash of `words` and of the settings of the corpus in which `rows` was counted.
+        steps: the steps that followed from `rows`. They tell those from `steps` that someone sets beside a length.
     """
 
     words: Words
@@ -258,11 +289,19 @@ class Length(Frozen):
 class Config(Frozen):
     """One pretraining run, fully described but for its seed.
 
-    length: in place of `steps`, which then follow from its rows and `batch_size`. series: word counts, or `published`;
-    a bundle is kept at the first step that reaches each, and is called after it, such as chck_100M.
-    batch_size: rows a step over all ranks. report_every: steps between validations, each with a checkpoint; None is
-    a tenth of the run. precision: of the training arithmetic; validation is always float32. noise_salt: another
-    value is another draw of every mask under the same seed (a null comparison).
+    Args:
+        steps: updates of the model.
+        batch_size: rows a step, over all ranks.
+        report_every: steps between validations, each with a checkpoint; None is a tenth of the run.
+        precision: of the training arithmetic; validation is always in float32.
+        noise_salt: another value draws every mask anew under the same seed (a null comparison).
+        length: in place of `steps`, which then follow from its rows and `batch_size`.
+        series: word counts, or `published`. A bundle is kept at the first step that reaches each, and named after it,
+            such as chck_100M.
+        data: the text.
+        model: its shape.
+        optimiser: AdamW and its schedule.
+        masking: which positions are predicted.
     """
 
     steps: Positive = 10_000
@@ -271,7 +310,7 @@ class Config(Frozen):
     precision: Literal["float32", "bfloat16"] = "float32"
     noise_salt: Annotated[int, Field(ge=0)] = 0
     length: Length | None = Field(default=None, exclude_if=_absent)
-    series: Marks = Field(default=None, exclude_if=_absent)
+    series: Milestones = Field(default=None, exclude_if=_absent)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -288,17 +327,17 @@ class Config(Frozen):
         length = tree.get("length") if isinstance(tree, Mapping) else None
         if length is None:
             return tree
-        known = length.model_dump() if isinstance(length, Length) else length
-        if not isinstance(known, Mapping):
+        fields = length.model_dump() if isinstance(length, Length) else length
+        if not isinstance(fields, Mapping):
             return tree  # refused below
-        rows, batch = known.get("rows"), tree.get("batch_size", cls.model_fields["batch_size"].default)
+        rows, batch = fields.get("rows"), tree.get("batch_size", cls.model_fields["batch_size"].default)
         if not (isinstance(rows, int) and isinstance(batch, int) and rows > 0 and batch > 0):
             return tree  # refused below
-        given, followed = tree.get("steps"), known.get("steps")
+        given, followed = tree.get("steps"), fields.get("steps")
         if given is not None and followed is not None and given != followed:
             raise ValueError(BOTH_LENGTHS)
         steps = -(-rows // batch)
-        return {**tree, "steps": steps, "length": {**known, "steps": steps}}
+        return {**tree, "steps": steps, "length": {**fields, "steps": steps}}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -322,32 +361,37 @@ class Config(Frozen):
 
     @property
     def warmup_steps(self) -> int:
+        """Steps in which every position is drawn at random."""
         return round(self.masking.mask_warmup * self.steps)
 
     @property
     def lr_warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
         return round(self.optimiser.lr_warmup * self.steps)
 
     @property
     def update_every(self) -> int:
+        """Steps between refreshes of the masking policy."""
         return self.masking.update_every or self.masking.pace or max(1, round(0.02 * self.steps))
 
     def refreshes(self, done: int) -> bool:
-        """Whether what selection goes by is renewed after so many steps."""
+        """Whether the masking policy is refreshed after so many steps."""
         since = done - (self.masking.refresh_delay or 0)
         return since > 0 and since % self.update_every == 0
 
     @property
     def reporting_every(self) -> int:
+        """Steps between reports."""
         return self.report_every or max(1, self.steps // 10)
 
     @property
     def tokens_per_step(self) -> int:
+        """Positions of a batch."""
         return self.batch_size * self.data.block
 
     @property
     def predicted_per_step(self) -> int:
-        """K, the positions predicted in one batch; on average under a rate schedule, at most where rows are rounded."""
+        """K, the positions predicted in one batch: the mean under a rate schedule, the most where rows are rounded."""
         masking = self.masking
         rate = masking.rate if masking.rate_schedule == "constant" else (masking.rate_start + masking.rate) / 2
         if masking.by_row:  # where all of a row may be predicted
@@ -356,7 +400,7 @@ class Config(Frozen):
 
     @property
     def budget(self) -> Budget:
-        """By which runs are comparable: positions predicted a step times steps, and whether so in every batch."""
+        """What makes runs comparable: the positions predicted in all, and whether every batch predicts the same."""
         masking, each = self.masking, self.predicted_per_step
         ways = {"rows": masking.by_row, "draws": masking.independent, "schedule": masking.rate_schedule == "linear"}
         way = "+".join(name for name, so in ways.items() if so)
@@ -364,7 +408,7 @@ class Config(Frozen):
         return Budget(each * self.steps, masking.on_budget, masking.on_budget and each == usual, way)
 
     def rate_at(self, step: int) -> float:
-        """The share of positions that a 0-based step predicts."""
+        """The share of positions that a step predicts, counted from 0."""
         masking = self.masking
         if masking.rate_schedule == "constant":
             return masking.rate
@@ -382,15 +426,15 @@ class Config(Frozen):
 
     @property
     def validation_flops(self) -> float:
-        """Matrix products of all validations of a run, were the validation part as large as it may be."""
+        """Matrix products of all validations of a run, for the largest validation part allowed."""
         passes = math.ceil(self.steps / self.reporting_every)
         return passes * self.data.max_held_out / self.tokens_per_step * self.flops_per_step / 3
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Float32 weights and AdamW's two moments, and the weights of a series; what else it holds is small."""
+        """Float32 weights, AdamW's two moments, and the weights of a series; the rest is small."""
         most = self.steps * self.tokens_per_step  # a token begins at most one word
-        return self._state_bytes * (3 + sum(mark <= most for mark in self.series or ())) // 3
+        return self._state_bytes * (3 + sum(words <= most for words in self.series or ())) // 3
 
     @property
     def _state_bytes(self) -> int:
@@ -404,7 +448,7 @@ class Config(Frozen):
     def memory_bytes(self) -> int:
         """Weights, gradients and moments; what the backward pass keeps of every layer, and its buffers; the logits.
 
-        As `fused` does it on a CPU. With the libraries' 0.5 GB that is 1.4 GB at the published shape; 1.5 was measured.
+        As cpu_kernels.py does it. With the libraries' 0.5 GB that is 1.4 GB at the published shape; 1.5 was measured.
         """
         m = self.model
         attention = m.heads * self.data.block
@@ -421,7 +465,7 @@ class Config(Frozen):
 
     @property
     def vocabulary(self) -> int:
-        """Entries of the vocabulary as the settings tell it; a named tokenizer is taken to have BERT's 30,522."""
+        """Entries of the vocabulary, from the settings alone; a named tokenizer is taken to have BERT's 30,522."""
         trained = re.match(r"train:([0-9]+)(?:,|$)", self.data.tokenizer)
         return int(trained[1]) if trained else ASSUMED_ENTRIES
 
@@ -443,7 +487,7 @@ def override(settings: list[str], model: type[Whole] = Config) -> Whole:
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ValueError(f"--set {setting}: {parent} is a value already, by an earlier --set")
+                raise ValueError(f"--set {setting}: an earlier --set gave {parent} a value")
         try:
             node[leaf] = yaml_reader.parse(value)
         except ValueError as error:

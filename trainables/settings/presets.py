@@ -1,7 +1,7 @@
-"""Masking systems by name. A preset stands for a rule and its constants; the budget and everything else stay.
+"""Masking systems by name. A preset sets a rule and its constants; the budget and everything else stay.
 
-Explicit settings win over it. Once read it is gone: a resolved configuration holds what the name stood for, so that
-the same run has the same settings however it was asked for.
+Explicit settings win over it. Once read, it is replaced: a resolved configuration holds the settings that the name
+stood for, so that the same run has the same settings however it was asked for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Preset = Literal[
 ]
 Tree = dict[str, Any]
 
-# Every setting that belongs to a rule, so that nothing of another rule stays when a preset is laid over it.
+# Every setting that belongs to a rule, so that a preset leaves nothing of the rule before it.
 _RULE: Tree = {
     "policy": "mixture",
     "shares": {"random": 0.8, "token": 0.15, "trigram": 0.05},
@@ -62,10 +62,10 @@ _RULE: Tree = {
     "counted": None,
     "trigram_mean": None,
 }
-# The rule that AMLM's paper prints, and what its code always does besides.
+# The rule in AMLM's paper, and what its code always adds.
 _AMLM: Tree = {"policy": "amlm", "mask_warmup": 0.0, "ema_decay": 0.2}
 _AMLM_CODE: Tree = {**_AMLM, "floor": 0.005, "renormalise": True, "pseudo_count": 1.0, "refresh_delay": 1}
-# Counts are read after every batch: an `update_every` of the base settings gives way to that.
+# Counts are read after every batch, which overrides an `update_every` of the base settings.
 _CMS: Tree = {
     "signal": "loss",
     "shares": {"random": 0.7, "token": 0.2, "trigram": 0.1},
@@ -79,8 +79,9 @@ _CMS: Tree = {
 }
 
 # Accuracy-Morph and CMS-Morph (BabyLM 2026), AMLM (Edman & Fraser, BabyLM 2025), and rules of our own. `frequency` and
-# `random_sketch_control` have names of Accuracy-Morph's study and are ours: there, frequency has the whole budget from
-# step 1, by id and without trigrams, and the control draws uniformly through the heavy-hitter code, at 50/25/25.
+# `random_sketch_control` take their names from Accuracy-Morph's study, but the rules are ours: there, frequency has the
+# whole budget from step 1, by id and without trigrams, and the control draws uniformly through the heavy-hitter code,
+# at 50/25/25.
 MASKING: dict[Preset, Tree] = {
     "published/random": {"shares": {"random": 1.0}},
     "published/accuracy-morph": {},
@@ -111,12 +112,12 @@ _MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": _NHOT, "published/amlm
 
 
 def expand(params: Mapping[str, Any]) -> Tree:
-    """Settings by dotted path, with what `masking.preset` stands for in its place; other settings win over it.
+    """Settings by dotted path, with `masking.preset` replaced by what it stands for; other settings win over it.
 
-    A name that is no preset stays, for the Config to refuse.
+    An unknown name stays, for the Config to refuse.
     """
     whole = expand_tree({"masking": params["masking"]}) if "masking" in params else Tree()
-    name = _known(params.get("masking.preset"))
+    name = _preset_named(params.get("masking.preset"))
     rest = {path: value for path, value in params.items() if name is None or path != "masking.preset"}
     rule = {f"masking.{key}": value for key, value in _rule(name).items()} if name else Tree()
     model = {**whole.pop("model", {}), **(_MODEL.get(name, {}) if name else {})}
@@ -126,7 +127,7 @@ def expand(params: Mapping[str, Any]) -> Tree:
 def expand_tree(tree: Any) -> Any:
     """The same for nested settings."""
     masking = tree.get("masking") if isinstance(tree, Mapping) else None
-    name = _known(masking.get("preset")) if isinstance(masking, Mapping) else None
+    name = _preset_named(masking.get("preset")) if isinstance(masking, Mapping) else None
     if masking is None or name is None:
         return tree
     given = {key: value for key, value in masking.items() if key != "preset"}
@@ -141,5 +142,5 @@ def _rule(name: Preset) -> Tree:
     return deepcopy({**_RULE, **MASKING[name]})
 
 
-def _known(name: Any) -> Preset | None:
+def _preset_named(name: Any) -> Preset | None:
     return next((preset for preset in MASKING if preset == name), None)

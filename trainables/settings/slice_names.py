@@ -1,7 +1,7 @@
-"""What the slices of the validation loss are called, for who must not import numpy to know."""
+"""Names of the slices of the validation loss, for modules that must not import numpy."""
 
 from __future__ import annotations
 
-# By how often the label stands in the train part: the least count of each band.
+# By how often the label occurs in the train part: the least count of each band.
 BANDS = {"freq_0": 0, "freq_1_9": 1, "freq_10_99": 10, "freq_100_999": 100, "freq_1000_up": 1000}
 NAMES = (*BANDS, "word_initial", "continuation", "seen_form", "unseen_form")

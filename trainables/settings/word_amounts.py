@@ -1,4 +1,4 @@
-"""Amounts of text in words, as people write them: 100000000 is 100M. And the amounts that the field publishes at."""
+"""Amounts of text in words, as people write them: 100000000 is 100M; and the amounts that the field publishes at."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def words(value: Any) -> int:
         match = re.fullmatch(r"([0-9]+)([KMB]?)", value)
         value = int(match[1]) * _UNITS[match[2]] if match else value
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ValueError(f"{value!r} is no number of words: write it plainly, such as 100000000, or as 100M or 500K")
+        raise ValueError(f"{value!r} is not a number of words: write 100000000, 100M or 500K, for example")
     return value
 
 
 def series(value: Any) -> tuple[int, ...] | None:
-    """Ascending marks, from `published` or a list of word counts; None is no series. ValueError in one line."""
+    """Ascending word counts, from `published` or a list; None is no series. ValueError in one line."""
     if value is None:
         return None
     if value == "published":
         return PUBLISHED
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"{value!r} is no series: write published, or a list of word counts such as [100K, 1M]")
+        raise ValueError(f"{value!r} is not a series: write published or a list of word counts such as [100K, 1M]")
     return tuple(sorted({words(each) for each in value}))
 
 
@@ -38,9 +38,9 @@ def text(count: int) -> str:
 
 
 def folder_name(count: int) -> str:
-    """Of a checkpoint at so many words, as the challenge calls its revisions: chck_100M.
+    """The folder of a checkpoint at so many words, named as the challenge names its revisions: chck_100M.
 
-    Its scripts keep what stands before the last dot of a model's folder (`Path.stem`), so a dot would merge two runs.
-    They ask for a revision by name, which transformers ignores for a local folder: each is given by its own path.
+    The challenge's scripts cut a model's folder at its last dot (`Path.stem`), so a dot would merge two runs. They ask
+    for a revision by name, which transformers ignores for a local folder: give them each folder by its own path.
     """
     return f"chck_{text(count)}"

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: checkpoints to go on from, and the published bundle. safetensors and JSON, no pickle."""
+"""What a run leaves on disk: checkpoints to resume from, and the published bundle. safetensors and JSON, no pickle."""
 
 from __future__ import annotations
 
@@ -21,27 +21,24 @@ from torch import Tensor
 from sweeper.system import files
 from trainables import limits, received
 from trainables.data.batches import Prepared
-from trainables.data.words_seen import Mark
+from trainables.data.words_seen import Milestone
 from trainables.model.bert import CompactBert, hub_config, to_hub
 from trainables.settings.catalogue import SOURCES
 from trainables.settings.config import Config, MaskingConfig
 
 Row = dict[str, float]
 N_HOT = """
-N-hot embeddings (Edman & Fraser 2025): a linear layer of a token's substrings added to its input embedding in training.
+N-hot embeddings (Edman & Fraser 2025): in training, a linear layer of a token's substrings adds to its input embedding.
 Here it is folded in, so the input embedding and the decoder are not tied.
 """
 SERIES = "series"
-RUN = "run.json"  # in a checkpoint: which run it is of
-_NAMED = {"corpus", "tokenizer", "validation", "test"}  # text by where it lies: the same text may lie elsewhere
+RUN = "run.json"  # in a checkpoint: the identity of its run
+_NAMED = {"corpus", "tokenizer", "validation", "test"}  # name a text by its place: the same text may lie elsewhere
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
 
 
 def write_checkpoint(states: Mapping[str, Mapping[str, Tensor]], history: list[Row], run: Mapping[str, Any]) -> Path:
-    """A new temporary folder: one safetensors file a state, every row of metrics so far, and whose it is.
-
-    run: of `identity`.
-    """
+    """Write a new temporary folder: a safetensors file for each state, all rows of metrics, the run's `identity`."""
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
     _write_json(folder / RUN, run)
     for name, state in states.items():
@@ -53,7 +50,7 @@ def write_checkpoint(states: Mapping[str, Mapping[str, Tensor]], history: list[R
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[Row]]:
-    """(states, history) of `write_checkpoint`; a bundle beside them is not read. ValueError for what is no such."""
+    """(states, history) of `write_checkpoint`. A bundle beside them is not read. ValueError for other folders."""
     files.refuse_links(folder.resolve())
     paths = sorted(folder.glob("*.safetensors"))
     for path in paths:
@@ -65,7 +62,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[Ro
 
 
 def _history(path: Path) -> list[Row]:
-    """Rows of numbers, step by step. ValueError, in one line, names the first line that is none."""
+    """Rows of numbers with rising steps. ValueError, in one line, names the first other line."""
     rows: list[Row] = []
     for number, line in enumerate(limits.read(path, limits.TOKENIZER).splitlines(), 1):
         try:
@@ -75,36 +72,37 @@ def _history(path: Path) -> list[Row]:
         numbers = isinstance(row, dict) and all(type(value) in (int, float) for value in row.values())
         step = row.get("step") if numbers else None
         if type(step) is not int or step <= (rows[-1]["step"] if rows else 0):
-            raise ValueError(f"{path}, line {number} is no row of numbers with a step after the one before")
+            raise ValueError(f"{path}, line {number} is not a row of numbers with a later step")
         rows.append(row)
     return rows
 
 
 def refuse_unlike(states: Mapping[str, Mapping[str, Tensor]], own: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Raises ValueError, in one line, for states without all tensors of a run's own, each of the same shape."""
+    """Raises ValueError, in one line, unless the states have every tensor of a run's own, in the same shape."""
     for name, tensors in own.items():
         for key, tensor in tensors.items():
             found = states[name].get(key)
             if found is None or found.shape != tensor.shape:
-                there = "not there" if found is None else f"of shape {list(found.shape)}"
-                raise ValueError(f"{name}.safetensors: {key} is {there}, and not of shape {list(tensor.shape)}")
+                actual = "missing" if found is None else f"of shape {list(found.shape)}"
+                raise ValueError(f"{name}.safetensors: {key} is {actual}, not of shape {list(tensor.shape)}")
 
 
 def identity(config: Config, seed: int, data_fingerprint: str) -> dict[str, Any]:
-    """What makes a run the run that it is, as plain data: one that shares it has the same numbers."""
+    """What determines the numbers of a run, as plain data: runs with equal identities have equal numbers."""
     return {"seed": seed, "config": config.model_dump(mode="json"), "data_fingerprint": data_fingerprint}
 
 
 def departure(checkpoint: Path, run: Mapping[str, Any]) -> str | None:
-    """The first thing in which a run is not the one that a checkpoint is of, as `KEY was A, is B`; None where it is.
+    """The first difference between a run and the one that wrote a checkpoint, as `KEY was A, is B`; None if none.
 
-    Raises FileNotFoundError where it does not say, and ValueError, in one line, where that cannot be read.
+    Raises FileNotFoundError if the checkpoint does not name its run, and ValueError, in one line, if that cannot be
+    read.
     """
     files.refuse_links(checkpoint.resolve())
     content = limits.read(checkpoint / RUN, limits.SETTINGS)
     try:
-        known = limits.json_value(content)
-        then, same_text = dict(_moving(known)), known["data_fingerprint"] == run["data_fingerprint"]
+        recorded = limits.json_value(content)
+        then, same_text = dict(_moving(recorded)), recorded["data_fingerprint"] == run["data_fingerprint"]
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(f"{checkpoint / RUN} cannot be read ({error})") from None
     now = dict(_moving(run))
@@ -114,8 +112,22 @@ def departure(checkpoint: Path, run: Mapping[str, Any]) -> str | None:
     return None
 
 
+def refuse_other(checkpoint: Path, run: Mapping[str, Any], allow_unnamed: bool = True) -> None:
+    """Raises ValueError, in one line, for a checkpoint of a run with another `identity`.
+
+    allow_unnamed: whether to accept one that does not name its run, as earlier versions wrote them. A sweep does: it
+    keeps its own record.
+    """
+    try:
+        reason = departure(checkpoint, run)
+    except FileNotFoundError:
+        reason = None if allow_unnamed else f"it has no {RUN} (an earlier version wrote it)"
+    if reason:
+        raise ValueError(f"{checkpoint} belongs to another run: {reason}")
+
+
 def _moving(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What can move a number of a run, by dotted path, its text last. A length has become steps."""
+    """Everything that can change a run's numbers, by dotted path, the text last. A length is in its steps."""
     yield "seed", run["seed"]
     yield from _flat({key: value for key, value in run["config"].items() if key not in ("data", "length")}, "")
     yield from _flat(run["config"]["data"], "data.")
@@ -131,9 +143,9 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 class Series:
-    """The bundles by words seen that a run has written so far, in a folder of their own; every report takes them along.
+    """The bundles by words seen that a run has written so far, in their own folder. Every checkpoint includes them.
 
-    restored: a checkpoint that may have such as an earlier session wrote.
+    restored: the checkpoint to resume from, with those of earlier sessions.
     """
 
     def __init__(self, restored: Path | None) -> None:
@@ -143,21 +155,29 @@ class Series:
             files.refuse_links(restored / SERIES)
             self._linked(restored / SERIES, self._folder)
 
-    def add(self, mark: Mark, model: CompactBert, prepared: Prepared, config: Config, seed: int) -> None:
-        """A `BertForMaskedLM` with its tokenizer, settings and metadata: the model as it is now."""
-        folder = self._folder / mark.name
+    def add(self, milestone: Milestone, model: CompactBert, prepared: Prepared, config: Config, seed: int) -> None:
+        """Write the model as it is now: a `BertForMaskedLM` with its tokenizer, settings and metadata.
+
+        Args:
+            milestone: that the run has reached.
+            model: the model.
+            prepared: its corpus, for the tokenizer.
+            config: of the run.
+            seed: of the run.
+        """
+        folder = self._folder / milestone.name
         write_model(folder, model, prepared, config)
-        metadata = {"seed": seed, "step": mark.step, "mark": mark.mark, "words": mark.words}
+        metadata = {"seed": seed, "step": milestone.step, "mark": milestone.target, "words": milestone.words}
         _write_json(folder / "metadata.json", metadata | _origin(model, prepared))
 
     def into(self, folder: Path) -> None:
-        """Have all of them in `folder`/series; nothing where there are none."""
+        """Copy or link all of them into `folder`/series, if there are any."""
         if any(self._folder.iterdir()):
             self._linked(self._folder, folder / SERIES)
 
     @staticmethod
     def _linked(source: Path, target: Path) -> None:
-        """The same files under another name where the disk can do that: they are written once and never changed."""
+        """Hard links where the disk allows them, since the files never change; copies elsewhere."""
 
         def link(one: str, other: str) -> None:
             try:
@@ -168,17 +188,24 @@ class Series:
         shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
 
 
-def write_bundle(folder: Path, model: CompactBert, prepared: Prepared, config: Config, facts: dict[str, Any]) -> None:
-    """A `BertForMaskedLM` with its tokenizer, settings, metadata and model card.
+def write_bundle(
+    folder: Path, model: CompactBert, prepared: Prepared, config: Config, outcome: Mapping[str, Any]
+) -> None:
+    """Write a `BertForMaskedLM` with its tokenizer, settings, metadata and model card.
 
-    facts: `seed`, the `words` seen, and the last row of metrics as `metrics`, for metadata.json.
+    Args:
+        folder: is made.
+        model: the trained model.
+        prepared: its corpus.
+        config: of the run.
+        outcome: `seed`, the `words` seen, and the last row of `metrics`, for metadata.json.
     """
     write_model(folder, model, prepared, config)
-    metrics = facts["metrics"]
+    metrics = outcome["metrics"]
     metadata = {
-        "seed": facts["seed"],
+        "seed": outcome["seed"],
         "step": metrics["step"],
-        "words": facts["words"],
+        "words": outcome["words"],
         "metrics": {key: value for key, value in metrics.items() if not key.startswith("audit/")},
         "mask_audit": {key: value for key, value in metrics.items() if key.startswith("audit/")},
         **_origin(model, prepared),
@@ -188,7 +215,14 @@ def write_bundle(folder: Path, model: CompactBert, prepared: Prepared, config: C
 
 
 def write_model(folder: Path, model: CompactBert, prepared: Prepared, config: Config) -> None:
-    """What AutoModelForMaskedLM and AutoTokenizer load, into a new folder, and the settings."""
+    """Write a new folder with the settings, which AutoModelForMaskedLM and AutoTokenizer load.
+
+    Args:
+        folder: is made.
+        model: the model.
+        prepared: its corpus, for the tokenizer.
+        config: of the run.
+    """
     folder.mkdir()
     save_file(to_hub(model), folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", hub_config(config.model, prepared.vocab_size, prepared.pad_id))
@@ -200,7 +234,7 @@ def write_model(folder: Path, model: CompactBert, prepared: Prepared, config: Co
 
 
 def _origin(model: CompactBert, prepared: Prepared) -> dict[str, Any]:
-    """Which code, text and libraries made it."""
+    """The code, text and libraries behind a model."""
     return {
         "code_fingerprint": code_fingerprint(),
         "data_fingerprint": prepared.fingerprint,
@@ -211,7 +245,7 @@ def _origin(model: CompactBert, prepared: Prepared) -> dict[str, Any]:
 
 
 def code_fingerprint() -> str:
-    """Hash of the source of `trainables`, all its rooms, 16 hex digits."""
+    """Hash of the source of `trainables` with all its folders, 16 hex digits."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
@@ -224,7 +258,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _masking(masking: MaskingConfig) -> str:
-    """What was predicted, in words."""
+    """The masking rule in words, for the model card."""
     falling = f"{masking.rate_start:.0%} falling to " if masking.rate_schedule == "linear" else ""
     predicted = f"with {falling}{masking.rate:.0%} of the positions predicted: "
     if masking.policy == "amlm":
@@ -235,14 +269,14 @@ def _masking(masking: MaskingConfig) -> str:
 
 
 def _data(facts: Mapping[str, Any]) -> str:
-    """What the tokenizer is, and what it drops of the text."""
+    """What the tokenizer is and what it drops of the text, for the model card."""
     lines = [f"**Caution:** {_as_text(line)}" for line in facts.get("warnings", ())]
     lines += map(_as_text, facts.get("notes", ()))
     return "\n".join(f"* {line}" for line in lines)
 
 
 def _as_text(given: str) -> str:
-    """Text that Markdown shows as it is, in one line; what stands between two backticks is code."""
+    """One line that Markdown shows as it is; text between two backticks is code."""
     acts = r"(?<!`)`[^`]+`(?!`)|[\\`*_\[<&~$|]"
     return re.sub(acts, lambda found: found[0] if len(found[0]) > 1 else f"\\{found[0]}", files.one_line(given))
 
@@ -268,7 +302,7 @@ words, on `{files.one_line(config.data.corpus).replace("`", "'")}`, {_masking(co
 
 {_data(metadata["data"])}
 
-Positions beyond {config.data.block} and [CLS] were never trained, nor pairs of sentences: of the two kinds of segment,
-which tools for pairs want, both are the one that was. Settings: `training_config.yaml`; fingerprints,
+Positions beyond {config.data.block} and [CLS] were never trained, nor pairs of sentences: the two segment types, which
+tools for pairs want, share the one embedding that was trained. Settings: `training_config.yaml`; fingerprints,
 versions and the mask audit: `metadata.json`.
 """

@@ -1,10 +1,10 @@
-"""Steps on a GPU: what they are given is drawn ahead on the host, and their kernels are replayed as one CUDA graph.
+"""Steps on a GPU: the host draws their inputs ahead, and their kernels are replayed as one CUDA graph.
 
 Launched one by one, the kernels of a small model's step keep the host busy for longer than the device. So the first
 steps of a kind are launched, the next is captured, and every later one is one copy, from pinned memory that a thread
-has filled meanwhile, and one replay. A graph bakes in every address and every number that the host knows: what changes
-from step to step comes through `StepNoise.get_or_draw`, and what is learned stays where it is. Where a step cannot be
-captured (more than one rank, a masking rate that changes), or CUDA refuses to, steps are launched one by one.
+has filled meanwhile, and one replay. A graph fixes every address and every number that the host knows: values that
+change from step to step come through `StepNoise.get_or_draw`, and learned values stay at their address. If a step
+cannot be captured (several ranks, a masking rate that changes, or CUDA refuses), its kernels are launched one by one.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import torch
 
 from trainables.noise import StepNoise
 
-LAUNCHED = 3  # steps of a kind before it is captured: libraries choose algorithms and take their workspaces in these
+LAUNCHED = 3  # steps of a kind before one is captured: in these, libraries choose algorithms and take workspaces
 AHEAD = 2  # steps that are drawn while one runs
-SLOTS = AHEAD + 2  # the one that runs, and the one whose copy may not have ended
+SLOTS = AHEAD + 2  # also the step that runs, and the one whose copy may not have ended
 ALIGNED = 64  # bytes
 
 Capture = Callable[[Callable[[], None]], Callable[[], object]]
 
 
 class Inputs:
-    """Device memory for what one kind of step is given, filled by one copy.
+    """Device memory for the inputs of one kind of step, filled by one copy.
 
-    noise: of a step of that kind which was taken, and so knows what it was asked for. given: by name, on the device.
+    noise: of a step of that kind that was taken, and so knows what it was asked for. given: by name, on the device.
     """
 
     def __init__(self, noise: StepNoise, device: torch.device) -> None:
@@ -51,7 +51,7 @@ class Inputs:
         self.hosts = [{name: part(pinned, name).numpy() for name in first} for pinned in self.pinned]
 
     def draw(self, noise: StepNoise) -> None:
-        """Into pinned memory, once the last copy from there has ended."""
+        """Draw a step's inputs into pinned memory, once the last copy from there has ended."""
         slot = noise.step % SLOTS
         if event := self.copied[slot]:
             event.synchronize()
@@ -59,7 +59,7 @@ class Inputs:
             self.hosts[slot][name][...] = draw(noise)
 
     def copy(self, step: int) -> None:
-        """To the device, behind what is queued there."""
+        """Queue the copy of a step's inputs to the device."""
         slot = step % SLOTS
         self.whole.copy_(self.pinned[slot], non_blocking=True)
         if event := self.copied[slot]:
@@ -67,23 +67,27 @@ class Inputs:
 
 
 class Steps:
-    """Takes steps by number.
+    """Takes steps by number, replaying graphs where it can.
 
-    take: a step from its noise; the device's part of it, and no more. noise: of a step. seed: of torch's generator in
-    a step. kind: steps of one kind ask for the same draws and launch the same kernels. capture: makes of a call its
-    replay; None launches every step.
+    Args:
+        train_step: takes a step, given its noise: the device's part of it and no more.
+        noise: of a step, by its number.
+        seed: of torch's generator in a step, by its number.
+        kind: of a step, by its number. Steps of one kind ask for the same draws and launch the same kernels.
+        device: where they run.
+        capture: turns a call into its replay; None launches every step.
     """
 
     def __init__(
         self,
-        take: Callable[[StepNoise], None],
+        train_step: Callable[[StepNoise], None],
         noise: Callable[[int], StepNoise],
         seed: Callable[[int], int],
         kind: Callable[[int], Hashable],
         device: str,
         capture: Capture | None,
     ) -> None:
-        self.take, self.noise, self.seed, self.kind = take, noise, seed, kind
+        self.train_step, self.noise, self.seed, self.kind = train_step, noise, seed, kind
         self.device, self.capture = torch.device(device), capture
         self.inputs: dict[Hashable, Inputs] = {}
         self.graphs: dict[Hashable, Callable[[], object]] = {}
@@ -101,13 +105,13 @@ class Steps:
         if kind in self.graphs:
             self.graphs[kind]()
             return
-        self.take(noise)
+        self.train_step(noise)
         self.launched[kind] += 1
         if kind not in self.inputs:
             self.inputs[kind] = Inputs(noise, self.device)
 
     def _give(self, step: int, noise: StepNoise) -> None:
-        """Have the step's draws on the device, and those of the next ones begun."""
+        """Put the step's inputs on the device, and start to draw those of the next steps."""
         inputs = self.inputs[self.kind(step)]
         drawn = self.ahead.pop(step, None) or self.thread.submit(inputs.draw, noise)
         drawn.result()
@@ -115,12 +119,12 @@ class Steps:
         noise.given = inputs.given
         self.ahead = {later: future for later, future in self.ahead.items() if step < later <= step + AHEAD}
         for later in range(step + 1, step + 1 + AHEAD):
-            if later not in self.ahead and (known := self.inputs.get(self.kind(later))):
-                self.ahead[later] = self.thread.submit(known.draw, self.noise(later))
+            if later not in self.ahead and (inputs := self.inputs.get(self.kind(later))):
+                self.ahead[later] = self.thread.submit(inputs.draw, self.noise(later))
 
     def _capture(self, capture: Capture, kind: Hashable, noise: StepNoise) -> None:
         try:
-            self.graphs[kind] = capture(lambda: self.take(noise))
+            self.graphs[kind] = capture(lambda: self.train_step(noise))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             print(f"steps are launched kernel by kernel: CUDA could not capture one ({reason})", file=sys.stderr)
@@ -128,15 +132,15 @@ class Steps:
 
 
 def cuda_graph(call: Callable[[], None]) -> Callable[[], object]:
-    """The replay of what a call launches on the current stream, which must not be the default one."""
+    """Capture what a call launches on the current stream, which must not be the default one. Returns the replay."""
     graph = torch.cuda.CUDAGraph()
-    # Only this thread's calls may break the capture: the other one waits for copies meanwhile.
+    # Only this thread's calls may break the capture: the other thread waits for copies meanwhile.
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
         call()
     return graph.replay
 
 
 def own_stream(device: str) -> None:
-    """Have all that this thread does on a GPU go through a stream that can be captured."""
+    """Give this thread a stream of its own on a GPU, one that can be captured."""
     if torch.device(device).type == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream(device))

@@ -1,4 +1,4 @@
-"""How gradients become an update: AdamW, the learning-rate schedule, clipping, and the sum over the ranks."""
+"""The update: AdamW, the learning-rate schedule, clipping, and the sum of gradients over the ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYS = ("exp_avg", "exp_avg_sq", "step")  # as torch.optim names them
 
 
 def schedule(step: int, warmup: int, steps: int) -> float:
-    """Factor of the learning rate at a 0-based step: linear from 0 over the warm-up, then linear to 0 at the end."""
+    """Factor of the learning rate at a step, counted from 0: linear from 0 over the warm-up, then linear to 0."""
     if step < warmup:
         return step / warmup
     return (steps - step) / max(1, steps - warmup)
@@ -25,7 +25,7 @@ def schedule(step: int, warmup: int, steps: int) -> float:
 class Optimiser:
     """AdamW (Loshchilov & Hutter 2019) on all parameters alike, weight decay included.
 
-    Torch's function rather than its class, whose first instance imports the compiler, a second at each start.
+    Torch's function rather than its class, whose first instance imports the compiler: a second at each start.
     """
 
     def __init__(self, model: torch.nn.Module, config: Config) -> None:
@@ -39,7 +39,7 @@ class Optimiser:
         self.counts = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
 
     def _together(self) -> torch.Tensor:
-        """Memory for all gradients, so that one operation clears, sums or clips them; each `.grad` is a part of it."""
+        """One tensor for all gradients, so that one operation clears, sums or clips them; each `.grad` is a view."""
         sizes = [parameter.numel() for parameter in self.parameters]
         whole = torch.zeros(sum(sizes), device=self.parameters[0].device)
         for parameter, part in zip(self.parameters, whole.split(sizes), strict=True):
@@ -47,18 +47,18 @@ class Optimiser:
         return whole
 
     def rate(self, noise: StepNoise) -> torch.Tensor:
-        """The learning rate of a step, []: a tensor, as all that differs between the replays of a graph."""
+        """The learning rate of a step, []: a tensor, because it differs between replays of a graph."""
         device = self.gradient.device
-        kind = np.float64 if device.type == "cpu" else np.float32  # what the two kernels read
+        kind = np.float64 if device.type == "cpu" else np.float32  # what each kernel reads
         return noise.get_or_draw("rate", lambda noise: np.array(self._rate(noise.step), kind), device)
 
     def _rate(self, step: int) -> float:
         return self.config.lr * schedule(step, self.warmup, self.steps)
 
     def step(self, rate: torch.Tensor, all_reduce: Callable[[torch.Tensor], object], alone: bool) -> None:
-        """Update at a learning rate from the gradients, summed over the ranks, and clear them.
+        """Sum the gradients over the ranks, update at a learning rate, and clear them.
 
-        Each rank's loss is already divided by the global count.
+        Each rank's loss is already divided by the global count. alone: there is one rank, so nothing is summed.
         """
         if not alone:
             all_reduce(self.gradient)
@@ -89,6 +89,6 @@ class Optimiser:
         return {f"{name}/{key}": value for name, *values in slots for key, value in zip(KEYS, values, strict=True)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from `state()`."""
+        """Restore `state()`."""
         for key, value in self.state().items():
             value.copy_(state[key])

@@ -18,14 +18,14 @@ from trainables.data.word_forms import WORDPIECE
 from trainables.settings.config import Config
 from trainables.training.validation import ROWS_AT_ONCE
 
-# Calls, and s, at the least: the first make buffers and fill caches.
+# At least so many calls and seconds; the first calls make buffers and fill caches.
 WARMUP, TIMED = (1, 0.3), (3, 1.2)
 SPECIALS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class MadeUp(Prepared):
-    """Uniform tokens. Each held-out part is one batch of a validation."""
+    """Uniform tokens. Each held-out part is one validation batch."""
 
     def evaluation(self, part: Literal["val", "test"]) -> EvaluationSet:
         inputs = self.tokens[: ROWS_AT_ONCE * self.block].reshape(ROWS_AT_ONCE, self.block).astype(np.int64)
@@ -37,7 +37,7 @@ class MadeUp(Prepared):
 
 
 def made_up(config: Config) -> MadeUp:
-    """A corpus of as many tokens as the vocabulary that the settings tell, and words of 2 to 9 letters in it."""
+    """A made-up corpus over a vocabulary of the settings' size, with words of 2 to 9 letters."""
     draws = np.random.default_rng(0)
     block, size = config.data.block, max(config.vocabulary, SPECIALS + 1)
     rows = max(ROWS_AT_ONCE, 4 * config.batch_size)
@@ -64,13 +64,13 @@ def made_up(config: Config) -> MadeUp:
 
 
 def validation_share(config: Config) -> float:
-    """All validations of a run in units of the made-up one, were the part as large as it may be."""
+    """All validations of a run in units of the made-up one, for the largest validation part allowed."""
     rows = config.data.max_held_out / config.data.block
     return math.ceil(config.steps / config.reporting_every) * rows / ROWS_AT_ONCE
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
-    """Mean time of a call: on one thread of a CPU the time that it had, which others' work does not lengthen."""
+    """Mean seconds of a call: on one CPU thread its processor time, which other processes do not lengthen."""
     clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     _repeat(call, device, clock, WARMUP)
     return _repeat(call, device, clock, TIMED)

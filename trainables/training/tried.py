@@ -1,12 +1,13 @@
-"""Where the starts of small models were tried (search_spaces/README.md, "A start for small models"), and where they
-are known to leave a run at word frequencies: what a plan says of settings that lie elsewhere.
+"""Cautions about the starts of small models: settings at which they were not tried, or are known to get stuck.
+
+The trials are in search_spaces/README.md, "A start for small models".
 """
 
 from __future__ import annotations
 
 from trainables.settings.config import Config
 
-# By `python -m tests.benchmarks.recipe`: each by itself, beside 2 layers, hidden 64, blocks of 32 and 2,048 pieces.
+# By `python -m tests.benchmarks.recipe`: each alone, the others at 2 layers, hidden 64, blocks of 32, 2,048 pieces.
 TRIED: dict[str, tuple[float, float]] = {
     "model.layers": (1, 4),
     "model.hidden": (64, 256),
@@ -16,12 +17,12 @@ TRIED: dict[str, tuple[float, float]] = {
     "optimiser.lr": (1e-3, 4e-3),
 }
 # BERT's start: hidden 64 had not left word frequencies after 1,200 steps, hidden 128 left them after 2,000 to 2,400 of
-# 4,000, the published hidden 256 in time.
+# 4,000, and the published hidden 256 in time.
 SMALL, SHORT = 256, 5000
 
 
 def cautions(config: Config, vocabulary: int) -> list[str]:
-    """Lines for people, at most one for each start. vocabulary: entries that the tokenizer has."""
+    """Cautions for people, at most one for each start. vocabulary: entries of the tokenizer."""
     return _neighbours(config, vocabulary) if config.model.start == "neighbours" else _published(config)
 
 
@@ -43,7 +44,7 @@ def _neighbours(config: Config, vocabulary: int) -> list[str]:
     if not outside:
         return []
     tried = "; ".join(outside)
-    return [f"model.start neighbours was tried with {tried}: whether such runs leave word frequencies is not known"]
+    return [f"model.start neighbours was tried with {tried}: such runs may not leave word frequencies"]
 
 
 def _published(config: Config) -> list[str]:
@@ -51,6 +52,6 @@ def _published(config: Config) -> list[str]:
         return []
     return [
         f"model.start published with model.hidden {config.model.hidden}: models smaller than {SMALL} stay at word "
-        f"frequencies for thousands of steps and leave them at a random moment, and these runs have {config.steps:,} "
-        "steps; model.start: neighbours leaves them within a few hundred"
+        f"frequencies for thousands of steps and leave them at a random moment, but these runs have {config.steps:,} "
+        "steps; set model.start: neighbours to leave them within a few hundred"
     ]

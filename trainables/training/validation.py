@@ -1,4 +1,4 @@
-"""What a model is judged by: the loss on fixed validation masks, in float32, as a whole and in slices."""
+"""Validation: the loss on fixed masks, in float32, as a whole and in slices."""
 
 from __future__ import annotations
 
@@ -23,17 +23,24 @@ ROWS_AT_ONCE = 64
 class Validation:
     """Cross-entropy on the fixed blocks, masks and replacements of one part: the same for every trial and seed.
 
-    Of the part `val`; the metrics of `test` are called `test/...`.
+    Metrics of the part `val`; those of `test` are called `test/...`:
+        val/loss: nats per predicted token, sum over sum, at all selected positions (80 % [MASK], 10 % random, 10 %
+            kept, as in training). A test part of so few tokens that none is [MASK] has this metric alone.
+        val/loss_mask: the same at [MASK] positions only, where copying does not help.
+        val/accuracy_mask: the top-1 accuracy there.
+        val/unigram_mask: the cross-entropy there of the train part's unigram distribution, the best that a model can do
+            without context.
+        val/accuracy_unigram: the accuracy there of always guessing that distribution's most frequent token.
 
-    `val/loss` is nats per predicted token, sum over sum, at all selected positions (80 % [MASK], 10 % random, 10 %
-    kept, as in training). `val/loss_mask` is the same at [MASK] positions only: it cannot be had by copying.
-    `val/accuracy_mask` is the top-1 accuracy there. `val/unigram_mask` is the cross-entropy at those positions of the
-    train part's unigram distribution: what a model that ignores context would score at best. `val/accuracy_unigram`
-    is the accuracy there of always guessing that distribution's most frequent token. A test part of so few tokens that
-    there is no [MASK] position has the first of them alone.
+    After a call, by_document: [documents, 2] float64, sum of the losses and number of predictions; by_slice: [S]
+    float64, sums of the losses by slice. in_slice: [S], predictions by slice.
 
-    by_document: [documents, 2] float64, sum of the losses and number of predictions, after a call. by_slice: [S]
-    float64, sums of the losses by slice, after a call. in_slice: [S], predictions there.
+    Args:
+        prepared: the corpus.
+        device: where to compute.
+        rank: of this process; it takes its share of the rows.
+        world_size: number of ranks.
+        part: `val` or `test`.
     """
 
     def __init__(
@@ -63,7 +70,7 @@ class Validation:
         self.batches = [_on(batch, device) for batch in _batches(chosen, members, rank, world_size)]
 
     def __call__(self, model: CompactBert, all_reduce: Callable[[torch.Tensor], object]) -> dict[str, float]:
-        """Metrics over the whole part; every rank calls it and gives its share."""
+        """Metrics over the whole part. Every rank calls it and adds its share."""
         sums = torch.zeros(5, dtype=torch.float64, device=model.word.device)
         self.by_document.zero_()
         self.by_slice.zero_()
@@ -89,19 +96,19 @@ class Validation:
         return {f"{self.part}/loss": loss / count, **at_masks, **self.unigram}
 
     def sliced(self) -> dict[str, float]:
-        """`val/loss_freq_0` and so on: nats per prediction of the last call, in slices that have any."""
+        """`val/loss_freq_0` and so on: nats per prediction of the last call, for slices with predictions."""
         return loss_slices.metrics(self.part, self.by_slice.tolist(), self.in_slice)
 
 
 def write_documents(folder: Path, validation: Validation) -> None:
-    """`documents.json`: the sum of the losses and the number of predictions of every document, in a fixed order."""
+    """Write `documents.json`: loss sum and number of predictions of every document, in a fixed order."""
     sums, counts = validation.by_document.T.tolist()
     content = {"part": validation.part, "loss": sums, "predictions": counts}
     (folder / "documents.json").write_text(json.dumps(content) + "\n", "utf-8")
 
 
 def write_slices(folder: Path, validation: Validation) -> None:
-    """`slices.json`: the sum of the losses and the number of predictions of every slice."""
+    """Write `slices.json`: loss sum and number of predictions of every slice."""
     sums = validation.by_slice.tolist()
     found = zip(slice_names.NAMES, sums, validation.in_slice, strict=True)
     by_name = {name: {"loss": total, "predictions": count} for name, total, count in found}
@@ -110,7 +117,7 @@ def write_slices(folder: Path, validation: Validation) -> None:
 
 
 def _members(prepared: Prepared, chosen: EvaluationSet) -> np.ndarray:
-    """[m, S], the slices of every prediction."""
+    """[m, S] bool, the slices that each prediction lies in."""
     counts = loss_slices.counts_of(prepared.unigram, len(prepared.tokens))
     return loss_slices.members(counts[chosen.labels], chosen.initial, chosen.seen)
 

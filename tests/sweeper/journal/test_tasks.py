@@ -71,7 +71,7 @@ def test_what_the_tasks_give_is_on_record(here: Path) -> None:
         ({"evaluate": {"tasks": {"toy": "pairs.tx"}}}, "toy.yaml: evaluate: toy=pairs.tx: there is no such file"),
         (
             {"evaluate": {"tasks": {"blimp": "pairs.txt"}}},
-            "toy.yaml: evaluate: there is no task 'blimp'; legal are toy",
+            "toy.yaml: evaluate: there is no task 'blimp'; use toy",
         ),
         (
             {"objective": ["val/loss", "toy/acuracy"]},

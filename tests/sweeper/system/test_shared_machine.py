@@ -189,7 +189,7 @@ def test_waiting_for_the_cache_says_for_whom_and_ends(
         assert mlm.main([*arguments, "--output", "out"]) == 2
         waiting, ended = capsys.readouterr().err.splitlines()
     assert re.fullmatch(rf"waiting for {re.escape(str(lock))}, held by process \d+ of \w+", waiting)
-    assert re.match(rf"error: the cache {tmp_path}/cache is locked for 0 min by process \d+ of \w+: end that", ended)
+    assert re.match(rf"error: cache {tmp_path}/cache has been locked for 0 min by process \d+ of \w+: end that", ended)
 
 
 def test_the_lowest_filelock_refuses_links() -> None:

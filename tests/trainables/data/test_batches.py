@@ -332,7 +332,7 @@ def test_what_is_advised_for_too_few_documents_works(
     else:
         assert documents < 3
         more = "its" if documents == 1 else "more"
-        assert f"all text is {documents} document" in str(caught.value)
+        assert f"the text is {documents} document" in str(caught.value)
         assert f"put blank lines between {more} documents, or" in str(caught.value)
         path.write_text("\n\n".join(given), "utf-8")
         prepare(config)
@@ -358,9 +358,8 @@ def test_few_documents_are_warned_of_before_and_after_preparation(text: Path) ->
     config = settings(text, held_out=0.02, block=8)
     before = prepare(config).facts["warnings"]
     parts = prepare(config).facts["parts"]
-    short = (
-        f"too few documents (val has {parts['val']['documents']} and test has {parts['test']['documents']}): below 20"
-    )
+    few = f"val has {parts['val']['documents']} and test has {parts['test']['documents']}"
+    short = f"too few documents ({few}): an interval over documents takes 20"
     assert [line.startswith(short) for line in before] == [True]
     assert prepare(settings(text)).facts["warnings"] == []
 

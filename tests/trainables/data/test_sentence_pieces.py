@@ -96,16 +96,16 @@ def test_a_named_class_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
 
 
 def test_what_will_not_do_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = [(b"\xff\xfe no model", "is no model of SentencePiece"), (b"", "it has no pieces")]
-    bad += [(trained("char"), "is neither a unigram nor a BPE model")]
+    bad = [(b"\xff\xfe no model", "is not a SentencePiece model"), (b"", "is not a SentencePiece model: no pieces")]
+    bad += [(trained("char"), "is not a SentencePiece unigram or BPE model")]
     for content, message in bad:
         with pytest.raises(ValueError, match=message) as caught:
             tokenizer.find(folder(tmp_path, content)).obtain(())
         assert "\n" not in str(caught.value)
     named = folder(tmp_path, trained(), tokenizer_class="NoSuchTokenizer")
-    with pytest.raises(ValueError, match=r"cannot make a NoSuchTokenizer of .*without tokenizer_class"):
+    with pytest.raises(ValueError, match=r"cannot make a NoSuchTokenizer of .*remove tokenizer_class"):
         tokenizer.find(named).obtain(())
     monkeypatch.setattr(sentence_pieces, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"takes the package sentencepiece: pip install 'sweeper\[sentencepiece\]'"):
+    with pytest.raises(ValueError, match=r"needs the package sentencepiece: pip install 'sweeper\[sentencepiece\]'"):
         tokenizer.find(named).obtain(())
     assert importlib.util.find_spec("sentencepiece")

@@ -142,8 +142,8 @@ REFUSED: list[tuple[Callable[[], Tokenizer], dict[str, Any], str]] = [
         {"mask_token": "<MASK>"},
         r"no <MASK>, which mask_token names.*add it to tokenizer.json",
     ),
-    (lambda: byte_level(ROBERTA), {"mask_token": "<pad>"}, "<pad> is its mask and its pad token, too: name another"),
-    (lambda: word_level(BERT, "<oops>"), {}, "fails at characters that it does not know .*"),
+    (lambda: byte_level(ROBERTA), {"mask_token": "<pad>"}, "<pad> is both its mask and its pad token: name another"),
+    (lambda: word_level(BERT, "<oops>"), {}, "fails on characters that it does not know .*"),
 ]
 
 

@@ -17,7 +17,7 @@ from trainables.data import batches
 from trainables.data.word_forms import UNKNOWN, WORDPIECE, Scheme, WordForms, scheme_of
 from trainables.masking.difficulty import token_keys, trigram_keys
 from trainables.masking.policy import Vocabulary
-from trainables.masking.statistics import KINDS, Masked
+from trainables.masking.statistics import KINDS, MaskStatistics
 from trainables.model import nhot
 from trainables.settings.config import Config, DataConfig
 
@@ -196,7 +196,7 @@ def table(found: batches.Prepared, ids: list[int]) -> list[tuple[str, list[str],
 def kind(forms: WordForms, entry: int) -> str:
     """Of one prediction of an entry, by what its form tells."""
     size = len(forms.texts)
-    masked = Masked(Vocabulary(forms, np.ones(size, bool), np.full(size, 1 / size)))
+    masked = MaskStatistics(Vocabulary(forms, np.ones(size, bool), np.full(size, 1 / size)))
     by_id = np.eye(size, dtype=np.int64)[entry]
     return KINDS[masked.kinds(by_id, by_id * forms.begins).argmax()]
 

@@ -300,7 +300,7 @@ def _unheard_of(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_without_weights, "is no bundle: it needs config.json and model.safetensors"),
+        (_without_weights, "is not a bundle: it needs config.json and model.safetensors"),
         (_without_tokenizer, "has no tokenizer of its own"),
         (_not_finite, "the loss is nan; are the weights of"),
         (_unheard_of, "config.json cannot be read"),

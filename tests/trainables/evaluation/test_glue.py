@@ -108,7 +108,7 @@ BAD = [
     ({**GOOD, "label": 2}, "line 2: label 2 is not one of 0, 1"),
     ({**GOOD, "label": -1}, "line 2: label -1 is not one of 0, 1"),
     ({**GOOD, "label": "1"}, 'line 2: label "1" is not one of 0, 1'),
-    ({**GOOD, "sentence1": None}, "line 2: sentence1 is null, not a text"),
+    ({**GOOD, "sentence1": None}, "line 2: sentence1 is null, not a string"),
     (["a", "b", 1], "line 2: not an object with sentence1, sentence2, label"),
 ]
 

@@ -127,12 +127,12 @@ def without_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (without_config, "is no bundle: it has no config.json"),
+        (without_config, "is not a bundle: no config.json"),
         (without_tokenizer, "has no tokenizer of its own"),
         (with_nothing_but_the_tokenizers_settings, "has no tokenizer of its own"),
         (with_anothers_tokenizer, r"word_embeddings.weight of shape \[5000, 16\], model.safetensors of \[248, 16\]"),
         (without_some_weights, "lacks weights of its model"),
-        (without_weights, "is no bundle: it has no model.safetensors, in one file"),
+        (without_weights, "is not a bundle: no model.safetensors"),
     ],
 )
 def test_what_is_no_bundle_is_refused_in_a_line(bundle: Path, tmp_path: Path, harm: Any, message: str) -> None:

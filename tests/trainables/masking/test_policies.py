@@ -17,7 +17,7 @@ from trainables.masking.audit import AllReduce
 from trainables.masking.budget import Selection
 from trainables.masking.mixture import Mixture, build
 from trainables.masking.policy import Answers, MaskingPolicy, Vocabulary
-from trainables.masking.statistics import Masked
+from trainables.masking.statistics import MaskStatistics
 from trainables.noise import StepNoise, uniform
 from trainables.settings.config import Config
 from trainables.settings.presets import MASKING
@@ -298,7 +298,7 @@ def test_a_linear_schedule_predicts_its_own_budget_at_every_step(preset: str) ->
 
 @every_preset
 def test_what_was_masked_sums_to_one(preset: str) -> None:
-    settings, masked = config(preset), Masked(VOCABULARY)
+    settings, masked = config(preset), MaskStatistics(VOCABULARY)
     policy = made(settings)
     none = policy.state(alone)["by_id"].numpy()
     assert masked.metrics(none, none) == {}

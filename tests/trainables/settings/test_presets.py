@@ -210,7 +210,7 @@ def test_an_unknown_preset_is_one_line_with_the_nearest_name(config: dict[str, A
     [
         ({"preset": "random", "draw": "bernoulli"}, "belongs to policy amlm"),
         ({"preset": "amlm", "apportion": "row"}, "write draw: bernoulli"),
-        ({"preset": "accuracy_morph", "cap": 2}, "at most 1"),
+        ({"preset": "accuracy_morph", "cap": 2}, "above 1, the largest possible error rate"),
         ({"preset": "difficulty_band", "band_low": 0.9}, "must lie below"),
         ({"preset": "span", "shares": {"random": 0.5}}, "sum to 1"),
     ],

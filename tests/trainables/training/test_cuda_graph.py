@@ -16,11 +16,11 @@ from sweeper.trainable import TrainContext
 from tests.trainables.masking.test_policies import PRESETS, REPLICAS
 from tests.trainables.tape import on_tape
 from tests.trainables.tiny import config
-from trainables import mlm
 from trainables.data import batches
 from trainables.noise import StepNoise
 from trainables.settings.config import Config
 from trainables.training import cuda_graph
+from trainables.training.run import Run
 
 STEPS = 17
 POLICIES = [*PRESETS, "published/amlm-hard-nhot"]
@@ -29,8 +29,8 @@ POLICIES = [*PRESETS, "published/amlm-hard-nhot"]
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-def made(settings: Config, capture: cuda_graph.Capture | None) -> mlm._Run:
-    run = mlm._Run(settings, TrainContext(lambda *_: None, seed=5), batches.prepare(settings.data))
+def made(settings: Config, capture: cuda_graph.Capture | None) -> Run:
+    run = Run(settings, TrainContext(lambda *_: None, seed=5), batches.prepare(settings.data))
     run.steps = run.replayed(capture) if capture else run.eager_step
     return run
 
@@ -87,7 +87,7 @@ def test_a_graph_that_needs_the_host_is_given_up(corpus: Path, capsys: pytest.Ca
         take(noise)
         run.losses.sum().item()
 
-    steps.take = waits
+    steps.train_step = waits
     for step in range(5):
         run.step(step)
     assert not steps.graphs

@@ -14,14 +14,15 @@ from tests.trainables import tiny
 from trainables import mlm
 from trainables.settings.config import Config
 from trainables.training import probe, validation
+from trainables.training.run import Run
 
 
 def test_a_probe_takes_real_steps_past_the_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "WARMUP", (1, 0.0))
     monkeypatch.setattr(probe, "TIMED", (3, 0.0))
     taken: list[int] = []
-    real = mlm._Run.step
-    monkeypatch.setattr(mlm._Run, "step", lambda run, step: (taken.append(step), real(run, step)))
+    real = Run.step
+    monkeypatch.setattr(Run, "step", lambda run, step: (taken.append(step), real(run, step)))
     config = tiny.config(tmp_path / "none.txt")
     for world_size in (1, 2):
         pace = mlm.probe(config, "cpu", world_size)

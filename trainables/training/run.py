@@ -1,0 +1,227 @@
+"""A training run: its parts, the loop, one step, and the report with its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeper.trainable import TrainContext
+from trainables import limits
+from trainables.data import words_seen
+from trainables.data.batches import Batches, Prepared
+from trainables.masking import mixture, policy, statistics
+from trainables.model import initialisation
+from trainables.noise import StepNoise, derive
+from trainables.settings.config import Config
+from trainables.training import bundle, cuda_graph, optimiser, validation
+
+
+class Run:
+    """One training run on this rank, from the start or from `context.restore_from`.
+
+    Building it raises ValueError, in one line, for a checkpoint that is damaged or belongs to another run.
+
+    Args:
+        config: the settings.
+        context: seed, rank, device, and where rows and checkpoints are reported.
+        prepared: the tokenised corpus.
+    """
+
+    def __init__(self, config: Config, context: TrainContext, prepared: Prepared) -> None:
+        cuda_graph.own_stream(context.device)
+        self.config, self.context, self.prepared = config, context, prepared
+        self.rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
+        self.batches = Batches(self.prepared, config.batch_size, context.seed)
+        self.model = initialisation.initial_model(config.model, self.prepared, context.seed).to(context.device).train()
+        self.optimiser = optimiser.Optimiser(self.model, config)
+        by_id = (prepared.forms, prepared.eligible, prepared.unigram, prepared.initial)
+        vocabulary = policy.Vocabulary(*by_id, self.batches.word_start)
+        self.statistics = statistics.MaskStatistics(vocabulary)
+        self.policy = mixture.build(config, vocabulary, self.rows, context.seed, context.device)
+        self.replacement = mixture.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
+        self.where = (context.device, context.rank, context.world_size)
+        self.validation = validation.Validation(self.prepared, *self.where)
+        self.losses = torch.zeros(2, dtype=torch.float64, device=context.device)  # their sum, and how many
+        self.scores = self.policy.scores()["token"]
+        self.history: list[bundle.Row] = []
+        series = config.series
+        self.milestones = words_seen.reached(prepared, self.batches, series, config.steps) if series else []
+        self.series = bundle.Series(context.restore_from) if self.milestones and context.rank == 0 else None
+        self.steps = self.eager_step if context.device == "cpu" else self.replayed(cuda_graph.cuda_graph)
+        self.identity = bundle.identity(config, context.seed, prepared.fingerprint)
+        if context.restore_from:
+            bundle.refuse_other(context.restore_from, self.identity)
+            self.history = self.restore(context.restore_from)
+            self.scores = self.policy.scores()["token"]
+
+    def train(self) -> None:
+        """Take the steps that are left. Report every `reporting_every` steps and after the last."""
+        config = self.config
+        for step in range(self.done, config.steps):
+            self.step(step)
+            self.save_milestone(step + 1)
+            if (step + 1) % config.reporting_every == 0 or step + 1 == config.steps:
+                self.report(step + 1)
+
+    def restore(self, checkpoint: Path) -> list[bundle.Row]:
+        """Load a checkpoint's states and return its history. ValueError, in one line, for a damaged one."""
+        states, history = bundle.read_checkpoint(checkpoint)
+        own = {"model": self.model.state_dict(), "optimiser": self.optimiser.state()}
+        own["masking"] = self.policy.state(lambda _: None)
+
+        def load() -> None:
+            states["masking"] = self.completed(states["masking"])
+            bundle.refuse_unlike(states, own)
+            self.model.load_state_dict(states["model"])
+            self.optimiser.load(states["optimiser"])
+            self.policy.load(states["masking"], self.context.rank)
+
+        limits.fails(load, f"{checkpoint} is damaged or of another model")
+        if not history or history[-1]["step"] > self.config.steps:
+            raise ValueError(f"{checkpoint}: its history does not fit a run of {self.config.steps} steps")
+        return history
+
+    def completed(self, masking: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A policy's state with the two counts that earlier versions lacked.
+
+        `initial` is filled in from the vocabulary: earlier versions took an entry to begin a word or not wherever it
+        stood. `words`, the words of several pieces, starts at zero.
+        """
+        initial = masking["by_id"] * torch.from_numpy(self.prepared.forms.begins)
+        return {"initial": initial, "words": torch.zeros(2, dtype=torch.int64), **masking}
+
+    @property
+    def done(self) -> int:
+        """Steps taken by the last report."""
+        return int(self.history[-1]["step"]) if self.history else 0
+
+    def step(self, step: int) -> None:
+        """Train on one batch; refresh the masking policy when it is due."""
+        self.steps(step)
+        if self.config.refreshes(step + 1):
+            self.policy.refresh(self.context.all_reduce)
+
+    def save_milestone(self, step: int) -> None:
+        """Write the bundles of the series that are due after so many steps."""
+        for milestone in self.milestones:
+            if milestone.step == step and self.series:
+                self.series.add(milestone, self.model, self.prepared, self.config, self.context.seed)
+
+    def train_step(self, noise: StepNoise) -> None:
+        """Select, replace, predict, update, observe.
+
+        A CUDA graph may replay this: only what comes through `noise` may differ between steps.
+        """
+        config, context = self.config, self.context
+        bfloat16 = torch.autocast(torch.device(context.device).type, torch.bfloat16, config.precision == "bfloat16")
+        global_ids = self.batches.ids(noise, context.device)
+        ids = global_ids[self.rows]
+        selection = self.policy.select(global_ids, noise)
+        at = selection.positions.clamp(max=ids.numel() - 1)
+        labels = ids.flatten()[at]
+        inputs = self.replacement(ids, selection, noise)
+        with bfloat16:
+            losses, predictions = self.model.losses(inputs, selection.positions, labels, self.dropout_seed(noise.step))
+        loss = (losses * selection.weight).sum()
+        (loss / selection.total).backward()
+        self.optimiser.step(self.optimiser.rate(noise), context.all_reduce, alone=context.world_size == 1)
+        answers = policy.Answers(labels, predictions, losses.detach(), inputs.flatten()[at] == self.prepared.mask_id)
+        self.policy.observe(selection, answers, context.all_reduce)
+        self.policy.audit.tally_words(labels, selection, self.batches.word_start(noise, ids.device)[self.rows])
+        self.losses += torch.stack([loss.detach(), selection.weight.sum()])
+
+    def noise(self, step: int) -> StepNoise:
+        """The random numbers of a step, except for dropout."""
+        shape = (self.config.batch_size, self.config.data.block)
+        return StepNoise(self.context.seed, self.config.noise_salt, step, shape)
+
+    def dropout_seed(self, step: int) -> int:
+        """The seed of a step's dropout units on this rank."""
+        return derive(self.context.seed, "dropout", step, self.context.rank)
+
+    def eager_step(self, step: int) -> None:
+        """Take a step, one operation after the other."""
+        torch.manual_seed(self.dropout_seed(step))
+        self.train_step(self.noise(step))
+
+    def replayed(self, capture: cuda_graph.Capture) -> cuda_graph.Steps:
+        """Steps that `capture` turns into graphs; one by one with several ranks or a masking rate that changes."""
+        config = self.config
+        constant = self.context.world_size == 1 and config.rate_at(0) == config.rate_at(config.steps)
+
+        def warm(step: int) -> bool:
+            return step >= config.warmup_steps
+
+        return cuda_graph.Steps(
+            self.train_step, self.noise, self.dropout_seed, warm, self.context.device, capture if constant else None
+        )
+
+    def report(self, step: int) -> None:
+        """Validate, audit and write a checkpoint after so many steps. Every rank calls it; rank 0 writes."""
+        all_reduce, last = self.context.all_reduce, step == self.config.steps
+        all_reduce(self.losses)
+        loss, predicted = self.losses.tolist()
+        self.losses.zero_()
+        row = {"step": step, "train/loss": loss / predicted, **self.validation(self.model, all_reduce)}
+        test = validation.Validation(self.prepared, *self.where, part="test") if last and self.context.test else None
+        row |= self.validation.sliced() if last else {}
+        row |= test(self.model, all_reduce) if test else {}
+        row |= self.policy.metrics(all_reduce)
+        masking_state, before, self.scores = self.policy.state(all_reduce), self.scores, self.policy.scores()["token"]
+        counts = (masking_state["by_id"].numpy(), masking_state["initial"].numpy())
+        row |= {**self.statistics.metrics(*counts), "audit/drift": self.statistics.drift(before, self.scores)}
+        task_metrics, task_details = self.score_tasks() if last and self.context.rank == 0 else ({}, {})
+        row |= task_metrics
+        self.history.append(row)
+        if self.context.rank:
+            self.context.report(row, None)
+            return
+        states = {"model": self.model.state_dict(), "optimiser": self.optimiser.state(), "masking": masking_state}
+        checkpoint = bundle.write_checkpoint(states, self.history, self.identity)
+        if last:
+            self._write_bundle(checkpoint / "bundle", counts, test, task_details)
+        if self.series:
+            self.series.into(checkpoint / "bundle" if last else checkpoint)
+        self.context.report(row, checkpoint)
+
+    def _write_bundle(
+        self,
+        folder: Path,
+        counts: tuple[statistics.Ints, statistics.Ints],
+        test: validation.Validation | None,
+        task_details: dict[str, Any],
+    ) -> None:
+        """The bundle of the finished run, with its analysis.
+
+        Args:
+            folder: is made.
+            counts: [V] each, predictions by label, and those of them that begin a word.
+            test: the test part after its validation, where it was asked for.
+            task_details: of `score_tasks`.
+        """
+        row, analysis = self.history[-1], folder / "analysis"
+        words = words_seen.seen(self.prepared, self.batches, self.config.steps)
+        metadata = {"seed": self.context.seed, "words": words, "metrics": row}
+        bundle.write_bundle(folder, self.model, self.prepared, self.config, metadata)
+        statistics.write(analysis, self.statistics, counts, self.policy.scores(), self.history)
+        validation.write_slices(analysis, self.validation)
+        if test:
+            validation.write_documents(analysis, test)
+        if task_details:
+            (analysis / "evaluation.json").write_text(json.dumps(task_details, indent=2) + "\n", "utf-8")
+
+    def score_tasks(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Metrics and details of the spec's tasks, scored on the model as a bundle. The other ranks wait."""
+        if not self.context.evaluate:
+            return {}, {}
+        from trainables.evaluation import tasks
+
+        with tempfile.TemporaryDirectory(prefix="judged-") as parent:
+            folder = Path(parent) / "bundle"
+            bundle.write_model(folder, self.model, self.prepared, self.config)
+            scores = tasks.evaluate(folder, self.context.evaluate, device=self.context.device)
+        return tasks.metrics(scores), tasks.details(scores)
