@@ -1,0 +1,127 @@
+"""Trials of earlier runs that need not be trained again.
+
+A run is a function of its settings, seed, data, code, processor and number of ranks and threads; nothing else moves
+its numbers. So a trial that any run of this storage completed under the same of all these is taken over: its rows and
+its checkpoint are what training again would give, to the last bit.
+
+Only runs that began on this machine under this user count: a record from elsewhere may say what it likes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.journal import checkpoints, recorded, run_folders
+from sweeper.journal.events import End, Report, Session
+from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
+from sweeper.system import files
+
+if TYPE_CHECKING:
+    from sweeper.spec.spec import SweepSpec
+
+LIBRARIES = ("torch", "numpy")
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A completed trial of another run. rows: all that it reported, oldest first; checkpoint: its last one."""
+
+    name: str
+    rows: list[Report]
+    checkpoint: Path
+
+
+def place(session: Session) -> str | None:
+    """What a session's numbers depend on beside a trial's own settings; None if the record does not say it all.
+
+    The data, the code that trains, the processor, and the libraries that compute.
+    """
+    trainable = session.facts.get(recorded.FACT)
+    code = trainable.get("code") if isinstance(trainable, Mapping) else None
+    processor = session.machine.get("processor")
+    libraries = [session.versions.get(name) for name in LIBRARIES]
+    if not (code and processor and all(libraries)):
+        return None
+    return json.dumps([code, processor, session.machine.get("device"), libraries, fingerprints_in(session.facts)])
+
+
+def keys(spec: SweepSpec, journal: Journal) -> Iterator[tuple[str, TrialRecord]]:
+    """(key, record) of each completed trial of a run. Trials with the same key have the same numbers.
+
+    A trial that two sessions with different code, data or libraries worked on has no key.
+    """
+    places: dict[str, set[str | None]] = {}
+    now: str | None = None
+    opened: set[str] = set()
+    for event in journal.events:
+        if isinstance(event, Session):
+            now = place(event)
+            for trial in opened:
+                places[trial].add(now)
+        elif trial := getattr(event, "trial", None):
+            places.setdefault(trial, {now})
+            ended = isinstance(event, End) and event.state != "interrupted"
+            (opened.discard if ended else opened.add)(trial)
+    for trial, found in places.items():
+        record, (one, *others) = journal.trials[trial], found
+        if record.state == "completed" and record.ask.config_hash and one and not others:
+            yield _key(spec, record, one), record
+
+
+def _key(spec: SweepSpec, record: TrialRecord, where: str) -> str:
+    confirming = record.ask.stage == "confirm"
+    asked = [spec.objectives, record.ask.config_hash, record.ask.seed, confirming, spec.tasks(confirming)]
+    return hashlib.sha256(json.dumps([asked, where], sort_keys=True).encode()).hexdigest()
+
+
+class Reuse:
+    """Completed trials of the other runs in a storage, by key; read when first asked."""
+
+    def __init__(self, spec: SweepSpec, run_dir: Path, journal: Journal) -> None:
+        self.spec, self.run_dir, self.journal = spec, run_dir, journal
+        self._found: dict[str, Completed] | None = None
+        session = next((event for event in reversed(journal.events) if isinstance(event, Session)), None)
+        self._place = place(session) if session else None
+
+    def find(self, record: TrialRecord) -> Completed | None:
+        """A completed trial with the numbers that this one will have, if any run of the storage has one."""
+        if self._place is None or not record.ask.config_hash:
+            return None
+        if self._found is None:
+            self._found = dict(self._others())
+        return self._found.get(_key(self.spec, record, self._place))
+
+    def adopt(self, record: TrialRecord, found: Completed) -> str | None:
+        """Store its checkpoint as this trial's last one. Returns the manifest's hash; None if it fails to verify."""
+        owner = checkpoints.owner(self.spec.trainable, record.id, record.ask.seed, record.ask.config)
+        folder = files.inside(self.run_dir, "trials", record.id) / "checkpoints"
+        return checkpoints.adopt(folder, found.checkpoint, owner)
+
+    def _others(self) -> Iterator[tuple[str, Completed]]:
+        for path in sorted(self.run_dir.parent.glob(f"*/{run_folders.JOURNAL}")):
+            run_dir = path.parent
+            if run_dir == self.run_dir or run_dir.is_symlink():
+                continue
+            try:
+                spec, journal = run_folders.opened(run_dir)
+            except (ValueError, OSError):
+                continue  # unreadable or changed since it was written: nothing is taken from it
+            if spec.trainable != self.spec.trainable or not run_folders.began_here(journal):
+                continue
+            for key, record in keys(spec, journal):
+                if (one := _whole(spec, run_dir, record)) is not None:
+                    yield key, one
+
+
+def _whole(spec: SweepSpec, run_dir: Path, record: TrialRecord) -> Completed | None:
+    """The trial with its last checkpoint, if that is still there."""
+    stored = record.end.checkpoint if record.end else None
+    if not stored or not record.rows:
+        return None
+    path = files.inside(run_dir, stored)
+    return Completed(f"{run_dir.name}/{record.id}", record.rows, path) if path.is_dir() else None
