@@ -18,11 +18,11 @@ from scipy import special
 
 ALPHA = 0.05
 POWER = 0.8
-PAIRS = 6  # with fewer, the sign-flip test cannot fall below 0.05: two-sided, 2 / 2^n
 EXACT_PAIRS, FLIPS = 15, 20_000
 ROUNDING = 1e-12  # of a loss: a smaller difference comes from adding up in another order
 OUTLIER = 0.01
 GUARD = 0.05  # the sign-flip test's own level, at every look and without adjustment
+PAIRS = math.ceil(1 - math.log2(GUARD))  # 6: with fewer, the sign-flip test cannot fall below it (two-sided, 2 / 2^n)
 SIMULATED, SIMULATED_ARMS, MOST_SIMULATED, SIGNS_MATTER = 3000, 4, 40, 9  # of `detectable`
 # The correction for skew, see `wary`: its growth with the pairs, its most, and its least if several arms share it.
 WARINESS, WARY_FROM, MOST_WARY, SHARED_WARY = 0.08, 5.5, 0.75, 0.5

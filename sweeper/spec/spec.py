@@ -150,6 +150,7 @@ class Confirm(Section):
     margin: Annotated[float, Field(ge=0)] = 0.0
     racing: bool = False
     until: Literal["decided"] | None = Field(default=None, exclude_if=_absent)
+    # From 6 pairs on: `PAIRS` of confirmation/paired_tests.py, which lies above this package.
     looks: Annotated[tuple[Annotated[int, Field(ge=6)], ...], Field(min_length=1, max_length=NAMED)] | None = Field(
         default=None, exclude_if=_absent
     )

@@ -196,7 +196,7 @@ def trigram(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
     return Scored("trigram", vocabulary.size, device)
 
 
-def rare(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
+def rarity_source(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
     """The source that follows the `rarity` of the token."""
     source = Scored("rarity", vocabulary.size, device)
     source.set(rarity(vocabulary.unigram, config.masking.rarity_power))

@@ -151,7 +151,10 @@ class Shares(Frozen):
     def _sum_to_one(self) -> Self:
         total = sum(share for _, share in self)
         if not math.isclose(total, 1, abs_tol=1e-6):
-            raise ValueError(f"shares must sum to 1, these sum to {total:g}")
+            named = ", ".join(f"{name} {share:g}" for name, share in self if share)
+            raise ValueError(
+                f"shares must sum to 1, these sum to {total:g} ({named}): once one is named, the others are 0, random 1"
+            )
         return self
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sweeper.confirmation.paired_tests import (
+    GUARD,
+    PAIRS,
     Paired,
     detectable,
     holm,
@@ -23,6 +25,8 @@ from sweeper.confirmation.paired_tests import (
     t_tests,
     wary,
 )
+from sweeper.spec.errors import SpecError
+from tests.sweeper.samples import toy_spec
 
 
 @pytest.mark.parametrize("n", [2, 6, 8, 24])
@@ -232,3 +236,13 @@ def test_one_normal_sample_in_a_hundred_has_an_outlier() -> None:
     assert outlier(np.array([0.0, 9.0])) is None
     assert outlier(np.array([0.1] * 6)) is None  # whose computed sd is 1.5e-17
     assert outlier(np.array([0.1] * 6)) is None  # whose computed sd is 1.5e-17
+
+
+def test_the_fewest_pairs_follow_from_the_level_of_the_signs_and_a_spec_asks_for_no_fewer() -> None:
+    assert 2 / 2**PAIRS < GUARD < 2 / 2 ** (PAIRS - 1)
+    assert (
+        toy_spec(confirm={"until": "decided", "looks": [PAIRS, 8]}, seeds={"confirm": [*range(2, 10)]}).looks[0]
+        == PAIRS
+    )
+    with pytest.raises(SpecError, match=f"greater than or equal to {PAIRS}"):
+        toy_spec(confirm={"until": "decided", "looks": [PAIRS - 1, 8]}, seeds={"confirm": [*range(2, 10)]})

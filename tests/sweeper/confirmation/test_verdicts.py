@@ -1,148 +1,346 @@
-"""Whole sweeps with a confirmation against one real tracking store: what is told, tagged and crowned."""
+"""Verdicts by the fixed rule: each outcome, what stands in its way, and the family around it."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import math
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
-import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
-from sweeper.trials import cluster
+from sweeper.confirmation.paired_tests import detectable, pairs_needed
+from sweeper.confirmation.verdicts import Comparison, Rule, futile, hopeless, verdicts
+from tests import calibration
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SEEDS = [*range(101, 109)]
-NOISE = {"steps": 4, "report_every": 2, "seed_sd": 0.1, "run_sd": 0.01}
-Sweep = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
-    """The command on a spec in one storage folder, with what it says as JSON."""
-    folder = tmp_path_factory.mktemp("verdicts")
-    with cluster.session():
-        import ray
-
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        environment |= {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-        environment.pop("MLFLOW_TRACKING_URI", None)
-
-        def sweep(name: str, *arguments: str, **changes: Any) -> dict[str, Any]:
-            tree = {
-                "name": name,
-                "trainable": "trainables.toy:train",
-                "config": NOISE,
-                "search": {"method": "arms"},
-                "seeds": {"search": [1], "confirm": SEEDS},
-            }
-            path = folder / f"{name}.yaml"
-            path.write_text(yaml.safe_dump(tree | changes, sort_keys=False), "utf-8")
-            command = [sys.executable, "-m", "sweeper.run", str(path), "--storage", str(folder / "runs"), "--json"]
-            done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=250)
-            assert done.returncode == 0, done.stderr
-            return json.loads(done.stdout.splitlines()[-1]) | {"said": done.stderr}
-
-        yield sweep
+SEEDS = range(101, 109)
+NOISE = dict(zip(SEEDS, np.random.default_rng(3).normal(0, 0.02, 8).tolist(), strict=True))
+# Mean 0 and sd 1 over eight seeds, no outlier.
+SHAPE = np.array([-1.5, -1.0, -0.5, -0.2, 0.2, 0.5, 1.0, 1.5])
+SHAPE = SHAPE / SHAPE.std(ddof=1)
+BASE = {seed: 4.0 + noise for seed, noise in NOISE.items()}
 
 
-def arms(**effects: float) -> dict[str, Any]:
-    return {name: {"effect": effect} for name, effect in effects.items()}
+def arm(mean: float, sd: float = 0.005, seeds: range = SEEDS) -> dict[int, float | None]:
+    """Losses whose differences from the baseline have just this mean and sd."""
+    return {seed: BASE[seed] + mean + sd * unit for seed, unit in zip(SEEDS, SHAPE, strict=True) if seed in seeds}
 
 
-def registered(told: dict[str, Any], alias: str) -> tuple[str, dict[str, str]] | None:
-    """The version that an alias names, and its tags."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = MlflowClient(told["tracking_uri"]).get_model_version_by_alias(told["name"], alias)
-    except MlflowException:
-        return None
-    return str(found.version), dict(found.tags)
-
-
-def test_a_win_then_a_challenger_that_loses_then_one_that_wins(sweep: Sweep) -> None:
-    won = sweep("crown", arms=arms(baseline=0.0, better=-0.1))
-    assert won["verdict"]["told"] == {"better": "confirmed"}
-    version, tags = registered(won, "champion") or ("", {})
-    assert tags["sweeper.verdict"] == "confirmed"
-    assert float(tags["sweeper.difference"]) == pytest.approx(-0.1, abs=0.02)
-    low, high = json.loads(tags["sweeper.interval"])
-    assert low < -0.1 < high < 0
-    assert (tags["sweeper.pairs"], tags["sweeper.metric"]) == ("8", "test/loss")
-    assert Path(tags["sweeper.report"]).is_file()
-    first = next(trial for trial in won["trials"] if trial["id"] == tags["sweeper.trial"])
-    assert (first["arm"], first["seed"]) == ("better", 101), "of the first declared seed, not of the best"
-    assert registered(won, "candidate") is not None
-
-    lost = sweep("crown", arms=arms(baseline=0.0, worse=0.1), seeds={"search": [1], "confirm": [*range(201, 209)]})
-    assert lost["verdict"]["told"]["worse"] == "worse"
-    assert len(lost["verdict"]["told"]) == 2, "the standing champion was trained again, on the new seeds"
-    assert "confirmed" in lost["verdict"]["told"].values()
-    assert registered(lost, "champion") == (version, tags), "it stays"
-
-    beaten = sweep("crown", arms=arms(baseline=0.0, best=-0.2), seeds={"search": [1], "confirm": [*range(301, 309)]})
-    assert beaten["verdict"]["told"]["best"] == "confirmed"
-    after, tags = registered(beaten, "champion") or ("", {})
-    assert after != version
-    assert json.loads(tags["sweeper.params"]) == {"effect": -0.2}
-    last = next(trial for trial in beaten["trials"] if trial["id"] == tags["sweeper.trial"])
-    assert (last["arm"], last["seed"]) == ("best", 301)
-
-
-def test_where_nothing_is_confirmed_no_champion_is_named_and_the_report_says_so(sweep: Sweep) -> None:
-    told = sweep("null", arms=arms(baseline=0.0, same=0.0))
-    assert told["verdict"]["champion"] is None
-    assert registered(told, "champion") is None
-    assert registered(told, "candidate") is not None
-    assert "Nothing is confirmed" in Path(told["report"]).read_text("utf-8")
+def one(mean: float, sd: float = 0.005, rule: Rule | None = None, **more: Any) -> Comparison:
+    return verdicts({"base": BASE, "new": arm(mean, sd)}, "base", rule, **more).comparisons[0]
 
 
 @pytest.mark.parametrize(
-    ("form", "labels"),
+    ("mean", "sd", "verdict"),
     [
-        ("leave_one_out", ["full", "without-x", "without-y", "plain"]),
-        ("add_one", ["plain", "with-x", "with-y", "full"]),
-        ("grid", ["plain", "y", "x", "full"]),
+        (-0.02, 0.005, "confirmed"),
+        (0.02, 0.005, "worse"),
+        (0.001, 0.005, "no worthwhile difference"),
+        (-0.001, 0.005, "no worthwhile difference"),
+        (-0.005, 0.02, "inconclusive"),
+        (0.005, 0.02, "inconclusive"),
+        (0.006, 0.01, "inconclusive"),
+        (-0.006, 0.01, "inconclusive"),
+        (-0.004, 0.002, "confirmed"),
     ],
 )
-def test_an_ablation_runs_every_arm_on_every_seed_and_judges_each(sweep: Sweep, form: str, labels: list[str]) -> None:
-    # x costs 0.09 where it is left at 0.6, y nothing.
-    both = {"plain": {"x": 0.6, "y": 0.6}, "full": {"x": 0.3, "y": 0.8}}
-    told = sweep(form, arms=both, ablation=form, config=NOISE | {"y": 0.6})
-    runs = [(trial["arm"], trial["seed"]) for trial in told["trials"] if trial["stage"] == "confirm"]
-    assert sorted(runs) == sorted((label, seed) for label in labels for seed in SEEDS)
-    verdicts = told["verdict"]["told"]
-    assert list(verdicts) == labels[1:]
-    if form == "leave_one_out":
-        assert verdicts["without-x"] == verdicts["plain"] == "worse"
-        assert verdicts["without-y"] in ("no worthwhile difference", "inconclusive")
-    else:
-        assert verdicts["full"] == verdicts["with-x" if form == "add_one" else "x"] == "confirmed"
-    folder = Path(told["run_dir"])
-    rows = (folder / "results.csv").read_text("utf-8").splitlines()
-    assert len(rows) == 1 + len(told["trials"])
-    assert (folder / "table.tex").read_text("utf-8").count(r"\\") >= len(labels)
+def test_each_verdict(mean: float, sd: float, verdict: str) -> None:
+    found = one(mean, sd)
+    assert found.verdict == found.label == verdict
+    assert (found.mean, found.sd) == (pytest.approx(mean), pytest.approx(sd))
 
 
-def test_a_later_look_adds_seeds_and_says_which_look_it_is(sweep: Sweep) -> None:
-    some = sweep("looks", arms=arms(baseline=0.0, close=-0.006))
-    more = sweep("looks", "--resume", some["run_dir"], "--more-seeds", "4", arms=arms(baseline=0.0, close=-0.006))
-    assert (some["verdict"]["look"], more["verdict"]["look"]) == (1, 2)
-    assert [each["n"] for each in more["verdict"]["comparisons"]] == [12]
-    assert len(more["trials"]) == len(some["trials"]) + 8
+def test_the_figures_are_scipys() -> None:
+    found = one(-0.004)
+    test = scipy_stats.ttest_1samp(found.differences, 0)
+    assert found.p == found.adjusted == pytest.approx(test[1])
+    assert found.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert found.seeds == tuple(SEEDS)
+    assert found.detectable == pytest.approx(0.005 * detectable(8, 1))
 
 
-def test_a_stuck_run_leaves_the_comparison_open_and_no_champion_is_named(sweep: Sweep) -> None:
-    told = sweep("stuck", arms={"baseline": {}, "better": {"effect": -2.0, "stays": SEEDS[:2]}})
-    words = "inconclusive: 2 runs of better stayed at the start"
-    assert told["verdict"]["told"] == {"better": words}
-    assert registered(told, "champion") is None
-    assert words in Path(told["report"]).read_text("utf-8")
-    stuck = {(trial["arm"], trial["seed"]) for trial in told["trials"] if trial["stuck"]}
-    assert stuck == {("better", seed) for seed in SEEDS[:2]}
+def test_the_order_of_losses_makes_no_difference() -> None:
+    turned = dict(reversed(arm(-0.02).items()))
+    assert verdicts({"new": turned, "base": BASE}, "base").comparisons == (one(-0.02),)
+
+
+def test_a_margin_must_be_beaten() -> None:
+    assert one(-0.012, rule=Rule(margin=0.0)).verdict == "confirmed"
+    found = one(-0.012, rule=Rule(margin=0.01))
+    assert found.verdict == "inconclusive"
+    shifted = np.array(found.differences) + 0.01
+    assert found.p == pytest.approx(scipy_stats.ttest_1samp(shifted, 0)[1])
+    assert one(-0.02, rule=Rule(margin=0.01)).verdict == "confirmed"
+    above = one(0.012, rule=Rule(margin=0.01))
+    assert (above.verdict, above.adjusted) == ("inconclusive", above.p)
+    assert one(0.02, rule=Rule(margin=0.01)).verdict == "worse"
+    for mean in (-0.0005, 0.0005):
+        near = one(mean, 0.001, rule=Rule(margin=0.005))
+        assert (near.verdict, near.notes) == ("no worthwhile difference", ())
+        assert near.detectable == pytest.approx(0.005 + 0.001 * detectable(8, 1))
+
+
+def test_where_the_two_tests_disagree_nothing_is_said() -> None:
+    """Sign flips see 4 of 64 sums as extreme, t sees 5 %: the case of one difference far on the other side."""
+    differences = [-0.02, -0.02, -0.02, -0.02, -0.022, 0.003]
+    new = {seed: BASE[seed] + d for seed, d in zip(SEEDS, differences, strict=False)}
+    found = verdicts({"base": BASE, "new": new}, "base").comparisons[0]
+    assert found.adjusted < 0.05 < (found.flip or 0)
+    assert found.verdict == "inconclusive"
+    assert any(note.startswith("the tests disagree: t 0.0") for note in found.notes)
+    within = {seed: BASE[seed] + d + 0.02 for seed, d in zip(SEEDS, differences, strict=False)}
+    found = verdicts({"base": BASE, "new": within}, "base", Rule(worthwhile=0.02, margin=0.02)).comparisons[0]
+    assert found.p == found.adjusted == found.second == found.flip == 1
+    assert not any("disagree" in note for note in found.notes)
+
+
+def test_what_a_correction_for_skew_undoes_is_not_confirmed() -> None:
+    """One seed far on the losing side, none an outlier by itself: t says 2 %, corrected 8 %; mirrored, not worse."""
+    shape = [-0.02, -0.022, -0.018, -0.024, -0.016, -0.02, -0.021, 0.018]
+    new = {seed: BASE[seed] + d for seed, d in zip(SEEDS, shape, strict=True)}
+    found = verdicts({"base": BASE, "new": new}, "base").comparisons[0]
+    t, skew = np.mean(shape) / scipy_stats.sem(shape), scipy_stats.skew(shape)
+    assert found.skew == pytest.approx(skew)
+    assert found.second == pytest.approx(2 * scipy_stats.t.sf(abs(t) / (1 + 0.2 * skew**2), 7))
+    assert found.adjusted < 0.05 < found.second
+    assert (found.flip or 1) < 0.05
+    assert found.verdict == "inconclusive"
+    assert any(f"{found.second:.2g} corrected for skew" in note and "higher losses" in note for note in found.notes)
+    other = verdicts({"base": new, "new": BASE}, "base").comparisons[0]
+    assert (other.verdict, other.second) == ("inconclusive", pytest.approx(found.second))
+    assert any("lower losses" in note for note in other.notes)
+
+
+def test_the_tail_of_an_arm_is_held_against_the_one_beside_it() -> None:
+    tail = dict(zip(SEEDS, [-0.03, -0.02, -0.03, -0.01, -0.02, -0.03, 0.01, 0.2], strict=True))
+    beside = {seed: BASE[seed] + d for seed, d in tail.items()}
+    alone = verdicts({"base": BASE, "new": arm(-0.01, 0.007)}, "base").comparisons[0]
+    found = verdicts({"base": BASE, "new": arm(-0.01, 0.007), "tail": beside}, "base").comparisons[0]
+    assert alone.verdict == "confirmed"
+    assert found.adjusted < 0.05 < found.second
+    assert found.verdict == "inconclusive"
+    dropped = verdicts({"base": BASE, "new": arm(-0.01, 0.007), "tail": beside}, "base", dropped=["tail"])
+    assert dropped.comparisons[0].verdict == "confirmed"
+
+
+def test_losses_without_bounds_give_numbers_all_the_same() -> None:
+    powers = (0, -99, 155, -200, 250, -300, 306, -307)
+    new = {seed: loss * math.copysign(10.0 ** abs(k), k) for (seed, loss), k in zip(BASE.items(), powers, strict=True)}
+    found = verdicts({"base": BASE, "new": new}, "base").comparisons[0]
+    assert (found.verdict, found.needed, found.needed_range) == ("inconclusive", None, None)
+    assert json.loads(json.dumps(asdict(found), allow_nan=False))["n"] == 8
+
+
+def test_constant_differences_have_no_outlier() -> None:
+    """4.2 - 4.1 and 4.3 - 4.2 differ in the last bit."""
+    base = {seed: 4.0 + 0.1 * i for i, seed in enumerate(SEEDS)}
+    new = {seed: loss - 0.1 for seed, loss in base.items()}
+    assert len({new[seed] - base[seed] for seed in SEEDS}) > 1
+    found = verdicts({"base": base, "new": new}, "base").comparisons[0]
+    assert (found.outlier, found.sd, found.verdict) == (None, 0.0, "confirmed")
+    assert "the same on every seed" in found.notes
+
+
+def test_within_the_margin_the_printed_p_is_not_that_of_the_other_side() -> None:
+    found = one(-0.001, 0.001, rule=Rule(margin=0.005))
+    assert (found.p, found.adjusted, found.verdict) == (1.0, 1.0, "no worthwhile difference")
+
+
+def test_one_seed_that_makes_the_sd_tells_no_number_of_pairs() -> None:
+    found = verdicts({"base": BASE, "new": arm(-0.02) | {105: BASE[105] - 1}}, "base").comparisons[0]
+    assert (found.verdict, found.outlier, found.needed) == ("inconclusive", 105, None)
+    assert any("does not tell how many pairs" in note for note in found.notes)
+
+
+def test_sure_and_yet_small() -> None:
+    assert one(-0.004, 0.002).notes == ("significant, but smaller than `worthwhile`, ±0.01 nats",)
+    assert one(-0.02).notes == ()
+
+
+@pytest.mark.parametrize("mean", [-0.5, 0.0])
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_below_six_pairs_there_is_exploration_only(n: int, mean: float) -> None:
+    new = arm(mean, 0.001, range(101, 101 + n))
+    found = verdicts({"base": BASE, "new": new}, "base").comparisons[0]
+    assert (found.verdict, found.n) == ("inconclusive", n)
+    assert f"exploration only: a verdict takes 6 pairs, there are {n}" in found.notes
+    assert (found.mean is None, found.interval is None, found.p is None) == (n < 1, n < 2, n < 2)
+    assert json.loads(json.dumps(asdict(found), allow_nan=False))["n"] == n
+
+
+def test_six_pairs_are_enough() -> None:
+    new = arm(-0.05, 0.005, range(101, 107))
+    assert verdicts({"base": BASE, "new": new}, "base").comparisons[0].verdict == "confirmed"
+
+
+def test_differences_that_do_not_vary() -> None:
+    twin = verdicts({"base": BASE, "twin": dict(BASE)}, "base").comparisons[0]
+    assert (twin.verdict, twin.mean, twin.adjusted, twin.sd) == ("no worthwhile difference", 0.0, 1.0, 0.0)
+    assert twin.notes == ("equal on every seed: a setting without effect?",)
+    flat = dict.fromkeys(SEEDS, 4.0)
+    lower = verdicts({"base": flat, "new": dict.fromkeys(SEEDS, 3.5)}, "base").comparisons[0]
+    assert (lower.verdict, lower.sd, lower.correlation) == ("confirmed", 0.0, None)
+    assert lower.notes == ("the same on every seed",)
+
+
+def test_rounding_is_no_difference() -> None:
+    new = {seed: math.nextafter(loss, 0) for seed, loss in BASE.items()}
+    assert verdicts({"base": BASE, "new": new}, "base").comparisons[0].differences == (0.0,) * 8
+
+
+def test_pairs_are_the_seeds_that_both_have() -> None:
+    new = arm(-0.02, seeds=range(102, 109)) | {200: 3.9}
+    found = verdicts({"base": BASE, "new": new}, "base").comparisons[0]
+    assert (found.n, found.missing, found.verdict) == (7, (101, 200), "confirmed")
+    assert found.notes == ("not run by both, so left out: seeds 101, 200",)
+
+
+@pytest.mark.parametrize(
+    ("mean", "mine", "theirs"),
+    [
+        (-0.02, "inconclusive", "confirmed"),
+        (0.02, "worse", "inconclusive"),
+        (0.0, "inconclusive", "inconclusive"),
+    ],
+)
+def test_a_run_that_diverged_decides_nothing_in_its_own_favour(mean: float, mine: str, theirs: str) -> None:
+    family = {"base": BASE, "new": arm(mean) | {104: None}}
+    found = verdicts(family, "base").comparisons[0]
+    assert (found.verdict, found.failed, found.n) == (mine, (104,), 7)
+    assert "new failed on seed 104: what is left flatters it" in found.notes
+    other = verdicts({"base": BASE | {104: None}, "new": arm(mean)}, "base").comparisons[0]
+    assert (other.verdict, other.baseline_failed) == (theirs, (104,))
+    both = verdicts({"base": BASE | {104: None}, "new": arm(mean) | {104: None}}, "base").comparisons[0]
+    assert both.verdict == one(mean).verdict
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_none_is_refused(loss: float) -> None:
+    with pytest.raises(ValueError, match=r"^arm 'new', seed 103: the loss is (nan|-?inf); give None for a run that"):
+        verdicts({"base": BASE, "new": arm(0) | {103: loss}}, "base")
+    with pytest.raises(ValueError, match="seed 103"):
+        futile({"base": BASE, "new": arm(0) | {103: loss}}, "base")
+
+
+def test_unknown_arms_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^no losses for arm 'bse'; the nearest is 'base'$"):
+        verdicts({"base": BASE, "new": arm(0)}, "bse")
+    with pytest.raises(ValueError, match=r"^no losses for arm 'nwe'"):
+        verdicts({"base": BASE, "new": arm(0)}, "base", dropped=["nwe"])
+    with pytest.raises(ValueError, match=r"^nothing to compare with 'base'"):
+        verdicts({"base": BASE}, "base")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"worthwhile": 0.0}, "worthwhile"),
+        ({"worthwhile": math.nan}, "worthwhile"),
+        ({"margin": 0.02}, "margin"),
+        ({"margin": -0.01}, "margin"),
+        ({"alpha": 1.0}, "alpha"),
+    ],
+)
+def test_settings_of_a_rule_are_checked(settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: [^\n]+$"):
+        Rule(**settings)
+
+
+def test_every_declared_arm_counts_as_a_comparison() -> None:
+    few = verdicts({"base": BASE, "new": arm(-0.005)}, "base").comparisons[0]
+    many = verdicts({"base": BASE, "new": arm(-0.005), "lost": {}, "null": arm(0.0)}, "base")
+    assert few.verdict == "confirmed"
+    assert many.comparisons[0].p == few.p
+    assert many.comparisons[0].adjusted == pytest.approx(3 * (few.p or 1))
+    assert many.comparisons[0].verdict == "no worthwhile difference"
+    assert [found.arm for found in many.comparisons] == ["new", "lost", "null"]
+
+
+def test_a_dropped_arm_counts_and_is_told() -> None:
+    family = {"base": BASE, "new": arm(-0.005), "gone": arm(0.03, seeds=range(101, 105)) | {105: None}}
+    found = verdicts(family, "base", dropped=["gone"])
+    assert found.comparisons[0].adjusted == pytest.approx(2 * (found.comparisons[0].p or 1))
+    gone = found.comparisons[1]
+    assert (gone.verdict, gone.label, gone.adjusted) == ("dropped", "dropped after 4 pairs", 1.0)
+    assert (gone.failed, gone.notes) == ((105,), ())
+
+
+def test_racing_drops_what_cannot_win_and_nothing_else() -> None:
+    def family(n: int) -> dict[str, dict[int, float | None]]:
+        some = range(101, 101 + n)
+        arms = {"bad": 0.05, "good": -0.05, "null": 0.0}
+        return {"base": {**BASE}, **{name: arm(mean, seeds=some) for name, mean in arms.items()}, "none": {}}
+
+    assert futile(family(3), "base") == []
+    assert futile(family(4), "base") == ["bad"]
+    assert futile(family(8), "base", Rule(margin=0.01)) == ["bad", "null"]
+
+
+def test_a_further_look_is_stricter() -> None:
+    levels = [Rule().level(look) for look in (1, 2, 3)]
+    assert levels == [0.05, 0.025, 0.0125]
+    assert sum(Rule().level(look) for look in range(1, 60)) / 2 <= 0.05
+    first, second = one(-0.0046), one(-0.0046, look=2)
+    assert (first.verdict, second.verdict) == ("confirmed", "no worthwhile difference")
+    assert second.interval == pytest.approx(
+        tuple(scipy_stats.ttest_1samp(second.differences, 0).confidence_interval(0.975))
+    )
+    assert verdicts({"base": BASE, "new": arm(0)}, "base", look=3).alpha == 0.0125
+
+
+def test_what_the_inconclusive_need_follows_from_the_worthwhile_difference() -> None:
+    found, wider = one(-0.005, 0.02), one(-0.001, 0.02)
+    assert found.needed == wider.needed == pairs_needed(0.5, 1, 0.025)
+    assert found.needed_range == tuple(pairs_needed(0.5 / factor, 1, 0.025) for factor in (0.6612, 2.0353))
+    assert one(-0.02).needed is one(0.0).needed is None
+    assert one(-0.005, 0.02, rule=Rule(margin=0.01)).needed is None
+
+
+def test_pairing_saves_runs() -> None:
+    found = one(-0.02)
+    ours, theirs = [arm(-0.02)[seed] or 0 for seed in SEEDS], [BASE[seed] for seed in SEEDS]
+    assert found.correlation == pytest.approx(np.corrcoef(ours, theirs)[0, 1])
+    assert found.unpaired_sd == pytest.approx(math.sqrt(np.var(ours, ddof=1) + np.var(theirs, ddof=1)))
+    assert found.sd == pytest.approx(0.005)
+    assert (found.unpaired_sd or 0) > 0.005  # so that an unpaired comparison takes more runs
+
+
+def test_an_outlier_is_marked() -> None:
+    found = verdicts({"base": BASE, "new": arm(-0.02) | {105: BASE[105] + 1}}, "base").comparisons[0]
+    assert found.outlier == 105
+    assert found.notes[0].startswith("seed 105 stands out (Grubbs at 1 %): the tests assume symmetric differences")
+
+
+def test_the_rule_in_words() -> None:
+    words = Rule(margin=0.002).words(3, look=2)
+    assert [line.partition(":")[0] for line in words] == [
+        "confirmed", "worse", "no worthwhile difference", "inconclusive",
+    ]  # fmt: skip
+    assert "by more than 0.002, two-sided paired t below 0.025 after Holm over 3 comparisons" in words[0]
+    assert "corrected for skew of the differences below 0.025" in words[0]
+    assert "corrected for skew of the differences below 0.025" in words[0]
+    assert "97.5 % interval lies inside ±0.01 nats" in words[2]
+
+
+@given(st.integers(0, 10**6), st.integers(6, 9), st.integers(1, 4), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_the_calibration_judges_as_the_sweep_does(key: int, n: int, k: int, look: int) -> None:
+    """Families around the border of the outcome, one of them with a dropped arm."""
+    draw = np.random.default_rng(key)
+    base, shift = draw.normal(4, 0.01, n), -0.01 * draw.random(k)
+    runs = base + shift[:, None] + draw.normal(0, 0.006, (k, n))
+    dropped = np.arange(k) == draw.integers(2 * k)
+    losses = {"base": base, **{f"arm{i}": run for i, run in enumerate(runs)}}
+    tree = {name: dict(enumerate(run.tolist())) for name, run in losses.items()}
+    found = verdicts(tree, "base", look=look, dropped=[f"arm{i}" for i in range(k) if dropped[i]])
+    judged = calibration.outcomes((runs - base)[None], dropped[None], look)[0]
+    decided = ("confirmed", "worse", "dropped")
+    assert [each in decided and each for each in judged.tolist()] == [
+        each.verdict in decided and each.verdict for each in found.comparisons
+    ]
+    given_up = hopeless(runs - base, Rule())
+    assert futile(tree, "base") == [f"arm{i}" for i in range(k) if given_up[i]]
