@@ -296,7 +296,8 @@ class End:
     """A trial ended. An interrupted one is open: a resumed sweep continues it.
 
     The trainable's words (learned.py) are kept, so that reading a record need not ask it. stuck: on this run.
-    unlearned: on the baseline's runs of the stage so far, if this is one.
+    unlearned: on the baseline's runs of the stage so far, if this is one. reused_from: the trial of an earlier run
+    that this one was taken over from, as RUN/ID; None if it was trained.
     """
 
     __pydantic_config__ = _CONFIG
@@ -306,6 +307,7 @@ class End:
     checkpoint: StoredPath | None = None
     stuck: str | None = None
     unlearned: str | None = None
+    reused_from: Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f]+/[a-z][0-9]{4,9}$")] | None = None
     time: Time = field(default_factory=time.time)
 
 

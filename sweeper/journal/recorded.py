@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sweeper.journal import budget
+from sweeper.journal import budget, provenance
 from sweeper.journal.budget import TOKENS
 from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal
@@ -29,6 +29,7 @@ def trainable_facts(spec: SweepSpec) -> dict[str, Any]:
             "budgets": {name: budget.to_dict(spec.budget_of(params)) for name, params in spec.arms.items()},
             TOKENS: spec.settings(spec.baseline_params).tokens_per_step,
             "stuck": Trainable.load(spec.trainable).stuck is not None,
+            "code": provenance.code(spec.trainable.partition(":")[0]),
         }
     }
 

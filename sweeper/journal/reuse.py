@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sweeper.journal import checkpoints, recorded, run_folders
 from sweeper.journal.events import End, Report, Session
@@ -29,11 +29,19 @@ LIBRARIES = ("torch", "numpy")
 
 @dataclass(frozen=True)
 class Completed:
-    """A completed trial of another run. rows: all that it reported, oldest first; checkpoint: its last one."""
+    """A completed trial of another run, and its last checkpoint.
+
+    Args:
+        name: RUN/ID, for people.
+        rows: all that it reported, oldest first.
+        checkpoint: its folder.
+        owner: the mark that its manifest has.
+    """
 
     name: str
     rows: list[Report]
     checkpoint: Path
+    owner: str
 
 
 def place(session: Session) -> str | None:
@@ -100,7 +108,7 @@ class Reuse:
         """Store its checkpoint as this trial's last one. Returns the manifest's hash; None if it fails to verify."""
         owner = checkpoints.owner(self.spec.trainable, record.id, record.ask.seed, record.ask.config)
         folder = files.inside(self.run_dir, "trials", record.id) / "checkpoints"
-        return checkpoints.adopt(folder, found.checkpoint, owner)
+        return checkpoints.adopt(folder, found.checkpoint, found.owner, owner, found.rows[-1].checkpoint)
 
     def _others(self) -> Iterator[tuple[str, Completed]]:
         for path in sorted(self.run_dir.parent.glob(f"*/{run_folders.JOURNAL}")):
@@ -124,4 +132,7 @@ def _whole(spec: SweepSpec, run_dir: Path, record: TrialRecord) -> Completed | N
     if not stored or not record.rows:
         return None
     path = files.inside(run_dir, stored)
-    return Completed(f"{run_dir.name}/{record.id}", record.rows, path) if path.is_dir() else None
+    if not path.is_dir():
+        return None
+    owner = checkpoints.owner(spec.trainable, record.id, record.ask.seed, record.ask.config)
+    return Completed(f"{run_dir.name}/{record.id}", record.rows, path, owner)

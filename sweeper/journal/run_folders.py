@@ -119,6 +119,11 @@ def begin_here(journal: Journal) -> None:
         (files.cache_root() / BEGUN / journal.run).touch()
 
 
+def began_here(journal: Journal) -> bool:
+    """Whether this user started or resumed a run on this machine: a record from elsewhere may say what it likes."""
+    return bool(journal.run) and (files.cache_root() / BEGUN / str(journal.run)).exists()
+
+
 def opened(run_dir: Path, trust: bool = False) -> tuple[SweepSpec, Journal]:
     """Spec and journal of a run folder, read-only. Raises ValueError, in one line, if they cannot be read.
 

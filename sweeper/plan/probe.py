@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sweeper.journal import provenance
 from sweeper.plan import estimate
 from sweeper.plan.seed_noise import Spread
 from sweeper.spec.spec import SweepSpec
@@ -139,17 +140,9 @@ def _key(spec: SweepSpec, shape: dict[str, Any], at_once: int) -> str:
     for package in ("torch", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    parts = [spec.trainable, shape, held, at_once, versions, platform.machine(), _processor(), _device()]
+    parts = [spec.trainable, shape, held, at_once, versions, platform.machine(), provenance.processor(), _device()]
     parts.append(nodes.this_machine())
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _device() -> list[str]:

@@ -84,6 +84,7 @@ class JournalSearch(Searcher, ABC):
         slots: how many trials may run at once in this session.
         log: path of Optuna's journal, for its dashboard.
         reconcile: called before each answer; may write ends into the journal.
+        take_over: called with a trial that is to be trained; returns whether it was recorded as an earlier run's.
     """
 
     stage, prefix = "search", "t"
@@ -95,12 +96,13 @@ class JournalSearch(Searcher, ABC):
         slots: int,
         log: Path,
         reconcile: Callable[[], None] = lambda: None,
+        take_over: Callable[[TrialRecord], bool] = lambda record: False,
     ) -> None:
         super().__init__()
         self.spec, self.journal, self.slots, self.log = spec, journal, slots, log
         self._waiting = deque(record.id for record in self._records() if record.open)
         self._running: list[TrialRecord] = []
-        self._reconcile = reconcile
+        self._reconcile, self._take_over = reconcile, take_over
         self._log_after = 0.0
 
     @abstractmethod
@@ -168,9 +170,11 @@ class JournalSearch(Searcher, ABC):
         self.journal.append(Ask(**common, config=config, config_hash=self.spec.config_hash(config), budget=planned))
         return self._task(identity)
 
-    def _task(self, identity: str) -> dict[str, Any]:
-        """The trial's own fields of a `TrialTask`."""
+    def _task(self, identity: str) -> dict[str, Any] | None:
+        """The trial's own fields of a `TrialTask`; None if an earlier run has trained it, which is recorded then."""
         record = self.journal.trials[identity]
+        if self._take_over(record):
+            return None
         self._running.append(record)
         ask = record.ask
         confirming = ask.stage == design.STAGE
@@ -255,8 +259,9 @@ class StudySearch(JournalSearch):
         log: Path,
         concurrency: int,
         reconcile: Callable[[], None] = lambda: None,
+        take_over: Callable[[TrialRecord], bool] = lambda record: False,
     ) -> None:
-        super().__init__(spec, journal, min(slots, concurrency), log, reconcile)
+        super().__init__(spec, journal, min(slots, concurrency), log, reconcile, take_over)
         self.concurrency = concurrency
         self._sampler_attrs: dict[Key, dict[str, Any]] = {}  # what CMA-ES stores with a trial: its generation
         self._distributions = _distributions(spec)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -78,17 +78,40 @@ class JournalScheduler(FIFOScheduler):
         record = self.journal.trials[trial.config["id"]]
         if "fault" in result:
             self._break_off(record, OSError(*result["fault"]))
-        for row in result["rows"]:
+        stopped = self._record(record, result["rows"], result.get("checkpoint"), result.get("node"))
+        return TrialScheduler.STOP if stopped else TrialScheduler.CONTINUE
+
+    def take_over(self, record: TrialRecord, rows: Sequence[dict[str, Any]], checkpoint: str, name: str) -> None:
+        """Record a trial that an earlier run completed, as if it had just reported.
+
+        Args:
+            record: of the trial here.
+            rows: all rows of the other, with their `step`.
+            checkpoint: the hash of the last one's checkpoint, which the trial's folder has by now.
+            name: the other trial, as RUN/ID.
+        """
+        self._begin(record.id)
+        if not self._record(record, rows, checkpoint, None):
+            self._end(record, "completed", reused_from=name)
+
+    def _begin(self, identity: str) -> None:
+        """A trial begins."""
+
+    def _record(
+        self, record: TrialRecord, rows: Sequence[dict[str, Any]], checkpoint: str | None, node: str | None
+    ) -> bool:
+        """Record rows, the last one with the hash of its checkpoint. Returns whether the trial stops."""
+        for row in rows:
             metrics = {key: value for key, value in row.items() if key != "step"}
-            checkpoint = result.get("checkpoint") if row is result["rows"][-1] else None
-            fields = {"step": row["step"], "metrics": metrics, "checkpoint": checkpoint, "node": result.get("node")}
-            if not self.journal.append(Report(trial=record.id, **fields)):
+            stored = checkpoint if row is rows[-1] else None
+            report = Report(trial=record.id, step=row["step"], metrics=metrics, checkpoint=stored, node=node)
+            if not self.journal.append(report):
                 self._compare(record, row["step"], metrics)
                 continue
             if self.should_stop(record.id, row):
                 self._stop(record)
-                return TrialScheduler.STOP
-        return TrialScheduler.CONTINUE
+                return True
+        return False
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         record = self.journal.trials[trial.config["id"]]
@@ -125,7 +148,7 @@ class JournalScheduler(FIFOScheduler):
     def _stop(self, record: TrialRecord) -> None:
         self._end(record, "stopped", f"stopped by {type(self).__name__.lower()} at step {record.step}")
 
-    def _end(self, record: TrialRecord, state: Any, reason: str | None = None) -> None:
+    def _end(self, record: TrialRecord, state: Any, reason: str | None = None, reused_from: str | None = None) -> None:
         folder = Path("trials", record.id)
         if self.place:
             name = object_store.end(self.place / folder.as_posix(), record.step, self.run_dir / folder)
@@ -134,7 +157,8 @@ class JournalScheduler(FIFOScheduler):
             name = there and f"checkpoints/{there.name}"
         path = str(folder / name) if name else None
         outcome = self.hooks.outcome(record) if state == "completed" else {}
-        self.journal.append(End(trial=record.id, state=state, reason=reason, checkpoint=path, **outcome))
+        outcome |= {"reason": reason, "checkpoint": path, "reused_from": reused_from}
+        self.journal.append(End(trial=record.id, state=state, **outcome))
 
     def _compare(self, record: TrialRecord, step: int, metrics: dict[str, float]) -> None:
         before = next((row.metrics for row in record.rows if row.step == step), metrics)
@@ -179,7 +203,10 @@ class RuleScheduler(JournalScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        self.rule.on_trial_add(None, TrialStub(trial.config["id"]))
+        self._begin(trial.config["id"])
+
+    def _begin(self, identity: str) -> None:
+        self.rule.on_trial_add(None, TrialStub(identity))
 
     def _replay(self) -> None:
         """Replay the journal to the rule. The last session may have ended between a report and the resulting stop."""

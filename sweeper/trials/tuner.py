@@ -25,8 +25,9 @@ from ray.tune import TuneError
 from sweeper.confirmation import design as confirmation
 from sweeper.journal import checkpoints, learned, object_store, provenance, recorded
 from sweeper.journal.events import End, Session
-from sweeper.journal.journal import Journal
+from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.object_store import Remote
+from sweeper.journal.reuse import Reuse
 from sweeper.journal.run_folders import SCRATCH
 from sweeper.search.optuna_search import (
     ConfirmSearch,
@@ -85,6 +86,7 @@ def run(
     slots: int,
     *,
     facts: dict[str, Any] | None = None,
+    reuse: bool = False,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Run the trials that the search stage still lacks. Returns whether all of it has ended.
@@ -95,16 +97,18 @@ def run(
         journal: of the run.
         slots: how many trials fit at once.
         facts: about what the trainable prepared, for the journal.
+        reuse: take over trials that earlier runs in this storage completed.
         say: gets one line for each thing that people should know, such as a torn checkpoint.
     """
     concurrency, log = _begin(spec, run_dir, journal, slots, facts or {}, say), run_dir / OPTUNA_LOG
     # The rule first: the last session may have ended before it wrote down a stop.
     rule = scheduler(spec, journal, run_dir, _hooks(spec, run_dir, journal, say))
+    take_over = _reuse(spec, run_dir, journal, rule, reuse)
     search: JournalSearch
     if spec.search.method == "arms":
-        search = ListSearch(spec, journal, min(slots, concurrency), log, rule.reconcile_dropped)
+        search = ListSearch(spec, journal, min(slots, concurrency), log, rule.reconcile_dropped, take_over)
     else:
-        search = StudySearch(spec, journal, slots, log, concurrency, rule.reconcile_dropped)
+        search = StudySearch(spec, journal, slots, log, concurrency, rule.reconcile_dropped, take_over)
     try:
         _stage(spec, run_dir, journal, search, rule, say)
     finally:
@@ -119,6 +123,7 @@ def confirm(
     slots: int,
     *,
     facts: dict[str, Any] | None = None,
+    reuse: bool = False,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Run the trials that the confirmation's declared looks still lack; none is stopped early.
@@ -128,7 +133,8 @@ def confirm(
     concurrency = _begin(spec, run_dir, journal, slots, facts, say)
     rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
     log = run_dir / OPTUNA_LOG
-    search = ConfirmSearch(spec, journal, min(slots, concurrency), log, rule.reconcile_dropped)
+    take_over = _reuse(spec, run_dir, journal, rule, reuse)
+    search = ConfirmSearch(spec, journal, min(slots, concurrency), log, rule.reconcile_dropped, take_over)
     _stage(spec, run_dir, journal, search, rule, say)
     return confirmation.complete(spec, journal)
 
@@ -188,6 +194,26 @@ def _stage(
         for record in journal.trials.values():
             if record.state == "running":
                 journal.append(End(trial=record.id, state="interrupted"))
+
+
+def _reuse(
+    spec: SweepSpec, run_dir: Path, journal: Journal, rule: JournalScheduler, reuse: bool
+) -> Callable[[TrialRecord], bool]:
+    """What takes a trial over from an earlier run in this storage, if one has it. Returns whether it did."""
+    if not reuse or object_store.of(run_dir):
+        return lambda record: False
+    earlier = Reuse(spec, run_dir, journal)
+
+    def take_over(record: TrialRecord) -> bool:
+        found = earlier.find(record)
+        manifest = earlier.adopt(record, found) if found else None
+        if not (found and manifest):
+            return False
+        rows = [{**row.metrics, "step": row.step} for row in found.rows]
+        rule.take_over(record, rows, manifest, found.name)
+        return True
+
+    return take_over
 
 
 def _hooks(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str], None]) -> Hooks:
@@ -317,6 +343,7 @@ def _session(spec: SweepSpec, concurrency: int, slots: int, facts: dict[str, Any
         "slots": slots,
         "threads": spec.resources.cpus_per_worker,
         "device": _device(spec),
+        "processor": provenance.processor(),
     }
     return Session(
         command=command(sys.orig_argv),
