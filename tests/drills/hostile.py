@@ -434,7 +434,7 @@ def _gone_on(case: damage.Case) -> int:
 
     tune.report = reported
     try:
-        trial.run({**tuner.shared(spec, case.run_dir), **own, "known": expected_rows(spec, record)})
+        trial.run({**tuner.shared(spec, case.run_dir), **own, "expected": expected_rows(spec, record)})
     except KeyboardInterrupt:
         return 0
     except Exception as error:
