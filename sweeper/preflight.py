@@ -14,7 +14,7 @@ from sweeper.confirmation import design, fresh_seeds
 from sweeper.journal import run_folders, tasks
 from sweeper.journal.events import Session, with_lines
 from sweeper.journal.journal import Journal, fingerprints_in
-from sweeper.journal.run_folders import BEGUN, JOURNAL
+from sweeper.journal.run_folders import BEGUN, JOURNAL, SPEC
 from sweeper.plan import capacity, probe
 from sweeper.plan.estimate import Plan, above_limits, few_points
 from sweeper.report.summary import sweep_state
@@ -45,6 +45,7 @@ class Request:
         reuse_seeds: confirm on seeds that earlier runs used.
         trust_record: resume a record that was changed since it was written.
         fork: resume a copy of a run as a run of its own.
+        no_reuse: train everything, also what an earlier run has trained.
         yes: do not ask.
         dry_run: only plan.
     """
@@ -59,6 +60,7 @@ class Request:
     reuse_seeds: bool = False
     trust_record: bool = False
     fork: bool = False
+    no_reuse: bool = False
     yes: bool = False
     dry_run: bool = False
 
@@ -173,6 +175,8 @@ class Admission:
     def _same_data_and_fresh_seeds(self) -> None:
         facts = self.prepare_info or {}
         recorded: Journal | None = journal_to_resume(self.spec, self.run_to_resume, facts, self.request.trust_record)
+        if recorded and self.run_to_resume:
+            run_folders.refuse_extension(recorded, run_folders.recorded(self.run_to_resume / SPEC), self.spec)
         if recorded and self.run_to_resume and not self.request.fork:
             fresh_seeds.refuse_stale(recorded, store_uri(self.spec, self.storage), self.run_to_resume, self.say)
         if not self.request.reuse_seeds:
@@ -187,6 +191,7 @@ def admission(request: Request, say: Say) -> Admission:
     own = request.resume if request.spec is None and request.resume != run_folders.NEWEST else None
     if own is not None:
         run_folders.refuse_strange(own)
+        run_folders.mend_spec(own)
     path = own / run_folders.SPEC if own is not None else request.spec
     if path is None:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")

@@ -113,6 +113,9 @@ def _parser() -> files.Parser:
         help="resume a record that was changed since it was written (with --resume)",
     )
     parser.add_argument("--fork", action="store_true", help="resume a copy as a run of its own (with --resume)")
+    parser.add_argument(
+        "--no-reuse", action="store_true", help="train everything, also what an earlier run has trained"
+    )
     parser.add_argument("--reproduce", type=Path, metavar="RUN_DIR", help="train one trial of a run again and compare")
     parser.add_argument("--trial", metavar="ID", help="which one (with --reproduce; else the best)")
     parser.add_argument(

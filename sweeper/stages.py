@@ -65,6 +65,7 @@ class Stages:
         uri: of the tracking store.
         prepare_info: what `preflight.prepare_shared` returned.
         more_seeds: how many seeds a further look adds.
+        reuse: take over trials that earlier runs in this storage completed.
         verbose: show Ray's own output.
         wait: minutes to wait for the nodes of a joined cluster.
     """
@@ -75,6 +76,7 @@ class Stages:
     uri: str
     prepare_info: dict[str, Any]
     more_seeds: int = 0
+    reuse: bool = False
     verbose: bool = False
     wait: float = 0.0
 
@@ -87,6 +89,8 @@ class Stages:
             own = run_folders.own_hash(run_dir) or spec.spec_hash
             journal.refuse_other_spec(own, request.trust_record)
             journal.refuse_gaps()
+            if own != spec.spec_hash and run_folders.extends(run_folders.recorded(run_dir / run_folders.SPEC), spec):
+                run_folders.extend(run_dir, journal, spec)
         journal.born(own)
         if request.fork:
             journal.fork()
@@ -103,6 +107,7 @@ class Stages:
             uri=uri,
             prepare_info=admission.prepare_info or {},
             more_seeds=request.more_seeds,
+            reuse=spec.reuse.trials and not (request.no_reuse or request.again),
             verbose=verbose,
             wait=wait,
         )
@@ -195,7 +200,13 @@ class Stages:
             slots, begun = self._slots(nodes, signals.say), not design.searched(self.spec, self.journal)
             if begun:
                 if not tuner.run(
-                    self.spec, self.run_dir, self.journal, slots, facts=self.prepare_info, say=signals.say
+                    self.spec,
+                    self.run_dir,
+                    self.journal,
+                    slots,
+                    facts=self.prepare_info,
+                    reuse=self.reuse,
+                    say=signals.say,
                 ):
                     return False
                 signals.install()  # Tune's handler is still there, and would take a signal to no effect
@@ -239,7 +250,7 @@ class Stages:
 
         spec, journal, say = self.spec, self.journal, signals.say
         if not design.complete(spec, journal):
-            if not tuner.confirm(spec, self.run_dir, journal, slots, facts=prepare_info, say=say):
+            if not tuner.confirm(spec, self.run_dir, journal, slots, facts=prepare_info, reuse=self.reuse, say=say):
                 return False
             signals.install()  # Tune's handler is still there
         if reason := design.missing_metric_note(spec, journal):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-FORMAT = 2  # of the record; 1 had no chain and no format
+FORMAT = 3  # of the record; 2 knows neither `Extend` nor trials taken over, 1 had no chain and did not say so
 DEEPEST = 100  # levels that a line may nest
 
 
@@ -213,6 +213,20 @@ class Trust:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extend:
+    """The run goes on with a spec that differs in settings which move no number of the trials so far.
+
+    changed: dotted paths of these settings. spec_hash: of the new spec. spec: its text, which then is spec.yaml.
+    """
+
+    __pydantic_config__ = _CONFIG
+    changed: list[str]
+    spec_hash: str
+    spec: str
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """A driver began to work on the run.
 
@@ -344,11 +358,11 @@ class Verdict:
     time: Time = field(default_factory=time.time)
 
 
-Event = Begin | Fork | Trust | Session | Ask | Repeat | Over | Report | End | Family | Verdict
+Event = Begin | Fork | Trust | Extend | Session | Ask | Repeat | Over | Report | End | Family | Verdict
 
 KINDS: dict[str, type[Any]] = {
     kind.__name__.lower(): kind
-    for kind in (Begin, Fork, Trust, Session, Ask, Repeat, Over, Report, End, Family, Verdict)
+    for kind in (Begin, Fork, Trust, Extend, Session, Ask, Repeat, Over, Report, End, Family, Verdict)
 }
 
 

@@ -25,6 +25,7 @@ from sweeper.journal.events import (
     Begin,
     End,
     Event,
+    Extend,
     Family,
     Fork,
     Over,
@@ -39,8 +40,8 @@ from sweeper.journal.events import (
 )
 from sweeper.system import files
 
-__all__ = ["Ask", "Begin", "End", "Event", "Family", "Fork", "Over", "Repeat", "Report", "Session", "State", "Trust"]
-__all__ += ["AUDIT", "Journal", "TrialRecord", "Verdict", "apply", "fingerprints_in", "nested"]
+__all__ = ["Ask", "Begin", "End", "Event", "Extend", "Family", "Fork", "Over", "Repeat", "Report", "Session", "State"]
+__all__ += ["AUDIT", "Journal", "TrialRecord", "Trust", "Verdict", "apply", "fingerprints_in", "nested"]
 
 AUDIT = "audit/"
 _MARK, _DIGITS = b', "digest": "', 32
@@ -70,6 +71,11 @@ class TrialRecord:
     def open(self) -> bool:
         """Whether a resumed sweep still has to run it."""
         return self.end is None or self.end.state == "interrupted"
+
+    @property
+    def reused_from(self) -> str | None:
+        """The trial of an earlier run that this one was taken over from, as RUN/ID; None if it was trained."""
+        return self.end.reused_from if self.end else None
 
     @property
     def step(self) -> int:
@@ -154,7 +160,7 @@ class Journal:
 
     def refuse_other_spec(self, spec_hash: str, trust: bool = False) -> None:
         """Raises ValueError, in one line, if the run began with another spec; with `trust`, notes a fault instead."""
-        hashes = (event.spec_hash for event in reversed(self.events) if isinstance(event, Begin | Trust))
+        hashes = (event.spec_hash for event in reversed(self.events) if isinstance(event, Begin | Trust | Extend))
         own = next(hashes, spec_hash)
         if own == spec_hash:
             return
@@ -186,6 +192,17 @@ class Journal:
         if not self.chained:
             lines.append("The record is from an earlier version, which wrote no digests: changes do not show.")
         return lines
+
+    def extend(self, spec_hash: str, spec: str, changed: list[str]) -> None:
+        """Go on with another spec, whose differences move no number of the trials so far."""
+        self.append(Extend(changed=changed, spec_hash=spec_hash, spec=spec))
+
+    def extended(self) -> tuple[str, Extend] | None:
+        """The hash of the spec before its latest change, and that change; None where the spec was not extended last."""
+        specs = [event for event in self.events if isinstance(event, Begin | Trust | Extend)]
+        if len(specs) < 2 or not isinstance(last := specs[-1], Extend):
+            return None
+        return specs[-2].spec_hash, last
 
     def born(self, spec_hash: str) -> None:
         """Give a run its id, before all else; and if its record is trusted in spite of faults, write that down."""
@@ -258,7 +275,7 @@ class Journal:
                         number, "it does not follow from the lines before: something was changed or lost", trust
                     )
                 event = parse(body)
-                if isinstance(event, Begin | Fork | Trust) and not (digest or broken or vouched):
+                if isinstance(event, Begin | Fork | Trust | Extend) and not (digest or broken or vouched):
                     broken = True
                     self._fault(number, "its digest is gone, and every version that writes it writes one", trust)
                 self._check(event)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 SPEC, JOURNAL = object_store.SPEC, object_store.JOURNAL
 SCRATCH, BEGUN = ".tune", "begun"
 LOCK = ".lock"
+MORE = "search.trials"  # a run may go on with more of them
+# Settings that move no number of a trial: a run may go on with others.
+FREE = ("limits.", "tracking.", "reuse.", "resources.concurrency", "resources.max_failures", "resources.placement")
 REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
 NEWEST = Path("\0newest")  # resume the newest run of the spec; no folder can have this name
 
@@ -86,7 +89,7 @@ def find_run(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
     if not there:
         raise ValueError(f"--resume {folder}: not a run folder, it has no {SPEC}")
     found = recorded(folder / SPEC)
-    if spec.spec_hash not in (found.spec_hash, _hash_now(folder, spec, found)):
+    if spec.spec_hash not in (found.spec_hash, _hash_now(folder, spec, found)) and not extends(found, spec):
         raise ValueError(
             f"--resume {folder}: it holds another run, {found.spec_hash[:8]}, and this spec is "
             f"{spec.spec_hash[:8]}; resume it with {folder / SPEC}"
@@ -95,6 +98,42 @@ def find_run(parent: Path, spec: SweepSpec, resume: Path | None) -> Path | None:
         raise ValueError(f"--resume {folder}: the folder is not writable")
     _tidy(folder)
     return folder
+
+
+def extends(old: SweepSpec, new: SweepSpec) -> bool:
+    """Whether a run of one spec may go on with another: no number of its trials so far would be different."""
+    changed = old.changed(new)
+    fewer = (new.search.trials or 0) < (old.search.trials or 0)
+    return not fewer and all(path == MORE or path.startswith(FREE) for path in changed)
+
+
+def refuse_extension(journal: Journal, old: SweepSpec, new: SweepSpec) -> None:
+    """Raises ValueError, in one line, where a confirmation has been declared on a search that would grow."""
+    if MORE in old.changed(new) and journal.families():
+        raise ValueError(
+            f"{MORE}: this run has declared its confirmation, so its search cannot grow; start the changed spec as a "
+            "run of its own: what is trained already is taken over"
+        )
+
+
+def mend_spec(run_dir: Path) -> None:
+    """Replace spec.yaml if the journal already goes by another: a driver died between the two."""
+    if not (run_dir / JOURNAL).exists():
+        return
+    try:
+        found = Journal(run_dir / JOURNAL, read_only=True).extended()
+    except ValueError:
+        return  # refused later, by whoever must read it
+    if found and recorded(run_dir / SPEC).spec_hash == found[0]:
+        files.put(run_dir / SPEC, found[1].spec)
+
+
+def extend(run_dir: Path, journal: Journal, new: SweepSpec) -> None:
+    """Let a run go on with a spec that `extends` its own: the journal says so first, then spec.yaml is replaced."""
+    journal.extend(new.spec_hash, new.to_yaml(), recorded(run_dir / SPEC).changed(new))
+    files.put(run_dir / SPEC, new.to_yaml())
+    if place := object_store.of(run_dir):
+        (place / SPEC).push(run_dir / SPEC)
 
 
 def refuse_strange(run_dir: Path) -> None:

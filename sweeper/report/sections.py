@@ -164,6 +164,7 @@ def _trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> str:
         row += [shown_value(path, record.ask.params[path]) if path in record.ask.params else ABSENT for path in paths]
         row += [number(values.get(key)) for key in metrics]
         why = ended(record) or learned.stuck(spec, record) or ABSENT
+        why = f"taken over from {text(record.reused_from)}" if record.reused_from and why == ABSENT else why
         row += [f"{record.step:,}", _masked(record), state(record), why]
         rows.append(row)
     heads = ["trial", "stage", "arm", "seed", *(_head(path, records) for path in paths), *metrics]

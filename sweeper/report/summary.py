@@ -42,7 +42,10 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
 
 
 def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[str, Any]:
-    """One trial of the summary. One still running when the sweep ends is interrupted. `audit` is null without audit."""
+    """One trial of the summary. One still running when the sweep ends is interrupted.
+
+    `audit` is null without audit. `start` says where its training began: at its own last step if it was taken over.
+    """
     metrics = record.rows[-1].metrics if record.rows else {}
     return {
         "id": record.id,
@@ -56,6 +59,7 @@ def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[
         "metrics": {key: value for key, value in metrics.items() if not key.startswith(AUDIT)},
         "audit": nested(metrics, AUDIT) or None,
         "run_id": run_id,
+        "start": {"from": record.reused_from, "step": record.step if record.reused_from else 0},
         "reason": redact(record.end.reason) if record.end and record.end.reason else None,
     }
 

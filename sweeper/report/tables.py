@@ -137,15 +137,22 @@ def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     processes, gpus = spec.resources.processes, spec.resources.gpus_per_worker
     rows = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
     rows["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
-    read = [_tokens(spec, record) for record in records]
+    reused = [record for record in records if record.reused_from]
+    if reused:
+        steps, shared = (sum(record.step for record in each) for each in (records, reused))
+        rows["steps trained"] = f"{steps - shared:,}"
+        rows["steps taken over"] = f"{shared:,}, in {len(reused)} trials that earlier runs had trained"
+    read = [_tokens(spec, record) for record in records if not record.reused_from]
     tokens = sum(number or 0 for number in read)
     rows["tokens read"] = "not on record" if None in read else f"{tokens:,}"
-    predicted = [record.rows[-1].metrics.get("train/predicted") for record in records if record.rows]
+    predicted = [
+        record.rows[-1].metrics.get("train/predicted") for record in records if record.rows and not record.reused_from
+    ]
     if any(predicted):
         rows["tokens predicted"] = f"{sum(value or 0 for value in predicted):,.0f}"
     spent: Counter[str] = Counter()
     for record in records:
-        last = record.rows[-1].metrics if record.rows else {}
+        last = record.rows[-1].metrics if record.rows and not record.reused_from else {}
         spent.update({key: value for key, value in last.items() if "energy" in key})  # pyright: ignore[reportArgumentType]
     rows |= {key: f"{value:,.4g}" for key, value in spent.items()}
     if not spent:

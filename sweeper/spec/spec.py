@@ -11,7 +11,7 @@ import json
 import operator
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -201,6 +201,15 @@ class Tracking(Section):
     uri: str | None = None
 
 
+class Reuse(Section):
+    """What need not be trained again. It moves no number, so it is not part of the hash.
+
+    trials: take over trials that an earlier run in this storage completed with the same settings, seed, data and code.
+    """
+
+    trials: bool = True
+
+
 class SweepSpec(Section):
     """One sweep. Made by `load` or `resolve`, which also check it against the trainable.
 
@@ -218,6 +227,7 @@ class SweepSpec(Section):
             they are the first trials, and complete points of the space.
         ablation: how further arms are derived from two.
         data: the complete `data` section of the trainable's settings.
+        reuse: what need not be trained again.
         shared: the user's group may read and write what the sweep writes; not part of the hash.
         profile: the name of the profile that was applied.
         profiles: the profiles of the file, not part of the resolved spec.
@@ -243,6 +253,7 @@ class SweepSpec(Section):
     limits: Limits = Limits()
     data: dict[str, Any] = {}
     tracking: Tracking = Tracking()
+    reuse: Reuse = Field(default=Reuse(), exclude_if=lambda given: given == Reuse())
     shared: bool = Field(default=False, exclude_if=operator.not_)
     profile: str | None = None
     profiles: dict[str, Any] = Field(default={}, exclude=True)
@@ -414,7 +425,12 @@ class SweepSpec(Section):
     @property
     def spec_hash(self) -> str:
         """SHA-256 of the resolved spec. The order of space and arms matters: it decides the order of trials."""
-        return _digest(self.model_dump(mode="json", exclude={"shared"}))
+        return _digest(self.model_dump(mode="json", exclude={"shared", "reuse"}))
+
+    def changed(self, other: SweepSpec) -> list[str]:
+        """Dotted paths of the settings in which another spec differs from this one."""
+        own, others = (dict(_flat(one.model_dump(mode="json"))) for one in (self, other))
+        return sorted(key for key in own.keys() | others if own.get(key, _ABSENT) != others.get(key, _ABSENT))
 
     @property
     def budget_hash(self) -> str:
@@ -454,6 +470,18 @@ class SweepSpec(Section):
     def to_yaml(self) -> str:
         """The resolved spec as YAML; `load` returns the same spec, with the same hash."""
         return yaml_reader.dump(self.model_dump(mode="json"))
+
+
+_ABSENT = object()
+
+
+def _flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a tree by dotted path; an empty mapping is a leaf."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
 
 
 def _refuse_nested(where: tuple[str, ...], paths: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ DIGEST = "sweeper.digest"  # of the journal's line up to which the store knows t
 DATA = "sweeper.data_fingerprint"  # one of those that `stages` makes with PREFIX
 
 # Of every run: how it stands, and who drives it.
+REUSED_FROM = "sweeper.reused_from"  # RUN/ID of the trial it was taken over from
 STATE = "sweeper.state"
 COMMAND = "sweeper.command"
 VERSIONS = "sweeper.versions"

@@ -92,6 +92,7 @@ class TrialRun:
             step = reports[-1].step if reports else self.step
             tags = {tag.STATE: self.end.state, tag.STEP: str(step)}
             tags |= {tag.REASON: redact(self.end.reason)} if self.end.reason else {}
+            tags |= {tag.REUSED_FROM: self.end.reused_from} if self.end.reused_from else {}
         return reports, tags
 
     def params(self) -> dict[str, str]:

@@ -1,0 +1,282 @@
+"""Trials that an earlier run completed are taken over, and a run goes on with a spec that moves no number of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.confirmation import champion, design
+from sweeper.journal import checkpoints, provenance, reuse, run_folders
+from sweeper.journal.events import Session
+from sweeper.journal.journal import Journal
+from sweeper.report.summary import trial_json
+from sweeper.report.tables import cost
+from sweeper.spec.spec import SweepSpec
+from sweeper.system import nodes as nodes_module
+from sweeper.trials import cluster, tuner
+from tests.sweeper.samples import toy_spec
+
+ARMS = {"baseline": {"x": 0.2}, "better": {"x": 0.6}, "other": {"x": 0.9}}
+NOISY: dict[str, Any] = {"seed_sd": 0.1, "run_sd": 0.05}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[nodes_module.Node]]:
+    with cluster.session() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: list[nodes_module.Node]) -> Callable[..., Journal]:
+    """A sweep's search in one storage, with a run folder of its own, as the command makes it."""
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+
+    def run(
+        spec: SweepSpec, *, taken: bool = True, facts: dict[str, Any] | None = None, confirm: bool = False
+    ) -> Journal:
+        folder = run_folders.new(tmp_path / "runs", spec)
+        journal = Journal(folder / run_folders.JOURNAL)
+        journal.born(spec.spec_hash)
+        run_folders.begin_here(journal)
+        found = facts or {"data_fingerprint": "text"}
+        assert tuner.run(spec, folder, journal, 2, facts=found, reuse=taken)
+        if confirm:
+            journal.append(champion.declare(spec, journal, f"sqlite:///{tmp_path}/ml.db", found, folder, print))
+            assert tuner.confirm(spec, folder, journal, 2, reuse=taken)
+        return journal
+
+    return run
+
+
+def arms(**changes: Any) -> SweepSpec:
+    given: dict[str, Any] = {"search": {"method": "arms"}, "space": {}, "arms": ARMS, "config": NOISY}
+    return toy_spec(**(given | changes))
+
+
+def rows(journal: Journal) -> dict[tuple[str | None, int, str], list[tuple[int, dict[str, float]]]]:
+    """Every row of every trial, by what the trial is and not by its number."""
+    return {
+        (json.dumps(one.ask.params, sort_keys=True), one.ask.seed, one.ask.stage): [
+            (row.step, row.metrics) for row in one.rows
+        ]
+        for one in journal.trials.values()
+    }
+
+
+def taken(journal: Journal) -> dict[str, str | None]:
+    return {one.id: one.reused_from for one in journal.trials.values()}
+
+
+def test_only_what_changed_is_trained(sweep: Callable[..., Journal]) -> None:
+    first = sweep(arms())
+    assert set(taken(first).values()) == {None}
+    name = first.path.parent.name
+    more = sweep(arms(arms={**ARMS, "new": {"x": 0.4}}))
+    assert taken(more) == {"t0001": f"{name}/t0001", "t0002": f"{name}/t0002", "t0003": f"{name}/t0003", "t0004": None}
+    clean = sweep(arms(arms={**ARMS, "new": {"x": 0.4}}), taken=False)
+    assert rows(more) == rows(clean)
+    assert set(taken(clean).values()) == {None}
+    fewer = sweep(arms(arms={"baseline": ARMS["baseline"], "new": {"x": 0.4}}))
+    assert None not in taken(fewer).values()
+    other = sweep(arms(config={**NOISY, "run_sd": 0.06}))
+    assert set(taken(other).values()) == {None}, "another constant is another run"
+
+
+def test_what_is_taken_over_is_a_whole_trial(sweep: Callable[..., Journal]) -> None:
+    spec = arms()
+    first, second = sweep(spec), sweep(arms(name="again"))
+    for one in second.trials.values():
+        theirs = first.trials[one.id]
+        assert one.state == "completed"
+        assert one.reused_from == f"{first.path.parent.name}/{theirs.id}"
+        assert one.end is not None
+        assert one.end.checkpoint is not None
+        stored = second.path.parent / one.end.checkpoint
+        assert checkpoints.history(stored)[-1]["step"] == one.step == theirs.step
+        mark = checkpoints.owner(spec.trainable, one.id, one.ask.seed, one.ask.config)
+        expected = [({"step": row.step, **row.metrics}, row.checkpoint) for row in one.rows]
+        assert checkpoints.newest(stored.parent, mark, expected) == (stored, [])
+        assert trial_json(one, spec.objective, None)["start"] == {"from": one.reused_from, "step": one.step}
+        assert trial_json(theirs, spec.objective, None)["start"] == {"from": None, "step": 0}
+    spent = cost(spec, second)
+    assert spent["steps trained"] == "0"
+    assert spent["steps taken over"] == "60, in 3 trials that earlier runs had trained"
+    assert "steps trained" not in cost(spec, first)
+
+
+def test_a_longer_search_has_the_points_of_a_clean_one(sweep: Callable[..., Journal]) -> None:
+    def spec(trials: int) -> SweepSpec:
+        return toy_spec(search={"method": "tpe", "trials": trials}, config=NOISY, resources={"concurrency": 2})
+
+    short, long = sweep(spec(5)), sweep(spec(8))
+    clean = sweep(spec(8), taken=False)
+    assert rows(long) == rows(clean)
+    assert [one.ask.params for one in long.trials.values()] == [one.ask.params for one in clean.trials.values()]
+    assert [bool(one) for one in taken(long).values()] == [True] * 5 + [False] * 3
+    assert len(short.trials) == 5
+
+
+@pytest.mark.parametrize("rule", [{"halving": {"first": 5, "reduction": 2}}, {"median": {"trials": 2, "first": 5}}])
+def test_a_rule_sees_rows_that_are_taken_over(sweep: Callable[..., Journal], rule: Any) -> None:
+    many = {f"arm{n}": {"x": n / 8} for n in range(8)}
+    one_at_a_time = {"resources": {"concurrency": 1}, "arms": many}
+    sweep(arms(**one_at_a_time))
+    ruled, clean = (sweep(arms(**one_at_a_time, scheduler=rule), taken=given) for given in (True, False))
+    assert [(one.state, one.step) for one in ruled.trials.values()] == [
+        (one.state, one.step) for one in clean.trials.values()
+    ]
+    assert "stopped" in {one.state for one in ruled.trials.values()}
+    assert rows(ruled) == rows(clean)
+
+
+def test_a_confirmation_takes_over_what_was_confirmed_and_not_what_was_searched(sweep: Callable[..., Journal]) -> None:
+    spec = arms(seeds={"search": [1], "confirm": [1_000, 1_001]})
+    first = sweep(spec, confirm=True)
+    second = sweep(arms(name="again", seeds={"search": [1_000], "confirm": [1_000_000, 1_001]}), confirm=True)
+    came = {(one.ask.stage, one.ask.seed): one.reused_from for one in second.trials.values()}
+    assert came["search", 1_000] is None, "a run of the confirmation reports the test part, one of the search must not"
+    assert came["confirm", 1_000_000] is None
+    assert str(came["confirm", 1_001]).startswith(f"{first.path.parent.name}/c")
+    assert design.complete(spec, first)
+
+
+def test_other_data_code_processor_or_libraries_share_nothing(
+    sweep: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(arms())
+    assert set(taken(sweep(arms(name="data"), facts={"data_fingerprint": "other"})).values()) == {None}
+    for name, patched in (("code", lambda *_: "other"), ("processor", lambda: "other"), ("versions", dict)):
+        with monkeypatch.context() as patch:
+            patch.setattr(provenance, name, patched)
+            assert set(taken(sweep(arms(name=name))).values()) == {None}, name
+    assert None not in taken(sweep(arms(name="same"))).values()
+
+
+def test_a_run_from_elsewhere_or_a_damaged_one_gives_nothing(
+    sweep: Callable[..., Journal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sweep(arms())
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folders, "began_here", lambda journal: False)
+        assert set(taken(sweep(arms(name="stranger"))).values()) == {None}
+    kept = first.path.parent / "trials/t0002/checkpoints/step-00000020/history.jsonl"
+    kept.write_text(kept.read_text("utf-8").replace("1", "2"), "utf-8")  # before anything shares its file
+    second = taken(sweep(arms(name="damaged")))
+    assert [second["t0001"], second["t0003"]] == [f"{first.path.parent.name}/t0001", f"{first.path.parent.name}/t0003"]
+    assert second["t0002"] is None
+
+
+def test_a_trial_of_two_sessions_that_differ_has_no_key(sweep: Callable[..., Journal]) -> None:
+    journal = sweep(arms())
+    assert len(dict(reuse.keys(arms(), journal))) == 3
+    session = next(event for event in journal.events if isinstance(event, Session))
+    at = next(n for n, event in enumerate(journal.events) if getattr(event, "trial", "") == "t0002")
+    journal.events.insert(at + 1, Session(**{**vars(session), "versions": {**session.versions, "torch": "0"}}))
+    assert {record.id for _, record in reuse.keys(arms(), journal)} & {"t0001", "t0002"} == set()
+
+
+def test_files_are_shared_and_outlive_the_run_that_had_them(sweep: Callable[..., Journal], tmp_path: Path) -> None:
+    first, second = sweep(arms()), sweep(arms(name="again"))
+    theirs, ours = (one.path.parent / "trials/t0001/checkpoints/step-00000020/history.jsonl" for one in (first, second))
+    assert os.path.samefile(theirs, ours)
+    text = ours.read_text("utf-8")
+    theirs.unlink()
+    assert ours.read_text("utf-8") == text
+
+
+def test_the_code_of_a_module_is_what_it_imports_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "mypackage"
+    (package / "deep").mkdir(parents=True)
+    sources = {
+        "__init__.py": "",
+        "mine.py": "from mypackage import near\nMAKER = 'mypackage.named:Thing'\ndef go():\n    from .deep import far\n",
+        "near.py": "import json\n",
+        "named.py": "",
+        "unused.py": "import mypackage.mine\n",
+        "deep/__init__.py": "",
+        "deep/far.py": "from ..near import x\n",
+    }
+    for name, text in sources.items():
+        (package / name).write_text(text, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = provenance.code("mypackage.mine")
+    assert before == provenance.code("mypackage.mine")
+    for name in sources:
+        with monkeypatch.context():
+            text = (package / name).read_text("utf-8")
+            (package / name).write_text(text + "# other\n", "utf-8")
+            assert (provenance.code("mypackage.mine") != before) == (name != "unused.py"), name
+            (package / name).write_text(text, "utf-8")
+    assert provenance.code("no_such_module.at_all") is None
+    assert provenance.code("trainables.mlm") == provenance.code("trainables.mlm") is not None
+
+
+def test_what_a_source_of_the_catalogue_runs_is_in_the_code() -> None:
+    """It is named in a text alone, and imported by that."""
+    from trainables.settings.catalogue import SOURCES
+
+    seen = "\n".join(Path(str(provenance._source(name))).name for name in _reached("trainables.mlm"))
+    for entry in SOURCES.values():
+        assert entry.made_by.partition(":")[0].rpartition(".")[2] + ".py" in seen
+    assert "evaluate.py" not in seen.splitlines()
+
+
+def _reached(module: str) -> set[str]:
+    left, seen = [module], set[str]()
+    while left:
+        name = left.pop()
+        path = provenance._source(name)
+        if name not in seen and path is not None:
+            seen.add(name)
+            left += provenance._imported(path.read_text("utf-8"), name, path.name == "__init__.py", "trainables")
+    return seen
+
+
+def test_a_run_may_go_on_with_more_trials_and_with_settings_that_move_no_number(tmp_path: Path) -> None:
+    old = toy_spec(search={"method": "tpe", "trials": 6})
+    for changes in (
+        {"search": {"method": "tpe", "trials": 9}},
+        {"limits": {"hours": 3}},
+        {"tracking": {"uri": "http://127.0.0.1:5000"}},
+        {"resources": {"concurrency": 3, "max_failures": 1}},
+        {"reuse": {"trials": False}},
+    ):
+        assert run_folders.extends(old, toy_spec(**changes)), changes
+    for changes in (
+        {"search": {"method": "tpe", "trials": 5}},
+        {"search": {"method": "random", "trials": 9}},
+        {"config": {"steps": 30}},
+        {"seeds": {"search": [5]}},
+        {"resources": {"cpus_per_worker": 2}},
+        {"arms": {}},
+    ):
+        assert not run_folders.extends(old, toy_spec(**changes)), changes
+
+
+def test_an_extended_run_says_so_and_survives_a_crash_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (toy_spec(search={"method": "tpe", "trials": trials}) for trials in (6, 9))
+    folder = run_folders.new(tmp_path, old)
+    journal = Journal(folder / run_folders.JOURNAL)
+    journal.born(old.spec_hash)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_folders.files, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_folders.extend(folder, journal, new)
+    with pytest.raises(ValueError, match=r"spec\.yaml is not the one"):
+        run_folders.opened(folder)
+    run_folders.mend_spec(folder)
+    spec, again = run_folders.opened(folder)
+    assert (spec.spec_hash, spec.search.trials) == (new.spec_hash, 9)
+    assert again.extended() is not None
+    run_folders.mend_spec(folder)
+    (folder / run_folders.SPEC).write_text(toy_spec(search={"method": "tpe", "trials": 12}).to_yaml(), "utf-8")
+    run_folders.mend_spec(folder)
+    assert run_folders.recorded(folder / run_folders.SPEC).search.trials == 12, "what people wrote is not replaced"
+    with pytest.raises(ValueError, match=r"spec\.yaml is not the one"):
+        run_folders.opened(folder)
