@@ -1,4 +1,4 @@
-"""Trials that an earlier run completed are taken over, and a run goes on with a spec that moves no number of its own."""
+"""Trials that an earlier run completed are taken over; a run is resumed with a spec that moves none of its numbers."""
 
 from __future__ import annotations
 
@@ -36,14 +36,12 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: list[nodes_mod
     """A sweep's search in one storage, with a run folder of its own, as the command makes it."""
     monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
 
-    def run(
-        spec: SweepSpec, *, taken: bool = True, facts: dict[str, Any] | None = None, confirm: bool = False
-    ) -> Journal:
+    def run(spec: SweepSpec, *, taken: bool = True, confirm: bool = False, **facts: Any) -> Journal:
         folder = run_folders.new(tmp_path / "runs", spec)
         journal = Journal(folder / run_folders.JOURNAL)
         journal.born(spec.spec_hash)
         run_folders.begin_here(journal)
-        found = facts or {"data_fingerprint": "text"}
+        found = {"data_fingerprint": "text"} | facts
         assert tuner.run(spec, folder, journal, 2, facts=found, reuse=taken)
         if confirm:
             journal.append(champion.declare(spec, journal, f"sqlite:///{tmp_path}/ml.db", found, folder, print))
@@ -149,7 +147,7 @@ def test_other_data_code_processor_or_libraries_share_nothing(
     sweep: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep(arms())
-    assert set(taken(sweep(arms(name="data"), facts={"data_fingerprint": "other"})).values()) == {None}
+    assert set(taken(sweep(arms(name="data"), data_fingerprint="other")).values()) == {None}
     for name, patched in (("code", lambda *_: "other"), ("processor", lambda: "other"), ("versions", dict)):
         with monkeypatch.context() as patch:
             patch.setattr(provenance, name, patched)
@@ -194,7 +192,7 @@ def test_the_code_of_a_module_is_what_it_imports_and_no_more(tmp_path: Path, mon
     (package / "deep").mkdir(parents=True)
     sources = {
         "__init__.py": "",
-        "mine.py": "from mypackage import near\nMAKER = 'mypackage.named:Thing'\ndef go():\n    from .deep import far\n",
+        "mine.py": "from mypackage import near\nN = 'mypackage.named:Thing'\ndef go():\n    from .deep import far\n",
         "near.py": "import json\n",
         "named.py": "",
         "unused.py": "import mypackage.mine\n",
@@ -239,22 +237,24 @@ def _reached(module: str) -> set[str]:
 
 def test_a_run_may_go_on_with_more_trials_and_with_settings_that_move_no_number(tmp_path: Path) -> None:
     old = toy_spec(search={"method": "tpe", "trials": 6})
-    for changes in (
+    free: list[dict[str, Any]] = [
         {"search": {"method": "tpe", "trials": 9}},
         {"limits": {"hours": 3}},
         {"tracking": {"uri": "http://127.0.0.1:5000"}},
         {"resources": {"concurrency": 3, "max_failures": 1}},
         {"reuse": {"trials": False}},
-    ):
+    ]
+    for changes in free:
         assert run_folders.extends(old, toy_spec(**changes)), changes
-    for changes in (
+    bound: list[dict[str, Any]] = [
         {"search": {"method": "tpe", "trials": 5}},
         {"search": {"method": "random", "trials": 9}},
         {"config": {"steps": 30}},
         {"seeds": {"search": [5]}},
         {"resources": {"cpus_per_worker": 2}},
         {"arms": {}},
-    ):
+    ]
+    for changes in bound:
         assert not run_folders.extends(old, toy_spec(**changes)), changes
 
 
@@ -265,9 +265,10 @@ def test_an_extended_run_says_so_and_survives_a_crash_in_between(
     folder = run_folders.new(tmp_path, old)
     journal = Journal(folder / run_folders.JOURNAL)
     journal.born(old.spec_hash)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(run_folders.files, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        run_folders.extend(folder, journal, new)
+        with pytest.raises(KeyboardInterrupt):
+            run_folders.extend(folder, journal, new)
     with pytest.raises(ValueError, match=r"spec\.yaml is not the one"):
         run_folders.opened(folder)
     run_folders.mend_spec(folder)
