@@ -31,7 +31,7 @@ from sweeper.tracking import tags as tag
 from sweeper.tracking.store import sqlite_file, store_uri
 from sweeper.tracking.tracker import DRAIN_S, Promotion, Tracker
 from sweeper.trainable import imported_from
-from sweeper.trials import cluster, reproduce
+from sweeper.trials import cluster, reproduce, trunks
 from sweeper.trials.reproduce import Reproduction
 
 Say = Callable[[str], None]
@@ -107,7 +107,7 @@ class Stages:
             uri=uri,
             prepare_info=admission.prepare_info or {},
             more_seeds=request.more_seeds,
-            reuse=spec.reuse.trials and not (request.no_reuse or request.again),
+            reuse=not (request.no_reuse or request.again),
             verbose=verbose,
             wait=wait,
         )
@@ -172,6 +172,8 @@ class Stages:
         outcome = sections.Outcome(run_dir=run_dir, tracking_uri=self.uri, bundle=bundle, interrupted=not done)
         for name, write in texts(spec, journal, outcome):
             steps.run(f"writing {name}", write, None)
+        if done:
+            steps.run("taking trunks away", lambda: trunks.clear(run_dir), None)
         state, left = sweep_state(trials, not done), signals.left(DRAIN_S)
         promotion, tags = steps.run("choosing the champion", lambda: self.promotion(signals.say), (None, {}))
         steps.run("MLflow", lambda: tracker.close(state, best, bundle, left, promotion=promotion, tags=tags), 0)

@@ -1,32 +1,35 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. Nine are optional: `expand(params)` replaces settings by dotted path which stand for others,
+`train(config, context)`. Ten are optional: `expand(params)` replaces settings by dotted path which stand for others,
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
 corpus), raises ValueError for what cannot be had, and returns facts to keep in the record, among them `notes` and
 `warnings`, lists of lines for people; `check(config, facts)`, called after it for every arm and every corner of the
 space, raises ValueError, in one line, for settings that what is prepared does not serve, and may return lines that join
-the `warnings`; `preparing(config)` says how
-many seconds `prepare` would take here and now, about, and makes nothing; `probe(config, device, world_size)` trains a
-few steps on made-up data, as the first of that many ranks, and returns their `Pace`; `check_tasks(config, tasks)`,
-called after `prepare`, raises ValueError, in one line, for tasks that cannot be scored, and returns the names of the
-main metrics that they will give, such as `zorro/accuracy`, each with a fingerprint of the task's data; `at_end()` names
-losses that the last row alone has; `stuck(metrics)` says of one run, by its last row, that it did not begin to learn,
-in words that follow "2 runs", such as "stayed at word frequencies", and returns None where it did: no mean hides such a
-run, for a comparison with one is inconclusive; `unlearned(metrics)` says in a sentence, for people, why runs that end
-with such metrics, the means over the baseline's, have learned too little for a comparison with them to mean anything,
-and returns None where they have not, or where the metrics do not tell. Among the facts of `prepare` may be `judged`,
-lines for people to stand beside every verdict: what the losses that it goes by were measured on. `Config.budget`, a
-`Budget`, is optional, too: without it the settings tell nothing of the budget, and two metrics may (see
-`TrainContext`). A spec names a trainable as text (`trainables.mlm:train`); the text crosses to the workers and is
-imported there. The driver imports the module too, to validate settings, so the module must import nothing heavy: torch
-belongs inside the functions.
+the `warnings`; `preparing(config)` says how many seconds `prepare` would take here and now, about, and makes nothing;
+`probe(config, device, world_size)` trains a few steps on made-up data, as the first of that many ranks, and returns
+their `Pace`; `check_tasks(config, tasks)`, called after `prepare`, raises ValueError, in one line, for tasks that
+cannot be scored, and returns the names of the main metrics that they will give, such as `zorro/accuracy`, each with a
+fingerprint of the task's data; `at_end()` names losses that the last row alone has; `past(config, step)` returns the
+settings on which the first so many steps of a run depend, or None if no other configuration can share them: runs with
+the same past and seed are the same up to there, to the last bit, and later ones start from what the first one left
+(`fork_from`, `leave_at`); `stuck(metrics)` says of one run, by its last row, that it did not begin to learn, in words
+that follow "2 runs", such as "stayed at word frequencies", and returns None where it did: no mean hides such a run, for
+a comparison with one is inconclusive; `unlearned(metrics)` says in a sentence, for people, why runs that end with such
+metrics, the means over the baseline's, have learned too little for a comparison with them to mean anything, and returns
+None where they have not, or where the metrics do not tell. Among the facts of `prepare` may be `judged`, lines for
+people to stand beside every verdict: what the losses that it goes by were measured on. `Config.budget`, a `Budget`, is
+optional, too: without it the settings tell nothing of the budget, and two metrics may (see `TrainContext`). A spec
+names a trainable as text (`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver
+imports the module too, to validate settings, so the module must import nothing heavy: torch belongs inside the
+functions.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +86,11 @@ class Settings(Protocol):
 
 def _alone(_tensor: Any) -> None:
     """One rank has nothing to sum."""
+
+
+def _keep_nothing(_step: int, folder: Path) -> None:
+    """Nobody starts from here."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _nothing(_config: Any) -> dict[str, Any]:
@@ -146,6 +154,10 @@ class TrainContext:
     seed: pairs runs: the same initial weights, batch order and noise.
     device: a torch device, "cpu" or "cuda:0".
     restore_from: a checkpoint folder which an earlier call reported, or None.
+    fork_from: a folder that a run with the same `past` left, or None: start from its step, not from 0, and report the
+        rows on the way, on rank 0 with None in place of a checkpoint.
+    leave_at: the steps after which to call `leave(step, folder)` with a folder from which others may start. The
+        receiver then owns it. Its `history.jsonl` ends with a row of that step. Only where `past` is not None.
     all_reduce: sums a tensor over the ranks in place.
     test: whether the last row has metrics of the part that no search may see, too, called `test/...`; the bundle then
         may have `analysis/documents.json`, `{"loss": [...], "predictions": [...]}` by document of that part.
@@ -159,6 +171,9 @@ class TrainContext:
     world_size: int = 1
     device: str = "cpu"
     restore_from: Path | None = None
+    fork_from: Path | None = None
+    leave_at: frozenset[int] = frozenset()
+    leave: Callable[[int, Path], object] = _keep_nothing
     all_reduce: Callable[[Any], object] = _alone
     test: bool = False
     evaluate: Mapping[str, str] = field(default_factory=dict)
@@ -178,6 +193,7 @@ class Trainable:
     probe: Callable[[Any, str, int], Pace] | None
     check_tasks: Callable[[Any, Mapping[str, str]], Mapping[str, str]] | None
     at_end: Callable[[], Sequence[str]]
+    past: Callable[[Any, int], Mapping[str, Any] | None] | None
     unlearned: Callable[[Mapping[str, float]], str | None]
     stuck: Callable[[Mapping[str, float]], str | None] | None
 
@@ -224,6 +240,7 @@ _OTHERS: dict[str, Any] = {
     "probe": None,
     "check_tasks": None,
     "at_end": _none,
+    "past": None,
     "unlearned": _silent,
     "stuck": None,
 }

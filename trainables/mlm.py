@@ -100,6 +100,11 @@ def check(config: settings.Config, prepare_info: Mapping[str, Any]) -> list[str]
     return tried.cautions(config, prepare_info["vocabulary"])
 
 
+def past(config: settings.Config, step: int) -> dict[str, Any] | None:
+    """The settings that the first so many steps depend on; None if they depend on the masking rule as well."""
+    return config.past(step)
+
+
 def at_end() -> tuple[str, ...]:
     """Metrics that only the last row has."""
     return tuple(f"val/loss_{name}" for name in NAMES)

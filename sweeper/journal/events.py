@@ -166,10 +166,18 @@ class Said(TypedDict):
     settled: NotRequired[dict[str, Count]]
 
 
+class StartTree(TypedDict):
+    """Where a trial's training began, if not at step 0: at a step of another trial with the same past."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    trial: TrialId
+    step: Count
+
+
 if TYPE_CHECKING:  # checked by these types when a line is read, and plain trees to those who use them
-    MachineTree = FactsTree = AskedBudgetTree = SaidTree = dict[str, Any]
+    MachineTree = FactsTree = AskedBudgetTree = SaidTree = Start = dict[str, Any]
 else:
-    MachineTree, FactsTree, AskedBudgetTree, SaidTree = Machine, Facts, AskedBudget, Said
+    MachineTree, FactsTree, AskedBudgetTree, SaidTree, Start = Machine, Facts, AskedBudget, Said, StartTree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,8 +301,21 @@ class Over:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """Something that people must know of the run as a whole, in a sentence."""
+
+    __pydantic_config__ = _CONFIG
+    text: Annotated[str, Field(max_length=1000)]
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """A trial reported metrics at a step. checkpoint: the `manifest_hash` of theirs. node: its address."""
+    """A trial reported metrics at a step.
+
+    checkpoint: the `manifest_hash` of theirs. node: its address. start: with the first row, where training began if
+    that was not step 0.
+    """
 
     __pydantic_config__ = _CONFIG
     trial: TrialId
@@ -302,6 +323,7 @@ class Report:
     metrics: dict[str, Number]
     checkpoint: str | None = None
     node: str | None = None
+    start: Start | None = None
     time: Time = field(default_factory=time.time)
 
 
@@ -358,11 +380,11 @@ class Verdict:
     time: Time = field(default_factory=time.time)
 
 
-Event = Begin | Fork | Trust | Extend | Session | Ask | Repeat | Over | Report | End | Family | Verdict
+Event = Begin | Fork | Trust | Extend | Session | Ask | Repeat | Over | Doubt | Report | End | Family | Verdict
 
 KINDS: dict[str, type[Any]] = {
     kind.__name__.lower(): kind
-    for kind in (Begin, Fork, Trust, Extend, Session, Ask, Repeat, Over, Report, End, Family, Verdict)
+    for kind in (Begin, Fork, Trust, Extend, Session, Ask, Repeat, Over, Doubt, Report, End, Family, Verdict)
 }
 
 

@@ -78,6 +78,17 @@ class TrialRecord:
         return self.end.reused_from if self.end else None
 
     @property
+    def start(self) -> tuple[str | None, int]:
+        """Where its training began: which trial had trained up to there, if any, and the step.
+
+        The step is the trial's own last one if nothing was trained for it.
+        """
+        if self.reused_from:
+            return self.reused_from, self.step
+        first = self.rows[0].start if self.rows else None
+        return (first["trial"], first["step"]) if first else (None, 0)
+
+    @property
     def step(self) -> int:
         """The last step reported; 0 before the first report."""
         return self.rows[-1].step if self.rows else 0

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 SPEC, JOURNAL = object_store.SPEC, object_store.JOURNAL
-SCRATCH, BEGUN = ".tune", "begun"
+SCRATCH, BEGUN, TRUNKS = ".tune", "begun", "trunks"
 LOCK = ".lock"
 MORE = "search.trials"  # a run may go on with more of them
 # Settings that move no number of a trial: a run may go on with others.

@@ -59,7 +59,7 @@ def trial_json(record: TrialRecord, objective: str, run_id: str | None) -> dict[
         "metrics": {key: value for key, value in metrics.items() if not key.startswith(AUDIT)},
         "audit": nested(metrics, AUDIT) or None,
         "run_id": run_id,
-        "start": {"from": record.reused_from, "step": record.step if record.reused_from else 0},
+        "start": dict(zip(("from", "step"), record.start, strict=True)),
         "reason": redact(record.end.reason) if record.end and record.end.reason else None,
     }
 

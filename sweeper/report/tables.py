@@ -137,11 +137,17 @@ def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     processes, gpus = spec.resources.processes, spec.resources.gpus_per_worker
     rows = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
     rows["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
-    reused = [record for record in records if record.reused_from]
-    if reused:
-        steps, shared = (sum(record.step for record in each) for each in (records, reused))
-        rows["steps trained"] = f"{steps - shared:,}"
-        rows["steps taken over"] = f"{shared:,}, in {len(reused)} trials that earlier runs had trained"
+    shared = [record for record in records if record.start[0]]
+    if shared:
+        steps = sum(record.step for record in records)
+        taken_over = [record for record in shared if record.reused_from]
+        kept = {"earlier runs": taken_over, "another trial": [one for one in shared if one not in taken_over]}
+        trained = steps - sum(record.start[1] for record in shared)
+        rows["steps trained"] = f"{trained:,} of {steps:,}, {trained / max(1, steps):.0%}"
+        for by, found in kept.items():
+            if found:
+                number = sum(record.start[1] for record in found)
+                rows[f"steps of {by}"] = f"{number:,}, in {len(found)} trials that did not train them again"
     read = [_tokens(spec, record) for record in records if not record.reused_from]
     tokens = sum(number or 0 for number in read)
     rows["tokens read"] = "not on record" if None in read else f"{tokens:,}"

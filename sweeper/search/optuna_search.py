@@ -50,6 +50,9 @@ _STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "fail
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
+NOT_SHARED = {"provenance": "", "trunk_steps": [], "trunk_verify": False}
+
+
 @dataclass(frozen=True)
 class Point:
     """What the search chose. raw: the sampler's parameters; empty if no sampler was involved."""
@@ -85,6 +88,7 @@ class JournalSearch(Searcher, ABC):
         log: path of Optuna's journal, for its dashboard.
         reconcile: called before each answer; may write ends into the journal.
         take_over: called with a trial that is to be trained; returns whether it was recorded as an earlier run's.
+        sharing: called with a trial that is to be trained; returns the fields of its `TrialTask` on trunks.
     """
 
     stage, prefix = "search", "t"
@@ -97,12 +101,13 @@ class JournalSearch(Searcher, ABC):
         log: Path,
         reconcile: Callable[[], None] = lambda: None,
         take_over: Callable[[TrialRecord], bool] = lambda record: False,
+        sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: dict(NOT_SHARED),
     ) -> None:
         super().__init__()
         self.spec, self.journal, self.slots, self.log = spec, journal, slots, log
         self._waiting = deque(record.id for record in self._records() if record.open)
         self._running: list[TrialRecord] = []
-        self._reconcile, self._take_over = reconcile, take_over
+        self._reconcile, self._take_over, self._sharing = reconcile, take_over, sharing
         self._log_after = 0.0
 
     @abstractmethod
@@ -185,6 +190,7 @@ class JournalSearch(Searcher, ABC):
             "expected": expected_rows(self.spec, record),
             "test": confirming,
             "evaluate": self.spec.tasks(confirming),
+            **self._sharing(record),
         }
 
 
@@ -260,8 +266,9 @@ class StudySearch(JournalSearch):
         concurrency: int,
         reconcile: Callable[[], None] = lambda: None,
         take_over: Callable[[TrialRecord], bool] = lambda record: False,
+        sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: dict(NOT_SHARED),
     ) -> None:
-        super().__init__(spec, journal, min(slots, concurrency), log, reconcile, take_over)
+        super().__init__(spec, journal, min(slots, concurrency), log, reconcile, take_over, sharing)
         self.concurrency = concurrency
         self._sampler_attrs: dict[Key, dict[str, Any]] = {}  # what CMA-ES stores with a trial: its generation
         self._distributions = _distributions(spec)

@@ -38,12 +38,13 @@ class Hooks:
 
     on_mismatch: gets one line when a restarted trial reports a row that differs from the journal's. release: gets the
     id of a failed trial, to free what it held, as its process may be dead. outcome: gets the record of a completed
-    trial; returns further fields of its `End`.
+    trial; returns further fields of its `End`. unshared: gets one line when trials do not share what they should.
     """
 
     on_mismatch: Callable[[str], None] = lambda line: None
     release: Callable[[str], None] = lambda identity: None
     outcome: Callable[[TrialRecord], dict[str, Any]] = lambda record: {}
+    unshared: Callable[[str], None] = lambda line: None
 
 
 class JournalScheduler(FIFOScheduler):
@@ -78,7 +79,10 @@ class JournalScheduler(FIFOScheduler):
         record = self.journal.trials[trial.config["id"]]
         if "fault" in result:
             self._break_off(record, OSError(*result["fault"]))
-        stopped = self._record(record, result["rows"], result.get("checkpoint"), result.get("node"))
+        if line := result.get("unshared"):
+            self.hooks.unshared(line)
+        where = {key: result.get(key) for key in ("node", "start")}
+        stopped = self._record(record, result["rows"], result.get("checkpoint"), where)
         return TrialScheduler.STOP if stopped else TrialScheduler.CONTINUE
 
     def take_over(self, record: TrialRecord, rows: Sequence[dict[str, Any]], checkpoint: str, name: str) -> None:
@@ -91,20 +95,23 @@ class JournalScheduler(FIFOScheduler):
             name: the other trial, as RUN/ID.
         """
         self._begin(record.id)
-        if not self._record(record, rows, checkpoint, None):
+        if not self._record(record, rows, checkpoint, {}):
             self._end(record, "completed", reused_from=name)
 
     def _begin(self, identity: str) -> None:
         """A trial begins."""
 
     def _record(
-        self, record: TrialRecord, rows: Sequence[dict[str, Any]], checkpoint: str | None, node: str | None
+        self, record: TrialRecord, rows: Sequence[dict[str, Any]], checkpoint: str | None, where: dict[str, Any]
     ) -> bool:
-        """Record rows, the last one with the hash of its checkpoint. Returns whether the trial stops."""
+        """Record rows, the last one with the hash of its checkpoint. Returns whether the trial stops.
+
+        where: the `node` that they come from, and the `start` of the trial.
+        """
         for row in rows:
             metrics = {key: value for key, value in row.items() if key != "step"}
             stored = checkpoint if row is rows[-1] else None
-            report = Report(trial=record.id, step=row["step"], metrics=metrics, checkpoint=stored, node=node)
+            report = Report(trial=record.id, step=row["step"], metrics=metrics, checkpoint=stored, **where)
             if not self.journal.append(report):
                 self._compare(record, row["step"], metrics)
                 continue

@@ -204,10 +204,14 @@ class Tracking(Section):
 class Reuse(Section):
     """What need not be trained again. It moves no number, so it is not part of the hash.
 
-    trials: take over trials that an earlier run in this storage completed with the same settings, seed, data and code.
+    trunk: start a trial where another of this run has trained the same steps, see `trainable.past`. trials: take over
+    trials that an earlier run in this storage completed with the same settings, seed, data and code. verify: how many
+    trials of a run are trained from step 0 all the same, and compared.
     """
 
+    trunk: bool = True
     trials: bool = True
+    verify: Annotated[int, Field(ge=0, le=1)] = 1
 
 
 class SweepSpec(Section):

@@ -35,6 +35,9 @@ class TrialTask:
         expected: the rows that it must reproduce if it is restarted.
         test: whether it is also scored on the part `test`.
         evaluate: the tasks that the trainable scores.
+        provenance: what its numbers depend on beside its settings and seed, see `reuse.place`.
+        trunk_steps: where trials may start from what another one left, or leave it.
+        trunk_verify: train from step 0 all the same, and compare.
     """
 
     trainable: str
@@ -56,6 +59,9 @@ class TrialTask:
     expected: list[ExpectedRow]
     test: bool
     evaluate: dict[str, str]
+    provenance: str
+    trunk_steps: list[int]
+    trunk_verify: bool
 
     @property
     def home(self) -> Path:

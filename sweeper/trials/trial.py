@@ -27,6 +27,7 @@ from sweeper.spec.hints import nearest
 from sweeper.system import faults, files, secrecy
 from sweeper.trainable import Trainable, TrainContext
 from sweeper.trials.task import TrialTask
+from sweeper.trials.trunks import Trunks
 
 ERROR = "error.txt"
 LARGEST = 1e300  # of a metric: sums of several must be finite, too
@@ -56,6 +57,7 @@ class Reporter:
     owner: str
     send: Send
     place: Remote | None = None
+    start: dict[str, Any] | None = None
     last: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
@@ -72,7 +74,7 @@ class Reporter:
         finally:
             if checkpoint is not None:
                 shutil.rmtree(checkpoint, ignore_errors=True)
-        self.send(_message([row], manifest))
+        self.send(_message([row], manifest) | ({"start": self.start} if self.start and not self.last else {}))
         self.last.clear()
         self.last.update(row)
 
@@ -205,17 +207,22 @@ def _train_in(folder: Path, place: Remote | None, task: TrialTask, send: Send, *
 
     owner = checkpoints.owner(task.trainable, task.id, task.seed, task.config)
     restore_from, _ = checkpoints.newest(folder / "checkpoints", owner, task.expected)
-    reporter = Reporter(folder, task.objective, owner, send, place)
+    trainable = Trainable.load(task.trainable, outside=Path(task.run_dir))
+    config = trainable.config.model_validate(secrecy.given(task.config, secrecy.declared(trainable.config)))
+    trunks = Trunks(task, trainable, config, lambda line: send(_message([]) | {"unshared": line}))
+    start = trunks.start() if restore_from is None else None
+    began = {"trial": start.left_by, "step": start.step} if start else None
+    reporter = Reporter(folder, task.objective, owner, send, place, began)
     if restore_from is not None:
         rows = checkpoints.history(restore_from)
         send(_message(rows, checkpoints.manifest_hash(restore_from)))
         reporter.last.update(rows[-1])
-    trainable = Trainable.load(task.trainable, outside=Path(task.run_dir))
     # Ray Train waits until every rank has reported, and keeps the report of rank 0.
     report = (lambda *_: send(_message([]))) if ranks.get("rank") else reporter
     asked = {"seed": task.seed, "test": task.test, "evaluate": task.evaluate}
-    context = TrainContext(report, restore_from=restore_from, **asked, **ranks)
-    config = trainable.config.model_validate(secrecy.given(task.config, secrecy.declared(trainable.config)))
+    shared: dict[str, Any] = {"fork_from": start.folder if start else None, "leave": trunks.leave}
+    shared["leave_at"] = frozenset() if restore_from else trunks.leave_at(start.step if start else 0)
+    context = TrainContext(report, restore_from=restore_from, **shared, **asked, **ranks)
     try:
         trainable.train(config, context)
     except torch.OutOfMemoryError as error:

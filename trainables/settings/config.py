@@ -377,6 +377,17 @@ class Config(Frozen):
         """Steps between refreshes of the masking policy."""
         return self.masking.update_every or self.masking.pace or max(1, round(0.02 * self.steps))
 
+    def past(self, step: int) -> dict[str, Any] | None:
+        """The settings that the first so many steps depend on; None if they depend on the masking rule as well.
+
+        They do after the mask warm-up, and where a rule has a number or a way of drawing of its own. A series of
+        bundles is left by whole runs alone.
+        """
+        if not 0 < step <= self.warmup_steps or not self.masking.on_budget or self.series is not None:
+            return None
+        settings = self.model_dump(mode="json", exclude={"masking", "length", "series"})
+        return {**settings, "rate": self.masking.rate}
+
     def refreshes(self, done: int) -> bool:
         """Whether the masking policy is refreshed after so many steps."""
         since = done - (self.masking.refresh_delay or 0)

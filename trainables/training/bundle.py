@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,19 @@ def write_checkpoint(states: Mapping[str, Mapping[str, Tensor]], history: list[R
     return folder
 
 
-def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[Row]]:
-    """(states, history) of `write_checkpoint`. A bundle beside them is not read. ValueError for other folders."""
+def read_checkpoint(
+    folder: Path, names: Collection[str] = ("model", "optimiser", "masking")
+) -> tuple[dict[str, dict[str, Tensor]], list[Row]]:
+    """(states, history) of `write_checkpoint`. A bundle beside them is not read. ValueError for other folders.
+
+    names: of the states that must be there.
+    """
     files.refuse_links(folder.resolve())
     paths = sorted(folder.glob("*.safetensors"))
     for path in paths:
         received.header(path)
     states = {path.stem: load_file(path) for path in paths}
-    if missing := {"model", "optimiser", "masking"} - states.keys():
+    if missing := set(names) - states.keys():
         raise ValueError(f"{folder} has no {min(missing)}.safetensors")
     return states, _history(folder / "history.jsonl")
 

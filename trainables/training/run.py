@@ -1,4 +1,7 @@
-"""A training run: its parts, the loop, one step, and the report with its checkpoint."""
+"""A training run: its parts, the loop, one step, and the report with its checkpoint.
+
+Shapes: V vocabulary entries.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ from trainables import limits
 from trainables.data import words_seen
 from trainables.data.batches import Batches, Prepared
 from trainables.masking import mixture, policy, statistics
+from trainables.masking.budget import Selection
 from trainables.model import initialisation
 from trainables.noise import StepNoise, derive
 from trainables.settings.config import Config
-from trainables.training import bundle, cuda_graph, optimiser, validation
+from trainables.training import bundle, cuda_graph, optimiser, trunk, validation
 
 
 class Run:
-    """One training run on this rank, from the start or from `context.restore_from`.
+    """One training run on this rank, from the start, from `context.restore_from`, or from `context.fork_from`.
 
     Building it raises ValueError, in one line, for a checkpoint that is damaged or belongs to another run.
 
@@ -48,6 +52,9 @@ class Run:
         self.losses = torch.zeros(2, dtype=torch.float64, device=context.device)  # their sum, and how many
         self.scores = self.policy.scores()["token"]
         self.history: list[bundle.Row] = []
+        self.common: list[bundle.Row] = []  # the same rows, without what depends on the masking rule
+        self.taken = 0  # steps
+        self.log = trunk.Log() if context.leave_at and not context.restore_from else None
         series = config.series
         self.milestones = words_seen.reached(prepared, self.batches, series, config.steps) if series else []
         self.series = bundle.Series(context.restore_from) if self.milestones and context.rank == 0 else None
@@ -56,16 +63,66 @@ class Run:
         if context.restore_from:
             bundle.refuse_other(context.restore_from, self.identity)
             self.history = self.restore(context.restore_from)
-            self.scores = self.policy.scores()["token"]
+            self.scores, self.taken = self.policy.scores()["token"], self.done
+        elif context.fork_from:
+            self.fork(context.fork_from)
 
     def train(self) -> None:
         """Take the steps that are left. Report every `reporting_every` steps and after the last."""
-        config = self.config
-        for step in range(self.done, config.steps):
+        for step in range(self.taken, self.config.steps):
             self.step(step)
             self.save_milestone(step + 1)
-            if (step + 1) % config.reporting_every == 0 or step + 1 == config.steps:
+            if self.reports(step + 1):
                 self.report(step + 1)
+            self.leave(step + 1)
+
+    def reports(self, step: int) -> bool:
+        """Whether metrics are due after so many steps."""
+        return step % self.config.reporting_every == 0 or step == self.config.steps
+
+    def leave(self, step: int) -> None:
+        """Leave a trunk for other runs, if this is where one is wanted."""
+        if self.log is None or step not in self.context.leave_at:
+            return
+        answers = {**self.log.tensors(), "losses_since": self.losses}
+        states = (self.model.state_dict(), self.optimiser.state(), answers)
+        self.context.leave(step, trunk.write(trunk.Trunk(step, *states, self.common)))
+        if step == max(self.context.leave_at):
+            self.log = None
+
+    def fork(self, folder: Path) -> None:
+        """Start from another run's trunk: take over its states, and play its answers to this run's policy.
+
+        Rows that were due on the way are reported, without a checkpoint. ValueError, in one line, for a damaged trunk.
+        """
+        begun, context = trunk.read(folder), self.context
+        own = {"model": self.model.state_dict(), "optimiser": self.optimiser.state()}
+
+        def load() -> None:
+            bundle.refuse_unlike({"model": begun.model, "optimiser": begun.optimiser}, own)
+            self.model.load_state_dict(begun.model)
+            self.optimiser.load(begun.optimiser)
+
+        limits.fails(load, f"{folder} is damaged or of another model")
+        rows = {row["step"]: row for row in begun.rows}
+        for step in range(begun.step):
+            noise = self.noise(step)
+            global_ids = self.batches.ids(noise, context.device)
+            ids, selection = global_ids[self.rows], self.policy.select(global_ids, noise)
+            labels = ids.flatten()[selection.positions.clamp(max=ids.numel() - 1)]
+            answers = begun.at(step, labels)
+            self.learn(selection, answers, noise)
+            if self.log is not None:
+                self.log.add(answers)
+            self.refresh(step + 1)
+            if self.reports(step + 1):
+                row = dict(rows[step + 1])
+                self.common.append(dict(row))
+                self.audit(row)
+                self.history.append(row)
+                context.report(row, None)
+        self.losses.copy_(begun.answers["losses_since"])
+        self.taken = begun.step
 
     def restore(self, checkpoint: Path) -> list[bundle.Row]:
         """Load a checkpoint's states and return its history. ValueError, in one line, for a damaged one."""
@@ -102,7 +159,11 @@ class Run:
     def step(self, step: int) -> None:
         """Train on one batch; refresh the masking policy when it is due."""
         self.steps(step)
-        if self.config.refreshes(step + 1):
+        self.refresh(step + 1)
+
+    def refresh(self, step: int) -> None:
+        """Refresh the masking policy if that is due after so many steps."""
+        if self.config.refreshes(step):
             self.policy.refresh(self.context.all_reduce)
 
     def save_milestone(self, step: int) -> None:
@@ -130,9 +191,16 @@ class Run:
         (loss / selection.total).backward()
         self.optimiser.step(self.optimiser.rate(noise), context.all_reduce, alone=context.world_size == 1)
         answers = policy.Answers(labels, predictions, losses.detach(), inputs.flatten()[at] == self.prepared.mask_id)
-        self.policy.observe(selection, answers, context.all_reduce)
-        self.policy.audit.tally_words(labels, selection, self.batches.word_start(noise, ids.device)[self.rows])
+        self.learn(selection, answers, noise)
+        if self.log is not None:
+            self.log.add(answers)
         self.losses += torch.stack([loss.detach(), selection.weight.sum()])
+
+    def learn(self, selection: Selection, answers: policy.Answers, noise: StepNoise) -> None:
+        """Show the answers to the masking policy and to its audit."""
+        self.policy.observe(selection, answers, self.context.all_reduce)
+        word_start = self.batches.word_start(noise, answers.labels.device)[self.rows]
+        self.policy.audit.tally_words(answers.labels, selection, word_start)
 
     def noise(self, step: int) -> StepNoise:
         """The random numbers of a step, except for dropout."""
@@ -170,10 +238,8 @@ class Run:
         test = validation.Validation(self.prepared, *self.where, part="test") if last and self.context.test else None
         row |= self.validation.sliced() if last else {}
         row |= test(self.model, all_reduce) if test else {}
-        row |= self.policy.metrics(all_reduce)
-        masking_state, before, self.scores = self.policy.state(all_reduce), self.scores, self.policy.scores()["token"]
-        counts = (masking_state["by_id"].numpy(), masking_state["initial"].numpy())
-        row |= {**self.statistics.metrics(*counts), "audit/drift": self.statistics.drift(before, self.scores)}
+        self.common.append(dict(row))
+        masking_state, counts = self.audit(row)
         task_metrics, task_details = self.score_tasks() if last and self.context.rank == 0 else ({}, {})
         row |= task_metrics
         self.history.append(row)
@@ -187,6 +253,15 @@ class Run:
         if self.series:
             self.series.into(checkpoint / "bundle" if last else checkpoint)
         self.context.report(row, checkpoint)
+
+    def audit(self, row: bundle.Row) -> tuple[dict[str, torch.Tensor], tuple[statistics.Ints, statistics.Ints]]:
+        """Add what was masked to a row. Returns the policy's state, and predictions by label and of starts, [V]."""
+        all_reduce = self.context.all_reduce
+        row |= self.policy.metrics(all_reduce)
+        state, before, self.scores = self.policy.state(all_reduce), self.scores, self.policy.scores()["token"]
+        counts = (state["by_id"].numpy(), state["initial"].numpy())
+        row |= {**self.statistics.metrics(*counts), "audit/drift": self.statistics.drift(before, self.scores)}
+        return state, counts
 
     def _write_bundle(
         self,

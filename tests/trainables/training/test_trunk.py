@@ -1,0 +1,166 @@
+"""A run that starts from a trunk is the run from step 0: weights, optimiser, masking state, rows and analysis."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.trainable import TrainContext
+from tests.trainables.masking.test_policies import PRESETS
+from tests.trainables.tiny import Recorder, Stopped, config, run
+from trainables import mlm
+from trainables.settings.config import Config
+from trainables.training import trunk
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+STEPS = 30
+POINTS = (1, 4, 5, 11, 18)  # after the first step, before a report, at one, between refreshes, the longest of all
+
+
+def settings(corpus: Path, preset: str, point: int, **masking: Any) -> Config:
+    rule = {"preset": preset, "mask_warmup": point / STEPS, "update_every": 2, **masking}
+    given = config(corpus, steps=STEPS).model_dump(exclude={"masking"})
+    return Config.model_validate({**given, "masking": rule})
+
+
+FORKING = [
+    name
+    for name in PRESETS
+    if Config.model_validate({"masking": {"preset": name, "mask_warmup": 0.5}}).past(10) is not None
+]
+
+
+def left(config: Config, folder: Path, *steps: int, **context: Any) -> dict[int, Path]:
+    """The trunks that a run leaves."""
+    found: dict[int, Path] = {}
+
+    def leave(step: int, made: Path) -> None:
+        found[step] = folder / f"trunk-{step}"
+        shutil.move(made, found[step])
+
+    folder.mkdir()
+    run(config, folder, leave_at=frozenset(steps), leave=leave, **context)
+    return found
+
+
+def files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a checkpoint, the bundle and its analysis included."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def compared(corpus: Path, folder: Path, point: int, presets: Iterable[str]) -> None:
+    """Bit for bit: what forks of one trunk and runs from step 0 report and leave."""
+    trunks = left(settings(corpus, "random", point), folder / "first", point, test=True)
+    assert trunks.keys() == {point}
+    for preset in presets:
+        rule = settings(corpus, preset, point)
+        assert rule.past(point) == settings(corpus, "random", point).past(point)
+        whole, fork = (folder / f"{preset.replace('/', '-')}-{name}" for name in ("whole", "fork"))
+        whole.mkdir()
+        fork.mkdir()
+        expected, found = run(rule, whole, test=True), run(rule, fork, test=True, fork_from=trunks[point])
+        assert found.rows == expected.rows, preset
+        assert [list(row) for row in found.rows] == [list(row) for row in expected.rows], "columns in the same order"
+        assert files(found.checkpoint) == files(expected.checkpoint), preset
+
+
+@pytest.mark.parametrize("at", range(len(POINTS)))
+def test_a_fork_is_the_run_from_step_0(corpus: Path, tmp_path: Path, at: int) -> None:
+    """Every rule at one of the points, and two of them at all; `python -m tests.drills forks` has every pair."""
+    chosen = {*FORKING[at :: len(POINTS)], "accuracy_morph", "amlm"} & {*FORKING}
+    compared(corpus, tmp_path, POINTS[at], sorted(chosen))
+
+
+def test_every_rule_within_the_budget_can_fork() -> None:
+    assert len(FORKING) >= 14
+    assert {"accuracy_morph", "cms_morph", "amlm", "whole_word", "published/amlm-soft"} <= {*FORKING}
+    assert "published/amlm-hard-nhot-code" in FORKING, "the code's constants, drawn exactly"
+
+
+def test_what_a_fork_leaves_is_what_the_run_from_step_0_leaves(corpus: Path, tmp_path: Path) -> None:
+    """A fork at a short warm-up goes on at random, and others start from where its own ends."""
+    first = left(settings(corpus, "random", 4), tmp_path / "first", 4)
+    rule = settings(corpus, "accuracy_morph", 11)
+    whole = left(rule, tmp_path / "whole", 4, 11)
+    fork = left(rule, tmp_path / "fork", 11, fork_from=first[4])
+    assert files(whole[4]) == files(first[4])
+    assert files(fork[11]) == files(whole[11])
+
+
+def test_a_fork_that_is_cut_off_goes_on(corpus: Path, tmp_path: Path) -> None:
+    rule, point = settings(corpus, "accuracy_morph", 8), 8
+    trunks = left(settings(corpus, "random", point), tmp_path / "first", point)
+    (tmp_path / "whole").mkdir()
+    whole = run(rule, tmp_path / "whole")
+    for stop in (5, 10, 15):
+        folder = tmp_path / f"cut{stop}"
+        folder.mkdir()
+        cut = Recorder(folder, stop)
+        with pytest.raises(Stopped):
+            mlm.train(rule, TrainContext(cut, fork_from=trunks[point]))
+        again = Recorder(folder)
+        restore = cut.checkpoint if cut.checkpoint.exists() else None  # rows of the trunk have no checkpoint
+        assert (restore is None) == (stop == 5)
+        mlm.train(rule, TrainContext(again, restore_from=restore, fork_from=trunks[point]))
+        assert files(again.checkpoint) == files(whole.checkpoint)
+        assert again.rows == whole.rows[len(whole.rows) - len(again.rows) :]
+
+
+def test_what_is_no_past_of_another(corpus: Path) -> None:
+    base = settings(corpus, "accuracy_morph", 10)
+    assert base.past(10) == base.past(10)
+    assert base.past(11) is None, "beyond the warm-up the rule draws"
+    assert base.past(0) is None
+    same = settings(corpus, "accuracy_morph", 10, update_every=4, ema_decay=0.9, shares={"random": 0.9, "token": 0.1})
+    assert same.past(7) == base.past(7)
+    assert settings(corpus, "accuracy_morph", 16).past(7) == base.past(7)
+    for other in (
+        settings(corpus, "accuracy_morph", 10, rate=0.2),
+        base.model_copy(update={"steps": 40}),
+        base.model_copy(update={"batch_size": 4}),
+        base.model_copy(update={"noise_salt": 1}),
+        base.model_copy(update={"report_every": 4}),
+        base.model_copy(update={"optimiser": base.optimiser.model_copy(update={"lr": 0.1})}),
+        base.model_copy(update={"model": base.model.model_copy(update={"dropout": 0.2})}),
+    ):
+        assert other.past(7) != base.past(7)
+    for apart in (
+        {"apportion": "row"},
+        {"replicate": True},
+        {"rate_schedule": "linear"},
+        {"policy": "amlm", "draw": "bernoulli"},
+    ):
+        assert settings(corpus, "random", 10, **apart).past(7) is None, apart
+    assert base.model_copy(update={"series": (10,)}).past(7) is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "answers.safetensors", "history.jsonl"])
+def test_a_damaged_trunk_is_one_line(corpus: Path, tmp_path: Path, name: str) -> None:
+    rule = settings(corpus, "accuracy_morph", 8)
+    trunks = left(settings(corpus, "random", 8), tmp_path / "first", 8)
+    content = (trunks[8] / name).read_bytes()
+    (trunks[8] / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=str(trunks[8])):
+        run(rule, tmp_path, fork_from=trunks[8])
+    (trunks[8] / name).unlink()
+    with pytest.raises((ValueError, FileNotFoundError)):
+        run(rule, tmp_path, fork_from=trunks[8])
+
+
+def test_a_trunk_ends_with_its_step_and_holds_no_rule(corpus: Path, tmp_path: Path) -> None:
+    found = left(settings(corpus, "accuracy_morph", 8), tmp_path / "first", 8)[8]
+    rows = [json.loads(line) for line in (found / "history.jsonl").read_text("utf-8").splitlines()]
+    assert [row["step"] for row in rows] == [5, 8]
+    assert list(rows[1]) == ["step"]
+    assert not [key for key in rows[0] if key.startswith("audit/")]
+    read = trunk.read(found)
+    assert read.step == 8
+    assert {tensor.shape[0] for name, tensor in read.answers.items() if name != "losses_since"} == {8}
