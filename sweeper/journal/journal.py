@@ -23,6 +23,7 @@ from typing import Any
 from sweeper.journal.events import (
     Ask,
     Begin,
+    Doubt,
     End,
     Event,
     Extend,
@@ -198,6 +199,8 @@ class Journal:
                 lines.append(
                     f"On {day} --trust-record went on with a record that was not what was written ({event.why})."
                 )
+            elif isinstance(event, Doubt):
+                lines.append(event.text)
         if self.faults:
             lines.append(f"The record is not what was written ({_place(*self.faults[0])}).")
         if not self.chained:

@@ -25,9 +25,8 @@ from ray.tune import TuneError
 from sweeper.confirmation import design as confirmation
 from sweeper.journal import checkpoints, learned, object_store, provenance, recorded
 from sweeper.journal.events import Doubt, End, Session
-from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.journal.journal import Journal
 from sweeper.journal.object_store import Remote
-from sweeper.journal.reuse import Reuse, place
 from sweeper.journal.run_folders import SCRATCH
 from sweeper.search.optuna_search import (
     ConfirmSearch,
@@ -35,20 +34,18 @@ from sweeper.search.optuna_search import (
     ListSearch,
     OpenSearch,
     StudySearch,
-    derive,
     expected_rows,
     write_study,
 )
 from sweeper.search.schedulers import Hooks, JournalScheduler, scheduler
-from sweeper.spec.load import probes
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import faults, nodes
 from sweeper.system.secrecy import command
 from sweeper.trials import cluster, trial, trunks
+from sweeper.trials.sharing import Sharing
 from sweeper.trials.trunks import DROPPED
 
 WATCH_S, GRACE_S = 3.0, 1.0
-MOST_TRUNKS = 8  # of a seed: each has a model, its optimiser and the answers so far
 OPTUNA_LOG = "optuna.log"
 
 
@@ -104,15 +101,8 @@ def run(
         reuse: take over trials that earlier runs in this storage completed.
         say: gets one line for each thing that people should know, such as a torn checkpoint.
     """
-    concurrency, log = _begin(spec, run_dir, journal, slots, facts or {}, say), run_dir / OPTUNA_LOG
-    # The rule first: the last session may have ended before it wrote down a stop.
-    rule = scheduler(spec, journal, run_dir, _hooks(spec, run_dir, journal, say))
-    take_over, sharing = _reuse(spec, run_dir, journal, rule, reuse), Sharing(spec, journal, concurrency, reuse)
-    search: JournalSearch
-    if spec.search.method == "arms":
-        search = ListSearch(spec, journal, min(slots, concurrency), log, rule.reconcile_dropped, take_over, sharing)
-    else:
-        search = StudySearch(spec, journal, slots, log, concurrency, rule.reconcile_dropped, take_over, sharing)
+    concurrency = begin(spec, run_dir, journal, slots, facts or {}, say)
+    search, rule = searching(spec, run_dir, journal, slots, concurrency, reuse, say)
     try:
         _stage(spec, run_dir, journal, search, rule, say)
     finally:
@@ -134,12 +124,8 @@ def confirm(
 
     Arguments as for `run`; facts is None if this session has already run the search. Returns whether all has ended.
     """
-    concurrency = _begin(spec, run_dir, journal, slots, facts, say)
-    rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
-    log = run_dir / OPTUNA_LOG
-    take_over, sharing = _reuse(spec, run_dir, journal, rule, reuse), Sharing(spec, journal, concurrency, reuse)
-    slots = min(slots, concurrency)
-    search = ConfirmSearch(spec, journal, slots, log, rule.reconcile_dropped, take_over, sharing)
+    concurrency = begin(spec, run_dir, journal, slots, facts, say)
+    search, rule = confirming(spec, run_dir, journal, slots, concurrency, reuse, say)
     _stage(spec, run_dir, journal, search, rule, say)
     return confirmation.complete(spec, journal)
 
@@ -153,13 +139,48 @@ def again(
     say: Callable[[str], None] = print,
 ) -> None:
     """Run the open trials of the journal, and no others. Arguments as for `run`."""
-    _begin(spec, run_dir, journal, slots, facts, say)
+    begin(spec, run_dir, journal, slots, facts, say)
     rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
     search = OpenSearch(spec, journal, slots, run_dir / OPTUNA_LOG, rule.reconcile_dropped)
     _stage(spec, run_dir, journal, search, rule, say)
 
 
-def _begin(
+def searching(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    concurrency: int,
+    reuse: bool,
+    say: Callable[[str], None],
+) -> tuple[JournalSearch, JournalScheduler]:
+    """What asks for the trials of the search, and what records and stops them. Arguments as for `run`."""
+    # The rule first: the last session may have ended before it wrote down a stop.
+    rule = scheduler(spec, journal, run_dir, _hooks(spec, run_dir, journal, say))
+    shared, log = Sharing(spec, run_dir, journal, rule, concurrency, reuse), run_dir / OPTUNA_LOG
+    calls = (rule.reconcile_dropped, shared.take_over, shared.task_fields)
+    if spec.search.method == "arms":
+        return ListSearch(spec, journal, min(slots, concurrency), log, *calls), rule
+    return StudySearch(spec, journal, slots, log, concurrency, *calls), rule
+
+
+def confirming(
+    spec: SweepSpec,
+    run_dir: Path,
+    journal: Journal,
+    slots: int,
+    concurrency: int,
+    reuse: bool,
+    say: Callable[[str], None],
+) -> tuple[JournalSearch, JournalScheduler]:
+    """The same for the confirmation."""
+    rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
+    shared, log = Sharing(spec, run_dir, journal, rule, concurrency, reuse), run_dir / OPTUNA_LOG
+    calls = (rule.reconcile_dropped, shared.take_over, shared.task_fields)
+    return ConfirmSearch(spec, journal, min(slots, concurrency), log, *calls), rule
+
+
+def begin(
     spec: SweepSpec,
     run_dir: Path,
     journal: Journal,
@@ -199,55 +220,6 @@ def _stage(
         for record in journal.trials.values():
             if record.state == "running":
                 journal.append(End(trial=record.id, state="interrupted"))
-
-
-def _reuse(
-    spec: SweepSpec, run_dir: Path, journal: Journal, rule: JournalScheduler, reuse: bool
-) -> Callable[[TrialRecord], bool]:
-    """What takes a trial over from an earlier run in this storage, if one has it. Returns whether it did."""
-    if not (reuse and spec.reuse.trials) or object_store.of(run_dir):
-        return lambda record: False
-    earlier = Reuse(spec, run_dir, journal)
-
-    def take_over(record: TrialRecord) -> bool:
-        found = earlier.find(record)
-        manifest = earlier.adopt(record, found) if found else None
-        if not (found and manifest):
-            return False
-        rows = [{**row.metrics, "step": row.step} for row in found.rows]
-        rule.take_over(record, rows, manifest, found.name)
-        return True
-
-    return take_over
-
-
-class Sharing:
-    """Which trials of a stage start from trunks, and where; called with a trial, it returns the fields of its task.
-
-    On a GPU, with several ranks and in an object store every trial starts at step 0. A state that differs from the one
-    that another trial left ends all sharing.
-    """
-
-    def __init__(self, spec: SweepSpec, journal: Journal, concurrency: int, reuse: bool) -> None:
-        self.journal, self.steps, self.verified = journal, list[int](), -1
-        session = next((event for event in reversed(journal.events) if isinstance(event, Session)), None)
-        self.place = (place(session) if session else None) or ""
-        held = spec.resources
-        local = held.workers <= 1 and not held.gpus_per_worker and not object_store.of(journal.path.parent)
-        if reuse and spec.reuse.trunk and self.place and local:
-            found = {spec.settings(params).warmup_steps for _, params in probes(spec, spec.arms)} - {0}
-            self.steps = sorted(found) if len(found) <= MOST_TRUNKS else [min(found)]
-        total = spec.total_trials or spec.confirm_trials
-        self.stage = "search" if spec.total_trials else "confirm"
-        if spec.reuse.verify and total > concurrency:
-            self.verified = concurrency + derive((*spec.seeds.search, *spec.seeds.confirm)[0], 0) % (
-                total - concurrency
-            )
-
-    def __call__(self, record: TrialRecord) -> dict[str, Any]:
-        over = any(isinstance(event, Doubt) for event in self.journal.events)
-        verify = record.ask.stage == self.stage and record.ask.number == self.verified
-        return {"provenance": self.place, "trunk_steps": [] if over else self.steps, "trunk_verify": verify}
 
 
 def _hooks(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str], None]) -> Hooks:

@@ -1,0 +1,74 @@
+"""What the trials of a stage share: trunks with each other, whole trials with earlier runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sweeper.journal import object_store
+from sweeper.journal.events import Doubt, Session
+from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.journal.reuse import Reuse, place
+from sweeper.search.optuna_search import NOT_SHARED, derive
+from sweeper.search.schedulers import JournalScheduler
+from sweeper.spec.load import probes
+from sweeper.spec.spec import SweepSpec
+
+MOST_TRUNKS = 8  # of a seed: each has a model, its optimiser and the answers so far
+
+
+class Sharing:
+    """Which trials of a stage are taken over from earlier runs, and where the others start.
+
+    Trunks are for CPUs and one rank: on a GPU, with several ranks and in an object store every trial starts at step 0.
+    A state that differs from the one that another trial left ends their use.
+
+    Args:
+        spec: of the run.
+        run_dir: the run folder.
+        journal: of the run, whose newest session is this one.
+        rule: records what is taken over.
+        concurrency: how many trials may run at once.
+        reuse: whether anything is shared.
+    """
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        run_dir: Path,
+        journal: Journal,
+        rule: JournalScheduler,
+        concurrency: int,
+        reuse: bool,
+    ) -> None:
+        self.spec, self.journal, self.rule = spec, journal, rule
+        self.steps, self.verified, self.earlier = list[int](), -1, None
+        session = next((event for event in reversed(journal.events) if isinstance(event, Session)), None)
+        self.place = (place(session) if session else None) or ""
+        if not (reuse and self.place) or object_store.of(run_dir):
+            return
+        self.earlier = Reuse(spec, run_dir, journal) if spec.reuse.trials else None
+        if spec.reuse.trunk and spec.resources.workers <= 1 and not spec.resources.gpus_per_worker:
+            ends = {spec.settings(params).warmup_steps for _, params in probes(spec, spec.arms)} - {0}
+            self.steps = sorted(ends) if len(ends) <= MOST_TRUNKS else [min(ends)]
+        self.stage, total = ("search", spec.total_trials) if spec.total_trials else ("confirm", spec.confirm_trials)
+        if spec.reuse.verify and total > concurrency:
+            seed = (*spec.seeds.search, *spec.seeds.confirm)[0]
+            self.verified = concurrency + derive(seed, 0) % (total - concurrency)
+
+    def take_over(self, record: TrialRecord) -> bool:
+        """Record a trial as an earlier run's, if one has it. Returns whether it did."""
+        found = self.earlier.find(record) if self.earlier else None
+        manifest = self.earlier.adopt(record, found) if self.earlier and found else None
+        if not (found and manifest):
+            return False
+        rows = [{**row.metrics, "step": row.step} for row in found.rows]
+        self.rule.take_over(record, rows, manifest, found.name)
+        return True
+
+    def task_fields(self, record: TrialRecord) -> dict[str, Any]:
+        """The fields of a trial's task that say where it may start."""
+        if not self.steps or any(isinstance(event, Doubt) for event in self.journal.events):
+            return dict(NOT_SHARED)
+        verify = record.ask.stage == self.stage and record.ask.number == self.verified
+        return {"provenance": self.place, "trunk_steps": self.steps, "trunk_verify": verify}
