@@ -175,7 +175,7 @@ class Admission:
     def _same_data_and_fresh_seeds(self) -> None:
         facts = self.prepare_info or {}
         recorded: Journal | None = journal_to_resume(self.spec, self.run_to_resume, facts, self.request.trust_record)
-        if recorded and self.run_to_resume:
+        if recorded and self.run_to_resume and (self.run_to_resume / SPEC).is_file():
             run_folders.refuse_extension(recorded, run_folders.recorded(self.run_to_resume / SPEC), self.spec)
         if recorded and self.run_to_resume and not self.request.fork:
             fresh_seeds.refuse_stale(recorded, store_uri(self.spec, self.storage), self.run_to_resume, self.say)

@@ -212,6 +212,7 @@ def declared(spec: SweepSpec, journal: Journal, *, fresh: bool, earlier: int, ch
         fresh=fresh,
         earlier=earlier,
         champion=label,
+        baseline_first=True,
     )
 
 
@@ -258,11 +259,20 @@ def further(spec: SweepSpec, journal: Journal, number: int, used: set[int]) -> F
 
 
 def schedule(family: Family, dropped: Sequence[str] = ()) -> list[tuple[str, int]]:
-    """(label, seed) of a look, seed by seed; dropped arms are left out after the first look's racing pairs."""
-    first = verdicts_module.RACING_PAIRS if family.look == 1 else 0
-    later = [label for label in family.arms if label not in dropped]
-    runs = [(label, seed) for seed in family.seeds[:first] for label in family.arms]
-    return runs + [(label, seed) for seed in family.seeds[first:] for label in later]
+    """(label, seed) of a look in order; dropped arms are left out after the first look's racing pairs.
+
+    The baseline runs on all seeds first, so that the other arms start where it was; with racing, on those of the racing
+    pairs first. Families of earlier versions run seed by seed.
+    """
+    racing = family.look == 1 and (family.racing or not family.baseline_first)
+    first = verdicts_module.RACING_PAIRS if racing else 0
+    runs = list[tuple[str, int]]()
+    for seeds, gone in ((family.seeds[:first], ()), (family.seeds[first:], dropped)):
+        arms = [label for label in family.arms if label not in gone]
+        blocks = [[family.baseline], [label for label in arms if label != family.baseline]]
+        for block in blocks if family.baseline_first else [arms]:
+            runs += [(label, seed) for seed in seeds for label in block]
+    return runs
 
 
 def losses(spec: SweepSpec, journal: Journal, family: Family) -> dict[str, dict[int, float | None]]:

@@ -357,6 +357,8 @@ class Family:
         fresh: no run on this data in the tracking store had used them.
         earlier: confirmations in the store against the same baseline.
         champion: the label of the arm that has the standing champion's settings.
+        baseline_first: the baseline runs on all seeds before any other arm, so that these start where it was; earlier
+            versions ran seed by seed.
     """
 
     __pydantic_config__ = _CONFIG
@@ -368,6 +370,7 @@ class Family:
     fresh: Flag = True
     earlier: Count = 0
     champion: str | None = None
+    baseline_first: Flag = False
     time: Time = field(default_factory=time.time)
 
 

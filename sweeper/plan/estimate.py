@@ -14,6 +14,7 @@ from typing import Any
 
 from sweeper.journal import budget, records, tasks
 from sweeper.plan.seed_noise import Spread
+from sweeper.plan.shared_steps import shared_steps
 from sweeper.spec.spec import SweepSpec
 from sweeper.trainable import Pace, Settings
 
@@ -78,6 +79,7 @@ class Plan:
         warnings: of the trainable, about the same.
         points: of the space; None if they are not counted.
         looks: of the confirmation.
+        shared_steps: over all trials, those that none of them trains since others have; `hours` counts them.
     """
 
     trials: int
@@ -105,6 +107,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     points: int | None = None
     looks: list[Look] = field(default_factory=list)
+    shared_steps: int = 0
 
 
 def plan(
@@ -146,6 +149,7 @@ def plan(
     declared_sd = Spread(spec.confirm.sd, "as the spec has it") if spec.confirm.sd else None
     noise = sd or declared_sd or Spread(ASSUMED_SD, "assumed")
     return Plan(
+        shared_steps=shared_steps(spec, at_once),
         trials=spec.total_trials,
         steps=settings.steps,
         tokens=trials * settings.steps * settings.tokens_per_step,
@@ -221,6 +225,15 @@ def above_limits(spec: SweepSpec, estimate: Plan) -> list[str]:
     return lines
 
 
+def _sharing(spec: SweepSpec, estimate: Plan) -> dict[str, str]:
+    """What trials share, if any."""
+    every = estimate.steps * (spec.total_trials + spec.confirm_trials)
+    if not estimate.shared_steps:
+        return {}
+    trained = every - estimate.shared_steps
+    return {"trained": f"{trained:,} of {every:,} steps, {trained / every:.0%}: trials start where others were"}
+
+
 def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     """The plan for people: aligned, with units and assumptions."""
     from sweeper.confirmation.design import rule
@@ -234,6 +247,7 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
         "trials": f"{estimate.trials} to search, {_confirming(spec)}; {at_once} at a time",
         "budget": _budget(spec),
         "steps": f"{estimate.steps:,} a trial of {settings.tokens_per_step:,} tokens: {_count(estimate.tokens)} in all",
+        **_sharing(spec, estimate),
         "rungs": ", ".join(f"{step:,}" for step in estimate.rungs) or "none",
         "a step": f"{_duration(estimate.seconds_per_step)} with {at_once} trials at a time, {source}",
         "validation": f"{_duration(estimate.reports_s)} a trial, {source}",

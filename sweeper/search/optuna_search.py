@@ -50,9 +50,6 @@ _STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "fail
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-NOT_SHARED = {"provenance": "", "trunk_steps": [], "trunk_verify": False}
-
-
 @dataclass(frozen=True)
 class Point:
     """What the search chose. raw: the sampler's parameters; empty if no sampler was involved."""
@@ -101,7 +98,7 @@ class JournalSearch(Searcher, ABC):
         log: Path,
         reconcile: Callable[[], None] = lambda: None,
         take_over: Callable[[TrialRecord], bool] = lambda record: False,
-        sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: dict(NOT_SHARED),
+        sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: {},
     ) -> None:
         super().__init__()
         self.spec, self.journal, self.slots, self.log = spec, journal, slots, log
@@ -266,7 +263,7 @@ class StudySearch(JournalSearch):
         concurrency: int,
         reconcile: Callable[[], None] = lambda: None,
         take_over: Callable[[TrialRecord], bool] = lambda record: False,
-        sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: dict(NOT_SHARED),
+        sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: {},
     ) -> None:
         super().__init__(spec, journal, min(slots, concurrency), log, reconcile, take_over, sharing)
         self.concurrency = concurrency

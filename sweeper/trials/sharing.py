@@ -9,12 +9,10 @@ from sweeper.journal import object_store
 from sweeper.journal.events import Doubt, Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.reuse import Reuse, place
-from sweeper.search.optuna_search import NOT_SHARED, derive
+from sweeper.plan.shared_steps import fork_steps
+from sweeper.search.optuna_search import derive
 from sweeper.search.schedulers import JournalScheduler
-from sweeper.spec.load import probes
 from sweeper.spec.spec import SweepSpec
-
-MOST_TRUNKS = 8  # of a seed: each has a model, its optimiser and the answers so far
 
 
 class Sharing:
@@ -48,9 +46,7 @@ class Sharing:
         if not (reuse and self.place) or object_store.of(run_dir):
             return
         self.earlier = Reuse(spec, run_dir, journal) if spec.reuse.trials else None
-        if spec.reuse.trunk and spec.resources.workers <= 1 and not spec.resources.gpus_per_worker:
-            ends = {spec.settings(params).warmup_steps for _, params in probes(spec, spec.arms)} - {0}
-            self.steps = sorted(ends) if len(ends) <= MOST_TRUNKS else [min(ends)]
+        self.steps = fork_steps(spec)
         self.stage, total = ("search", spec.total_trials) if spec.total_trials else ("confirm", spec.confirm_trials)
         if spec.reuse.verify and total > concurrency:
             seed = (*spec.seeds.search, *spec.seeds.confirm)[0]
@@ -69,6 +65,6 @@ class Sharing:
     def task_fields(self, record: TrialRecord) -> dict[str, Any]:
         """The fields of a trial's task that say where it may start."""
         if not self.steps or any(isinstance(event, Doubt) for event in self.journal.events):
-            return dict(NOT_SHARED)
+            return {}
         verify = record.ask.stage == self.stage and record.ask.number == self.verified
         return {"provenance": self.place, "trunk_steps": self.steps, "trunk_verify": verify}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ class TrialTask:
     expected: list[ExpectedRow]
     test: bool
     evaluate: dict[str, str]
-    provenance: str
-    trunk_steps: list[int]
-    trunk_verify: bool
+    provenance: str = ""
+    trunk_steps: list[int] = field(default_factory=list)
+    trunk_verify: bool = False
 
     @property
     def home(self) -> Path:

@@ -102,7 +102,15 @@ def test_the_best_of_the_search_meet_the_baseline(tmp_path: Path) -> None:
     }
     family = design.declared(sweep, journal, fresh=True, earlier=0)
     assert family.seeds == SEEDS
-    assert design.schedule(family)[:4] == [("baseline", 11), ("s0003", 11), ("s0002", 11), ("baseline", 12)]
+    assert design.schedule(family)[:4] == [("baseline", seed) for seed in SEEDS[:4]]
+    assert design.schedule(family)[len(SEEDS) :][:3] == [("s0003", 11), ("s0002", 11), ("s0003", 12)]
+    earlier = replace(family, baseline_first=False)
+    assert design.schedule(earlier)[:4] == [("baseline", 11), ("s0003", 11), ("s0002", 11), ("baseline", 12)]
+    assert {*design.schedule(earlier)} == {*design.schedule(family)}
+    raced = design.schedule(replace(family, racing=True), ["s0002"])
+    assert raced[:4] == [("baseline", seed) for seed in SEEDS[:4]]
+    assert raced[4:12] == [(label, seed) for seed in SEEDS[:4] for label in ("s0003", "s0002")]
+    assert raced[12:] == [(label, seed) for label in ("baseline", "s0003") for seed in SEEDS[4:]]
     assert len(design.schedule(family)) == sweep.confirm_trials == 24
 
 

@@ -27,8 +27,8 @@ KEYS = [
     "verdict",
     "caution",
 ]
-TRIAL_KEYS = ["id", "stage", "arm", "seed", "state", "step", "score", "params", "metrics", "audit", "run_id", "reason"]
-TRIAL_KEYS += ["stuck"]
+TRIAL_KEYS = ["id", "stage", "arm", "seed", "state", "step", "score", "params", "metrics", "audit", "run_id"]
+TRIAL_KEYS += ["start", "reason", "stuck"]
 
 
 @pytest.fixture
