@@ -27,7 +27,7 @@ from sweeper.journal.budget import Common
 from sweeper.journal.events import Family, Verdict
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.system.markdown import between, number
-from sweeper.trainable import FEW_DOCUMENTS
+from sweeper.trainable import FEW_DOCUMENTS, Trainable
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
@@ -347,6 +347,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> VerdictData:
         notes.append(reason)
     if few is not None:
         notes.append(f"no interval over documents: the test part has {few}, fewer than {FEW_DOCUMENTS}")
+    notes += common_starts(spec, family)
     apart = dict.fromkeys([*strayed, *(name for name in spec.arms if name not in spec.comparable)])
     notes += [f"{label} did not keep to the baseline's budget: it is not compared" for label in apart]
     notes += [text] if (text := budget.differ(spec, journal.stage(STAGE))) else []
@@ -389,6 +390,29 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> VerdictData:
         unlearned=learned.unlearned(spec, journal.stage(STAGE)),
         notes=notes[0 if family.earlier else 1 :],
     )
+
+
+def common_starts(spec: SweepSpec, family: Family) -> list[str]:
+    """What is compared, in a sentence for each length of the runs' common start; none if the trainable tells of none.
+
+    Where arms are the same run as the baseline up to a step, their difference is the effect of the rule after it.
+    """
+    if spec.stub is not None or (past := Trainable.load(spec.trainable).past) is None:
+        return []
+    own = spec.settings(family.arms[family.baseline])
+    arms = defaultdict[int, list[str]](list)
+    for label, params in family.arms.items():
+        settings = spec.settings(params)
+        shared = [step for step in {own.warmup_steps, settings.warmup_steps} if step]
+        same = [step for step in shared if (found := past(settings, step)) is not None and found == past(own, step)]
+        if label != family.baseline:
+            arms[max(same, default=0)].append(label)
+    return [
+        f"{', '.join(labels)}: the same run as {family.baseline} for the first {step:,} of {own.steps:,} steps, so the "
+        "difference is the effect of the rule after such a start"
+        for step, labels in sorted(arms.items())
+        if step
+    ]
 
 
 def _looked(

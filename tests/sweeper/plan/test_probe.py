@@ -63,7 +63,7 @@ def test_it_is_remembered_by_settings_machine_and_number(counted: list[int], mon
     probe.paced(toy_spec(config={"pause": 0.5}), 2)
     probe.paced(toy(resources={"cpus_per_worker": 2}), 2)
     assert counted == [2, 1, 2, 2]
-    monkeypatch.setattr(probe, "_processor", lambda: "another")
+    monkeypatch.setattr(probe.provenance, "processor", lambda: "another")
     probe.paced(toy(), 2)
     assert len(counted) == 5
 

@@ -75,6 +75,7 @@ def test_a_trial_of_the_summary(journal: Journal) -> None:
             "shares": {"random": 0.85, "token": 0.15, "trigram": 0.0},
         },
         "run_id": "r1",
+        "start": {"from": None, "step": 0},
         "reason": None,
     }
 

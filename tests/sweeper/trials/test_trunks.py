@@ -140,7 +140,7 @@ def test_a_confirmation_shares_too(mlm: Callable[..., SweepSpec], tmp_path: Path
     shared = in_process.sweep(spec, tmp_path / "shared", confirm=True)
     clean = in_process.sweep(spec, tmp_path / "clean", confirm=True, reuse=False)
     assert rows(shared) == rows(clean)
-    assert starts(shared) == [(None, 0), ("c0001", 8), (None, 0), ("c0003", 8)]
+    assert starts(shared) == [(None, 0), (None, 0), ("c0001", 8), ("c0002", 8)], "the baseline of all seeds first"
 
 
 def test_later_ends_of_the_warmup_start_from_earlier_ones(mlm: Callable[..., SweepSpec], tmp_path: Path) -> None:
