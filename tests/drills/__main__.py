@@ -6,10 +6,25 @@ import argparse
 import json
 import sys
 
-from tests.drills import bitwise, compose, disk, fuzz, hostile, inputs, job, kill, listeners, outage, postgres, soak
+from tests.drills import (
+    bitwise,
+    compose,
+    disk,
+    forks,
+    fuzz,
+    hostile,
+    inputs,
+    job,
+    kill,
+    listeners,
+    outage,
+    postgres,
+    soak,
+)
 
 DRILLS = {
     "kill": kill,
+    "forks": forks,
     "bitwise": bitwise,
     "fuzz": fuzz,
     "hostile": hostile,

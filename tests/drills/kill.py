@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,7 @@ class Bench:
 
     folder: Path
     two: nodes.TwoNodes | None = None
+    spec: Callable[[Path, Mode, str], dict[str, Any]] | None = None
     whole: dict[str, Path] = field(default_factory=dict)
 
     def environment(self, mode: Mode, mark: str) -> dict[str, str]:
@@ -74,14 +75,17 @@ class Sweep:
     folder: Path
     uri: str
     environment: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
     def begin(self) -> subprocess.Popen[bytes]:
         if not self.folder.exists():
             self.folder.mkdir()
-            (self.folder / "kill.yaml").write_text(json.dumps(_spec(self.bench.folder, self.mode, self.uri)), "utf-8")
+            (self.folder / "kill.yaml").write_text(
+                json.dumps((self.bench.spec or _spec)(self.bench.folder, self.mode, self.uri)), "utf-8"
+            )
         with (self.folder / "errors").open("ab") as errors:
             return subprocess.Popen(
-                [sys.executable, "-m", "sweeper.run", "kill.yaml", "--resume"],
+                [sys.executable, "-m", "sweeper.run", "kill.yaml", "--resume", *self.options],
                 cwd=self.folder,
                 env={**self.bench.environment(self.mode, self.mark), **self.environment},
                 stdout=subprocess.DEVNULL,
@@ -163,10 +167,10 @@ def _spec(folder: Path, mode: Mode, uri: str) -> dict[str, Any]:
 
 
 def undisturbed(bench: Bench, mode: Mode) -> Journal:
-    """The sweep that nothing happens to; run once for a mode."""
+    """The sweep that nothing happens to, each of its trials trained from step 0; run once for a mode."""
     if mode.name not in bench.whole:
         folder = bench.folder / f"whole-{len(bench.whole)}"
-        sweep = Sweep(bench, mode, folder, f"sqlite:///{folder}/mlflow.db")
+        sweep = Sweep(bench, mode, folder, f"sqlite:///{folder}/mlflow.db", options=("--no-reuse",))
         status = sweep.begin().wait(LIMIT_S)
         if status:
             raise RuntimeError(f"the undisturbed sweep ended with {status}: {sweep.told[-2000:]}")
