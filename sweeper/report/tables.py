@@ -137,17 +137,7 @@ def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     processes, gpus = spec.resources.processes, spec.resources.gpus_per_worker
     rows = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
     rows["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
-    shared = [record for record in records if record.start[0]]
-    if shared:
-        steps = sum(record.step for record in records)
-        taken_over = [record for record in shared if record.reused_from]
-        kept = {"earlier runs": taken_over, "another trial": [one for one in shared if one not in taken_over]}
-        trained = steps - sum(record.start[1] for record in shared)
-        rows["steps trained"] = f"{trained:,} of {steps:,}, {trained / max(1, steps):.0%}"
-        for by, found in kept.items():
-            if found:
-                number = sum(record.start[1] for record in found)
-                rows[f"steps of {by}"] = f"{number:,}, in {len(found)} trials that did not train them again"
+    rows |= steps_trained(records)
     read = [_tokens(spec, record) for record in records if not record.reused_from]
     tokens = sum(number or 0 for number in read)
     rows["tokens read"] = "not on record" if None in read else f"{tokens:,}"
@@ -173,6 +163,23 @@ def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     )
     if why:
         rows["why trials ended early"] = "; ".join(f"{count} × {reason}" for reason, count in why.most_common(8))
+    return rows
+
+
+def steps_trained(records: Sequence[TrialRecord]) -> dict[str, str]:
+    """How many steps were trained, and who had trained the others; empty if every trial started at step 0."""
+    shared = [record for record in records if record.start[0]]
+    if not shared:
+        return {}
+    every = sum(record.step for record in records)
+    trained = every - sum(record.start[1] for record in shared)
+    rows = {"steps trained": f"{trained:,} of {every:,}, {trained / max(1, every):.0%}"}
+    taken_over = [record for record in shared if record.reused_from]
+    forked = [record for record in shared if not record.reused_from]
+    for by, found in (("earlier runs", taken_over), ("another trial", forked)):
+        if found:
+            number = sum(record.start[1] for record in found)
+            rows[f"steps of {by}"] = f"{number:,}, in {len(found)} trials that did not train them again"
     return rows
 
 

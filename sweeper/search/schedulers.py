@@ -81,7 +81,9 @@ class JournalScheduler(FIFOScheduler):
             self._break_off(record, OSError(*result["fault"]))
         if line := result.get("unshared"):
             self.hooks.unshared(line)
-        where = {key: result.get(key) for key in ("node", "start")}
+        start = result.get("start")  # a list, for Tune takes dicts apart
+        began = {"trial": start[0], "step": start[1]} if start else None
+        where = {"node": result.get("node"), "start": began}
         stopped = self._record(record, result["rows"], result.get("checkpoint"), where)
         return TrialScheduler.STOP if stopped else TrialScheduler.CONTINUE
 

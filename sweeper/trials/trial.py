@@ -49,6 +49,7 @@ class Reporter:
         owner: whose checkpoints these are (`checkpoints.owner`).
         send: gets the message for Tune.
         place: of the trial in an object store, where checkpoints are stored as well.
+        start: the trial and the step that this one starts from, if not from step 0.
         last: the last reported row, at first that of an earlier try.
     """
 
@@ -57,7 +58,7 @@ class Reporter:
     owner: str
     send: Send
     place: Remote | None = None
-    start: dict[str, Any] | None = None
+    start: tuple[str, int] | None = None
     last: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
@@ -74,7 +75,7 @@ class Reporter:
         finally:
             if checkpoint is not None:
                 shutil.rmtree(checkpoint, ignore_errors=True)
-        self.send(_message([row], manifest) | ({"start": self.start} if self.start and not self.last else {}))
+        self.send(_message([row], manifest) | ({"start": [*self.start]} if self.start and not self.last else {}))
         self.last.clear()
         self.last.update(row)
 
@@ -211,7 +212,7 @@ def _train_in(folder: Path, place: Remote | None, task: TrialTask, send: Send, *
     config = trainable.config.model_validate(secrecy.given(task.config, secrecy.declared(trainable.config)))
     trunks = Trunks(task, trainable, config, lambda line: send(_message([]) | {"unshared": line}))
     start = trunks.start() if restore_from is None else None
-    began = {"trial": start.left_by, "step": start.step} if start else None
+    began = (start.left_by, start.step) if start else None
     reporter = Reporter(folder, task.objective, owner, send, place, began)
     if restore_from is not None:
         rows = checkpoints.history(restore_from)

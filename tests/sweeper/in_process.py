@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.utils import flatten_dict
 
 from sweeper.confirmation import design
 from sweeper.journal import run_folders
@@ -71,7 +72,7 @@ def one(spec: SweepSpec, rule: Any, folder: Path, task: dict[str, Any]) -> None:
     tuned = SimpleNamespace(config=task, status="RUNNING")
 
     def report(row: dict[str, Any]) -> None:
-        if rule.on_trial_result(None, tuned, row) == TrialScheduler.STOP:
+        if rule.on_trial_result(None, tuned, flatten_dict(row)) == TrialScheduler.STOP:  # as Tune does
             raise Stopped
 
     rule.on_trial_add(None, tuned)

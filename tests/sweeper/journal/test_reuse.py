@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
+from sweeper import preflight
 from sweeper.confirmation import design
 from sweeper.journal import checkpoints, provenance, reuse, run_folders
 from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal
+from sweeper.preflight import Request
 from sweeper.report.summary import trial_json
 from sweeper.report.tables import cost
 from sweeper.spec.spec import SweepSpec
+from sweeper.stages import Stages
 from tests.sweeper import in_process
 from tests.sweeper.samples import toy_spec
 
@@ -265,3 +268,57 @@ def test_an_extended_run_says_so_and_survives_a_crash_in_between(
     assert run_folders.recorded(folder / run_folders.SPEC).search.trials == 12, "what people wrote is not replaced"
     with pytest.raises(ValueError, match=r"spec\.yaml is not the one"):
         run_folders.opened(folder)
+
+
+def test_a_run_is_extended_in_place(sweep: Callable[..., Journal], tmp_path: Path) -> None:
+    """By the command's own way up to Ray; the points are those of a run that was that long from the start."""
+
+    def spec(trials: int, **changes: Any) -> SweepSpec:
+        return toy_spec(
+            search={"method": "tpe", "trials": trials}, config=NOISY, resources={"concurrency": 1}, **changes
+        )
+
+    journal, clean = sweep(spec(4)), sweep(spec(7), taken=False)
+    journal.close()
+    folder, lines = journal.path.parent, list[str]()
+
+    def asked(*changes: str) -> Stages:
+        request = Request(resume=folder, set=list(changes))
+        admission = preflight.admission(request, lines.append)
+        admission.prepare_info = {"data_fingerprint": "text"}
+        assert admission.run_folder(None) == folder
+        return Stages.opened(admission, folder, verbose=False, wait=0)
+
+    stages = asked("search.trials=7")
+    assert not stages.over
+    in_process.go_on(stages.spec, folder, stages.journal, reuse=False)  # the clean run lies beside it
+    assert rows(stages.journal) == rows(clean)
+    assert [one.ask.params for one in stages.journal.trials.values()] == [
+        one.ask.params for one in clean.trials.values()
+    ]
+    assert set(taken(stages.journal).values()) == {None}
+    found = stages.journal.extended()
+    assert found is not None
+    assert found[1].changed == ["search.trials"]
+    stages.journal.close()
+    stages = asked("resources.max_failures=3", "limits.hours=9")
+    assert stages.over
+    stages.journal.close()
+    assert run_folders.opened(folder)[0].resources.max_failures == 3
+    for change, line in (
+        ("config.steps=30", "it holds another run"),
+        ("search.trials=6", "it holds another run"),
+        ("arms.new={x: 0.5}", "arms.new"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            asked(change)
+
+
+def test_a_run_with_a_declared_confirmation_is_not_extended(sweep: Callable[..., Journal]) -> None:
+    changes = {"seeds": {"search": [1], "confirm": [2, 3]}, "confirm": {"best": 1}}
+    spec = toy_spec(search={"method": "tpe", "trials": 3}, config=NOISY, resources={"concurrency": 1}, **changes)
+    journal = sweep(spec, confirm=True)
+    longer = toy_spec(search={"method": "tpe", "trials": 5}, config=NOISY, resources={"concurrency": 1}, **changes)
+    assert run_folders.extends(spec, longer)
+    with pytest.raises(ValueError, match=r"search\.trials: this run has declared its confirmation"):
+        run_folders.refuse_extension(journal, spec, longer)
