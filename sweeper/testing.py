@@ -279,6 +279,25 @@ class TrainableContract:
                 lines = (last / "history.jsonl").read_text("utf-8").splitlines()
                 _bits_equal([_row(json.loads(line)) for line in lines], run.rows, f"{said}, history.jsonl differs")
 
+    def test_a_run_from_what_another_left_is_the_run_from_step_0(self) -> None:
+        """Where `past` tells of steps that others share. Here the other is the same run; in a sweep, one with its past."""
+        past, settings = self._loaded().past, self._settings()
+        steps = [step for step in (settings.warmup_steps, 1) if past and past(settings, step) is not None]
+        if not steps:
+            raise SkipTest("there is no past, or it shares no step")
+        whole, left = self._whole(), list[int]()
+        with tempfile.TemporaryDirectory(prefix="contract-") as place:
+
+            def leave(step: int, folder: Path) -> None:
+                shutil.move(folder, Path(place, "trunk"))
+                left.append(step)
+
+            leaving = self._trained(self.seeds[0], leave_at=frozenset(steps[:1]), leave=leave)
+            assert left == steps[:1], f"past shares step {steps[0]}, and the run left its state at {left}"
+            _bits_equal(leaving.rows, whole.rows, "leaving a state changed the run")
+            fork = self._trained(self.seeds[0], fork_from=Path(place, "trunk"))
+            _bits_equal(fork.rows, whole.rows, f"the run that starts at step {left[0]} differs")
+
     def test_what_report_raises_ends_the_run(self) -> None:
         """So a sweep stops a run; caught, it would train on in vain."""
         run = self._trained(self.seeds[0], stop_after=1)

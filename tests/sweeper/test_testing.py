@@ -226,6 +226,10 @@ BROKEN: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"another_seed_gives_other_numbers"},
     ),
     "begins anew": ({"train": without_restoring}, {REST}),
+    "shares steps and leaves nothing": (
+        {"past": lambda config, step: {}},
+        {"a_run_from_what_another_left_is_the_run_from_step_0"},
+    ),
     "forgets a part of its state": ({"train": forgetting}, {REST}),
     "reports its last row again": ({"train": once_more}, {REST}),
     "takes its checkpoint away": ({"train": consuming}, {REST}),
