@@ -280,7 +280,7 @@ class TrainableContract:
                 _bits_equal([_row(json.loads(line)) for line in lines], run.rows, f"{said}, history.jsonl differs")
 
     def test_a_run_from_what_another_left_is_the_run_from_step_0(self) -> None:
-        """Where `past` tells of steps that others share. Here the other is the same run; in a sweep, one with its past."""
+        """Where `past` shares steps. Here the other is the same run; in a sweep, one with the same past."""
         past, settings = self._loaded().past, self._settings()
         steps = [step for step in (settings.warmup_steps, 1) if past and past(settings, step) is not None]
         if not steps:
