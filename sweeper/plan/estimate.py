@@ -14,7 +14,7 @@ from typing import Any
 
 from sweeper.journal import budget, records, tasks
 from sweeper.plan.seed_noise import Spread
-from sweeper.plan.shared_steps import shared_steps
+from sweeper.plan.shared_steps import fork_steps, shared_steps
 from sweeper.spec.spec import SweepSpec
 from sweeper.trainable import Pace, Settings
 
@@ -35,6 +35,7 @@ WORKER_START = 3.0
 
 ASSUMED_SD = 0.02
 KEPT_CHECKPOINTS = 2
+TRUNK = 1.25  # checkpoints: one, and the answers so far
 LISTED = 8  # arms by name
 
 
@@ -193,8 +194,11 @@ def dearest(spec: SweepSpec) -> Settings:
 
 
 def disk_bytes(spec: SweepSpec) -> float:
-    """Bytes that the trials leave on disk: checkpoints and bundles."""
-    return (spec.total_trials + spec.confirm_trials) * dearest(spec).checkpoint_bytes * (KEPT_CHECKPOINTS + 1 / 3)
+    """Bytes that the trials leave on disk: checkpoints and bundles, and meanwhile the states that others start from."""
+    seeds = {*spec.seeds.search, *(spec.seeds.confirm if spec.compared else ())}
+    trunks = len(fork_steps(spec)) * len(seeds) * TRUNK
+    trials = (spec.total_trials + spec.confirm_trials) * (KEPT_CHECKPOINTS + 1 / 3)
+    return (trials + trunks) * dearest(spec).checkpoint_bytes
 
 
 def estimated(spec: SweepSpec, cpu_flops: float) -> Pace:

@@ -28,6 +28,8 @@ def fork_steps(spec: SweepSpec) -> list[int]:
     """
     if not spec.reuse.trunk or spec.resources.workers > 1 or spec.resources.gpus_per_worker:
         return []
+    if Trainable.load(spec.trainable).past is None:
+        return []
     ends = {spec.settings(params).warmup_steps for _, params in probes(spec, spec.arms)} - {0}
     return sorted(ends) if len(ends) <= MOST_TRUNKS else [min(ends)]
 

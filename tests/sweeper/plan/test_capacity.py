@@ -65,9 +65,13 @@ def test_disk_for_fewer_trials_names_how_many_and_what_is_written_counts() -> No
     spec = published()
     each = spec.settings({}).checkpoint_bytes * (2 + 1 / 3)
     line = refused(spec, 1, disk=capacity.DISK_BYTES + 5.5 * each)
-    assert line.startswith("disk: the checkpoints take about 7.7 GB, ")
+    assert line.startswith("disk: the checkpoints take about 7.9 GB, "), "with a trunk of the search's seed"
     assert line.endswith("set search.trials to 5, or use a --storage with room")
-    assert not capacity.shortages(spec, 1, there(disk=capacity.DISK_BYTES + 5.5 * each), written=(18.6 * each, 0))
+    assert not capacity.shortages(spec, 1, there(disk=capacity.DISK_BYTES + 5.5 * each), written=(19.2 * each, 0))
+    clean = published("reuse.trunk=false")
+    short = capacity.DISK_BYTES + 5.5 * each
+    assert refused(clean, 1, disk=short).startswith("disk: the checkpoints take about 7.7 GB, ")
+    assert not capacity.shortages(clean, 1, there(disk=short), written=(18.6 * each, 0))
     arms = toy_spec(arms={"a": {"x": 0.1}, "b": {"x": 0.2}}, space={}, search={"method": "arms"})
     assert refused(arms, 1, disk=1000.0).endswith("are free: use a --storage with room")
 
