@@ -91,6 +91,7 @@ class Stages:
             journal.refuse_gaps()
             if own != spec.spec_hash and run_folders.extends(run_folders.recorded(run_dir / run_folders.SPEC), spec):
                 run_folders.extend(run_dir, journal, spec)
+                own = spec.spec_hash
         journal.born(own)
         if request.fork:
             journal.fork()

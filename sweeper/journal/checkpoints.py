@@ -78,7 +78,7 @@ def store(folder: Path, source: Path, step: int, owned_by: str = "") -> Path:
     return target
 
 
-def adopt(folder: Path, source: Path, source_owner: str, owned_by: str, manifest: str | None = None) -> str | None:
+def adopt(folder: Path, source: Path, source_owner: str, owned_by: str, expected: Iterable[ExpectedRow]) -> str | None:
     """Give a trial the checkpoint of another one, whose files it shares where the disk allows.
 
     Args:
@@ -86,15 +86,14 @@ def adopt(folder: Path, source: Path, source_owner: str, owned_by: str, manifest
         source: the other trial's checkpoint.
         source_owner: the `owner` of the other trial.
         owned_by: the `owner` of this trial.
-        manifest: the `manifest_hash` that the other's journal has, if any.
+        expected: what the other's journal has.
 
     Returns the `manifest_hash` of the new checkpoint; None, and nothing is left, if the source fails to verify.
     """
     try:
         held = json.loads(_read(source / MANIFEST))
         step = held["step"]
-        rows: dict[int, ExpectedRow] = {} if manifest is None else {step: (history(source)[-1], manifest)}
-        if _fault(source, source_owner, rows) is not None:
+        if _fault(source, source_owner, {row["step"]: (row, sealed) for row, sealed in expected}) is not None:
             return None
         folder.mkdir(parents=True, exist_ok=True)
         files.refuse_links(folder)
@@ -104,7 +103,7 @@ def adopt(folder: Path, source: Path, source_owner: str, owned_by: str, manifest
         partial.mkdir()
         for name in held["sha256"]:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            _share(files.inside(source, name), partial / name)
+            share(files.inside(source, name), partial / name)
         _write(partial / MANIFEST, json.dumps({**held, "owner": owned_by}, indent=1).encode())
         _sync_folders(partial)
         shutil.rmtree(target, ignore_errors=True)
@@ -115,12 +114,14 @@ def adopt(folder: Path, source: Path, source_owner: str, owned_by: str, manifest
     return manifest_hash(target)
 
 
-def _share(source: Path, target: Path) -> None:
-    """The same file under another name; a copy on another disk."""
+def share(source: Path | str, target: Path | str) -> None:
+    """Give a file a second name, where it is never changed; on another disk, copy it."""
     try:
         os.link(source, target)
+    except FileNotFoundError:
+        raise
     except OSError:
-        _copy(source, target)
+        _copy(Path(source), Path(target))
 
 
 def newest(folder: Path, owned_by: str = "", expected: Iterable[ExpectedRow] = ()) -> tuple[Path | None, list[str]]:

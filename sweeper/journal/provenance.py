@@ -6,11 +6,16 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
+import site
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 _PACKAGES = ("ray", "torch", "optuna", "mlflow", "transformers", "tokenizers", "datasets", "numpy")
@@ -36,18 +41,24 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def code(module: str) -> str | None:
-    """A hash of the source that a module runs: its own, and that of what it imports of its own package, and so on.
+def kernels() -> dict[str, str]:
+    """The environment variables that choose other kernels for the same operations, where they are set."""
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
-    A name in a text counts as well, such as "package.module:name", which is imported later. Whatever else changes in
-    the package leaves the hash as it is. None where a source cannot be read. Imports only the packages on the way.
+
+def code(module: str) -> str | None:
+    """A hash of the source that a module runs: its own, and that of what it imports, directly or not.
+
+    A name in a text counts as well, such as "package.module:name", which is imported later. Libraries are not followed,
+    for `versions` has them, nor is sweeper, on which no number of a step depends. Whatever else changes leaves the hash
+    as it is. None where a source cannot be read.
     """
-    package = module.partition(".")[0]
-    digest, seen, left = hashlib.sha256(), set[str](), [module, package]
+    own, seen, left = module.partition(".")[0], set[str](), [module]
     sources: dict[str, str] = {}
     while left:
         name = left.pop()
-        if name in seen:
+        if name in seen or not _followed(name.partition(".")[0], own):
             continue
         seen.add(name)
         path = _source(name)
@@ -57,12 +68,29 @@ def code(module: str) -> str | None:
             continue
         try:
             sources[name] = path.read_text("utf-8")
-            left += _imported(sources[name], name, path.name == "__init__.py", package)
+            left += _imported(sources[name], name, path.name == "__init__.py", own)
         except (OSError, SyntaxError, ValueError):
             return None
+    digest = hashlib.sha256()
     for name in sorted(sources):
         digest.update(f"{name}\0{sources[name]}\0".encode())
     return digest.hexdigest()[:16]
+
+
+@cache
+def _followed(package: str, own: str) -> bool:
+    """Whether a package is somebody's code and not a library: the module's own, or outside of where those are."""
+    if package == own:
+        return True
+    if package == "sweeper" or package in sys.stdlib_module_names:
+        return False
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    places = [*(found.submodule_search_locations or ()), *filter(None, [found.origin])] if found else []
+    libraries = [Path(path).resolve() for path in {*sysconfig.get_paths().values(), *site.getsitepackages()}]
+    return any(not any(one in Path(place).resolve().parents for one in libraries) for place in places)
 
 
 def _source(name: str) -> Path | None:
@@ -74,10 +102,10 @@ def _source(name: str) -> Path | None:
     return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
 
 
-def _imported(source: str, module: str, is_package: bool, package: str) -> Iterator[str]:
-    """Names that may be modules of the package, with the packages that they lie in."""
+def _imported(source: str, module: str, is_package: bool, own: str) -> Iterator[str]:
+    """Names that may be modules, with the packages that they lie in."""
     base = module if is_package else module.rpartition(".")[0]
-    pattern = re.compile(rf"{re.escape(package)}(?:\.\w+)+")
+    pattern = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*:\w+|" + rf"\b{re.escape(own)}(?:\.\w+)+")
     found: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -87,11 +115,10 @@ def _imported(source: str, module: str, is_package: bool, package: str) -> Itera
             where = ".".join([*above, *filter(None, [node.module])])
             found += [where, *(f"{where}.{one.name}" for one in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 200:
-            found += pattern.findall(node.value)
-    for name in found:
+            found += [name.partition(":")[0] for name in pattern.findall(node.value)]
+    for name in filter(None, found):
         parts = name.split(".")
-        if parts[0] == package:
-            yield from (".".join(parts[: n + 1]) for n in range(len(parts)))
+        yield from (".".join(parts[: n + 1]) for n in range(len(parts)))
 
 
 def commit(source: Path = Path(__file__)) -> str | None:

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.journal import checkpoints, recorded, run_folders
-from sweeper.journal.events import End, Report, Session
+from sweeper.journal.events import Doubt, End, Fork, Report, Session, Trust
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
 from sweeper.system import files
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
-LIBRARIES = ("torch", "numpy")
+HERE = "127.0.0.1"
+LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "datasets")
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ def place(session: Session) -> str | None:
     trainable = session.facts.get(recorded.FACT)
     code = trainable.get("code") if isinstance(trainable, Mapping) else None
     processor = session.machine.get("processor")
-    libraries = [session.versions.get(name) for name in LIBRARIES]
-    if not (code and processor and all(libraries)):
-        return None
-    return json.dumps([code, processor, session.machine.get("device"), libraries, fingerprints_in(session.facts)])
+    libraries, prints = [session.versions.get(name) for name in LIBRARIES], fingerprints_in(session.facts)
+    if not (code and processor and all(libraries[:2]) and prints):
+        return None  # without a fingerprint nothing says that the data are the same
+    machine = [processor, session.machine.get("device"), session.machine.get("kernels")]
+    return json.dumps([code, machine, libraries, prints], sort_keys=True)
 
 
 def keys(spec: SweepSpec, journal: Journal) -> Iterator[tuple[str, TrialRecord]]:
@@ -100,6 +102,9 @@ class Reuse:
         """A completed trial with the numbers that this one will have, if any run of the storage has one."""
         if self._place is None or not record.ask.config_hash:
             return None
+        families = self.journal.families()
+        if record.ask.stage == "confirm" and families and families[-1].fresh:
+            return None  # declared on seeds that nothing has used, so nothing may have
         if self._found is None:
             self._found = dict(self._others())
         return self._found.get(_key(self.spec, record, self._place))
@@ -108,7 +113,8 @@ class Reuse:
         """Store its checkpoint as this trial's last one. Returns the manifest's hash; None if it fails to verify."""
         owner = checkpoints.owner(self.spec.trainable, record.id, record.ask.seed, record.ask.config)
         folder = files.inside(self.run_dir, "trials", record.id) / "checkpoints"
-        return checkpoints.adopt(folder, found.checkpoint, found.owner, owner, found.rows[-1].checkpoint)
+        rows = [({"step": row.step, **row.metrics}, row.checkpoint) for row in found.rows]
+        return checkpoints.adopt(folder, found.checkpoint, found.owner, owner, rows)
 
     def _others(self) -> Iterator[tuple[str, Completed]]:
         for path in sorted(self.run_dir.parent.glob(f"*/{run_folders.JOURNAL}")):
@@ -121,6 +127,8 @@ class Reuse:
                 continue  # unreadable or changed since it was written: nothing is taken from it
             if spec.trainable != self.spec.trainable or not run_folders.began_here(journal):
                 continue
+            if any(isinstance(event, Doubt | Trust | Fork) for event in journal.events):
+                continue  # what it says was doubted, or trusted without proof
             for key, record in keys(spec, journal):
                 if (one := _whole(spec, run_dir, record)) is not None:
                     yield key, one
@@ -129,8 +137,8 @@ class Reuse:
 def _whole(spec: SweepSpec, run_dir: Path, record: TrialRecord) -> Completed | None:
     """The trial with its last checkpoint, if that is still there."""
     stored = record.end.checkpoint if record.end else None
-    if not stored or not record.rows:
-        return None
+    if not stored or any(row.node not in (None, HERE) for row in record.rows) or not record.rows:
+        return None  # another node's processor is not on record
     path = files.inside(run_dir, stored)
     if not path.is_dir():
         return None

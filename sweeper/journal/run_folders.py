@@ -152,15 +152,17 @@ def _tidy(run_dir: Path) -> None:
 
 
 def begin_here(journal: Journal) -> None:
-    """Note that this user started or resumed a run on this machine."""
+    """Note that this user started or resumed a run on this machine, and whether it was born here."""
     if journal.run:
         (files.cache_root() / BEGUN).mkdir(parents=True, exist_ok=True)
         (files.cache_root() / BEGUN / journal.run).touch()
+        if len(journal.events) == 1:
+            (files.cache_root() / BEGUN / f"{journal.run}.born").touch()
 
 
 def began_here(journal: Journal) -> bool:
-    """Whether this user started or resumed a run on this machine: a record from elsewhere may say what it likes."""
-    return bool(journal.run) and (files.cache_root() / BEGUN / str(journal.run)).exists()
+    """Whether this user started a run on this machine: a record from elsewhere may say what it likes."""
+    return bool(journal.run) and (files.cache_root() / BEGUN / f"{journal.run}.born").exists()
 
 
 def opened(run_dir: Path, trust: bool = False) -> tuple[SweepSpec, Journal]:

@@ -30,7 +30,7 @@ def fork_steps(spec: SweepSpec) -> list[int]:
         return []
     if Trainable.load(spec.trainable).past is None:
         return []
-    ends = {spec.settings(params).warmup_steps for _, params in probes(spec, spec.arms)} - {0}
+    ends = {spec.settings(params).warmup_steps for _, params in probes(spec, spec.arms)} - {0, spec.steps}
     return sorted(ends) if len(ends) <= MOST_TRUNKS else [min(ends)]
 
 

@@ -57,6 +57,7 @@ class JournalScheduler(FIFOScheduler):
         super().__init__()
         self.journal, self.run_dir, self.place = journal, run_dir, object_store.of(run_dir)
         self.hooks = hooks or Hooks()
+        self.compared = False  # a state that trials share was reached by another one, and was the same
         self._taken_up: list[Any] = []
 
     def reconcile_dropped(self) -> None:
@@ -81,6 +82,7 @@ class JournalScheduler(FIFOScheduler):
             self._break_off(record, OSError(*result["fault"]))
         if line := result.get("unshared"):
             self.hooks.unshared(line)
+        self.compared = self.compared or bool(result.get("compared"))
         start = result.get("start")  # a list, for Tune takes dicts apart
         began = {"trial": start[0], "step": start[1]} if start else None
         where = {"node": result.get("node"), "start": began}

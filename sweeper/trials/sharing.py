@@ -13,13 +13,15 @@ from sweeper.plan.shared_steps import fork_steps
 from sweeper.search.optuna_search import derive
 from sweeper.search.schedulers import JournalScheduler
 from sweeper.spec.spec import SweepSpec
+from sweeper.system.nodes import configured
 
 
 class Sharing:
     """Which trials of a stage are taken over from earlier runs, and where the others start.
 
-    Trunks are for CPUs and one rank: on a GPU, with several ranks and in an object store every trial starts at step 0.
-    A state that differs from the one that another trial left ends their use.
+    For CPUs and one rank: on a GPU, with several ranks and in an object store every trial is trained from step 0. A
+    joined cluster may have several kinds of processors, so there nothing is taken over from earlier runs. A state that
+    differs from the one that another trial left, or code that changes meanwhile, ends all sharing.
 
     Args:
         spec: of the run.
@@ -40,12 +42,14 @@ class Sharing:
         reuse: bool,
     ) -> None:
         self.spec, self.journal, self.rule = spec, journal, rule
-        self.steps, self.verified, self.earlier = list[int](), -1, None
+        self.steps, self.stage, self.verified, self.earlier = list[int](), "", -1, None
         session = next((event for event in reversed(journal.events) if isinstance(event, Session)), None)
         self.place = (place(session) if session else None) or ""
         if not (reuse and self.place) or object_store.of(run_dir):
             return
-        self.earlier = Reuse(spec, run_dir, journal) if spec.reuse.trials else None
+        if spec.resources.workers > 1 or spec.resources.gpus_per_worker:
+            return
+        self.earlier = Reuse(spec, run_dir, journal) if spec.reuse.trials and not configured() else None
         self.steps = fork_steps(spec)
         self.stage, total = ("search", spec.total_trials) if spec.total_trials else ("confirm", spec.confirm_trials)
         if spec.reuse.verify and total > concurrency:
@@ -64,7 +68,9 @@ class Sharing:
 
     def task_fields(self, record: TrialRecord) -> dict[str, Any]:
         """The fields of a trial's task that say where it may start."""
-        if not self.steps or any(isinstance(event, Doubt) for event in self.journal.events):
+        if any(isinstance(event, Doubt) for event in self.journal.events):
             return {}
-        verify = record.ask.stage == self.stage and record.ask.number == self.verified
-        return {"provenance": self.place, "trunk_steps": self.steps, "trunk_verify": verify}
+        due = record.ask.stage == self.stage and record.ask.number >= self.verified >= 0
+        verify = due and not self.rule.compared  # until one was compared: a trial may share nothing, or be the first
+        shared = self.place if self.steps or self.earlier else ""
+        return {"provenance": shared, "trunk_steps": self.steps, "trunk_verify": verify}

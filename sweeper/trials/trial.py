@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from sweeper.spec.hints import nearest
 from sweeper.system import faults, files, secrecy
 from sweeper.trainable import Trainable, TrainContext
 from sweeper.trials.task import TrialTask
-from sweeper.trials.trunks import Trunks
+from sweeper.trials.trunks import Trunks, other_code
 
 ERROR = "error.txt"
 LARGEST = 1e300  # of a metric: sums of several must be finite, too
@@ -210,7 +210,17 @@ def _train_in(folder: Path, place: Remote | None, task: TrialTask, send: Send, *
     restore_from, _ = checkpoints.newest(folder / "checkpoints", owner, task.expected)
     trainable = Trainable.load(task.trainable, outside=Path(task.run_dir))
     config = trainable.config.model_validate(secrecy.given(task.config, secrecy.declared(trainable.config)))
-    trunks = Trunks(task, trainable, config, lambda line: send(_message([]) | {"unshared": line}))
+    changed = other_code(task)
+    if changed:
+        send(_message([]) | {"unshared": changed})
+    trunks = Trunks(
+        replace(task, trunk_steps=[]) if changed else task,
+        trainable,
+        config,
+        Path(tempfile.mkdtemp(prefix="trunk-")),
+        lambda line: send(_message([]) | {"unshared": line}),
+        lambda: send(_message([]) | {"compared": True}),
+    )
     start = trunks.start() if restore_from is None else None
     began = (start.left_by, start.step) if start else None
     reporter = Reporter(folder, task.objective, owner, send, place, began)
@@ -230,6 +240,8 @@ def _train_in(folder: Path, place: Remote | None, task: TrialTask, send: Send, *
         device = ranks["device"]
         there = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         raise RuntimeError(f"out of memory: {fitting(config, there, context.world_size)}") from error
+    finally:
+        shutil.rmtree(trunks.own, ignore_errors=True)
     if not context.rank:
         reporter.refuse_without(task.further)
 

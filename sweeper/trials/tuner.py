@@ -229,8 +229,8 @@ def _hooks(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str]
         say(f"caution: {line}")
         if line.startswith(DROPPED):
             return
-        journal.append(Doubt(text=f"Trials did not share what they should have shared: {line}."))
-        trunks.clear(run_dir)
+        journal.append(Doubt(text=f"Nothing is shared any more: {line}."))
+        trunks.close(run_dir)
 
     found = Hooks(
         outcome=lambda record: learned.ended(spec, record, journal.stage(record.ask.stage)), unshared=unshared
@@ -360,6 +360,7 @@ def _session(spec: SweepSpec, concurrency: int, slots: int, facts: dict[str, Any
         "threads": spec.resources.cpus_per_worker,
         "device": _device(spec),
         "processor": provenance.processor(),
+        "kernels": provenance.kernels(),
     }
     return Session(
         command=command(sys.orig_argv),

@@ -28,6 +28,7 @@ def sweep(
     *,
     reuse: bool = True,
     confirm: bool = False,
+    fresh: bool = False,
     say: Callable[[str], None] = lambda line: None,
     **facts: Any,
 ) -> Journal:
@@ -36,7 +37,7 @@ def sweep(
     journal = Journal(folder / run_folders.JOURNAL)
     journal.born(spec.spec_hash)
     run_folders.begin_here(journal)
-    go_on(spec, folder, journal, reuse=reuse, confirm=confirm, say=say, **facts)
+    go_on(spec, folder, journal, reuse=reuse, confirm=confirm, fresh=fresh, say=say, **facts)
     return journal
 
 
@@ -47,6 +48,7 @@ def go_on(
     *,
     reuse: bool = True,
     confirm: bool = False,
+    fresh: bool = False,
     say: Callable[[str], None] = lambda line: None,
     **facts: Any,
 ) -> None:
@@ -55,7 +57,7 @@ def go_on(
     through(*tuner.searching(spec, folder, journal, 1, at_once, reuse, say), folder)
     if confirm:
         if not journal.families():
-            journal.append(design.declared(spec, journal, fresh=True, earlier=0))
+            journal.append(design.declared(spec, journal, fresh=fresh, earlier=0))
         through(*tuner.confirming(spec, folder, journal, 1, at_once, reuse, say), folder)
 
 

@@ -45,7 +45,7 @@ KEYS = [
 ]
 TRIAL_KEYS = [
     *("id", "stage", "arm", "seed", "state", "step", "score"),
-    *("params", "metrics", "audit", "run_id", "reason", "stuck"),
+    *("params", "metrics", "audit", "run_id", "start", "reason", "stuck"),
 ]
 
 Start = Callable[..., "subprocess.Popen[str]"]

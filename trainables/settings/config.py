@@ -383,7 +383,8 @@ class Config(Frozen):
         They do after the mask warm-up, and where a rule has a number or a way of drawing of its own. A series of
         bundles is left by whole runs alone.
         """
-        if not 0 < step <= self.warmup_steps or not self.masking.on_budget or self.series is not None:
+        shared = min(self.warmup_steps, self.steps - 1)
+        if not 0 < step <= shared or not self.masking.on_budget or self.series is not None:
             return None
         settings = self.model_dump(mode="json", exclude={"masking", "length", "series"})
         return {**settings, "rate": self.masking.rate}

@@ -5,6 +5,7 @@ Shapes: V vocabulary entries.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -59,6 +60,7 @@ class Run:
         self.milestones = words_seen.reached(prepared, self.batches, series, config.steps) if series else []
         self.series = bundle.Series(context.restore_from) if self.milestones and context.rank == 0 else None
         self.steps = self.eager_step if context.device == "cpu" else self.replayed(cuda_graph.cuda_graph)
+        self.origin = {"seed": context.seed, "data_fingerprint": prepared.fingerprint}
         self.identity = bundle.identity(config, context.seed, prepared.fingerprint)
         if context.restore_from:
             bundle.refuse_other(context.restore_from, self.identity)
@@ -86,7 +88,8 @@ class Run:
             return
         answers = {**self.log.tensors(), "losses_since": self.losses}
         states = (self.model.state_dict(), self.optimiser.state(), answers)
-        self.context.leave(step, trunk.write(trunk.Trunk(step, *states, self.common)))
+        with contextlib.suppress(OSError):  # no room: then nobody starts from here
+            self.context.leave(step, trunk.write(trunk.Trunk(step, *states, self.common, self.origin)))
         if step == max(self.context.leave_at):
             self.log = None
 
@@ -96,6 +99,8 @@ class Run:
         Rows that were due on the way are reported, without a checkpoint. ValueError, in one line, for a damaged trunk.
         """
         begun, context = trunk.read(folder), self.context
+        if begun.origin != self.origin:
+            raise ValueError(f"{folder} is of other data or another seed: the text changed since the sweep prepared it")
         own = {"model": self.model.state_dict(), "optimiser": self.optimiser.state()}
 
         def load() -> None:

@@ -14,16 +14,18 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables import limits
 from trainables.masking.policy import Answers
 from trainables.training import bundle
 
 STATES = ("model", "optimiser", "answers")
+ORIGIN = "origin.json"
 
 
 class Log:
@@ -51,6 +53,7 @@ class Trunk(NamedTuple):
         optimiser: its state.
         answers: `Log.tensors`, and `losses_since`, [2]: the sum and the number of losses since the last report.
         rows: what was reported so far, without what depends on the masking rule.
+        origin: the seed, and the fingerprint of the data.
     """
 
     step: int
@@ -58,6 +61,7 @@ class Trunk(NamedTuple):
     optimiser: dict[str, Tensor]
     answers: dict[str, Tensor]
     rows: list[bundle.Row]
+    origin: dict[str, Any]
 
     def at(self, step: int, labels: Tensor) -> Answers:
         """The answers of a step, counted from 0. labels: [S], the tokens at its selected positions."""
@@ -71,6 +75,7 @@ def write(trunk: Trunk) -> Path:
     for name, state in zip(STATES, (trunk.model, trunk.optimiser, trunk.answers), strict=True):
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         save_file(tensors, folder / f"{name}.safetensors")
+    (folder / ORIGIN).write_text(json.dumps(trunk.origin) + "\n", "utf-8")
     rows: Sequence[bundle.Row] = trunk.rows
     if not rows or rows[-1]["step"] != trunk.step:
         rows = [*rows, {"step": trunk.step}]  # the last row of a checkpoint names its step
@@ -88,4 +93,5 @@ def read(folder: Path) -> Trunk:
     shapes = {tuple(answers[name].shape) for name in ("predictions", "losses", "masked") if name in answers}
     if len(shapes) != 1 or next(iter(shapes))[0] != step or "losses_since" not in answers:
         raise ValueError(f"{folder} does not have the answers of {step} steps")
-    return Trunk(step, states["model"], states["optimiser"], answers, [row for row in rows if len(row) > 1])
+    kept = [row for row in rows if len(row) > 1]
+    return Trunk(step, states["model"], states["optimiser"], answers, kept, limits.json_file(folder / ORIGIN))

@@ -13,7 +13,7 @@ import pytest
 from sweeper import preflight
 from sweeper.confirmation import design
 from sweeper.journal import checkpoints, provenance, reuse, run_folders
-from sweeper.journal.events import Session
+from sweeper.journal.events import Doubt, Session, Trust
 from sweeper.journal.journal import Journal
 from sweeper.preflight import Request
 from sweeper.report.summary import trial_json
@@ -156,6 +156,34 @@ def test_a_run_from_elsewhere_or_a_damaged_one_gives_nothing(
     assert second["t0002"] is None
 
 
+def test_data_without_a_fingerprint_are_not_taken_to_be_the_same(sweep: Callable[..., Journal]) -> None:
+    sweep(arms())
+    journal = sweep(arms(name="again"), data_fingerprint=None)
+    assert None not in taken(journal).values() or set(taken(journal).values()) == {None}
+    session = next(event for event in journal.events if isinstance(event, Session))
+    bare = Session(**{**vars(session), "facts": {"trainable": session.facts["trainable"]}})
+    assert reuse.place(bare) is None
+
+
+@pytest.mark.parametrize("event", [Doubt(text="x"), Trust(line=1, faults=1, why="x", spec_hash="x")])
+def test_a_record_that_was_doubted_or_trusted_gives_nothing(sweep: Callable[..., Journal], event: Any) -> None:
+    first = sweep(arms())
+    first.append(event if isinstance(event, Doubt) else Trust(**{**vars(event), "spec_hash": arms().spec_hash}))
+    assert set(taken(sweep(arms(name="again"))).values()) == {None}
+
+
+def test_seeds_that_nothing_has_used_are_trained(sweep: Callable[..., Journal]) -> None:
+    """The tracking store may be another one, and then does not tell of runs that lie in this storage."""
+    spec = arms(seeds={"search": [], "confirm": [11, 12]})
+    first = sweep(spec, confirm=True)
+    marked = sweep(arms(name="again", seeds={"search": [], "confirm": [11, 12]}), confirm=True)
+    assert None not in taken(marked).values()
+    other = arms(name="fresh", seeds={"search": [], "confirm": [11, 12]})
+    journal = sweep(other, confirm=True, fresh=True)
+    assert set(taken(journal).values()) == {None}
+    assert rows(journal) == rows(first)
+
+
 def test_a_trial_of_two_sessions_that_differ_has_no_key(sweep: Callable[..., Journal]) -> None:
     journal = sweep(arms())
     assert len(dict(reuse.keys(arms(), journal))) == 3
@@ -201,6 +229,19 @@ def test_the_code_of_a_module_is_what_it_imports_and_no_more(tmp_path: Path, mon
     assert provenance.code("trainables.mlm") == provenance.code("trainables.mlm") is not None
 
 
+def test_a_helper_beside_the_module_is_in_the_code_and_a_library_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mytrain_of_test.py").write_text("import numpy\nimport myhelper_of_test as h\n", "utf-8")
+    (tmp_path / "myhelper_of_test.py").write_text("x = 1\n", "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = provenance.code("mytrain_of_test")
+    (tmp_path / "myhelper_of_test.py").write_text("x = 2\n", "utf-8")
+    assert provenance.code("mytrain_of_test") != before
+    assert not provenance._followed("numpy", "mytrain_of_test")
+    assert not provenance._followed("json", "mytrain_of_test")
+
+
 def test_what_a_source_of_the_catalogue_runs_is_in_the_code() -> None:
     """It is named in a text alone, and imported by that."""
     from trainables.settings.catalogue import SOURCES
@@ -215,7 +256,7 @@ def _reached(module: str) -> set[str]:
     left, seen = [module], set[str]()
     while left:
         name = left.pop()
-        path = provenance._source(name)
+        path = provenance._source(name) if name.startswith("trainables") else None
         if name not in seen and path is not None:
             seen.add(name)
             left += provenance._imported(path.read_text("utf-8"), name, path.name == "__init__.py", "trainables")

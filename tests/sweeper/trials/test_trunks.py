@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sweeper.journal import checkpoints
+from sweeper.journal import checkpoints, provenance, run_folders
 from sweeper.journal.events import Doubt
 from sweeper.journal.journal import Journal
 from sweeper.journal.run_folders import TRUNKS
@@ -21,7 +21,7 @@ from sweeper.report.summary import trial_json
 from sweeper.report.tables import cost
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
-from sweeper.trials import trunks
+from sweeper.trials import trunks, tuner
 from sweeper.trials.trunks import Trunks
 from tests.sweeper import in_process
 from tests.trainables import tiny
@@ -209,7 +209,46 @@ def test_a_difference_ends_sharing_and_is_on_record(
     (doubt,) = (event for event in journal.events if isinstance(event, Doubt))
     assert expected in doubt.text
     assert any(expected in line for line in journal.doubts())
-    assert not (journal.path.parent / TRUNKS).exists()
+    assert [one.name for one in (journal.path.parent / TRUNKS).iterdir()] == [trunks.CLOSED]
+
+
+def test_code_that_changes_while_a_sweep_runs_ends_sharing(
+    mlm: Callable[..., SweepSpec], clean: Clean, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record has the code of the session; a trial looks again."""
+    spec, lines = mlm(seeds={"search": [1]}), list[str]()
+    folder = run_folders.new(tmp_path, spec)
+    journal = Journal(folder / run_folders.JOURNAL)
+    at_once = tuner.begin(spec, folder, journal, 1, {"data_fingerprint": "text"}, lines.append)
+    parts = tuner.searching(spec, folder, journal, 1, at_once, True, lines.append)
+    own, code = Trunks.leave, provenance.code
+
+    def leave(self: Trunks, step: int, folder: Path) -> None:
+        own(self, step, folder)
+        monkeypatch.setattr(provenance, "code", lambda module: "edited")
+
+    monkeypatch.setattr(Trunks, "leave", leave)
+    in_process.through(*parts, folder)
+    same(journal, clean(mlm()))
+    assert starts(journal) == [(None, 0)] * 4
+    line = f"the code of trainables.mlm:train changed while the sweep ran ({code('trainables.mlm')} then, edited now)"
+    assert lines == [f"caution: {line}"]
+    assert journal.doubts()[0] == f"Nothing is shared any more: {line}."
+
+
+def test_a_verification_is_asked_for_until_one_was_made(mlm: Callable[..., SweepSpec], tmp_path: Path) -> None:
+    """The trial that is drawn for it shares nothing here; the next one does."""
+    arms = {
+        "random": ARMS["random"],
+        "alone": {"masking.mask_warmup": 0.0},
+        "morph": ARMS["morph"],
+        "amlm": ARMS["amlm"],
+    }
+    spec = mlm(arms=arms, reuse={"trials": False, "verify": 1}, seeds={"search": [1]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeper.trials.sharing.derive", lambda *_: 0)
+        journal = in_process.sweep(spec, tmp_path)
+    assert starts(journal) == [(None, 0), (None, 0), (None, 0), ("t0001", 8)]
 
 
 def test_a_damaged_trunk_is_dropped_and_trained_anew(

@@ -142,6 +142,24 @@ def test_what_is_no_past_of_another(corpus: Path) -> None:
     assert base.model_copy(update={"series": (10,)}).past(7) is None
 
 
+def test_a_trunk_of_other_data_or_another_seed_is_refused(corpus: Path, tmp_path: Path) -> None:
+    rule = settings(corpus, "accuracy_morph", 8)
+    trunks = left(settings(corpus, "random", 8), tmp_path / "first", 8)
+    with pytest.raises(ValueError, match="of other data or another seed"):
+        run(rule, tmp_path, seed=1, fork_from=trunks[8])
+    (trunks[8] / trunk.ORIGIN).write_text(json.dumps({"seed": 0, "data_fingerprint": "other"}), "utf-8")
+    with pytest.raises(ValueError, match="of other data or another seed"):
+        run(rule, tmp_path, fork_from=trunks[8])
+
+
+def test_the_last_step_is_always_trained() -> None:
+    """A run that would start at its end would leave no bundle."""
+    config = Config.model_validate({"steps": 400, "masking": {"preset": "random", "mask_warmup": 0.999}})
+    assert config.warmup_steps == 400
+    assert config.past(400) is None
+    assert config.past(399) is not None
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "answers.safetensors", "history.jsonl"])
 def test_a_damaged_trunk_is_one_line(corpus: Path, tmp_path: Path, name: str) -> None:
     rule = settings(corpus, "accuracy_morph", 8)
