@@ -143,6 +143,7 @@ def test_a_confirmation_shares_too(mlm: Callable[..., SweepSpec], tmp_path: Path
     assert starts(shared) == [(None, 0), (None, 0), ("c0001", 8), ("c0002", 8)], "the baseline of all seeds first"
 
 
+@pytest.mark.slow
 def test_later_ends_of_the_warmup_start_from_earlier_ones(mlm: Callable[..., SweepSpec], tmp_path: Path) -> None:
     arms = {f"from{n}": {"masking.mask_warmup": n / 10} for n in (0, 2, 4, 5)}
     spec = mlm(arms=arms, seeds={"search": [1]})
@@ -152,6 +153,7 @@ def test_later_ends_of_the_warmup_start_from_earlier_ones(mlm: Callable[..., Swe
     assert starts(shared) == [(None, 0), (None, 0), ("t0002", 4), ("t0003", 8)]
 
 
+@pytest.mark.slow
 def test_what_others_do_not_share(mlm: Callable[..., SweepSpec], tmp_path: Path) -> None:
     arms = {
         "random": {},
@@ -275,6 +277,7 @@ def test_a_damaged_trunk_is_dropped_and_trained_anew(
     assert not [event for event in journal.events if isinstance(event, Doubt)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("facts", [{"data_fingerprint": "other"}, {"tasks_fingerprint": "new"}])
 def test_a_trunk_of_other_data_is_not_seen(
     mlm: Callable[..., SweepSpec], tmp_path: Path, facts: dict[str, Any]
