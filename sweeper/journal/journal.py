@@ -128,6 +128,7 @@ class Journal:
         self._repeats: dict[str, list[Repeat]] = {}
         self._over: dict[str, str] = {}
         self.run: str | None = None
+        self.doubted = False  # whether a `Doubt` is on record
         self.torn: str | None = None
         self.faults: list[tuple[int, str]] = []
         self._lock = threading.Lock()
@@ -321,6 +322,8 @@ class Journal:
             self._over[event.stage] = event.reason
         elif isinstance(event, Begin | Fork):
             self.run = event.run
+        elif isinstance(event, Doubt):
+            self.doubted = True
         self.digests.append(digest)
         self.events.append(event)
 

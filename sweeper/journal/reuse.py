@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.journal import checkpoints, recorded, run_folders
-from sweeper.journal.events import Doubt, End, Fork, Report, Session, Trust
+from sweeper.journal.events import End, Fork, Report, Session, Trust
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
 from sweeper.system import files
 
@@ -90,24 +90,21 @@ def _key(spec: SweepSpec, record: TrialRecord, where: str) -> str:
 
 
 class Reuse:
-    """Completed trials of the other runs in a storage, by key; read when first asked."""
+    """Completed trials of the other runs in a storage, by key; read when first asked. where: its `place`."""
 
-    def __init__(self, spec: SweepSpec, run_dir: Path, journal: Journal) -> None:
-        self.spec, self.run_dir, self.journal = spec, run_dir, journal
+    def __init__(self, spec: SweepSpec, run_dir: Path, journal: Journal, where: str) -> None:
+        self.spec, self.run_dir, self.journal, self.where = spec, run_dir, journal, where
         self._found: dict[str, Completed] | None = None
-        session = next((event for event in reversed(journal.events) if isinstance(event, Session)), None)
-        self._place = place(session) if session else None
 
     def find(self, record: TrialRecord) -> Completed | None:
         """A completed trial with the numbers that this one will have, if any run of the storage has one."""
-        if self._place is None or not record.ask.config_hash:
+        if not record.ask.config_hash:
             return None
-        families = self.journal.families()
-        if record.ask.stage == "confirm" and families and families[-1].fresh:
+        if record.ask.stage == "confirm" and self.journal.families()[-1].fresh:
             return None  # declared on seeds that nothing has used, so nothing may have
         if self._found is None:
             self._found = dict(self._others())
-        return self._found.get(_key(self.spec, record, self._place))
+        return self._found.get(_key(self.spec, record, self.where))
 
     def adopt(self, record: TrialRecord, found: Completed) -> str | None:
         """Store its checkpoint as this trial's last one. Returns the manifest's hash; None if it fails to verify."""
@@ -122,13 +119,15 @@ class Reuse:
             if run_dir == self.run_dir or run_dir.is_symlink():
                 continue
             try:
+                run_folders.refuse_strange(run_dir)
+                if run_folders.recorded(run_dir / run_folders.SPEC).trainable != self.spec.trainable:
+                    continue  # before its journal is read, which may be long
                 spec, journal = run_folders.opened(run_dir)
             except (ValueError, OSError):
                 continue  # unreadable or changed since it was written: nothing is taken from it
-            if spec.trainable != self.spec.trainable or not run_folders.began_here(journal):
+            doubtful = journal.doubted or any(isinstance(event, Trust | Fork) for event in journal.events)
+            if doubtful or not run_folders.began_here(journal):
                 continue
-            if any(isinstance(event, Doubt | Trust | Fork) for event in journal.events):
-                continue  # what it says was doubted, or trusted without proof
             for key, record in keys(spec, journal):
                 if (one := _whole(spec, run_dir, record)) is not None:
                     yield key, one

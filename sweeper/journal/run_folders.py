@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from importlib.machinery import all_suffixes
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sweeper import in_record
 from sweeper.journal import object_store
@@ -26,10 +25,6 @@ from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, nodes
 from sweeper.system.secrecy import redact
 from sweeper.trainable import shipped
-
-if TYPE_CHECKING:
-    pass
-
 
 SPEC, JOURNAL = object_store.SPEC, object_store.JOURNAL
 SCRATCH, BEGUN, TRUNKS = ".tune", "begun", "trunks"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.journal import object_store
-from sweeper.journal.events import Doubt, Session
+from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.reuse import Reuse, place
 from sweeper.plan.shared_steps import fork_steps
@@ -49,7 +49,7 @@ class Sharing:
             return
         if spec.resources.workers > 1 or spec.resources.gpus_per_worker:
             return
-        self.earlier = Reuse(spec, run_dir, journal) if spec.reuse.trials and not configured() else None
+        self.earlier = Reuse(spec, run_dir, journal, self.place) if spec.reuse.trials and not configured() else None
         self.steps = fork_steps(spec)
         self.stage, total = ("search", spec.total_trials) if spec.total_trials else ("confirm", spec.confirm_trials)
         if spec.reuse.verify and total > concurrency:
@@ -68,7 +68,7 @@ class Sharing:
 
     def task_fields(self, record: TrialRecord) -> dict[str, Any]:
         """The fields of a trial's task that say where it may start."""
-        if any(isinstance(event, Doubt) for event in self.journal.events):
+        if self.journal.doubted:
             return {}
         due = record.ask.stage == self.stage and record.ask.number >= self.verified >= 0
         verify = due and not self.rule.compared  # until one was compared: a trial may share nothing, or be the first

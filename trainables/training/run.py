@@ -117,8 +117,6 @@ class Run:
             labels = ids.flatten()[selection.positions.clamp(max=ids.numel() - 1)]
             answers = begun.at(step, labels)
             self.learn(selection, answers, noise)
-            if self.log is not None:
-                self.log.add(answers)
             self.refresh(step + 1)
             if self.reports(step + 1):
                 row = dict(rows[step + 1])
@@ -197,15 +195,15 @@ class Run:
         self.optimiser.step(self.optimiser.rate(noise), context.all_reduce, alone=context.world_size == 1)
         answers = policy.Answers(labels, predictions, losses.detach(), inputs.flatten()[at] == self.prepared.mask_id)
         self.learn(selection, answers, noise)
-        if self.log is not None:
-            self.log.add(answers)
         self.losses += torch.stack([loss.detach(), selection.weight.sum()])
 
     def learn(self, selection: Selection, answers: policy.Answers, noise: StepNoise) -> None:
-        """Show the answers to the masking policy and to its audit."""
+        """Show the answers to the masking policy, to its audit and to the log of a trunk that is to be left."""
         self.policy.observe(selection, answers, self.context.all_reduce)
         word_start = self.batches.word_start(noise, answers.labels.device)[self.rows]
         self.policy.audit.tally_words(answers.labels, selection, word_start)
+        if self.log is not None:
+            self.log.add(answers)
 
     def noise(self, step: int) -> StepNoise:
         """The random numbers of a step, except for dropout."""
