@@ -73,6 +73,20 @@ class Shown:
     raw: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Calls:
+    """What a searcher calls.
+
+    reconcile: before each answer; may write ends into the journal. take_over: with a trial that is to be trained;
+    returns whether it was recorded as an earlier run's. sharing: with such a trial; returns the fields of its
+    `TrialTask` on trunks.
+    """
+
+    reconcile: Callable[[], None] = lambda: None
+    take_over: Callable[[TrialRecord], bool] = lambda record: False
+    sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: {}
+
+
 class JournalSearch(Searcher, ABC):
     """Serves the open trials of an earlier session first, then new ones, at most `slots` at once.
 
@@ -83,9 +97,7 @@ class JournalSearch(Searcher, ABC):
         journal: of the run.
         slots: how many trials may run at once in this session.
         log: path of Optuna's journal, for its dashboard.
-        reconcile: called before each answer; may write ends into the journal.
-        take_over: called with a trial that is to be trained; returns whether it was recorded as an earlier run's.
-        sharing: called with a trial that is to be trained; returns the fields of its `TrialTask` on trunks.
+        calls: what it calls on the way.
     """
 
     stage, prefix = "search", "t"
@@ -96,15 +108,13 @@ class JournalSearch(Searcher, ABC):
         journal: Journal,
         slots: int,
         log: Path,
-        reconcile: Callable[[], None] = lambda: None,
-        take_over: Callable[[TrialRecord], bool] = lambda record: False,
-        sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: {},
+        calls: Calls | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.journal, self.slots, self.log = spec, journal, slots, log
         self._waiting = deque(record.id for record in self._records() if record.open)
         self._running: list[TrialRecord] = []
-        self._reconcile, self._take_over, self._sharing = reconcile, take_over, sharing
+        self.calls = calls or Calls()
         self._log_after = 0.0
 
     @abstractmethod
@@ -124,7 +134,7 @@ class JournalSearch(Searcher, ABC):
 
     def suggest(self, trial_id: str) -> Any:
         """A trial's task, None for "not now", or FINISHED."""
-        self._reconcile()
+        self.calls.reconcile()
         self._running = [record for record in self._running if record.open]
         if len(self._running) >= self.slots:
             return None
@@ -175,7 +185,7 @@ class JournalSearch(Searcher, ABC):
     def _task(self, identity: str) -> dict[str, Any] | None:
         """The trial's own fields of a `TrialTask`; None if an earlier run has trained it, which is recorded then."""
         record = self.journal.trials[identity]
-        if self._take_over(record):
+        if self.calls.take_over(record):
             return None
         self._running.append(record)
         ask = record.ask
@@ -187,7 +197,7 @@ class JournalSearch(Searcher, ABC):
             "expected": expected_rows(self.spec, record),
             "test": confirming,
             "evaluate": self.spec.tasks(confirming),
-            **self._sharing(record),
+            **self.calls.sharing(record),
         }
 
 
@@ -261,11 +271,9 @@ class StudySearch(JournalSearch):
         slots: int,
         log: Path,
         concurrency: int,
-        reconcile: Callable[[], None] = lambda: None,
-        take_over: Callable[[TrialRecord], bool] = lambda record: False,
-        sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: {},
+        calls: Calls | None = None,
     ) -> None:
-        super().__init__(spec, journal, min(slots, concurrency), log, reconcile, take_over, sharing)
+        super().__init__(spec, journal, min(slots, concurrency), log, calls)
         self.concurrency = concurrency
         self._sampler_attrs: dict[Key, dict[str, Any]] = {}  # what CMA-ES stores with a trial: its generation
         self._distributions = _distributions(spec)

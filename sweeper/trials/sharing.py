@@ -10,7 +10,7 @@ from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.reuse import Reuse, place
 from sweeper.plan.shared_steps import fork_steps
-from sweeper.search.optuna_search import derive
+from sweeper.search.optuna_search import Calls, derive
 from sweeper.search.schedulers import JournalScheduler
 from sweeper.spec.spec import SweepSpec
 from sweeper.system.nodes import configured
@@ -55,6 +55,11 @@ class Sharing:
         if spec.reuse.verify and total > concurrency:
             seed = (*spec.seeds.search, *spec.seeds.confirm)[0]
             self.verified = concurrency + derive(seed, 0) % (total - concurrency)
+
+    @property
+    def calls(self) -> Calls:
+        """What the searcher of the stage calls."""
+        return Calls(reconcile=self.rule.reconcile_dropped, take_over=self.take_over, sharing=self.task_fields)
 
     def take_over(self, record: TrialRecord) -> bool:
         """Record a trial as an earlier run's, if one has it. Returns whether it did."""

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from sweeper.spec.hints import nearest
 from sweeper.system import faults, files, secrecy
 from sweeper.trainable import Trainable, TrainContext
 from sweeper.trials.task import TrialTask
-from sweeper.trials.trunks import Trunks, other_code
+from sweeper.trials.trunks import Trunks
 
 ERROR = "error.txt"
 LARGEST = 1e300  # of a metric: sums of several must be finite, too
@@ -193,9 +193,9 @@ def _train(task: TrialTask, send: Send, **ranks: Any) -> None:
             stops.append(stop)  # Tune stops a trial by raising from the call that sends a row
             raise
 
-    with _folder(task, place) as folder:
+    with _folder(task, place) as folder, tempfile.TemporaryDirectory(prefix="trunk-") as own:
         try:
-            _train_in(folder, place, task, sending, **ranks)
+            _train_in(folder, Path(own), place, task, sending, **ranks)
         except BaseException as error:
             if error in stops or (isinstance(error, Exception) and not isinstance(error, StopIteration)):
                 raise
@@ -203,23 +203,21 @@ def _train(task: TrialTask, send: Send, **ranks: Any) -> None:
             raise RuntimeError(f"the trainable left by {reason(error)}") from error
 
 
-def _train_in(folder: Path, place: Remote | None, task: TrialTask, send: Send, **ranks: Any) -> None:
+def _train_in(folder: Path, own: Path, place: Remote | None, task: TrialTask, send: Send, **ranks: Any) -> None:
+    """own: a folder of this try, for the trunk that it starts from."""
     import torch
 
     owner = checkpoints.owner(task.trainable, task.id, task.seed, task.config)
     restore_from, _ = checkpoints.newest(folder / "checkpoints", owner, task.expected)
     trainable = Trainable.load(task.trainable, outside=Path(task.run_dir))
     config = trainable.config.model_validate(secrecy.given(task.config, secrecy.declared(trainable.config)))
-    changed = other_code(task)
-    if changed:
-        send(_message([]) | {"unshared": changed})
     trunks = Trunks(
-        replace(task, trunk_steps=[]) if changed else task,
+        task,
         trainable,
         config,
-        Path(tempfile.mkdtemp(prefix="trunk-")),
-        lambda line: send(_message([]) | {"unshared": line}),
-        lambda: send(_message([]) | {"compared": True}),
+        folder=own,
+        say=lambda line: send(_message([]) | {"unshared": line}),
+        compared=lambda: send(_message([]) | {"compared": True}),
     )
     start = trunks.start() if restore_from is None else None
     began = (start.left_by, start.step) if start else None
@@ -240,8 +238,6 @@ def _train_in(folder: Path, place: Remote | None, task: TrialTask, send: Send, *
         device = ranks["device"]
         there = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         raise RuntimeError(f"out of memory: {fitting(config, there, context.world_size)}") from error
-    finally:
-        shutil.rmtree(trunks.own, ignore_errors=True)
     if not context.rank:
         reporter.refuse_without(task.further)
 

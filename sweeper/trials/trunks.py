@@ -45,7 +45,7 @@ class Trunks:
         task: of the trial.
         trainable: whose `past` says what is shared.
         config: its settings.
-        own: a temporary folder of the trial, where a trunk is copied to before it is verified: others may drop it.
+        folder: a temporary one of the trial, where a trunk is copied to before it is verified: others may drop it.
         say: gets one line if a trunk is damaged, or if a state that was reached is not the one that another trial left.
         compared: called once a state was found to be the one that another trial left.
     """
@@ -55,13 +55,16 @@ class Trunks:
         task: TrialTask,
         trainable: Trainable,
         config: Any,
-        own: Path,
+        folder: Path,
         say: Callable[[str], None],
         compared: Callable[[], None],
     ) -> None:
-        self.task, self.own, self.say, self.compared = task, own, say, compared
+        self.task, self.own, self.say, self.compared = task, folder, say, compared
         self.folder = files.inside(Path(task.run_dir), TRUNKS)
         self._keys: dict[int, str] = {}
+        if changed := _other_code(task):
+            say(changed)
+            return
         if not task.trunk_steps or trainable.past is None or (self.folder / CLOSED).exists():
             return
         for step in task.trunk_steps:
@@ -140,7 +143,7 @@ class Trunks:
         )
 
 
-def other_code(task: TrialTask) -> str | None:
+def _other_code(task: TrialTask) -> str | None:
     """In a line, that the code which trains is not what the sweep recorded; None if it is, or nothing is shared."""
     if not task.provenance or (now := provenance.code(task.trainable.partition(":")[0])) is None:
         return None

@@ -29,6 +29,7 @@ from sweeper.journal.journal import Journal
 from sweeper.journal.object_store import Remote
 from sweeper.journal.run_folders import SCRATCH
 from sweeper.search.optuna_search import (
+    Calls,
     ConfirmSearch,
     JournalSearch,
     ListSearch,
@@ -141,7 +142,7 @@ def again(
     """Run the open trials of the journal, and no others. Arguments as for `run`."""
     begin(spec, run_dir, journal, slots, facts, say)
     rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
-    search = OpenSearch(spec, journal, slots, run_dir / OPTUNA_LOG, rule.reconcile_dropped)
+    search = OpenSearch(spec, journal, slots, run_dir / OPTUNA_LOG, Calls(reconcile=rule.reconcile_dropped))
     _stage(spec, run_dir, journal, search, rule, say)
 
 
@@ -157,11 +158,10 @@ def searching(
     """What asks for the trials of the search, and what records and stops them. Arguments as for `run`."""
     # The rule first: the last session may have ended before it wrote down a stop.
     rule = scheduler(spec, journal, run_dir, _hooks(spec, run_dir, journal, say))
-    shared, log = Sharing(spec, run_dir, journal, rule, concurrency, reuse), run_dir / OPTUNA_LOG
-    calls = (rule.reconcile_dropped, shared.take_over, shared.task_fields)
+    calls, log = Sharing(spec, run_dir, journal, rule, concurrency, reuse).calls, run_dir / OPTUNA_LOG
     if spec.search.method == "arms":
-        return ListSearch(spec, journal, min(slots, concurrency), log, *calls), rule
-    return StudySearch(spec, journal, slots, log, concurrency, *calls), rule
+        return ListSearch(spec, journal, min(slots, concurrency), log, calls), rule
+    return StudySearch(spec, journal, slots, log, concurrency, calls), rule
 
 
 def confirming(
@@ -175,9 +175,8 @@ def confirming(
 ) -> tuple[JournalSearch, JournalScheduler]:
     """The same for the confirmation."""
     rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
-    shared, log = Sharing(spec, run_dir, journal, rule, concurrency, reuse), run_dir / OPTUNA_LOG
-    calls = (rule.reconcile_dropped, shared.take_over, shared.task_fields)
-    return ConfirmSearch(spec, journal, min(slots, concurrency), log, *calls), rule
+    calls, log = Sharing(spec, run_dir, journal, rule, concurrency, reuse).calls, run_dir / OPTUNA_LOG
+    return ConfirmSearch(spec, journal, min(slots, concurrency), log, calls), rule
 
 
 def begin(

@@ -32,7 +32,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from sweeper.journal.journal import Journal
 from sweeper.search import optuna_search
-from sweeper.search.optuna_search import StudySearch
+from sweeper.search.optuna_search import Calls, StudySearch
 from sweeper.search.schedulers import scheduler
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
@@ -66,7 +66,8 @@ class Ours(Contender):
     def __init__(self, spec: SweepSpec, folder: Path, slots: int, searcher: type[StudySearch] = StudySearch) -> None:
         self.spec, self.journal = spec, Journal(folder / "journal.jsonl")
         self.rule = scheduler(spec, self.journal, folder)
-        self.search = searcher(spec, self.journal, slots, folder / "optuna.log", slots, self.rule.reconcile_dropped)
+        calls = Calls(reconcile=self.rule.reconcile_dropped)
+        self.search = searcher(spec, self.journal, slots, folder / "optuna.log", slots, calls)
         self.trials: dict[str, Any] = {}
 
     def suggest(self) -> tuple[str, toy.Config] | None:

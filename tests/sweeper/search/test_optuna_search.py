@@ -21,7 +21,7 @@ from sweeper.confirmation import design
 from sweeper.journal.events import Ask, End, Repeat
 from sweeper.journal.journal import Journal
 from sweeper.search import optuna_search
-from sweeper.search.optuna_search import JournalSearch, ListSearch, StudySearch
+from sweeper.search.optuna_search import Calls, JournalSearch, ListSearch, StudySearch
 from sweeper.search.schedulers import JournalScheduler, scheduler
 from sweeper.spec.spec import SweepSpec
 from tests.sweeper.samples import PUBLISHED, toy_spec
@@ -40,8 +40,8 @@ class Tune:
     def __init__(self, spec: SweepSpec, folder: Path, lag: int, slots: int | None = None) -> None:
         self.journal = Journal(folder / "journal.jsonl")
         self.scheduler: Any = scheduler(spec, self.journal, folder)
-        log, reconcile = folder / "optuna.log", self.scheduler.reconcile_dropped
-        self.search = StudySearch(spec, self.journal, slots or lag, log, lag, reconcile)
+        log, calls = folder / "optuna.log", Calls(reconcile=self.scheduler.reconcile_dropped)
+        self.search = StudySearch(spec, self.journal, slots or lag, log, lag, calls)
         self.running: dict[str, Any] = {}
         self.handed: list[str] = []
 

@@ -106,7 +106,7 @@ def test_a_trial_gets_the_secret_and_what_it_says_of_it_is_hidden(tmp_path: Path
     told = TrialTask(**task, cwd=str(tmp_path), scratch=str(tmp_path))
     (tmp_path / "trials" / "t0001").mkdir(parents=True)
     with pytest.raises(RuntimeError, match="of-the-door") as error, trial._noted(told):
-        trial._train_in(tmp_path / "trials" / "t0001", None, told, lambda _: None, device="cpu")
+        trial._train_in(tmp_path / "trials" / "t0001", tmp_path, None, told, lambda _: None, device="cpu")
     assert hidden(trial.reason(error.value))
     assert hidden((tmp_path / "trials" / "t0001" / trial.ERROR).read_text("utf-8"))
 

@@ -174,6 +174,17 @@ def test_one_fork_is_trained_from_step_0_and_compared(mlm: Callable[..., SweepSp
     assert lines == []
 
 
+def after_leaving(monkeypatch: pytest.MonkeyPatch, then: Callable[[str, Path], object]) -> None:
+    """Do something once a trial has left a trunk: with the trial's id and the trunk's place."""
+    own = Trunks.leave
+
+    def leave(self: Trunks, step: int, folder: Path) -> None:
+        own(self, step, folder)
+        then(self.task.id, self._place(step))
+
+    monkeypatch.setattr(Trunks, "leave", leave)
+
+
 def replaced(place: Path) -> None:
     """Other weights in a trunk, with a manifest that fits them."""
     (folder,) = place.glob("step-*")
@@ -195,14 +206,7 @@ def test_a_difference_ends_sharing_and_is_on_record(
     lines: list[str] = []
     spec = mlm(reuse={"trials": False, "verify": 1}, seeds={"search": [1]})
     monkeypatch.setattr("sweeper.trials.sharing.derive", lambda *_: 0)  # the second trial is verified
-    own = Trunks.leave
-
-    def leave(self: Trunks, step: int, folder: Path) -> None:
-        own(self, step, folder)
-        if self.task.id == "t0001":
-            replaced(self._place(step))
-
-    monkeypatch.setattr(Trunks, "leave", leave)
+    after_leaving(monkeypatch, lambda trial, place: replaced(place) if trial == "t0001" else None)
     journal = in_process.sweep(spec, tmp_path / "runs", say=lines.append)
     same(journal, clean(mlm()))  # nobody started from it
     assert starts(journal) == [(None, 0)] * 4
@@ -223,13 +227,8 @@ def test_code_that_changes_while_a_sweep_runs_ends_sharing(
     journal = Journal(folder / run_folders.JOURNAL)
     at_once = tuner.begin(spec, folder, journal, 1, {"data_fingerprint": "text"}, lines.append)
     parts = tuner.searching(spec, folder, journal, 1, at_once, True, lines.append)
-    own, code = Trunks.leave, provenance.code
-
-    def leave(self: Trunks, step: int, folder: Path) -> None:
-        own(self, step, folder)
-        monkeypatch.setattr(provenance, "code", lambda module: "edited")
-
-    monkeypatch.setattr(Trunks, "leave", leave)
+    code = provenance.code
+    after_leaving(monkeypatch, lambda *_: monkeypatch.setattr(provenance, "code", lambda module: "edited"))
     in_process.through(*parts, folder)
     same(journal, clean(mlm()))
     assert starts(journal) == [(None, 0)] * 4
@@ -260,15 +259,13 @@ def test_a_damaged_trunk_is_dropped_and_trained_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines: list[str] = []
-    own = Trunks.leave
 
-    def leave(self: Trunks, step: int, folder: Path) -> None:
-        own(self, step, folder)
-        if self.task.id == "t0001":
-            (path,) = self._place(step).glob("step-*/answers.safetensors")
+    def torn(trial: str, place: Path) -> None:
+        if trial == "t0001":
+            (path,) = place.glob("step-*/answers.safetensors")
             path.write_bytes(path.read_bytes()[:-1])
 
-    monkeypatch.setattr(Trunks, "leave", leave)
+    after_leaving(monkeypatch, torn)
     spec = mlm(seeds={"search": [1]})
     journal = in_process.sweep(spec, tmp_path / "runs", say=lines.append)
     same(journal, clean(mlm()))
