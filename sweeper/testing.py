@@ -288,7 +288,8 @@ class TrainableContract:
         whole, left = self._whole(), list[int]()
         with tempfile.TemporaryDirectory(prefix="contract-") as place:
 
-            def leave(step: int, folder: Path) -> None:
+            def leave(step: int, folder: Path | None) -> None:
+                assert folder is not None, "rank 0 left no folder"
                 shutil.move(folder, Path(place, "trunk"))
                 left.append(step)
 

@@ -88,9 +88,10 @@ def _alone(_tensor: Any) -> None:
     """One rank has nothing to sum."""
 
 
-def _keep_nothing(_step: int, folder: Path) -> None:
+def _keep_nothing(_step: int, folder: Path | None) -> None:
     """Nobody starts from here."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _nothing(_config: Any) -> dict[str, Any]:
@@ -156,8 +157,9 @@ class TrainContext:
     restore_from: a checkpoint folder which an earlier call reported, or None.
     fork_from: a folder that a run with the same `past` left, or None: start from its step, not from 0, and report the
         rows on the way, on rank 0 with None in place of a checkpoint.
-    leave_at: the steps after which to call `leave(step, folder)` with a folder from which others may start. The
-        receiver then owns it. Its `history.jsonl` ends with a row of that step. Only where `past` is not None.
+    leave_at: the steps after which every rank calls `leave(step, folder)`: rank 0 with a folder from which others may
+        start, which the receiver then owns, or with None if the disk has no room for it; the others with None. Its
+        `history.jsonl` ends with a row of that step. Only where `past` is not None.
     all_reduce: sums a tensor over the ranks in place.
     test: whether the last row has metrics of the part that no search may see, too, called `test/...`; the bundle then
         may have `analysis/documents.json`, `{"loss": [...], "predictions": [...]}` by document of that part.
@@ -173,7 +175,7 @@ class TrainContext:
     restore_from: Path | None = None
     fork_from: Path | None = None
     leave_at: frozenset[int] = frozenset()
-    leave: Callable[[int, Path], object] = _keep_nothing
+    leave: Callable[[int, Path | None], object] = _keep_nothing
     all_reduce: Callable[[Any], object] = _alone
     test: bool = False
     evaluate: Mapping[str, str] = field(default_factory=dict)

@@ -548,35 +548,47 @@ class PolicyContract(_Contract):
     ) -> tuple[list[_Played], list[tuple[dict[str, float], State]]]:
         """Play every rank in a thread of its own. Returns what each selected, and its metrics and state."""
         played, ends = [_Played([], []) for _ in split], [({}, {})] * len(split)
-        failed: list[BaseException] = []
-        barrier, parts = threading.Barrier(len(split), timeout=60), [torch.empty(0)] * len(split)
 
-        def act(rank: int) -> None:
-            def all_reduce(tensor: torch.Tensor) -> None:
-                parts[rank] = tensor.clone()
-                barrier.wait()
-                tensor.copy_(sum(parts[1:], parts[0]))
-                barrier.wait()
+        def act(rank: int, all_reduce: AllReduce) -> None:
+            policy = self.made(split[rank])
+            if state is not None:
+                policy.load(_copied(state), rank)
+            played[rank] = self._play(policy, steps, split[rank], all_reduce)
+            ends[rank] = policy.metrics(all_reduce), policy.state(all_reduce)
 
-            try:
-                policy = self.made(split[rank])
-                if state is not None:
-                    policy.load(_copied(state), rank)
-                played[rank] = self._play(policy, steps, split[rank], all_reduce)
-                ends[rank] = policy.metrics(all_reduce), policy.state(all_reduce)
-            except BaseException as error:
-                failed.append(error)
-                barrier.abort()
-
-        threads = [threading.Thread(target=act, args=(rank,)) for rank in range(len(split))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        own = [error for error in failed if not isinstance(error, threading.BrokenBarrierError)]
-        if failed:
-            raise (own or failed)[0]
+        in_threads(len(split), act)
         return played, ends
+
+
+def in_threads(ranks: int, act: Callable[[int, AllReduce], None]) -> None:
+    """Play every rank in a thread of its own, with an all_reduce that waits for all. Raises what the first one raises.
+
+    act: gets the rank and its all_reduce.
+    """
+    failed: list[BaseException] = []
+    barrier, parts = threading.Barrier(ranks, timeout=60), [torch.empty(0)] * ranks
+
+    def run(rank: int) -> None:
+        def all_reduce(tensor: torch.Tensor) -> None:
+            parts[rank] = tensor.clone()
+            barrier.wait()
+            tensor.copy_(sum(parts[1:], parts[0]))
+            barrier.wait()
+
+        try:
+            act(rank, all_reduce)
+        except BaseException as error:
+            failed.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    own = [error for error in failed if not isinstance(error, threading.BrokenBarrierError)]
+    if failed:
+        raise (own or failed)[0]
 
 
 def alone(_tensor: torch.Tensor) -> None:

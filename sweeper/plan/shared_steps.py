@@ -26,7 +26,7 @@ def fork_steps(spec: SweepSpec) -> list[int]:
 
     The first of them alone where they are many.
     """
-    if not spec.reuse.trunk or spec.resources.workers > 1 or spec.resources.gpus_per_worker:
+    if not spec.reuse.trunk or spec.resources.gpus_per_worker:
         return []
     if Trainable.load(spec.trainable).past is None:
         return []

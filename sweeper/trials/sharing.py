@@ -19,9 +19,9 @@ from sweeper.system.nodes import configured
 class Sharing:
     """Which trials of a stage are taken over from earlier runs, and where the others start.
 
-    For CPUs and one rank: on a GPU, with several ranks and in an object store every trial is trained from step 0. A
-    joined cluster may have several kinds of processors, so there nothing is taken over from earlier runs. A state that
-    differs from the one that another trial left, or code that changes meanwhile, ends all sharing.
+    For CPUs: on a GPU and in an object store every trial is trained from step 0. A joined cluster may have several
+    kinds of processors, so there nothing is taken over from earlier runs. A state that differs from the one that
+    another trial left, or code that changes meanwhile, ends all sharing.
 
     Args:
         spec: of the run.
@@ -47,7 +47,7 @@ class Sharing:
         self.place = (place(session) if session else None) or ""
         if not (reuse and self.place) or object_store.of(run_dir):
             return
-        if spec.resources.workers > 1 or spec.resources.gpus_per_worker:
+        if spec.resources.gpus_per_worker:
             return
         self.earlier = Reuse(spec, run_dir, journal, self.place) if spec.reuse.trials and not configured() else None
         self.steps = fork_steps(spec)

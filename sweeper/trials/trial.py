@@ -27,6 +27,7 @@ from sweeper.spec.hints import nearest
 from sweeper.system import faults, files, secrecy
 from sweeper.trainable import Trainable, TrainContext
 from sweeper.trials.task import TrialTask
+from sweeper.trials.together import Together
 from sweeper.trials.trunks import Trunks
 
 ERROR = "error.txt"
@@ -211,14 +212,8 @@ def _train_in(folder: Path, own: Path, place: Remote | None, task: TrialTask, se
     restore_from, _ = checkpoints.newest(folder / "checkpoints", owner, task.expected)
     trainable = Trainable.load(task.trainable, outside=Path(task.run_dir))
     config = trainable.config.model_validate(secrecy.given(task.config, secrecy.declared(trainable.config)))
-    trunks = Trunks(
-        task,
-        trainable,
-        config,
-        folder=own,
-        say=lambda line: send(_message([]) | {"unshared": line}),
-        compared=lambda: send(_message([]) | {"compared": True}),
-    )
+    together = Together(**{key: value for key, value in ranks.items() if key != "device"})
+    trunks = Trunks(task, trainable, config, own, together, lambda message: send(_message([]) | message))
     start = trunks.start() if restore_from is None else None
     began = (start.left_by, start.step) if start else None
     reporter = Reporter(folder, task.objective, owner, send, place, began)

@@ -20,21 +20,25 @@ from tests.drills.kill import FAULTS, Mode
 MODES = (
     Mode("in process", 0, 0, True, ("driver", "trial actor")),
     Mode("1 worker", 1, 0, True, ("driver", "trial actor", "worker")),
+    Mode("2 workers", 2, 0, True, ("driver", "trial actor", "worker")),
+    Mode("in process, two nodes", 0, 0, False, ("driver", "trial actor", "node")),
+    Mode("2 workers, two nodes", 2, 0, False, ("driver", "worker", "node")),
 )
 ENDS = (0.05, 0.25, 0.5, 0.6)  # of the mask warm-up: steps 2, 12, 24 and 29, at a report and between two
 RULES = ("random", "accuracy_morph", "cms_morph", "amlm", "whole_word", "difficulty_band")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--runs", type=int, default=14)
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--mode", choices=[mode.name for mode in MODES], help="only this one")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """`runs` sweeps, the modes and victims in turn."""
     draw, rows = random.Random(options.seed), list[dict[str, Any]]()
-    cases = [(mode, victim) for mode in MODES for victim in mode.victims]
-    with kill._bench(own=True) as bench:
+    cases = [(mode, victim) for mode in MODES if options.mode in (None, mode.name) for victim in mode.victims]
+    with kill._bench(own=all(mode.own for mode, _ in cases[: options.runs])) as bench:
         bench.spec = _spec
         for number in range(options.runs):
             mode, victim = cases[number % len(cases)]

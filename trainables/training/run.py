@@ -86,11 +86,14 @@ class Run:
         """Leave a trunk for other runs, if this is where one is wanted."""
         if self.log is None or step not in self.context.leave_at:
             return
-        answers = {**self.log.tensors(), "losses_since": self.losses}
+        context, left = self.context, None
+        answers = self.log.tensors(self.losses, context.rank, context.world_size, context.all_reduce)
         states = (self.model.state_dict(), self.optimiser.state(), answers)
-        with contextlib.suppress(OSError):  # no room: then nobody starts from here
-            self.context.leave(step, trunk.write(trunk.Trunk(step, *states, self.common, self.origin)))
-        if step == max(self.context.leave_at):
+        if context.rank == 0:
+            with contextlib.suppress(OSError):  # no room: then nobody starts from here
+                left = trunk.write(trunk.Trunk(step, *states, self.common, self.origin))
+        context.leave(step, left)
+        if step == max(context.leave_at):
             self.log = None
 
     def fork(self, folder: Path) -> None:
@@ -101,6 +104,8 @@ class Run:
         begun, context = trunk.read(folder), self.context
         if begun.origin != self.origin:
             raise ValueError(f"{folder} is of other data or another seed: the text changed since the sweep prepared it")
+        if len(begun.answers["losses_since"]) != context.world_size:
+            raise ValueError(f"{folder} is of a run on another number of workers")
         own = {"model": self.model.state_dict(), "optimiser": self.optimiser.state()}
 
         def load() -> None:
@@ -115,7 +120,7 @@ class Run:
             global_ids = self.batches.ids(noise, context.device)
             ids, selection = global_ids[self.rows], self.policy.select(global_ids, noise)
             labels = ids.flatten()[selection.positions.clamp(max=ids.numel() - 1)]
-            answers = begun.at(step, labels)
+            answers = begun.at(context.rank, step, labels)
             self.learn(selection, answers, noise)
             self.refresh(step + 1)
             if self.reports(step + 1):
@@ -124,7 +129,7 @@ class Run:
                 self.audit(row)
                 self.history.append(row)
                 context.report(row, None)
-        self.losses.copy_(begun.answers["losses_since"])
+        self.losses.copy_(begun.answers["losses_since"][context.rank])
         self.taken = begun.step
 
     def restore(self, checkpoint: Path) -> list[bundle.Row]:

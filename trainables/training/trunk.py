@@ -5,26 +5,30 @@ same steps, and only what their rules learn from the answers differs. A run leav
 answers so far. Another one starts from there: its rule selects, observes and refreshes as if it had been there, which
 needs no pass through the model.
 
-Shapes: N steps, S index slots of a step.
+Shapes: N steps, W ranks, S index slots of a step on the rank that has most.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
 from trainables import limits
 from trainables.masking.policy import Answers
 from trainables.training import bundle
 
+AllReduce = Callable[[Tensor], None]
+
 STATES = ("model", "optimiser", "answers")
+LOGGED = ("predictions", "losses", "masked")
 ORIGIN = "origin.json"
 
 
@@ -38,10 +42,27 @@ class Log:
         """Keep a step's answers."""
         self._steps.append((answers.predictions.to(torch.int32), answers.losses.float(), answers.masked))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """[N, S] each."""
+    def tensors(self, losses_since: Tensor, rank: int, world_size: int, all_reduce: AllReduce) -> dict[str, Tensor]:
+        """The answers of all ranks, [W, N, S] each, and `losses_since`, [W, 2]. Every rank calls it."""
         predictions, losses, masked = (torch.stack(each) for each in zip(*self._steps, strict=True))
-        return {"predictions": predictions, "losses": losses, "masked": masked.to(torch.uint8)}
+        own = dict(zip(LOGGED, (predictions, losses, masked.to(torch.uint8)), strict=True))
+        slots = torch.zeros(world_size, dtype=torch.int64, device=losses.device)
+        slots[rank] = losses.shape[1]
+        all_reduce(slots)
+        padded = {name: functional.pad(each, (0, int(slots.max()) - each.shape[1])) for name, each in own.items()}
+        return {
+            name: _gathered(each, rank, world_size, all_reduce)
+            for name, each in {**padded, "losses_since": losses_since}.items()
+        }
+
+
+def _gathered(own: Tensor, rank: int, world_size: int, all_reduce: AllReduce) -> Tensor:
+    """What every rank has, by rank. Summed as whole numbers, so that no bit changes."""
+    bits = own.view({4: torch.int32, 8: torch.int64}.get(own.element_size(), own.dtype))
+    ranks = torch.zeros(world_size, *bits.shape, dtype=bits.dtype, device=bits.device)
+    ranks[rank] = bits
+    all_reduce(ranks)
+    return ranks.view(own.dtype)
 
 
 class Trunk(NamedTuple):
@@ -51,7 +72,7 @@ class Trunk(NamedTuple):
         step: N.
         model: the weights.
         optimiser: its state.
-        answers: `Log.tensors`, and `losses_since`, [2]: the sum and the number of losses since the last report.
+        answers: `Log.tensors`. `losses_since` has the sum and the number of losses since the last report.
         rows: what was reported so far, without what depends on the masking rule.
         origin: the seed, and the fingerprint of the data.
     """
@@ -63,9 +84,10 @@ class Trunk(NamedTuple):
     rows: list[bundle.Row]
     origin: dict[str, Any]
 
-    def at(self, step: int, labels: Tensor) -> Answers:
-        """The answers of a step, counted from 0. labels: [S], the tokens at its selected positions."""
-        predictions, losses, masked = (self.answers[name][step] for name in ("predictions", "losses", "masked"))
+    def at(self, rank: int, step: int, labels: Tensor) -> Answers:
+        """A rank's answers of a step, counted from 0. labels: the tokens at its selected positions."""
+        own = (self.answers[name][rank, step, : labels.numel()] for name in LOGGED)
+        predictions, losses, masked = own
         return Answers(labels, predictions.to(labels.dtype), losses, masked.bool())
 
 
@@ -90,8 +112,9 @@ def read(folder: Path) -> Trunk:
         raise ValueError(f"{folder} has no rows")
     step = int(rows[-1]["step"])
     answers = states["answers"]
-    shapes = {tuple(answers[name].shape) for name in ("predictions", "losses", "masked") if name in answers}
-    if len(shapes) != 1 or next(iter(shapes))[0] != step or "losses_since" not in answers:
+    shapes = {tuple(answers[name].shape) for name in LOGGED if name in answers}
+    since = tuple(answers["losses_since"].shape) if "losses_since" in answers else ()
+    if len(shapes) != 1 or not {*LOGGED} <= {*answers} or next(iter(shapes))[:2] != (*since[:1], step):
         raise ValueError(f"{folder} does not have the answers of {step} steps")
     kept = [row for row in rows if len(row) > 1]
     return Trunk(step, states["model"], states["optimiser"], answers, kept, limits.json_file(folder / ORIGIN))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from trainables.masking.statistics import MaskStatistics
 from trainables.noise import StepNoise, uniform
 from trainables.settings.config import Config
 from trainables.settings.presets import MASKING
+from trainables.testing import in_threads
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [a + b + c for a in "bcd" for b in "aeio" for c in "lmn"] + ["##" + a + b for a in "dt" for b in "aeio"]
@@ -99,30 +98,6 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
-def together(ranks: int, act: Callable[[int, AllReduce], None]) -> None:
-    """Run every rank in a thread of its own; their all_reduce waits for all and adds up."""
-    barrier, parts = threading.Barrier(ranks, timeout=60), [torch.empty(0)] * ranks
-
-    def run(rank: int) -> None:
-        def all_reduce(tensor: torch.Tensor) -> None:
-            parts[rank] = tensor.clone()
-            barrier.wait()
-            tensor.copy_(sum(parts[1:], parts[0]))
-            barrier.wait()
-
-        try:
-            act(rank, all_reduce)
-        except BaseException:
-            barrier.abort()
-            raise
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 @every_preset
 @pytest.mark.parametrize(("unknown", "replicate"), [(0.3, False), (0.1, True)])
 def test_the_budget_is_what_it_promises(preset: str, unknown: float, replicate: bool) -> None:
@@ -175,7 +150,7 @@ def test_ranks_select_together_what_one_selects(preset: str, replicate: bool, ra
         chosen[rank] = play(policy, settings, steps, cuts[rank], all_reduce)
         metrics[rank], states[rank] = policy.metrics(all_reduce), policy.state(all_reduce)
 
-    together(ranks, act)
+    in_threads(ranks, act)
     assert same([torch.cat(parts) for parts in zip(*chosen, strict=True)], expected)
     assert all(one == whole.metrics(alone) for one in metrics)
     for name, value in whole.state(alone).items():
@@ -218,7 +193,7 @@ def test_a_state_is_loaded_by_ranks_as_by_one(preset: str) -> None:
         part.load(state, rank)
         chosen[rank] = play(part, settings, rest, rows, all_reduce)
 
-    together(2, act)
+    in_threads(2, act)
     assert same([torch.cat(parts) for parts in zip(*chosen, strict=True)], expected)
 
 

@@ -15,7 +15,9 @@ from sweeper.trainable import TrainContext
 from tests.trainables.masking.test_policies import PRESETS
 from tests.trainables.tiny import Recorder, Stopped, config, run
 from trainables import mlm
+from trainables.masking.audit import AllReduce
 from trainables.settings.config import Config
+from trainables.testing import in_threads
 from trainables.training import trunk
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -41,7 +43,8 @@ def left(config: Config, folder: Path, *steps: int, **context: Any) -> dict[int,
     """The trunks that a run leaves."""
     found: dict[int, Path] = {}
 
-    def leave(step: int, made: Path) -> None:
+    def leave(step: int, made: Path | None) -> None:
+        assert made is not None
         found[step] = folder / f"trunk-{step}"
         shutil.move(made, found[step])
 
@@ -181,4 +184,39 @@ def test_a_trunk_ends_with_its_step_and_holds_no_rule(corpus: Path, tmp_path: Pa
     assert not [key for key in rows[0] if key.startswith("audit/")]
     read = trunk.read(found)
     assert read.step == 8
-    assert {tensor.shape[0] for name, tensor in read.answers.items() if name != "losses_since"} == {8}
+    assert {tensor.shape[:2] for name, tensor in read.answers.items() if name != "losses_since"} == {(1, 8)}
+
+
+def in_ranks(settings: Config, folder: Path, ranks: int, **context: Any) -> Recorder:
+    """Train on several ranks, in threads. Returns what rank 0 reported; `leave` gets what it leaves."""
+    recorders = [Recorder(folder / f"{rank}") for rank in range(ranks)]
+
+    def act(rank: int, all_reduce: AllReduce) -> None:
+        recorders[rank].checkpoint.parent.mkdir(parents=True)
+        mlm.train(settings, TrainContext(recorders[rank], 0, rank, ranks, all_reduce=all_reduce, **context))
+
+    in_threads(ranks, act)
+    return recorders[0]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])  # 8 rows: of 3 ranks, one has 2 rows and fewer index slots
+def test_a_fork_on_several_ranks_is_their_run_from_step_0(corpus: Path, tmp_path: Path, ranks: int) -> None:
+    found: dict[int, Path] = {}
+    received: list[int] = []
+
+    def leave(step: int, made: Path | None) -> None:
+        received.append(step)
+        if made is not None:
+            found[step] = tmp_path / "trunk"
+            shutil.move(made, found[step])
+
+    in_ranks(settings(corpus, "random", 8), tmp_path / "first", ranks, leave_at=frozenset({8}), leave=leave)
+    assert received == [8] * ranks
+    for preset in ("accuracy_morph", "amlm"):
+        rule = settings(corpus, preset, 8)
+        whole = in_ranks(rule, tmp_path / f"{preset}-whole", ranks, test=True)
+        fork = in_ranks(rule, tmp_path / f"{preset}-fork", ranks, test=True, fork_from=found[8])
+        assert fork.rows == whole.rows, preset
+        assert files(fork.checkpoint) == files(whole.checkpoint), preset
+    with pytest.raises(ValueError, match="another number of workers"):
+        run(settings(corpus, "random", 8), tmp_path, fork_from=found[8])
