@@ -333,7 +333,8 @@ class End:
 
     The trainable's words (learned.py) are kept, so that reading a record need not ask it. stuck: on this run.
     unlearned: on the baseline's runs of the stage so far, if this is one. reused_from: the trial of an earlier run
-    that this one was taken over from, as RUN/ID; None if it was trained.
+    that this one was taken over from, as RUN/ID; None if it was trained. compared: the last step after which its state
+    was found to be what another trial had left, to the last bit.
     """
 
     __pydantic_config__ = _CONFIG
@@ -344,6 +345,7 @@ class End:
     stuck: str | None = None
     unlearned: str | None = None
     reused_from: Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f]+/[a-z][0-9]{4,9}$")] | None = None
+    compared: Count | None = None
     time: Time = field(default_factory=time.time)
 
 

@@ -16,7 +16,7 @@ from sweeper.journal.budget import PREDICTED, Common
 from sweeper.journal.events import Session
 from sweeper.journal.journal import AUDIT, Journal, TrialRecord, fingerprints_in, nested
 from sweeper.report import pareto, scores
-from sweeper.report.tables import steps_trained
+from sweeper.report.tables import steps_trained, trial_hours
 from sweeper.system.files import one_line
 from sweeper.system.markdown import ABSENT, code, number, table, text
 from sweeper.system.secrecy import redact
@@ -128,7 +128,9 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
             ("machine", text(", ".join(f"{key} {value}" for key, value in last.machine.items()))),
             ("versions", text(", ".join(f"{name} {version}" for name, version in sorted(last.versions.items())))),
         ]
-    rows += [(key, text(value)) for key, value in steps_trained(list(journal.trials.values())).items()]
+    rows += [
+        (key, text(value)) for key, value in steps_trained(list(journal.trials.values()), trial_hours(journal)).items()
+    ]
     facts = journal.facts()
     rows += [("data", text(note)) for note in facts.get("notes", ())]
     hashes = {**fingerprints_in(facts), **fingerprints(outcome.bundle)}

@@ -137,7 +137,7 @@ def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     processes, gpus = spec.resources.processes, spec.resources.gpus_per_worker
     rows = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
     rows["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
-    rows |= steps_trained(records)
+    rows |= steps_trained(records, trial_hours(journal))
     read = [_tokens(spec, record) for record in records if not record.reused_from]
     tokens = sum(number or 0 for number in read)
     rows["tokens read"] = "not on record" if None in read else f"{tokens:,}"
@@ -166,8 +166,11 @@ def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     return rows
 
 
-def steps_trained(records: Sequence[TrialRecord]) -> dict[str, str]:
-    """How many steps were trained, and who had trained the others; empty if every trial started at step 0."""
+def steps_trained(records: Sequence[TrialRecord], hours: float) -> dict[str, str]:
+    """How many steps were trained, who had trained the others, and whether it was checked that these are the same.
+
+    Empty if every trial started at step 0. hours: that the trials ran.
+    """
     shared = [record for record in records if record.start[0]]
     if not shared:
         return {}
@@ -180,6 +183,12 @@ def steps_trained(records: Sequence[TrialRecord]) -> dict[str, str]:
         if found:
             number = sum(record.start[1] for record in found)
             rows[f"steps of {by}"] = f"{number:,}, in {len(found)} trials that did not train them again"
+    if trained:
+        rows["hours saved"] = f"about {hours * (every - trained) / trained:.2f}, at the pace of the steps trained"
+    if forked:
+        compared = [f"{one.id} at step {one.end.compared:,}" for one in records if one.end and one.end.compared]
+        same = f"{', '.join(compared[:4])}{', …' if len(compared) > 4 else ''}: the same to the last bit"
+        rows["compared with training"] = same if compared else "none: no trial came from step 0 to where another left"
     return rows
 
 

@@ -57,7 +57,7 @@ class JournalScheduler(FIFOScheduler):
         super().__init__()
         self.journal, self.run_dir, self.place = journal, run_dir, object_store.of(run_dir)
         self.hooks = hooks or Hooks()
-        self.compared = False  # a state that trials share was reached by another one, and was the same
+        self.compared = dict[str, int]()  # trial -> the step where its state was what another trial had left
         self._taken_up: list[Any] = []
 
     def reconcile_dropped(self) -> None:
@@ -82,7 +82,8 @@ class JournalScheduler(FIFOScheduler):
             self._break_off(record, OSError(*result["fault"]))
         if line := result.get("unshared"):
             self.hooks.unshared(line)
-        self.compared = self.compared or bool(result.get("compared"))
+        if step := result.get("compared"):
+            self.compared[record.id] = step
         start = result.get("start")  # a list, for Tune takes dicts apart
         began = {"trial": start[0], "step": start[1]} if start else None
         where = {"node": result.get("node"), "start": began}
@@ -169,6 +170,7 @@ class JournalScheduler(FIFOScheduler):
         path = str(folder / name) if name else None
         outcome = self.hooks.outcome(record) if state == "completed" else {}
         outcome |= {"reason": reason, "checkpoint": path, "reused_from": reused_from}
+        outcome |= {"compared": self.compared.get(record.id)}
         self.journal.append(End(trial=record.id, state=state, **outcome))
 
     def _compare(self, record: TrialRecord, step: int, metrics: dict[str, float]) -> None:

@@ -49,7 +49,7 @@ class Trunks:
         folder: a temporary one of the trial, where a trunk is copied to before it is verified: others may drop it.
         together: the ranks of the trial. All of them make this and call its methods at the same steps.
         tell: gets a message of rank 0, on every rank: `unshared`, a line, if a trunk is damaged, or if a state that was
-            reached is not the one that another trial left; `compared` if it was.
+            reached is not the one that another trial left; `compared`, the step, if it was.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class Trunks:
             if (past := trainable.past(config, step)) is not None:
                 self._keys[step] = _key(task, step, past, here)
 
-    def tell(self, unshared: str | None = None, compared: bool = False) -> None:
+    def tell(self, unshared: str | None = None, compared: int = 0) -> None:
         """Send a message from every rank, if rank 0 has one."""
-        own = {"unshared": unshared} if unshared else {"compared": True} if compared else {}
+        own = {"unshared": unshared} if unshared else {"compared": compared} if compared else {}
         if not self.together.all(self.together.rank > 0 or not own):
             self._tell(own)
 
@@ -166,7 +166,7 @@ class Trunks:
         theirs: Mapping[str, str] = json.loads((found / checkpoints.MANIFEST).read_text("utf-8"))["sha256"]
         other = sorted(name for name in digests if theirs.get(name) != digests[name])
         if not other:
-            return {"compared": True}
+            return {"compared": step}
         left_by = (found / LEFT_BY).read_text("utf-8").strip()
         line = f"{self.task.id} does not have the same state after {step:,} steps as {left_by}, which trials start from"
         return {"unshared": f"{line} ({', '.join(other)} differ)"}

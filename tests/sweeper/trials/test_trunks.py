@@ -129,6 +129,8 @@ def test_every_arm_of_a_seed_starts_where_the_first_ended_its_random_steps(
     assert trial_json(last, spec.objective, None)["start"] == {"from": "t0005", "step": 8}
     assert cost(spec, shared)["steps trained"] == "112 of 160, 70%"
     assert cost(spec, shared)["steps of another trial"] == "48, in 6 trials that did not train them again"
+    assert cost(spec, shared)["hours saved"] == "about 0.00, at the pace of the steps trained"
+    assert cost(spec, shared)["compared with training"] == "none: no trial came from step 0 to where another left"
     assert "steps trained" not in cost(spec, whole)
     assert len([*(shared.path.parent / TRUNKS).iterdir()]) == 2
     trunks.clear(shared.path.parent)
@@ -172,6 +174,10 @@ def test_one_fork_is_trained_from_step_0_and_compared(mlm: Callable[..., SweepSp
     journal = in_process.sweep(spec, tmp_path / "runs", say=lines.append)
     assert sorted(starts(journal), key=str) == [("t0001", 8), ("t0001", 8), (None, 0), (None, 0)]
     assert lines == []
+    (checked,) = (one.id for one in journal.trials.values() if one.end and one.end.compared)
+    assert cost(spec, journal)["compared with training"] == f"{checked} at step 8: the same to the last bit"
+    again = Journal(journal.path, read_only=True)
+    assert again.trials[checked].end == journal.trials[checked].end
 
 
 def after_leaving(monkeypatch: pytest.MonkeyPatch, then: Callable[[str, Path], object]) -> None:
