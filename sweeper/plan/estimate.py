@@ -15,6 +15,7 @@ from typing import Any
 from sweeper.journal import budget, records, tasks
 from sweeper.plan.seed_noise import Spread
 from sweeper.plan.shared_steps import fork_steps, shared_steps
+from sweeper.spec import conditions
 from sweeper.spec.spec import SweepSpec
 from sweeper.trainable import Pace, Settings
 
@@ -314,7 +315,14 @@ def _asked(spec: SweepSpec) -> dict[str, str]:
         rows["baseline"] = "none: no arm is named"
     if spec.search.method != "arms":
         points = "" if spec.points is None else f"; {spec.points:,} points"
-        rows["space"] = "; ".join(f"{path} {domain.words()}" for path, domain in spec.space.items()) + points
+        given = spec.conditions
+        rows["space"] = (
+            "; ".join(
+                f"{path} {domain.words()}" + (f", {conditions.words(given[path])}" if path in given else "")
+                for path, domain in spec.space.items()
+            )
+            + points
+        )
     return rows
 
 
@@ -354,7 +362,7 @@ def _duration(seconds: float) -> str:
 def _corners(spec: SweepSpec) -> Iterator[dict[str, Any]]:
     yield {}
     yield from spec.arms.values()
-    yield from ({path: corner} for path, domain in spec.space.items() for corner in domain.corners())
+    yield from (params for _, params in conditions.corners(spec.space, spec.conditions))
 
 
 def _cost(settings: Any) -> float:

@@ -27,6 +27,7 @@ from sweeper.journal.events import Ask, End, Family, Over, Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.records import best, describe, ended, is_shares, settings
 from sweeper.system.files import one_line
+from sweeper.system.markdown import ABSENT
 from sweeper.system.secrecy import veiled
 
 if TYPE_CHECKING:
@@ -244,7 +245,8 @@ def _settings(shown: Sequence[TrialRecord], named: bool = False) -> list[Column]
         parts = next((value for value in values if is_shares(value)), None)
         if named and parts:
             head = f"{one_line(leaf)}\n{one_line('/'.join(parts))}"
-        cells = [_text(_value(veiled(path, value), _decimals(values))) for value in values]
+        texts = [_value(veiled(path, value), _decimals(values)) for value in values]
+        cells = [_text(one if path in each.ask.params else ABSENT) for one, each in zip(texts, shown, strict=True)]
         columns.append(Column(head, cells, right=not any(isinstance(value, str | Mapping) for value in values)))
     return columns
 

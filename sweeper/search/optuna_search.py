@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,8 +35,9 @@ from sweeper.journal import budget, checkpoints
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Ask, End, Over, Repeat
 from sweeper.journal.journal import Journal, TrialRecord, apply
+from sweeper.spec import conditions
 from sweeper.spec.objectives import maximised
-from sweeper.spec.space import Dimension, point
+from sweeper.spec.space import Dimension
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 
@@ -48,6 +50,7 @@ Key = tuple[int, int]
 _STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", message="Argument ``group`` is an experimental feature")
 
 
 @dataclass(frozen=True)
@@ -305,10 +308,10 @@ class StudySearch(JournalSearch):
 
     def _fresh(self, records: Sequence[TrialRecord], number: int) -> Point | None:
         """A point that no trial has; None once the journal says that the search is over."""
-        repeats, space = self.journal.repeats(self.stage), self.spec.space
+        repeats = self.journal.repeats(self.stage)
         while not self._exhausted(count := _count(repeats, number)):
             raw = self._sample(records, repeats, number)
-            params = {path: domain.value(path, raw) for path, domain in space.items()}
+            params = self._params(raw)
             trial = self._trial_with(records, params)
             if trial is None:
                 return Point(None, self.spec.seeds.search[0], params, raw)
@@ -324,7 +327,7 @@ class StudySearch(JournalSearch):
         size, space, seed = self.spec.points or 0, self.spec.space, self.spec.seeds.search[0]
         begin = derive(seed, number, count)
         for offset in range(min(size, LOOKED_AT)):
-            params = point(space, (begin + offset) % size)
+            params = conditions.point(space, self.spec.conditions, (begin + offset) % size)
             if self._trial_with(records, params) is None:
                 raw = [space[path].to_sampler(path, value) for path, value in params.items()]
                 return Point(None, seed, params, {name: part[name] for part in raw for name in part})
@@ -385,10 +388,29 @@ class StudySearch(JournalSearch):
         sampler = _sampler(self.spec, seed) if count < REPEATS else RandomSampler(seed)
         study = optuna.create_study(sampler=sampler, directions=_directions(self.spec))
         study.add_trials(trials)
-        raw = study.ask(fixed_distributions=self._distributions).params
+        raw = self._suggested(study)
         if self.spec.search.method == "cmaes":
             self._sampler_attrs[number, count] = study.get_trials(deepcopy=False)[-1].system_attrs
         return raw
+
+    def _suggested(self, study: optuna.Study) -> dict[str, Any]:
+        """The parameters of a new trial; with conditions of those paths alone that exist for it."""
+        if not self.spec.conditions:
+            return study.ask(fixed_distributions=self._distributions).params
+        trial = study.ask()
+
+        def value(path: str) -> Any:
+            for name in (domain := self.spec.space[path]).sampler_params(path):
+                _suggest(trial, name, self._distributions[name])
+            return domain.value(path, trial.params)
+
+        conditions.active(self.spec.space, self.spec.conditions, value)
+        return trial.params
+
+    def _params(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The point, by path, for the sampler's parameters."""
+        space = self.spec.space
+        return conditions.active(space, self.spec.conditions, lambda path: space[path].value(path, raw))
 
     def _shown(self, shown: Shown, running: bool = False) -> FrozenTrial:
         """A trial as the sampler sees it; cached once the trial has ended."""
@@ -426,7 +448,7 @@ def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
     """How much each setting of the space sets the best trials apart, by path, 1 in total; empty if nothing does.
 
     PED-ANOVA (Watanabe, Bansal & Hutter 2023), Optuna's default. A simplex gets the sum over its parameters. Only the
-    first objective counts.
+    first objective counts. Paths with conditions are left out: few trials have them, and not the same ones.
     """
     common = Common.of(spec, journal.stage("search"))
     records = [record for record in journal.stage("search") if record.ask.raw and common.kept(record)]
@@ -437,7 +459,9 @@ def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
         return {}
     by_raw = optuna.importance.get_param_importances(study)
     return {
-        path: sum(by_raw.get(name, 0.0) for name in domain.sampler_params(path)) for path, domain in spec.space.items()
+        path: sum(by_raw.get(name, 0.0) for name in domain.sampler_params(path))
+        for path, domain in spec.space.items()
+        if path not in spec.conditions
     }
 
 
@@ -452,7 +476,9 @@ def _sampler(spec: SweepSpec, seed: int) -> BaseSampler:
     startup = 3 if spec.scheduler == "none" else max(3, min(10, spec.total_trials // 3))
     if spec.search.method == "gp":
         return GPSampler(seed=seed, n_startup_trials=startup)
-    return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup)
+    # Paths that come and go are sampled in groups of those that trials have together; one by one otherwise.
+    groups = bool(spec.conditions)
+    return TPESampler(seed=seed, multivariate=True, group=groups, constant_liar=True, n_startup_trials=startup)
 
 
 def _directions(spec: SweepSpec) -> list[StudyDirection]:
@@ -470,6 +496,16 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.integer:
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
+    match distribution:
+        case CategoricalDistribution():
+            trial.suggest_categorical(name, distribution.choices)
+        case IntDistribution():
+            trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+        case FloatDistribution():
+            trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
 
 
 class _Lines(BaseJournalBackend):

@@ -26,11 +26,12 @@ from pydantic import (
     model_validator,
 )
 
+from sweeper.spec import conditions as conditions_of
 from sweeper.spec import early_stopping, objectives, space
 from sweeper.spec import settings as settings_of
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.recorded import TrainableStub
-from sweeper.spec.space import MOST_POINTS, refuse_too_many
+from sweeper.spec.space import MOST_POINTS
 from sweeper.system import yaml_reader
 from sweeper.trainable import Budget, Settings
 
@@ -52,6 +53,9 @@ def _safe_name(name: str) -> str:
 
 
 Domain = Annotated[space.Domain, PlainValidator(space.parse), PlainSerializer(lambda domain: domain.to_dict())]
+Condition = Annotated[
+    dict[str, tuple[space.Scalar, ...]], PlainValidator(conditions_of.parse), PlainSerializer(conditions_of.to_plain)
+]
 Rule = Annotated[early_stopping.Rule, PlainValidator(early_stopping.parse), PlainSerializer(early_stopping.to_dict)]
 Objectives = Annotated[
     tuple[str, ...], Field(min_length=1), BeforeValidator(objectives.parse), PlainSerializer(objectives.to_plain)
@@ -227,6 +231,8 @@ class SweepSpec(Section):
             `free` all; not part of the hash at its default.
         config: the trainable's complete settings, except `data`.
         space: setting path -> its domain.
+        conditions: setting path -> the choices, with their values, without which it does not exist; not part of the
+            hash if there are none.
         arms: name -> {setting path: value}; the first is the baseline. Method arms runs only these; for a sampler
             they are the first trials, and complete points of the space.
         ablation: how further arms are derived from two.
@@ -247,6 +253,7 @@ class SweepSpec(Section):
     budget: Literal["matched", "free"] = Field(default="matched", exclude_if=lambda given: given == "matched")
     config: dict[str, Any] = {}
     space: dict[str, Domain] = {}
+    conditions: dict[str, Condition] = Field(default={}, exclude_if=operator.not_)
     arms: dict[Name, dict[str, Any]] = {}
     ablation: Literal["leave_one_out", "add_one", "grid"] | None = None
     search: Search = Search()
@@ -274,6 +281,7 @@ class SweepSpec(Section):
             raise ConfigError(
                 ("ablation",), "needs search: {method: arms} and two arms: the baseline and the full method"
             )
+        self._check_conditions()
         seeds = len(self.seeds.confirm)
         if self.confirm.looks and 1 < seeds < self.confirm.looks[-1]:
             reason = f"the last needs {self.confirm.looks[-1]} pairs, but seeds.confirm has {seeds} seeds: add seeds"
@@ -281,7 +289,7 @@ class SweepSpec(Section):
         if self.search.method == "arms":
             self._check_arms()
         elif self.search.method == "grid":
-            refuse_too_many(self.space)
+            conditions_of.refuse_too_many(self.space, self.conditions)
         else:
             self._check_sampled()
         _refuse_nested(("space",), self.space)
@@ -306,6 +314,16 @@ class SweepSpec(Section):
         if self.confirm.looks is None and len(self.looks) > MOST_LOOKS:
             reason = f"{len(self.looks)} looks, one every {NEXT_LOOK} pairs, are too many; list at most {NAMED}"
             raise ConfigError(("confirm", "looks"), reason)
+
+    def _check_conditions(self) -> None:
+        if not self.conditions:
+            return
+        if (method := self.search.method) in ("gp", "cmaes"):
+            reason = f"{method} needs the same paths at every point: use tpe, random or grid, or leave them out"
+            raise ConfigError(("conditions",), reason)
+        if self.ablation:
+            raise ConfigError(("ablation",), "does not go with conditions: leave these out")
+        conditions_of.check(self.space, self.conditions)
 
     def _check_arms(self) -> None:
         if not self.arms:
@@ -384,7 +402,7 @@ class SweepSpec(Section):
     @property
     def points(self) -> int | None:
         """The number of points in a sampler's space; None if they are not counted or nothing is sampled."""
-        return None if self.search.method in ("arms", "grid") else space.points(self.space)
+        return None if self.search.method in ("arms", "grid") else conditions_of.points(self.space, self.conditions)
 
     @property
     def compared(self) -> int:
