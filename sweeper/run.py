@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from sweeper import closing, preflight, status
-from sweeper.journal import run_folders
+from sweeper.journal import run_folders, warm_start
 from sweeper.plan import capacity, probe
 from sweeper.plan.estimate import shown
 from sweeper.plan.seed_noise import Spread, spread
@@ -154,9 +154,12 @@ def _show_plan(admission: Admission, done: Path | None, as_json: bool) -> int:
         admission.estimate = probe.of(spec, admission.fit, measure=True, sd=_spread(spec, storage))
     refused = [*admission.lacking, *(line for lines in admission.refusals() for line in lines)]
     answered = done is not None and admission.prepare_info is not None and admission.same_data(done)
-    notes = (admission.prepare_info or {}).get("notes", [])
     estimate = replace(
-        admission.estimate, refused=[] if answered else refused, notes=notes, warnings=admission.warnings
+        admission.estimate,
+        refused=[] if answered else refused,
+        notes=(admission.prepare_info or {}).get("notes", []),
+        warnings=admission.warnings,
+        warm=warm_start.words(admission.warm),
     )
     for line in shown(spec, estimate):
         _say(line)

@@ -16,7 +16,7 @@ from filelock import Timeout
 
 from sweeper import closing
 from sweeper.confirmation import champion, design
-from sweeper.journal import learned, object_store, records, run_folders
+from sweeper.journal import learned, object_store, records, run_folders, warm_start
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
 from sweeper.preflight import Admission, prepare_shared
@@ -96,6 +96,11 @@ class Stages:
         if request.fork:
             journal.fork()
         run_folders.begin_here(journal)
+        if not journal.warm_starts():
+            for start in admission.warm:
+                journal.append(start)
+        for line in warm_start.words(journal.warm_starts()):
+            say(f"the sampler begins with {line}")
         for line in journal.doubts():
             say(f"caution: {line}")
         uri = store_uri(spec, run_dir.parent)

@@ -36,6 +36,7 @@ from sweeper.journal.events import (
     State,
     Trust,
     Verdict,
+    WarmStart,
     parse,
     with_lines,
 )
@@ -239,6 +240,10 @@ class Journal:
     def repeats(self, stage: str) -> Sequence[Repeat]:
         """The points of a stage that the sampler asked for again, in order; it grows with the journal."""
         return self._repeats.setdefault(stage, [])
+
+    def warm_starts(self) -> list[WarmStart]:
+        """What the search's sampler was told of other runs before it began."""
+        return [event for event in self.events if isinstance(event, WarmStart)]
 
     def over(self, stage: str) -> str | None:
         """Why a stage ended before all its trials were asked for; None if it did not."""

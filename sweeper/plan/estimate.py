@@ -81,6 +81,7 @@ class Plan:
         warnings: of the trainable, about the same.
         points: of the space; None if they are not counted.
         looks: of the confirmation.
+        warm: what other runs tell the sampler, a line for each.
         shared_steps: over all trials, those that none of them trains since others have; `hours` counts them.
     """
 
@@ -110,6 +111,7 @@ class Plan:
     points: int | None = None
     looks: list[Look] = field(default_factory=list)
     shared_steps: int = 0
+    warm: list[str] = field(default_factory=list)
 
 
 def plan(
@@ -249,6 +251,7 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     at_most = "" if spec.scheduler == "none" and not estimate.looks else "at most "
     rows = {
         **_asked(spec),
+        **({"warm start": "; ".join(estimate.warm)} if estimate.warm else {}),
         "trials": f"{estimate.trials} to search, {_confirming(spec)}; {at_once} at a time",
         "budget": _budget(spec),
         "steps": f"{estimate.steps:,} a trial of {settings.tokens_per_step:,} tokens: {_count(estimate.tokens)} in all",

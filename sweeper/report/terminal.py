@@ -123,7 +123,9 @@ class Live:
         self._next_line = time.monotonic() + LINE_S
         profile = f", profile {self._spec.profile}" if self._spec.profile else ""
         started = f", {len(self._journal.trials)} of them started" if self._journal.trials else ""
-        self.say(f"{self._spec.name}: {self._total} trials{started}{profile}")
+        told = sum(len(start.trials) for start in self._journal.warm_starts())
+        known = f", the sampler knows {told} of other runs" if told else ""
+        self.say(f"{self._spec.name}: {self._total} trials{started}{known}{profile}")
         with contextlib.suppress(Exception):
             if self._console.is_terminal and not self._console.is_dumb_terminal:
                 table = rich_live.Live(console=self._console, auto_refresh=False, redirect_stdout=False)

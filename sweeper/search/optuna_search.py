@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from sweeper.confirmation import design, verdicts
-from sweeper.journal import budget, checkpoints
+from sweeper.journal import budget, checkpoints, warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Ask, End, Over, Repeat
 from sweeper.journal.journal import Journal, TrialRecord, apply
@@ -265,6 +265,10 @@ class StudySearch(JournalSearch):
     No point is trained twice. If the sampler repeats a point, the repeat goes into the journal, the sampler sees it
     from then on as the trial with that point, and it is asked again. If that yields nothing new, an untried point is
     taken; if there is none, the search is over.
+
+    With `search.from` the sampler sees the trials of other runs before those of this one, and they shorten its random
+    start. They are no trials of this run: a point that one of them has may be trained here. Raises ValueError if the
+    journal does not have them.
     """
 
     def __init__(
@@ -281,6 +285,9 @@ class StudySearch(JournalSearch):
         self._sampler_attrs: dict[Key, dict[str, Any]] = {}  # what CMA-ES stores with a trial: its generation
         self._distributions = _distributions(spec)
         self._frozen: dict[Key, FrozenTrial] = {}  # of trials that have ended
+        self._known: tuple[list[float] | None, list[FrozenTrial]] = (None, [])  # told at which level of the baseline
+        if spec.search.sources and not journal.warm_starts():
+            raise ValueError("search.from: the record does not have what the other runs told: start a new run")
         self._tried: dict[str, str] = {}  # settings, or hash of the configuration -> the trial with it
         self._ended = self._noted = 0  # how many of the first trials have ended; how many are in `_tried`
         if spec.search.method == "cmaes":
@@ -387,11 +394,23 @@ class StudySearch(JournalSearch):
         seed = derive(self.spec.seeds.search[0], number, count)
         sampler = _sampler(self.spec, seed) if count < REPEATS else RandomSampler(seed)
         study = optuna.create_study(sampler=sampler, directions=_directions(self.spec))
-        study.add_trials(trials)
+        study.add_trials([*self._history(records[:settled], MEMORY - len(trials)), *trials])
         raw = self._suggested(study)
         if self.spec.search.method == "cmaes":
             self._sampler_attrs[number, count] = study.get_trials(deepcopy=False)[-1].system_attrs
         return raw
+
+    def _history(self, settled: Sequence[TrialRecord], most: int) -> list[FrozenTrial]:
+        """The trials of other runs, the latest `most`, at the level of this run's baseline once it has ended."""
+        if not self.spec.search.sources or most <= 0:
+            return []
+        first = settled[0] if settled and self.spec.arms and settled[0].state == "completed" else None
+        scores = [first.score(name) for name in self.spec.objectives] if first else []
+        own = [score for score in scores if score is not None]
+        level = own if own and len(own) == len(scores) else None
+        if not self._known[1] or self._known[0] != level:
+            self._known = level, _known_trials(self.spec, self.journal, level, self._distributions)
+        return self._known[1][-most:]
 
     def _suggested(self, study: optuna.Study) -> dict[str, Any]:
         """The parameters of a new trial; with conditions of those paths alone that exist for it."""
@@ -560,6 +579,33 @@ def _frozen_all(shown: Iterable[Shown], spec: SweepSpec, objectives: Sequence[st
             trial.state, trial.values = TrialState.FAIL, None  # never the best
             trial.user_attrs["note"] = design.APART
     return frozen
+
+
+def _known_trials(
+    spec: SweepSpec, journal: Journal, level: Sequence[float] | None, distributions: Mapping[str, BaseDistribution]
+) -> list[FrozenTrial]:
+    """The trials of other runs as the sampler sees them. level: what this run's baseline scored, if it is known."""
+    starts, found = journal.warm_starts(), list[FrozenTrial]()
+    for params, values in warm_start.told(starts, level):
+        parts = [spec.space[path].to_sampler(path, value) for path, value in params.items()]
+        raw, then = {name: part[name] for part in parts for name in part}, datetime.fromtimestamp(starts[0].time)
+        found.append(
+            _Shared(
+                number=-1,  # the storage assigns this and the id
+                trial_id=-1,
+                state=TrialState.COMPLETE,
+                value=None,
+                values=values,
+                datetime_start=then,
+                datetime_complete=then,
+                params=raw,
+                distributions={name: distributions[name] for name in raw},
+                user_attrs={},
+                system_attrs={},
+                intermediate_values={},
+            )
+        )
+    return found
 
 
 def _frozen_trial(

@@ -37,6 +37,7 @@ from sweeper.trainable import Budget, Settings
 
 FIRST_LOOK, NEXT_LOOK = 8, 4  # pairs, if confirm.looks is null
 MOST_ARMS, MOST_CORNERS, MOST_TRIALS, MOST_SEEDS = MOST_POINTS, 5_000, 100_000, 10_000
+MOST_SOURCES, LONGEST_SOURCE = 20, 300
 MOST_LOOKS, NAMED = 100, 20  # looks that follow from the seeds; looks that confirm.looks lists
 
 # Packages that Optuna imports for these samplers only. greenlet makes gp three times as fast.
@@ -70,11 +71,34 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _source(name: str) -> str:
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_SOURCE:
+        raise ValueError("name a run folder, or a run of the storage")
+    return name
+
+
 class Search(Section):
-    """How points are chosen. Under `arms`, trials follows from arms and search seeds. `grid` resolves to `arms`."""
+    """How points are chosen. Under `arms`, trials follows from arms and search seeds. `grid` resolves to `arms`.
+
+    sources: `from` in a spec: runs whose completed trials the sampler knows from the start (journal/warm_start.py).
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     method: Literal["tpe", "random", "gp", "cmaes", "grid", "arms"] = "tpe"
     trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None
+    sources: Annotated[tuple[Annotated[str, AfterValidator(_source)], ...], Field(max_length=MOST_SOURCES)] = Field(
+        default=(), alias="from", exclude_if=operator.not_
+    )
+
+    @model_validator(mode="after")
+    def _learns(self) -> Self:
+        if self.sources and self.method not in ("tpe", "gp"):
+            reason = f"{self.method} does not learn from other runs: use tpe or gp, or leave it out"
+            raise ConfigError(("from",), reason)
+        if len(set(self.sources)) < len(self.sources):
+            raise ConfigError(("from",), "names a run twice")
+        return self
 
 
 class Seeds(Section):
@@ -446,12 +470,18 @@ class SweepSpec(Section):
 
     @property
     def spec_hash(self) -> str:
-        """SHA-256 of the resolved spec. The order of space and arms matters: it decides the order of trials."""
-        return _digest(self.model_dump(mode="json", exclude={"shared", "reuse"}))
+        """SHA-256 of the resolved spec. The order of space and arms matters: it decides the order of trials.
+
+        Of a source of the search, NAME@DIGEST, only the digest counts, of what it tells.
+        """
+        tree = self.model_dump(mode="json", exclude={"shared", "reuse"})
+        if self.search.sources:
+            tree["search"]["from"] = [entry.rpartition("@")[2] for entry in self.search.sources]
+        return _digest(tree)
 
     def changed(self, other: SweepSpec) -> list[str]:
         """Dotted paths of the settings in which another spec differs from this one."""
-        own, others = (dict(_flat(one.model_dump(mode="json"))) for one in (self, other))
+        own, others = (dict(flat(one.model_dump(mode="json"))) for one in (self, other))
         return sorted(key for key in own.keys() | others if own.get(key, _ABSENT) != others.get(key, _ABSENT))
 
     @property
@@ -497,11 +527,11 @@ class SweepSpec(Section):
 _ABSENT = object()
 
 
-def _flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a tree by dotted path; an empty mapping is a leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{at}{key}.")
+            yield from flat(value, f"{at}{key}.")
         else:
             yield f"{at}{key}", value
 
