@@ -11,7 +11,7 @@ from threading import Timer
 from typing import Any
 
 from sweeper.confirmation import design, fresh_seeds
-from sweeper.journal import run_folders, tasks, warm_start
+from sweeper.journal import limits, run_folders, tasks, warm_start
 from sweeper.journal.events import Session, WarmStart, with_lines
 from sweeper.journal.journal import Journal, fingerprints_in
 from sweeper.journal.run_folders import BEGUN, JOURNAL, SPEC
@@ -130,6 +130,7 @@ class Admission:
     def refusals(self) -> Iterator[list[str]]:
         """Why it may not begin, a line each, question by question: whoever asks no further has prepared nothing."""
         yield self._above_limits()
+        yield _refused(self._used_up)
         yield self._short_of_room()
         for question in (self._prepare, self._more_seeds, self._same_data_and_fresh_seeds):
             refused = _refused(question)
@@ -148,10 +149,15 @@ class Admission:
         return True
 
     def _above_limits(self) -> list[str]:
-        limits = self.spec.limits
-        if not (limits.hours or limits.gpu_hours):
+        if not (self.spec.limits.hours or self.spec.limits.gpu_hours):
             return []
         return above_limits(self.spec, self.estimate or probe.of(self.spec, self.fit, measure=True))
+
+    def _used_up(self) -> None:
+        if self.run_to_resume and (self.run_to_resume / JOURNAL).is_file():
+            journal = Journal(self.run_to_resume / JOURNAL, read_only=True, trust=self.request.trust_record)
+            if not design.finished(self.spec, journal):
+                limits.refuse_used_up(self.spec, journal)
 
     def _short_of_room(self) -> list[str]:
         if nodes.configured() or (not self.fit and not self.estimate):

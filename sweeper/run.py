@@ -30,12 +30,12 @@ from sweeper.tracking import history
 from sweeper.tracking.store import store_uri
 from sweeper.trials import cluster, reproduce
 
-COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
+COMPLETED, FAILED, REFUSED, STOPPED, INTERRUPTED = 0, 1, 2, 4, interrupts.STATUS
 _STATUS = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 1 all trials failed, no Ray, a full or closed disk, 2 bad input, 130 interrupted."""
+    """The exit status: 0 done, 1 all trials failed, no Ray, full disk, 2 bad input, 4 a limit, 130 interrupted."""
     files.standard_streams()
     files.private()
     cluster.isolate()
@@ -209,12 +209,16 @@ def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, si
         return FAILED
     verdict = ended.summary["verdict"]
     cautions = filter(None, [ended.summary["caution"], sections.shortfall(stages.journal.trials.values())])
-    for line in closing.lines(admission.path, spec, ended.outcome, ended.best, verdict, " ".join(cautions)):
+    for line in closing.lines(
+        admission.path, spec, ended.outcome, ended.best, verdict, " ".join(cautions), ended.stopped
+    ):
         _say(line)
     if args.resume is None and ended.answered:
         _say(f"to see it again or to resume it: {run_folders.resume(run_dir)}; to train it again: --again")
     if args.json:
         files.emit(json.dumps(ended.summary))
+    if ended.stopped and ended.whole:
+        return STOPPED
     return _STATUS[ended.summary["state"]] if ended.whole else FAILED
 
 

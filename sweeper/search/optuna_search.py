@@ -82,12 +82,13 @@ class Calls:
 
     reconcile: before each answer; may write ends into the journal. take_over: with a trial that is to be trained;
     returns whether it was recorded as an earlier run's. sharing: with such a trial; returns the fields of its
-    `TrialTask` on trunks.
+    `TrialTask` on trunks. stopped: why no trial is to start any more, if so.
     """
 
     reconcile: Callable[[], None] = lambda: None
     take_over: Callable[[TrialRecord], bool] = lambda record: False
     sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: {}
+    stopped: Callable[[], str | None] = lambda: None
 
 
 class JournalSearch(Searcher, ABC):
@@ -127,6 +128,8 @@ class JournalSearch(Searcher, ABC):
     @property
     def remaining(self) -> int:
         """How many trials this session still has to start."""
+        if self.calls.stopped():
+            return 0
         fresh = 0 if self.journal.over(self.stage) else max(0, self.total - len(self._records()))
         return len(self._waiting) + fresh
 
@@ -138,6 +141,8 @@ class JournalSearch(Searcher, ABC):
     def suggest(self, trial_id: str) -> Any:
         """A trial's task, None for "not now", or FINISHED."""
         self.calls.reconcile()
+        if self.calls.stopped():
+            return Searcher.FINISHED
         self._running = [record for record in self._running if record.open]
         if len(self._running) >= self.slots:
             return None

@@ -217,10 +217,15 @@ class Evaluate(Section):
 
 
 class Limits(Section):
-    """A sweep does not start if its plan exceeds these. hours: wall clock."""
+    """A sweep does not start if its plan exceeds these, and ends in order once it has reached them (journal/limits.py).
+
+    hours: wall clock of all sessions. gpu_hours: of all trials. failures: trials that failed in a row; not part of the
+    hash if it is not set.
+    """
 
     hours: Annotated[float, Field(gt=0)] | None = None
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    failures: Annotated[int, Field(gt=0)] | None = Field(default=None, exclude_if=_absent)
 
 
 class Tracking(Section):
