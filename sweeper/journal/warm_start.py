@@ -126,17 +126,20 @@ def _source(spec: SweepSpec, entry: str, storage: Path) -> Source:
     theirs, journal = reuse.trusted(folder)
     if theirs.trainable != spec.trainable:
         raise ValueError(f"it trains {theirs.trainable}, this spec {spec.trainable}")
-    records = [one for one in journal.stage("search") if one.state == "completed" and one.ask.config_hash]
-    if not records:
-        raise ValueError("no trial of its search has completed")
-    start = _start(spec, folder.name, journal, records)
+    start = of(spec, folder.name, journal)
     if pin and digest(start) != pin:
         raise ValueError(f"it tells something else than when it was named; take @{pin} away to hear what it tells now")
     return Source(start, fingerprints_in(journal.facts()))
 
 
-def _start(spec: SweepSpec, name: str, journal: Journal, records: Sequence[TrialRecord]) -> WarmStart:
-    """What a run's completed trials tell of this space. Raises ValueError if that is nothing."""
+def of(spec: SweepSpec, name: str, journal: Journal) -> WarmStart:
+    """What a run's completed search trials tell of a spec's space. Raises ValueError, in one line, if that is nothing.
+
+    name: of the run's folder.
+    """
+    records = [one for one in journal.stage("search") if one.state == "completed" and one.ask.config_hash]
+    if not records:
+        raise ValueError("no trial of its search has completed")
     common, trials = Common.of(spec, records), list[dict[str, Any]]()
     own = spec.trainable_config(spec.baseline_params) if spec.arms else None
     baselines = {one.ask.seed: _scores(spec, one) for one in records if one.ask.config == own}

@@ -43,7 +43,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def asked(storage: Path, one: SweepSpec, resume: Path | None = None) -> Admission:
     """A spec as the command line asks for it."""
     path = storage.parent / "asked.yaml"
-    path.write_text(one.to_yaml())
+    path.write_text(one.to_yaml(), "utf-8")
     given = None if resume else path
     return preflight.admission(Request(spec=given, storage=storage, resume=resume, yes=True), lambda line: None)
 

@@ -64,7 +64,7 @@ def test_no_condition_is_no_change() -> None:
 
 def test_a_spec_is_read_again_as_it_was_written(tmp_path: Path) -> None:
     for one in (spec(), spec("grid", None), spec(conditions={"y": {"fail": ["never", "nan"]}})):
-        (tmp_path / "spec.yaml").write_text(one.to_yaml())
+        (tmp_path / "spec.yaml").write_text(one.to_yaml(), "utf-8")
         again = load(tmp_path / "spec.yaml")
         assert (again, again.spec_hash) == (one, one.spec_hash)
     changed = load(tmp_path / "spec.yaml", sets=["conditions.y={fail: nan}"])
