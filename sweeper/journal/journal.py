@@ -350,6 +350,8 @@ def check(trials: Mapping[str, TrialRecord], event: Event) -> None:
     """Raises ValueError for an event that cannot follow."""
     if isinstance(event, Report | End) and event.trial not in trials:
         raise ValueError(f"it is of trial {event.trial}, which was not asked for")
+    if isinstance(event, WarmStart) and trials:
+        raise ValueError("what the sampler knows from its first point on comes after a trial")
     if isinstance(event, Ask) and event.trial in trials:
         raise ValueError(f"trial {event.trial} is asked for twice")
     if isinstance(event, Report) and event.step <= (last := trials[event.trial].step):

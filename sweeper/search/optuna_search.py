@@ -291,8 +291,8 @@ class StudySearch(JournalSearch):
         self._distributions = _distributions(spec)
         self._frozen: dict[Key, FrozenTrial] = {}  # of trials that have ended
         self._known: tuple[list[float] | None, list[FrozenTrial]] = (None, [])  # told at which level of the baseline
-        if spec.search.sources and not journal.warm_starts():
-            raise ValueError("search.from: the record does not have what the other runs told: start a new run")
+        if spec.search.sources:
+            self._known = None, _known_trials(spec, journal, None, self._distributions)
         self._tried: dict[str, str] = {}  # settings, or hash of the configuration -> the trial with it
         self._ended = self._noted = 0  # how many of the first trials have ended; how many are in `_tried`
         if spec.search.method == "cmaes":
@@ -589,8 +589,17 @@ def _frozen_all(shown: Iterable[Shown], spec: SweepSpec, objectives: Sequence[st
 def _known_trials(
     spec: SweepSpec, journal: Journal, level: Sequence[float] | None, distributions: Mapping[str, BaseDistribution]
 ) -> list[FrozenTrial]:
-    """The trials of other runs as the sampler sees them. level: what this run's baseline scored, if it is known."""
+    """The trials of other runs as the sampler sees them. level: what this run's baseline scored, if it is known.
+
+    Raises ValueError, in one line, if the journal does not have them as points of this space.
+    """
     starts, found = journal.warm_starts(), list[FrozenTrial]()
+    if not starts:
+        raise ValueError("search.from: the record does not have what the other runs told: start a new run")
+    lengths = {len(one[key]) for start in starts for one in start.trials for key in ("values", "baseline") if one[key]}
+    paths = {path for start in starts for one in start.trials for path in one["params"]}
+    if lengths != {len(spec.objectives)} or not paths <= spec.space.keys():
+        raise ValueError("search.from: what the record says that other runs told does not fit this spec")
     for params, values in warm_start.told(starts, level):
         parts = [spec.space[path].to_sampler(path, value) for path, value in params.items()]
         raw, then = {name: part[name] for part in parts for name in part}, datetime.fromtimestamp(starts[0].time)

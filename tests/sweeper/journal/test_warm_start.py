@@ -22,7 +22,7 @@ from sweeper.search import optuna_search
 from sweeper.spec.spec import SweepSpec
 from sweeper.stages import Stages
 from tests.sweeper import in_process
-from tests.sweeper.samples import toy_spec
+from tests.sweeper.samples import ask, toy_spec
 
 Run = Callable[..., Journal]
 
@@ -263,6 +263,16 @@ def test_a_record_is_read_as_strictly_as_the_rest(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=r"^(its|Out)"):
             journal.append(replace(one, **bad))
+    given = spec("tpe", 3, 0, "source")
+    for params, values in (({"steps": 5}, [1.0]), ({"x": 7.0}, [1.0]), ({"x": 0.5}, [1.0, 2.0])):
+        (tmp_path / str(params)).mkdir(exist_ok=True)
+        told = Journal(tmp_path / str(params) / "journal.jsonl")
+        told.append(replace(one, trials=[{**known, "params": params, "values": values}]))
+        with pytest.raises(ValueError, match=r"does not fit this spec|lies outside"):
+            optuna_search.StudySearch(given, told, 1, tmp_path / "log", 1)
+    journal.append(ask(given, 0, 1, "baseline"))
+    with pytest.raises(ValueError, match="comes after a trial"):
+        journal.append(one)
 
 
 def test_a_plan_says_what_the_sampler_knows(storage: Path) -> None:
