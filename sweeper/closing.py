@@ -72,8 +72,19 @@ def lines(
     best: TrialRecord | None,
     verdict: Mapping[str, Any] | None,
     caution: str | None = None,
+    stopped: str | None = None,
 ) -> list[str]:
-    """For people. path: of the spec as it was given, with all its profiles. caution: what stands beside the verdict."""
+    """For people.
+
+    Args:
+        path: of the spec as it was given, with all its profiles.
+        spec: of the run.
+        outcome: where things lie.
+        best: the best trial.
+        verdict: the latest.
+        caution: what stands beside the verdict.
+        stopped: which limit of the spec ended the sweep.
+    """
     shown = []
     if verdict:
         shown.append(f"verdict        {plain(headline(verdict))}")
@@ -91,7 +102,15 @@ def lines(
     shown.append(f"tracking store {redact(outcome.tracking_uri)}")
     shown.append(f"browse it with {sections.ui_command(outcome.tracking_uri, outcome.run_dir.parent)}")
     shown += _scale(path, spec)
-    if outcome.interrupted:
+    if stopped:
+        again, key = run_folders.resume(outcome.run_dir), stopped.partition(":")[0]
+        shown.append(f"stopped by {stopped}")
+        if key == "limits.failures":
+            shown.append(f"mend what fails, then resume with: {again} (failures are counted anew)")
+        else:
+            limit = getattr(spec.limits, key.partition(".")[2])
+            shown.append(f"resume with a higher limit: {again} --set {key}={2 * limit:g}")
+    elif outcome.interrupted:
         shown.append(f"interrupted; resume with: {run_folders.resume(outcome.run_dir)}")
     return shown
 

@@ -11,8 +11,8 @@ from threading import Timer
 from typing import Any
 
 from sweeper.confirmation import design, fresh_seeds
-from sweeper.journal import run_folders, tasks
-from sweeper.journal.events import Session, with_lines
+from sweeper.journal import limits, run_folders, tasks, warm_start
+from sweeper.journal.events import Session, WarmStart, with_lines
 from sweeper.journal.journal import Journal, fingerprints_in
 from sweeper.journal.run_folders import BEGUN, JOURNAL, SPEC
 from sweeper.plan import capacity, probe
@@ -76,6 +76,8 @@ class Admission:
         lacking: why this machine cannot run it, a line each.
         estimate: its plan, once made.
         prepare_info: what `prepare_shared` returned, once it was called.
+        warm: what `search.from` tells the sampler.
+        sources: the runs that it is read from; empty if it is on record.
     """
 
     request: Request
@@ -88,6 +90,8 @@ class Admission:
     lacking: list[str] = field(default_factory=list)
     estimate: Plan | None = None
     prepare_info: dict[str, Any] | None = None
+    warm: list[WarmStart] = field(default_factory=list)
+    sources: list[warm_start.Source] = field(default_factory=list)
 
     def answer(self) -> Path | None:
         """The newest finished run of the spec, which a plain start is answered with if its data are the same."""
@@ -126,6 +130,7 @@ class Admission:
     def refusals(self) -> Iterator[list[str]]:
         """Why it may not begin, a line each, question by question: whoever asks no further has prepared nothing."""
         yield self._above_limits()
+        yield _refused(self._used_up)
         yield self._short_of_room()
         for question in (self._prepare, self._more_seeds, self._same_data_and_fresh_seeds):
             refused = _refused(question)
@@ -144,10 +149,15 @@ class Admission:
         return True
 
     def _above_limits(self) -> list[str]:
-        limits = self.spec.limits
-        if not (limits.hours or limits.gpu_hours):
+        if not (self.spec.limits.hours or self.spec.limits.gpu_hours):
             return []
         return above_limits(self.spec, self.estimate or probe.of(self.spec, self.fit, measure=True))
+
+    def _used_up(self) -> None:
+        if self.run_to_resume and (self.run_to_resume / JOURNAL).is_file():
+            journal = Journal(self.run_to_resume / JOURNAL, read_only=True, trust=self.request.trust_record)
+            if not design.finished(self.spec, journal):
+                limits.refuse_used_up(self.spec, journal)
 
     def _short_of_room(self) -> list[str]:
         if nodes.configured() or (not self.fit and not self.estimate):
@@ -174,6 +184,7 @@ class Admission:
 
     def _same_data_and_fresh_seeds(self) -> None:
         facts = self.prepare_info or {}
+        warm_start.refuse_other_data(self.sources, facts)
         recorded: Journal | None = journal_to_resume(self.spec, self.run_to_resume, facts, self.request.trust_record)
         if recorded and self.run_to_resume and (self.run_to_resume / SPEC).is_file():
             run_folders.refuse_extension(recorded, run_folders.recorded(self.run_to_resume / SPEC), self.spec)
@@ -204,6 +215,7 @@ def admission(request: Request, say: Say) -> Admission:
     if line := other_baseline(path, spec):
         say(line)
     storage = run_folders.storage(request.storage, request.resume)
+    spec, warm, sources = _warm(request, path, spec, storage)
     run_to_resume = run_folders.find_run(storage, spec, request.resume)
     fit, short = fitting(spec)
     return Admission(
@@ -215,7 +227,29 @@ def admission(request: Request, say: Say) -> Admission:
         fit=fit,
         lacking=[*lacking, *short],
         say=say,
+        warm=warm,
+        sources=sources,
     )
+
+
+def _warm(
+    request: Request, path: Path, spec: SweepSpec, storage: Path
+) -> tuple[SweepSpec, list[WarmStart], list[warm_start.Source]]:
+    """The spec with its sources by content, what they tell, and where that is read from.
+
+    A run that is resumed has it on record: what became of the other runs since is nothing to it.
+    """
+    if not spec.search.sources:
+        return spec, [], []
+    folder = request.resume if request.resume != run_folders.NEWEST else None
+    with naming(path):
+        if folder is not None and (folder / JOURNAL).is_file():
+            journal = Journal(folder / JOURNAL, read_only=True, trust=request.trust_record)
+            if (warm := warm_start.recorded(spec, journal)) is not None:
+                return warm_start.pinned(spec, warm), warm, []
+        sources = warm_start.gathered(spec, storage)
+    warm = [one.start for one in sources]
+    return warm_start.pinned(spec, warm), warm, sources
 
 
 def _agreed(request: Request, path: Path, spec: SweepSpec, say: Say) -> tuple[SweepSpec, list[str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from sweeper import closing, preflight, status
-from sweeper.journal import run_folders
+from sweeper.journal import run_folders, warm_start
 from sweeper.plan import capacity, probe
 from sweeper.plan.estimate import shown
 from sweeper.plan.seed_noise import Spread, spread
@@ -30,12 +30,12 @@ from sweeper.tracking import history
 from sweeper.tracking.store import store_uri
 from sweeper.trials import cluster, reproduce
 
-COMPLETED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, interrupts.STATUS
+COMPLETED, FAILED, REFUSED, STOPPED, INTERRUPTED = 0, 1, 2, 4, interrupts.STATUS
 _STATUS = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 1 all trials failed, no Ray, a full or closed disk, 2 bad input, 130 interrupted."""
+    """The exit status: 0 done, 1 all trials failed, no Ray, full disk, 2 bad input, 4 a limit, 130 interrupted."""
     files.standard_streams()
     files.private()
     cluster.isolate()
@@ -154,9 +154,12 @@ def _show_plan(admission: Admission, done: Path | None, as_json: bool) -> int:
         admission.estimate = probe.of(spec, admission.fit, measure=True, sd=_spread(spec, storage))
     refused = [*admission.lacking, *(line for lines in admission.refusals() for line in lines)]
     answered = done is not None and admission.prepare_info is not None and admission.same_data(done)
-    notes = (admission.prepare_info or {}).get("notes", [])
     estimate = replace(
-        admission.estimate, refused=[] if answered else refused, notes=notes, warnings=admission.warnings
+        admission.estimate,
+        refused=[] if answered else refused,
+        notes=(admission.prepare_info or {}).get("notes", []),
+        warnings=admission.warnings,
+        warm=warm_start.words(admission.warm),
     )
     for line in shown(spec, estimate):
         _say(line)
@@ -206,12 +209,16 @@ def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, si
         return FAILED
     verdict = ended.summary["verdict"]
     cautions = filter(None, [ended.summary["caution"], sections.shortfall(stages.journal.trials.values())])
-    for line in closing.lines(admission.path, spec, ended.outcome, ended.best, verdict, " ".join(cautions)):
+    for line in closing.lines(
+        admission.path, spec, ended.outcome, ended.best, verdict, " ".join(cautions), ended.stopped
+    ):
         _say(line)
     if args.resume is None and ended.answered:
         _say(f"to see it again or to resume it: {run_folders.resume(run_dir)}; to train it again: --again")
     if args.json:
         files.emit(json.dumps(ended.summary))
+    if ended.stopped and ended.whole:
+        return STOPPED
     return _STATUS[ended.summary["state"]] if ended.whole else FAILED
 
 

@@ -16,9 +16,10 @@ from filelock import Timeout
 
 from sweeper import closing
 from sweeper.confirmation import champion, design
-from sweeper.journal import learned, object_store, records, run_folders
+from sweeper.journal import learned, object_store, records, run_folders, warm_start
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
+from sweeper.journal.limits import Limits
 from sweeper.preflight import Admission, prepare_shared
 from sweeper.report import sections
 from sweeper.report.summary import summary, sweep_state
@@ -47,6 +48,7 @@ class Ended:
         best: the best trial, if one completed.
         summary: what `--json` prints.
         whole: False where Ray was lost or a step of the closing failed.
+        stopped: which limit of the spec ended it, in a line.
         answered: whether nothing was left to run.
     """
 
@@ -55,6 +57,7 @@ class Ended:
     summary: dict[str, Any]
     whole: bool
     answered: bool
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,11 @@ class Stages:
         if request.fork:
             journal.fork()
         run_folders.begin_here(journal)
+        if not journal.warm_starts():
+            for start in admission.warm:
+                journal.append(start)
+        for line in warm_start.words(journal.warm_starts()):
+            say(f"the sampler begins with {line}")
         for line in journal.doubts():
             say(f"caution: {line}")
         uri = store_uri(spec, run_dir.parent)
@@ -145,12 +153,22 @@ class Stages:
                 tracker.close("interrupted", None, None, FULL_S)  # no run in the store stays RUNNING
                 raise
             signals.close()
+            stopped = None if done or lost or signals.happened else self.stopped()
             outcome, best, failed = self._close(tracker, done, signals)
         outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
         whole = not (lost or failed)
         return Ended(
-            outcome=outcome, best=best, summary=summary(spec, journal, outcome), whole=whole, answered=answered
+            outcome=outcome,
+            best=best,
+            summary=summary(spec, journal, outcome) | {"stopped": stopped},
+            whole=whole,
+            answered=answered,
+            stopped=stopped,
         )
+
+    def stopped(self) -> str | None:
+        """Which limit of the spec ends the sweep here, in a line; None if none does. Asked once a session has begun."""
+        return Limits(self.spec, self.journal).reached()
 
     def _discard(self, tracker: Tracker, say: Say) -> None:
         """Take back a start that Ray did not come to; a run that had trials stays."""
@@ -228,6 +246,8 @@ class Stages:
     def _confirm(self, slots: int, prepare_info: dict[str, Any] | None, signals: Interrupts) -> bool:
         """prepare_info: for the journal, where no session of it has begun yet."""
         spec, journal, say = self.spec, self.journal, signals.say
+        if prepare_info is None and self.stopped():  # before seeds are declared that nothing would run on
+            return design.finished(spec, journal)
         if self.more_seeds and not design.finished(spec, journal):
             say("--more-seeds: the last look is not finished; resuming it, ask again for more seeds")
         if not journal.families():
@@ -240,6 +260,8 @@ class Stages:
                 champion.further(spec, journal, self.more_seeds, self.uri, self.prepare_info, self.run_dir, say)
             )
         while not design.finished(spec, journal):
+            if prepare_info is None and self.stopped():
+                return False
             if family := design.following(spec, journal):
                 journal.append(family)
             if not self._look(slots, prepare_info, signals):

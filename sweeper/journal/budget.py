@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.journal.journal import AUDIT, TrialRecord
+from sweeper.spec import conditions
 from sweeper.trainable import Budget
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
     parts = [f"{name} ({why[name]})" for name in list(off)[:NAMED]]
     parts += [f"{len(off) - NAMED} more arms"] * (len(off) > NAMED)
     if spec.search.method != "arms":
-        parts += [f"points of the space that change {path}" for path in spec.space if _leaves(spec, path, base, budget)]
+        parts += [f"points of the space that change {path}" for path in _leaving(spec, base, budget)]
     if not parts:
         return
     if spec.budget == "free":
@@ -135,16 +136,17 @@ def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
         yield "caution", f"budget not matched: {', '.join(parts)}: {consequence}"
 
 
-def _leaves(spec: SweepSpec, path: str, base: Mapping[str, Any], budget: Budget) -> bool:
-    """Whether some corner of a setting's domain is off budget, with all else as in the baseline."""
-    for corner in spec.space[path].corners():
+def _leaving(spec: SweepSpec, base: Mapping[str, Any], budget: Budget) -> list[str]:
+    """The settings of which some corner is off budget, with all else as in the baseline."""
+    paths: dict[str, None] = {}
+    for path, corner in conditions.corners(spec.space, spec.conditions):
         try:
-            found = spec.budget_of({**base, path: corner})
+            found = spec.budget_of({**base, **corner})
         except ValueError:  # the corner does not go with the baseline
             continue
         if found and not found.same(budget):
-            return True
-    return False
+            paths[path] = None
+    return list(paths)
 
 
 def _count(budget: Budget) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-FORMAT = 3  # of the record; 2 knows neither `Extend` nor trials taken over, 1 had no chain and did not say so
+FORMAT = 3  # of the record; 2 knows no `Extend`, `WarmStart` or trials taken over, 1 had no chain and did not say so
 DEEPEST = 100  # levels that a line may nest
 
 
@@ -174,10 +174,28 @@ class StartTree(TypedDict):
     step: Count
 
 
+class KnownTree(TypedDict):
+    """See `WarmStart`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportGeneralTypeIssues]
+    trial: TrialId
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+    params: dict[str, Any]
+    values: Annotated[list[Number], Field(min_length=1)]
+    baseline: list[Number] | None
+
+
 if TYPE_CHECKING:  # checked by these types when a line is read, and plain trees to those who use them
-    MachineTree = FactsTree = AskedBudgetTree = SaidTree = Start = dict[str, Any]
+    MachineTree = FactsTree = AskedBudgetTree = SaidTree = Start = Known = dict[str, Any]
 else:
-    MachineTree, FactsTree, AskedBudgetTree, SaidTree, Start = Machine, Facts, AskedBudget, Said, StartTree
+    MachineTree, FactsTree, AskedBudgetTree, SaidTree, Start, Known = (
+        Machine,
+        Facts,
+        AskedBudget,
+        Said,
+        StartTree,
+        KnownTree,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +249,26 @@ class Extend:
     changed: list[str]
     spec_hash: str
     spec: str
+    time: Time = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """The sampler of the search knows trials of another run from its first point on; they are no trials of this run.
+
+    Args:
+        source: the name of the other run's folder.
+        run: its id.
+        trials: of its completed search trials, those that are points of this space: `trial`, `seed`, `params` by path,
+            `values` of the objectives, and in `baseline` those of this run's baseline there on that seed, if trained.
+        outside: how many more completed.
+    """
+
+    __pydantic_config__ = _CONFIG
+    source: Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f/]+$")]
+    run: RunId
+    trials: Annotated[list[Known], Field(min_length=1)]
+    outside: Count
     time: Time = field(default_factory=time.time)
 
 
@@ -385,11 +423,16 @@ class Verdict:
     time: Time = field(default_factory=time.time)
 
 
-Event = Begin | Fork | Trust | Extend | Session | Ask | Repeat | Over | Doubt | Report | End | Family | Verdict
+Event = (
+    Begin | Fork | Trust | Extend | WarmStart | Session | Ask | Repeat | Over | Doubt | Report | End | Family | Verdict
+)
 
 KINDS: dict[str, type[Any]] = {
     kind.__name__.lower(): kind
-    for kind in (Begin, Fork, Trust, Extend, Session, Ask, Repeat, Over, Doubt, Report, End, Family, Verdict)
+    for kind in (
+        *(Begin, Fork, Trust, Extend, WarmStart, Session, Ask),
+        *(Repeat, Over, Doubt, Report, End, Family, Verdict),
+    )
 }
 
 

@@ -36,6 +36,7 @@ from sweeper.journal.events import (
     State,
     Trust,
     Verdict,
+    WarmStart,
     parse,
     with_lines,
 )
@@ -240,6 +241,10 @@ class Journal:
         """The points of a stage that the sampler asked for again, in order; it grows with the journal."""
         return self._repeats.setdefault(stage, [])
 
+    def warm_starts(self) -> list[WarmStart]:
+        """What the search's sampler was told of other runs before it began."""
+        return [event for event in self.events if isinstance(event, WarmStart)]
+
     def over(self, stage: str) -> str | None:
         """Why a stage ended before all its trials were asked for; None if it did not."""
         return self._over.get(stage)
@@ -345,6 +350,8 @@ def check(trials: Mapping[str, TrialRecord], event: Event) -> None:
     """Raises ValueError for an event that cannot follow."""
     if isinstance(event, Report | End) and event.trial not in trials:
         raise ValueError(f"it is of trial {event.trial}, which was not asked for")
+    if isinstance(event, WarmStart) and trials:
+        raise ValueError("what the sampler knows from its first point on comes after a trial")
     if isinstance(event, Ask) and event.trial in trials:
         raise ValueError(f"trial {event.trial} is asked for twice")
     if isinstance(event, Report) and event.step <= (last := trials[event.trial].step):

@@ -45,6 +45,16 @@ class Completed:
     owner: str
 
 
+def trusted(run_dir: Path) -> tuple[SweepSpec, Journal]:
+    """Spec and journal of a run from which others may take. Raises ValueError, in one line, for any other."""
+    spec, journal = run_folders.opened(run_dir)
+    if journal.doubted or any(isinstance(event, Trust | Fork) for event in journal.events):
+        raise ValueError("its record is in doubt, so nothing is taken from it; its report says why")
+    if not run_folders.began_here(journal):
+        raise ValueError("this user did not begin it on this machine, so nothing is taken from its record")
+    return spec, journal
+
+
 def place(session: Session) -> str | None:
     """What a session's numbers depend on beside a trial's own settings; None if the record does not say it all.
 
@@ -122,12 +132,9 @@ class Reuse:
                 run_folders.refuse_strange(run_dir)
                 if run_folders.recorded(run_dir / run_folders.SPEC).trainable != self.spec.trainable:
                     continue  # before its journal is read, which may be long
-                spec, journal = run_folders.opened(run_dir)
+                spec, journal = trusted(run_dir)
             except (ValueError, OSError):
-                continue  # unreadable or changed since it was written: nothing is taken from it
-            doubtful = journal.doubted or any(isinstance(event, Trust | Fork) for event in journal.events)
-            if doubtful or not run_folders.began_here(journal):
-                continue
+                continue  # unreadable, changed since it was written, in doubt or from elsewhere
             for key, record in keys(spec, journal):
                 if (one := _whole(spec, run_dir, record)) is not None:
                     yield key, one

@@ -15,6 +15,7 @@ from typing import Any
 from sweeper.journal import budget, records, tasks
 from sweeper.plan.seed_noise import Spread
 from sweeper.plan.shared_steps import fork_steps, shared_steps
+from sweeper.spec import conditions
 from sweeper.spec.spec import SweepSpec
 from sweeper.trainable import Pace, Settings
 
@@ -80,6 +81,7 @@ class Plan:
         warnings: of the trainable, about the same.
         points: of the space; None if they are not counted.
         looks: of the confirmation.
+        warm: what other runs tell the sampler, a line for each.
         shared_steps: over all trials, those that none of them trains since others have; `hours` counts them.
     """
 
@@ -109,6 +111,7 @@ class Plan:
     points: int | None = None
     looks: list[Look] = field(default_factory=list)
     shared_steps: int = 0
+    warm: list[str] = field(default_factory=list)
 
 
 def plan(
@@ -248,6 +251,7 @@ def shown(spec: SweepSpec, estimate: Plan) -> list[str]:
     at_most = "" if spec.scheduler == "none" and not estimate.looks else "at most "
     rows = {
         **_asked(spec),
+        **({"warm start": "; ".join(estimate.warm)} if estimate.warm else {}),
         "trials": f"{estimate.trials} to search, {_confirming(spec)}; {at_once} at a time",
         "budget": _budget(spec),
         "steps": f"{estimate.steps:,} a trial of {settings.tokens_per_step:,} tokens: {_count(estimate.tokens)} in all",
@@ -314,7 +318,14 @@ def _asked(spec: SweepSpec) -> dict[str, str]:
         rows["baseline"] = "none: no arm is named"
     if spec.search.method != "arms":
         points = "" if spec.points is None else f"; {spec.points:,} points"
-        rows["space"] = "; ".join(f"{path} {domain.words()}" for path, domain in spec.space.items()) + points
+        given = spec.conditions
+        rows["space"] = (
+            "; ".join(
+                f"{path} {domain.words()}" + (f", {conditions.words(given[path])}" if path in given else "")
+                for path, domain in spec.space.items()
+            )
+            + points
+        )
     return rows
 
 
@@ -354,7 +365,7 @@ def _duration(seconds: float) -> str:
 def _corners(spec: SweepSpec) -> Iterator[dict[str, Any]]:
     yield {}
     yield from spec.arms.values()
-    yield from ({path: corner} for path, domain in spec.space.items() for corner in domain.corners())
+    yield from (params for _, params in conditions.corners(spec.space, spec.conditions))
 
 
 def _cost(settings: Any) -> float:

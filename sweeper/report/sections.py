@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.confirmation import verdict_text
-from sweeper.journal import budget, learned, tasks
+from sweeper.journal import budget, learned, tasks, warm_start
 from sweeper.journal.budget import PREDICTED, Common
 from sweeper.journal.events import Session
 from sweeper.journal.journal import AUDIT, Journal, TrialRecord, fingerprints_in, nested
@@ -141,7 +141,7 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
 def _method(spec: SweepSpec, journal: Journal) -> str:
     """How points were chosen, and whether the sampler ran out of new ones."""
     first = f"{spec.search.method}, {spec.total_trials} trials, scheduler {spec.scheduler}"
-    parts = [first]
+    parts = [first, *(f"the sampler knew {line}" for line in warm_start.words(journal.warm_starts()))]
     if spec.points is not None:
         parts.append(f"the space has {spec.points:,} points")
     if again := len(journal.repeats("search")):

@@ -38,6 +38,9 @@ def summary(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, An
         "report": str(outcome.report),
         "verdict": journal.verdict(),
         "caution": learned.caution(spec, journal),
+        "warm_start": [
+            {"run": one.source, "trials": len(one.trials), "outside": one.outside} for one in journal.warm_starts()
+        ],
     }
 
 

@@ -27,6 +27,7 @@ from sweeper.journal.events import Ask, End, Family, Over, Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.records import best, describe, ended, is_shares, settings
 from sweeper.system.files import one_line
+from sweeper.system.markdown import ABSENT
 from sweeper.system.secrecy import veiled
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ class Live:
         self._next_line = time.monotonic() + LINE_S
         profile = f", profile {self._spec.profile}" if self._spec.profile else ""
         started = f", {len(self._journal.trials)} of them started" if self._journal.trials else ""
-        self.say(f"{self._spec.name}: {self._total} trials{started}{profile}")
+        told = sum(len(start.trials) for start in self._journal.warm_starts())
+        known = f", the sampler knows {told} of other runs" if told else ""
+        self.say(f"{self._spec.name}: {self._total} trials{started}{known}{profile}")
         with contextlib.suppress(Exception):
             if self._console.is_terminal and not self._console.is_dumb_terminal:
                 table = rich_live.Live(console=self._console, auto_refresh=False, redirect_stdout=False)
@@ -244,7 +247,8 @@ def _settings(shown: Sequence[TrialRecord], named: bool = False) -> list[Column]
         parts = next((value for value in values if is_shares(value)), None)
         if named and parts:
             head = f"{one_line(leaf)}\n{one_line('/'.join(parts))}"
-        cells = [_text(_value(veiled(path, value), _decimals(values))) for value in values]
+        texts = [_value(veiled(path, value), _decimals(values)) for value in values]
+        cells = [_text(one if path in each.ask.params else ABSENT) for one, each in zip(texts, shown, strict=True)]
         columns.append(Column(head, cells, right=not any(isinstance(value, str | Mapping) for value in values)))
     return columns
 

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,12 +31,13 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from sweeper.confirmation import design, verdicts
-from sweeper.journal import budget, checkpoints
+from sweeper.journal import budget, checkpoints, warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Ask, End, Over, Repeat
 from sweeper.journal.journal import Journal, TrialRecord, apply
+from sweeper.spec import conditions
 from sweeper.spec.objectives import maximised
-from sweeper.spec.space import Dimension, point
+from sweeper.spec.space import Dimension
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 
@@ -48,6 +50,7 @@ Key = tuple[int, int]
 _STATES = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", message="Argument ``group`` is an experimental feature")
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,13 @@ class Calls:
 
     reconcile: before each answer; may write ends into the journal. take_over: with a trial that is to be trained;
     returns whether it was recorded as an earlier run's. sharing: with such a trial; returns the fields of its
-    `TrialTask` on trunks.
+    `TrialTask` on trunks. stopped: why no trial is to start any more, if so.
     """
 
     reconcile: Callable[[], None] = lambda: None
     take_over: Callable[[TrialRecord], bool] = lambda record: False
     sharing: Callable[[TrialRecord], dict[str, Any]] = lambda record: {}
+    stopped: Callable[[], str | None] = lambda: None
 
 
 class JournalSearch(Searcher, ABC):
@@ -124,6 +128,8 @@ class JournalSearch(Searcher, ABC):
     @property
     def remaining(self) -> int:
         """How many trials this session still has to start."""
+        if self.calls.stopped():
+            return 0
         fresh = 0 if self.journal.over(self.stage) else max(0, self.total - len(self._records()))
         return len(self._waiting) + fresh
 
@@ -135,6 +141,8 @@ class JournalSearch(Searcher, ABC):
     def suggest(self, trial_id: str) -> Any:
         """A trial's task, None for "not now", or FINISHED."""
         self.calls.reconcile()
+        if self.calls.stopped():
+            return Searcher.FINISHED
         self._running = [record for record in self._running if record.open]
         if len(self._running) >= self.slots:
             return None
@@ -262,6 +270,10 @@ class StudySearch(JournalSearch):
     No point is trained twice. If the sampler repeats a point, the repeat goes into the journal, the sampler sees it
     from then on as the trial with that point, and it is asked again. If that yields nothing new, an untried point is
     taken; if there is none, the search is over.
+
+    With `search.from` the sampler sees the trials of other runs before those of this one, and they shorten its random
+    start. They are no trials of this run: a point that one of them has may be trained here. Raises ValueError if the
+    journal does not have them.
     """
 
     def __init__(
@@ -278,6 +290,9 @@ class StudySearch(JournalSearch):
         self._sampler_attrs: dict[Key, dict[str, Any]] = {}  # what CMA-ES stores with a trial: its generation
         self._distributions = _distributions(spec)
         self._frozen: dict[Key, FrozenTrial] = {}  # of trials that have ended
+        self._known: tuple[list[float] | None, list[FrozenTrial]] = (None, [])  # told at which level of the baseline
+        if spec.search.sources:
+            self._known = None, _known_trials(spec, journal, None, self._distributions)
         self._tried: dict[str, str] = {}  # settings, or hash of the configuration -> the trial with it
         self._ended = self._noted = 0  # how many of the first trials have ended; how many are in `_tried`
         if spec.search.method == "cmaes":
@@ -305,10 +320,10 @@ class StudySearch(JournalSearch):
 
     def _fresh(self, records: Sequence[TrialRecord], number: int) -> Point | None:
         """A point that no trial has; None once the journal says that the search is over."""
-        repeats, space = self.journal.repeats(self.stage), self.spec.space
+        repeats = self.journal.repeats(self.stage)
         while not self._exhausted(count := _count(repeats, number)):
             raw = self._sample(records, repeats, number)
-            params = {path: domain.value(path, raw) for path, domain in space.items()}
+            params = self._params(raw)
             trial = self._trial_with(records, params)
             if trial is None:
                 return Point(None, self.spec.seeds.search[0], params, raw)
@@ -324,7 +339,7 @@ class StudySearch(JournalSearch):
         size, space, seed = self.spec.points or 0, self.spec.space, self.spec.seeds.search[0]
         begin = derive(seed, number, count)
         for offset in range(min(size, LOOKED_AT)):
-            params = point(space, (begin + offset) % size)
+            params = conditions.point(space, self.spec.conditions, (begin + offset) % size)
             if self._trial_with(records, params) is None:
                 raw = [space[path].to_sampler(path, value) for path, value in params.items()]
                 return Point(None, seed, params, {name: part[name] for part in raw for name in part})
@@ -384,11 +399,42 @@ class StudySearch(JournalSearch):
         seed = derive(self.spec.seeds.search[0], number, count)
         sampler = _sampler(self.spec, seed) if count < REPEATS else RandomSampler(seed)
         study = optuna.create_study(sampler=sampler, directions=_directions(self.spec))
-        study.add_trials(trials)
-        raw = study.ask(fixed_distributions=self._distributions).params
+        study.add_trials([*self._history(records[:settled], MEMORY - len(trials)), *trials])
+        raw = self._suggested(study)
         if self.spec.search.method == "cmaes":
             self._sampler_attrs[number, count] = study.get_trials(deepcopy=False)[-1].system_attrs
         return raw
+
+    def _history(self, settled: Sequence[TrialRecord], most: int) -> list[FrozenTrial]:
+        """The trials of other runs, the latest `most`, at the level of this run's baseline once it has ended."""
+        if not self.spec.search.sources or most <= 0:
+            return []
+        first = settled[0] if settled and self.spec.arms and settled[0].state == "completed" else None
+        scores = [first.score(name) for name in self.spec.objectives] if first else []
+        own = [score for score in scores if score is not None]
+        level = own if own and len(own) == len(scores) else None
+        if not self._known[1] or self._known[0] != level:
+            self._known = level, _known_trials(self.spec, self.journal, level, self._distributions)
+        return self._known[1][-most:]
+
+    def _suggested(self, study: optuna.Study) -> dict[str, Any]:
+        """The parameters of a new trial; with conditions of those paths alone that exist for it."""
+        if not self.spec.conditions:
+            return study.ask(fixed_distributions=self._distributions).params
+        trial = study.ask()
+
+        def value(path: str) -> Any:
+            for name in (domain := self.spec.space[path]).sampler_params(path):
+                _suggest(trial, name, self._distributions[name])
+            return domain.value(path, trial.params)
+
+        conditions.active(self.spec.space, self.spec.conditions, value)
+        return trial.params
+
+    def _params(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The point, by path, for the sampler's parameters."""
+        space = self.spec.space
+        return conditions.active(space, self.spec.conditions, lambda path: space[path].value(path, raw))
 
     def _shown(self, shown: Shown, running: bool = False) -> FrozenTrial:
         """A trial as the sampler sees it; cached once the trial has ended."""
@@ -426,7 +472,7 @@ def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
     """How much each setting of the space sets the best trials apart, by path, 1 in total; empty if nothing does.
 
     PED-ANOVA (Watanabe, Bansal & Hutter 2023), Optuna's default. A simplex gets the sum over its parameters. Only the
-    first objective counts.
+    first objective counts. Paths with conditions are left out: few trials have them, and not the same ones.
     """
     common = Common.of(spec, journal.stage("search"))
     records = [record for record in journal.stage("search") if record.ask.raw and common.kept(record)]
@@ -437,7 +483,9 @@ def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
         return {}
     by_raw = optuna.importance.get_param_importances(study)
     return {
-        path: sum(by_raw.get(name, 0.0) for name in domain.sampler_params(path)) for path, domain in spec.space.items()
+        path: sum(by_raw.get(name, 0.0) for name in domain.sampler_params(path))
+        for path, domain in spec.space.items()
+        if path not in spec.conditions
     }
 
 
@@ -452,7 +500,9 @@ def _sampler(spec: SweepSpec, seed: int) -> BaseSampler:
     startup = 3 if spec.scheduler == "none" else max(3, min(10, spec.total_trials // 3))
     if spec.search.method == "gp":
         return GPSampler(seed=seed, n_startup_trials=startup)
-    return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup)
+    # Paths that come and go are sampled in groups of those that trials have together; one by one otherwise.
+    groups = bool(spec.conditions)
+    return TPESampler(seed=seed, multivariate=True, group=groups, constant_liar=True, n_startup_trials=startup)
 
 
 def _directions(spec: SweepSpec) -> list[StudyDirection]:
@@ -470,6 +520,16 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.integer:
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
+    match distribution:
+        case CategoricalDistribution():
+            trial.suggest_categorical(name, distribution.choices)
+        case IntDistribution():
+            trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+        case FloatDistribution():
+            trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
 
 
 class _Lines(BaseJournalBackend):
@@ -524,6 +584,42 @@ def _frozen_all(shown: Iterable[Shown], spec: SweepSpec, objectives: Sequence[st
             trial.state, trial.values = TrialState.FAIL, None  # never the best
             trial.user_attrs["note"] = design.APART
     return frozen
+
+
+def _known_trials(
+    spec: SweepSpec, journal: Journal, level: Sequence[float] | None, distributions: Mapping[str, BaseDistribution]
+) -> list[FrozenTrial]:
+    """The trials of other runs as the sampler sees them. level: what this run's baseline scored, if it is known.
+
+    Raises ValueError, in one line, if the journal does not have them as points of this space.
+    """
+    starts, found = journal.warm_starts(), list[FrozenTrial]()
+    if not starts:
+        raise ValueError("search.from: the record does not have what the other runs told: start a new run")
+    lengths = {len(one[key]) for start in starts for one in start.trials for key in ("values", "baseline") if one[key]}
+    paths = {path for start in starts for one in start.trials for path in one["params"]}
+    if lengths != {len(spec.objectives)} or not paths <= spec.space.keys():
+        raise ValueError("search.from: what the record says that other runs told does not fit this spec")
+    for params, values in warm_start.told(starts, level):
+        parts = [spec.space[path].to_sampler(path, value) for path, value in params.items()]
+        raw, then = {name: part[name] for part in parts for name in part}, datetime.fromtimestamp(starts[0].time)
+        found.append(
+            _Shared(
+                number=-1,  # the storage assigns this and the id
+                trial_id=-1,
+                state=TrialState.COMPLETE,
+                value=None,
+                values=values,
+                datetime_start=then,
+                datetime_complete=then,
+                params=raw,
+                distributions={name: distributions[name] for name in raw},
+                user_attrs={},
+                system_attrs={},
+                intermediate_values={},
+            )
+        )
+    return found
 
 
 def _frozen_trial(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sweeper.spec import conditions
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.hints import shown
-from sweeper.spec.space import Choice, Domain, RandInt, count_values
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
@@ -24,13 +23,11 @@ def expanded(spec: SweepSpec, settle: Callable[[Mapping[str, Any]], object]) -> 
     """
     if not spec.space:
         raise ConfigError(("space",), "is empty: grid needs one; for arms alone write search: {method: arms}")
-    values = {path: _values(path, domain) for path, domain in spec.space.items()}
     arms, given = dict(spec.arms), [settle(arm) for arm in spec.arms.values()]
-    for number, combination in enumerate(itertools.product(*values.values()), 1):
-        point = dict(zip(values, combination, strict=True))
+    for number, point in enumerate(conditions.every(spec.space, spec.conditions), 1):
         if given and (settled := settle(point)) is not None and settled in given:
             continue
-        name = _name(list(values), combination)
+        name = _name(point)
         if name in arms or len(name) > _LONGEST:
             name = f"{name[: _LONGEST - 6]}-{number}"
         arms[name] = point
@@ -42,17 +39,10 @@ def expanded(spec: SweepSpec, settle: Callable[[Mapping[str, Any]], object]) -> 
     return spec.model_copy(update={"arms": arms, "search": search})
 
 
-def _values(path: str, domain: Domain) -> Sequence[Any]:
-    count_values(path, domain)
-    if isinstance(domain, RandInt):
-        return range(domain.low, domain.high + 1)
-    return domain.choices if isinstance(domain, Choice) else ()
-
-
-def _name(paths: Sequence[str], values: Sequence[Any]) -> str:
+def _name(point: Mapping[str, Any]) -> str:
     """`ema_decay_0_5-rate_0_15`: the last words of the paths with their values, in characters that a name may have."""
-    leaves = [path.rpartition(".")[2] for path in paths]
-    words = leaves if len(set(leaves)) == len(leaves) else paths
-    texts = [value if isinstance(value, str) else shown(value) for value in values]
+    leaves = [path.rpartition(".")[2] for path in point]
+    words = leaves if len(set(leaves)) == len(leaves) else list(point)
+    texts = [value if isinstance(value, str) else shown(value) for value in point.values()]
     text = "-".join(f"{word}_{value}" for word, value in zip(words, texts, strict=True))
     return re.sub(r"[^A-Za-z0-9-]+", "_", text.replace("_-", "_minus")).strip("_-") or "point"

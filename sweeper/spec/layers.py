@@ -94,8 +94,8 @@ def touches(tree: Any, location: Sequence[Any]) -> bool:
 
 
 def _replaced_whole(path: tuple[str, ...]) -> bool:
-    """Whether this is a domain of the space, or an arm's value for a path."""
-    return (path[0] == "space" and len(path) == 2) or (path[0] == "arms" and len(path) == 3)
+    """Whether this is a domain or a condition of the space, or an arm's value for a path."""
+    return (path[0] in ("space", "conditions") and len(path) == 2) or (path[0] == "arms" and len(path) == 3)
 
 
 def _check_profile(where: str, part: Any) -> None:
@@ -130,9 +130,9 @@ def _assignment(text: str, below: Mapping[str, Any]) -> Tree:
 
 
 def _keys(path: str) -> list[str]:
-    """The keys of a `--set` path. Keys of `space` and of an arm are themselves dotted paths of settings."""
+    """The keys of a `--set` path. Keys of `space`, `conditions` and an arm are themselves dotted paths of settings."""
     root, _, rest = path.partition(".")
-    if root == "space" and rest:
+    if root in ("space", "conditions") and rest:
         return [root, rest]
     if root == "arms" and rest:
         arm, dot, setting = rest.partition(".")

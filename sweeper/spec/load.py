@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper.spec import ablation, early_stopping
+from sweeper.spec import ablation, conditions, early_stopping
 from sweeper.spec.arms import expanded
 from sweeper.spec.errors import ConfigError, SpecError, refusal, setting_paths
 from sweeper.spec.hints import key_path, nearest, nearest_path, shown
@@ -53,7 +53,7 @@ def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
         raise ConfigError(
             ("evaluate",), f"{spec.trainable} has no check_tasks, so it scores no tasks; leave evaluate out"
         )
-    arms = {name: _arm(spec, name, base) for name in spec.arms}
+    arms = {name: _arm(spec, name, base, trainable) for name in spec.arms}
     if spec.search.method == "grid":
         spec = expanded(spec.model_copy(update={"arms": arms}), lambda params: _settled(spec, params))
         arms = spec.arms
@@ -126,8 +126,8 @@ def _paths(spec: SweepSpec) -> Iterator[tuple[tuple[str, ...], str]]:
         yield from ((("arms", name), path) for path in arm)
 
 
-def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
-    """An arm's settings. Under a sampler it has every path of the space; those it does not set come from config."""
+def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any], trainable: Trainable) -> dict[str, Any]:
+    """An arm's settings. Under a sampler it has every path of the space that exists for it, from config if need be."""
     given = spec.arms[name]
     sampled = spec.search.method not in ("arms", "grid")
     outside = {path: value for path, value in given.items() if path not in spec.space}
@@ -135,7 +135,12 @@ def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
         path = next(iter(outside))
         reason = f"is not in the space that {spec.search.method} searches; {nearest(path, spec.space)}"
         raise ConfigError(("arms", name, path), reason)
-    inside = {path: given.get(path, ablation.at(base, path)) for path in spec.space if sampled or path in given}
+    whole = trainable.expand(given) if spec.conditions else given
+    there = conditions.active(spec.space, spec.conditions, lambda path: whole.get(path, ablation.at(base, path)))
+    if path := next((path for path in given if path in spec.space and path not in there), None):
+        reason = f"exists {conditions.words(spec.conditions[path])}; leave it out"
+        raise ConfigError(("arms", name, path), reason)
+    inside = {path: given.get(path, ablation.at(base, path)) for path in there if sampled or path in given}
     for path, value in inside.items():
         try:
             spec.space[path].to_sampler(path, value)
@@ -148,10 +153,8 @@ def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any]) -> dict[str, Any]:
 def probes(spec: SweepSpec, arms: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """Settings to try, with their location in the spec: every arm, every corner, all low and all high corners."""
     yield from ((("arms", name), arm) for name, arm in arms.items())
-    for path, domain in spec.space.items():
-        yield from ((("space", path), {path: corner}) for corner in domain.corners())
-    for end in (0, -1):
-        yield ("space",), {path: domain.corners()[end] for path, domain in spec.space.items()}
+    yield from ((("space", path), params) for path, params in conditions.corners(spec.space, spec.conditions))
+    yield from ((("space",), params) for params in conditions.ends(spec.space, spec.conditions))
 
 
 def load(

@@ -414,15 +414,6 @@ def _within(value: Any, low: float, high: float, integer: bool = False) -> int |
 MOST_POINTS = 2_000
 
 
-def refuse_too_many(space: Mapping[str, Domain]) -> None:
-    """Raises ConfigError for a grid with too many points, before it is expanded."""
-    points = math.prod(count_values(path, domain) for path, domain in space.items())
-    if points > MOST_POINTS:
-        raise ConfigError(
-            ("space",), f"the grid has {points} points, {MOST_POINTS} at most; narrow it, or use method random"
-        )
-
-
 def count_values(path: str, domain: Domain) -> int:
     """The number of values in a domain of a grid. Raises ConfigError for a domain that a grid cannot enumerate."""
     if isinstance(domain, RandInt):

@@ -26,16 +26,18 @@ from pydantic import (
     model_validator,
 )
 
+from sweeper.spec import conditions as conditions_of
 from sweeper.spec import early_stopping, objectives, space
 from sweeper.spec import settings as settings_of
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.recorded import TrainableStub
-from sweeper.spec.space import MOST_POINTS, refuse_too_many
+from sweeper.spec.space import MOST_POINTS
 from sweeper.system import yaml_reader
 from sweeper.trainable import Budget, Settings
 
 FIRST_LOOK, NEXT_LOOK = 8, 4  # pairs, if confirm.looks is null
 MOST_ARMS, MOST_CORNERS, MOST_TRIALS, MOST_SEEDS = MOST_POINTS, 5_000, 100_000, 10_000
+MOST_SOURCES, LONGEST_SOURCE = 20, 300
 MOST_LOOKS, NAMED = 100, 20  # looks that follow from the seeds; looks that confirm.looks lists
 
 # Packages that Optuna imports for these samplers only. greenlet makes gp three times as fast.
@@ -52,6 +54,9 @@ def _safe_name(name: str) -> str:
 
 
 Domain = Annotated[space.Domain, PlainValidator(space.parse), PlainSerializer(lambda domain: domain.to_dict())]
+Condition = Annotated[
+    dict[str, tuple[space.Scalar, ...]], PlainValidator(conditions_of.parse), PlainSerializer(conditions_of.to_plain)
+]
 Rule = Annotated[early_stopping.Rule, PlainValidator(early_stopping.parse), PlainSerializer(early_stopping.to_dict)]
 Objectives = Annotated[
     tuple[str, ...], Field(min_length=1), BeforeValidator(objectives.parse), PlainSerializer(objectives.to_plain)
@@ -66,11 +71,34 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _source(name: str) -> str:
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_SOURCE:
+        raise ValueError("name a run folder, or a run of the storage")
+    return name
+
+
 class Search(Section):
-    """How points are chosen. Under `arms`, trials follows from arms and search seeds. `grid` resolves to `arms`."""
+    """How points are chosen. Under `arms`, trials follows from arms and search seeds. `grid` resolves to `arms`.
+
+    sources: `from` in a spec: runs whose completed trials the sampler knows from the start (journal/warm_start.py).
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     method: Literal["tpe", "random", "gp", "cmaes", "grid", "arms"] = "tpe"
     trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None
+    sources: Annotated[tuple[Annotated[str, AfterValidator(_source)], ...], Field(max_length=MOST_SOURCES)] = Field(
+        default=(), alias="from", exclude_if=operator.not_
+    )
+
+    @model_validator(mode="after")
+    def _learns(self) -> Self:
+        if self.sources and self.method not in ("tpe", "gp"):
+            reason = f"{self.method} does not learn from other runs: use tpe or gp, or leave it out"
+            raise ConfigError(("from",), reason)
+        if len(set(self.sources)) < len(self.sources):
+            raise ConfigError(("from",), "names a run twice")
+        return self
 
 
 class Seeds(Section):
@@ -189,10 +217,15 @@ class Evaluate(Section):
 
 
 class Limits(Section):
-    """A sweep does not start if its plan exceeds these. hours: wall clock."""
+    """A sweep does not start if its plan exceeds these, and ends in order once it has reached them (journal/limits.py).
+
+    hours: wall clock of all sessions. gpu_hours: of all trials. failures: trials that failed in a row; not part of the
+    hash if it is not set.
+    """
 
     hours: Annotated[float, Field(gt=0)] | None = None
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    failures: Annotated[int, Field(gt=0)] | None = Field(default=None, exclude_if=_absent)
 
 
 class Tracking(Section):
@@ -227,6 +260,8 @@ class SweepSpec(Section):
             `free` all; not part of the hash at its default.
         config: the trainable's complete settings, except `data`.
         space: setting path -> its domain.
+        conditions: setting path -> the choices, with their values, without which it does not exist; not part of the
+            hash if there are none.
         arms: name -> {setting path: value}; the first is the baseline. Method arms runs only these; for a sampler
             they are the first trials, and complete points of the space.
         ablation: how further arms are derived from two.
@@ -247,6 +282,7 @@ class SweepSpec(Section):
     budget: Literal["matched", "free"] = Field(default="matched", exclude_if=lambda given: given == "matched")
     config: dict[str, Any] = {}
     space: dict[str, Domain] = {}
+    conditions: dict[str, Condition] = Field(default={}, exclude_if=operator.not_)
     arms: dict[Name, dict[str, Any]] = {}
     ablation: Literal["leave_one_out", "add_one", "grid"] | None = None
     search: Search = Search()
@@ -274,6 +310,7 @@ class SweepSpec(Section):
             raise ConfigError(
                 ("ablation",), "needs search: {method: arms} and two arms: the baseline and the full method"
             )
+        self._check_conditions()
         seeds = len(self.seeds.confirm)
         if self.confirm.looks and 1 < seeds < self.confirm.looks[-1]:
             reason = f"the last needs {self.confirm.looks[-1]} pairs, but seeds.confirm has {seeds} seeds: add seeds"
@@ -281,7 +318,7 @@ class SweepSpec(Section):
         if self.search.method == "arms":
             self._check_arms()
         elif self.search.method == "grid":
-            refuse_too_many(self.space)
+            conditions_of.refuse_too_many(self.space, self.conditions)
         else:
             self._check_sampled()
         _refuse_nested(("space",), self.space)
@@ -306,6 +343,16 @@ class SweepSpec(Section):
         if self.confirm.looks is None and len(self.looks) > MOST_LOOKS:
             reason = f"{len(self.looks)} looks, one every {NEXT_LOOK} pairs, are too many; list at most {NAMED}"
             raise ConfigError(("confirm", "looks"), reason)
+
+    def _check_conditions(self) -> None:
+        if not self.conditions:
+            return
+        if (method := self.search.method) in ("gp", "cmaes"):
+            reason = f"{method} needs the same paths at every point: use tpe, random or grid, or leave them out"
+            raise ConfigError(("conditions",), reason)
+        if self.ablation:
+            raise ConfigError(("ablation",), "does not go with conditions: leave these out")
+        conditions_of.check(self.space, self.conditions)
 
     def _check_arms(self) -> None:
         if not self.arms:
@@ -384,7 +431,7 @@ class SweepSpec(Section):
     @property
     def points(self) -> int | None:
         """The number of points in a sampler's space; None if they are not counted or nothing is sampled."""
-        return None if self.search.method in ("arms", "grid") else space.points(self.space)
+        return None if self.search.method in ("arms", "grid") else conditions_of.points(self.space, self.conditions)
 
     @property
     def compared(self) -> int:
@@ -428,12 +475,18 @@ class SweepSpec(Section):
 
     @property
     def spec_hash(self) -> str:
-        """SHA-256 of the resolved spec. The order of space and arms matters: it decides the order of trials."""
-        return _digest(self.model_dump(mode="json", exclude={"shared", "reuse"}))
+        """SHA-256 of the resolved spec. The order of space and arms matters: it decides the order of trials.
+
+        Of a source of the search, NAME@DIGEST, only the digest counts, of what it tells.
+        """
+        tree = self.model_dump(mode="json", exclude={"shared", "reuse"})
+        if self.search.sources:
+            tree["search"]["from"] = [entry.rpartition("@")[2] for entry in self.search.sources]
+        return _digest(tree)
 
     def changed(self, other: SweepSpec) -> list[str]:
         """Dotted paths of the settings in which another spec differs from this one."""
-        own, others = (dict(_flat(one.model_dump(mode="json"))) for one in (self, other))
+        own, others = (dict(flat(one.model_dump(mode="json"))) for one in (self, other))
         return sorted(key for key in own.keys() | others if own.get(key, _ABSENT) != others.get(key, _ABSENT))
 
     @property
@@ -479,11 +532,11 @@ class SweepSpec(Section):
 _ABSENT = object()
 
 
-def _flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a tree by dotted path; an empty mapping is a leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{at}{key}.")
+            yield from flat(value, f"{at}{key}.")
         else:
             yield f"{at}{key}", value
 

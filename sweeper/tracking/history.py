@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sweeper.spec import conditions
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import store
 from sweeper.tracking import tags as tag
@@ -57,7 +58,7 @@ def is_own(own: Mapping[str, str], tags: Mapping[str, str]) -> bool:
 
 def _compared(spec: SweepSpec) -> set[str]:
     """The settings that the space and the arms set, and those that follow from them, for instance from a preset."""
-    changes: list[Mapping[str, Any]] = [{path: end} for path, domain in spec.space.items() for end in domain.corners()]
+    changes: list[Mapping[str, Any]] = [params for _, params in conditions.corners(spec.space, spec.conditions)]
     changes += spec.arms.values()
     found, base = {name(path) for params in changes for path in params}, _settings(spec, {})
     for params in changes:

@@ -26,6 +26,7 @@ from sweeper.confirmation import design as confirmation
 from sweeper.journal import checkpoints, learned, object_store, provenance, recorded
 from sweeper.journal.events import Doubt, End, Session
 from sweeper.journal.journal import Journal
+from sweeper.journal.limits import Limits, Reached
 from sweeper.journal.object_store import Remote
 from sweeper.journal.run_folders import SCRATCH
 from sweeper.search.optuna_search import (
@@ -53,11 +54,18 @@ OPTUNA_LOG = "optuna.log"
 class _Watch(tune.Callback):
     """Ends a sweep whose nodes are all gone, as Tune would wait forever; otherwise says what Tune waits for.
 
-    free: called with the id of a trial that has ended, once its process has had time to release what it held.
+    free: called with the id of a trial that has ended, once its process has had time to release what it held. stopped:
+    why the sweep is to end, if so: then it raises Reached.
     """
 
-    def __init__(self, needs: nodes.Needs, say: Callable[[str], None], free: Callable[[str], None]) -> None:
-        self.needs, self.say, self.free = needs, say, free
+    def __init__(
+        self,
+        needs: nodes.Needs,
+        say: Callable[[str], None],
+        free: Callable[[str], None],
+        stopped: Callable[[], str | None],
+    ) -> None:
+        self.needs, self.say, self.free, self.stopped = needs, say, free, stopped
         self.next, self.lacking = 0.0, ""
         self.ended: deque[tuple[float, str]] = deque()
 
@@ -67,6 +75,8 @@ class _Watch(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         while self.ended and time.monotonic() >= self.ended[0][0]:
             self.free(self.ended.popleft()[1])
+        if line := self.stopped():
+            raise Reached(line)
         if time.monotonic() >= self.next:
             self.next = time.monotonic() + WATCH_S
             alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -158,7 +168,7 @@ def searching(
     """What asks for the trials of the search, and what records and stops them. Arguments as for `run`."""
     # The rule first: the last session may have ended before it wrote down a stop.
     rule = scheduler(spec, journal, run_dir, _hooks(spec, run_dir, journal, say))
-    calls, log = Sharing(spec, run_dir, journal, rule, concurrency, reuse).calls, run_dir / OPTUNA_LOG
+    calls, log = _calls(spec, run_dir, journal, rule, concurrency, reuse), run_dir / OPTUNA_LOG
     if spec.search.method == "arms":
         return ListSearch(spec, journal, min(slots, concurrency), log, calls), rule
     return StudySearch(spec, journal, slots, log, concurrency, calls), rule
@@ -175,8 +185,17 @@ def confirming(
 ) -> tuple[JournalSearch, JournalScheduler]:
     """The same for the confirmation."""
     rule = JournalScheduler(journal, run_dir, _hooks(spec, run_dir, journal, say))
-    calls, log = Sharing(spec, run_dir, journal, rule, concurrency, reuse).calls, run_dir / OPTUNA_LOG
+    calls, log = _calls(spec, run_dir, journal, rule, concurrency, reuse), run_dir / OPTUNA_LOG
     return ConfirmSearch(spec, journal, min(slots, concurrency), log, calls), rule
+
+
+def _calls(
+    spec: SweepSpec, run_dir: Path, journal: Journal, rule: JournalScheduler, concurrency: int, reuse: bool
+) -> Calls:
+    """What the searcher of a stage calls."""
+    return replace(
+        Sharing(spec, run_dir, journal, rule, concurrency, reuse).calls, stopped=Limits(spec, journal).reached
+    )
 
 
 def begin(
@@ -208,17 +227,20 @@ def _stage(
     say: Callable[[str], None],
 ) -> None:
     _clear(run_dir)
+    why: str | None = None
     try:
         if search.remaining:
             with _plainly():
                 _tuner(spec, run_dir, search, rule, say).fit()
+    except Reached as reached:
+        why = str(reached)
     finally:
         if spec.resources.workers and ray.is_initialized():
             cluster.free(cluster.reserved(_train_scratch(run_dir)))
         _clear(run_dir)
         for record in journal.trials.values():
-            if record.state == "running":
-                journal.append(End(trial=record.id, state="interrupted"))
+            if record.state == "running" or (why and record.open):  # a limit's reason replaces that of a retry
+                journal.append(End(trial=record.id, state="interrupted", reason=why))
 
 
 def _hooks(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str], None]) -> Hooks:
@@ -244,14 +266,14 @@ def _hooks(spec: SweepSpec, run_dir: Path, journal: Journal, say: Callable[[str]
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """Raise system errors as they are: Tune wraps what its callbacks raise."""
+    """Raise system errors and Reached as they are: Tune wraps what its callbacks raise."""
     try:
         yield
     except TuneError as wrapped:
         error: BaseException | None = wrapped
         while isinstance(error, TuneError):
             error = error.__cause__ or error.__context__
-        if found := faults.of(error) or (error if isinstance(error, OSError) else None):
+        if found := faults.of(error) or (error if isinstance(error, OSError | Reached) else None):
             raise found from None
         raise
 
@@ -287,7 +309,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name="experiment",
-            callbacks=[_Watch(held, say, rule.hooks.release)],
+            callbacks=[_Watch(held, say, rule.hooks.release, search.calls.stopped)],
             storage_path=_scratch(run_dir),
             failure_config=tune.FailureConfig(max_failures=held.max_failures, fail_fast=False),
             verbose=0,

@@ -7,6 +7,9 @@ one unit, on so many slots, calls the searchers and schedulers in the order in w
 `budget` steps together, and then names its best: ours the completed trial with the lowest loss, Tune the trial with
 the lowest last loss (`ResultGrid.get_best_result`). Regret is that configuration's distance in loss from the optimum,
 without noise.
+
+With `--warm`: a search that stops no trial, cold and with `search.from` a search of the same spec on another
+seed: after how many completed trials the best has the regret with which the cold search ended.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +33,8 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from sweeper.journal import warm_start
+from sweeper.journal.events import WarmStart
 from sweeper.journal.journal import Journal
 from sweeper.search import optuna_search
 from sweeper.search.optuna_search import Calls, StudySearch
@@ -42,6 +47,7 @@ from trainables import toy
 STEPS, FIRST, REDUCTION = 27, 3, 3
 TOY: dict[str, Any] = {"steps": STEPS, "report_every": 1, "run_sd": 0.01}
 SLOTS = 4
+OTHER = 10_000  # seeds from a search to the one that tells it
 FULL_RUNS = 20  # the budget, in runs of the full length
 
 Curve = list[tuple[int, float]]  # step, loss
@@ -63,8 +69,20 @@ class Contender(ABC):
 
 
 class Ours(Contender):
-    def __init__(self, spec: SweepSpec, folder: Path, slots: int, searcher: type[StudySearch] = StudySearch) -> None:
+    """known: what the sampler is told of another run."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        folder: Path,
+        slots: int,
+        searcher: type[StudySearch] = StudySearch,
+        known: WarmStart | None = None,
+    ) -> None:
         self.spec, self.journal = spec, Journal(folder / "journal.jsonl")
+        self.journal.born(spec.spec_hash)
+        if known:
+            self.journal.append(known)
         self.rule = scheduler(spec, self.journal, folder)
         calls = Calls(reconcile=self.rule.reconcile_dropped)
         self.search = searcher(spec, self.journal, slots, folder / "optuna.log", slots, calls)
@@ -199,7 +217,7 @@ def curve(config: toy.Config, seed: int) -> Curve:
     return found
 
 
-def spec(method: str, rule: Any, trials: int, seed: int, config: dict[str, Any] = TOY) -> SweepSpec:
+def spec(method: str, rule: Any, trials: int, seed: int, config: dict[str, Any] = TOY, **changes: Any) -> SweepSpec:
     return resolve(
         {
             "name": "regret",
@@ -213,6 +231,7 @@ def spec(method: str, rule: Any, trials: int, seed: int, config: dict[str, Any] 
             "search": {"method": method, "trials": trials},
             "scheduler": rule,
             "seeds": {"search": [seed]},
+            **changes,
         }
     )
 
@@ -247,6 +266,66 @@ def measure(seeds: range) -> dict[str, Any]:
     return figures
 
 
+def trajectory(one: Ours, seed: int) -> list[float]:
+    """The regret of the best completed trial after each one that has completed."""
+    found, losses = list[float](), list[tuple[float, float]]()
+    for tick in play(one, lambda config: curve(config, seed), SLOTS):
+        if tick.completed:
+            record = one.journal.trials[tick.trial]
+            regret = toy.Config.model_validate(record.ask.config).optimum_distance
+            losses.append((record.score("val/loss") or 0, regret))
+            found.append(min(losses)[1])
+    return found
+
+
+def measure_warm(seeds: range, seed_sd: float) -> dict[str, Any]:
+    """Completed trials until the regret with which a cold search of FULL_RUNS trials ends, by how it begins.
+
+    warm: told of a search on another seed as search.from tells it, as differences to the baseline. as observed: told
+    the same losses as they are. seed_sd: noise that all trials of a seed share.
+    """
+    optuna_search.write_study = lambda *_: None  # type: ignore[assignment]
+    arms, config = {"baseline": {"x": 0.5, "y": 0.5, "shares": {"random": 1.0}}}, {**TOY, "seed_sd": seed_sd}
+    reached: dict[str, list[int | None]] = {}
+    regrets: dict[str, list[float]] = {}
+
+    def run(how: str, seed: int, known: WarmStart | None = None) -> Ours:
+        more: dict[str, Any] = {"arms": arms}
+        if known:
+            more["search"] = {"method": "tpe", "trials": FULL_RUNS, "from": [known.source]}
+        with tempfile.TemporaryDirectory() as folder:
+            given = spec("tpe", "none", FULL_RUNS, seed, config, **more)
+            one = Ours(given, Path(folder), SLOTS, known=known)
+            if found := trajectory(one, seed):
+                regrets.setdefault(how, []).append(found[-1])
+                goal = regrets["cold"][-1]
+                steps = (count for count, regret in enumerate(found, 1) if regret <= goal)
+                reached.setdefault(how, []).append(next(steps, None))
+        return one
+
+    for seed in seeds:
+        cold = run("cold", seed)
+        told = {
+            "warm": warm_start.of(cold.spec, "source", run("source", seed + OTHER).journal),
+        }
+        plain = [{**one, "baseline": None} for one in told["warm"].trials]
+        told["as observed"] = replace(told["warm"], trials=plain)
+        for how, known in told.items():
+            run(how, seed, known)
+    figures: dict[str, Any] = {"seeds": len(seeds), "first": seeds.start, "trials": FULL_RUNS, "seed_sd": seed_sd}
+    for how in ("cold", "warm", "as observed"):
+        counts = sorted(FULL_RUNS + 1 if count is None else count for count in reached[how])
+        differences = [one - cold for one, cold in zip(regrets[how], regrets["cold"], strict=True)]
+        figures[how] = {
+            "trials to the cold search's regret": statistics.median(counts),
+            "quartiles": statistics.quantiles(counts, n=4)[::2],
+            "reached": sum(count <= FULL_RUNS for count in counts),
+            "regret": statistics.median(regrets[how]),
+            "less the cold one's": interval(differences),
+        }
+    return figures
+
+
 def interval(differences: list[float]) -> dict[str, float]:
     """The median of paired differences, with a 95 % bootstrap interval."""
     draw = random.Random(0)
@@ -258,10 +337,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--warm", action="store_true", help="trials to a cold search's regret, with search.from")
+    parser.add_argument("--seed-sd", type=float, default=0.0, help="with --warm: noise that trials of a seed share")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     begin = time.monotonic()
-    figures = measure(range(options.first, options.first + options.seeds))
+    seeds = range(options.first, options.first + options.seeds)
+    figures = measure_warm(seeds, options.seed_sd) if options.warm else measure(seeds)
     figures["seconds"] = round(time.monotonic() - begin, 1)
     print(json.dumps(figures, indent=None if options.json else 2))
 

@@ -205,5 +205,25 @@ ROWS = [
         ("--storage", "is not a folder that can be written to"),
         arguments=("--storage", "corpus.txt"),
     ),
+    Row(
+        "warm start from no run",
+        (FILE, "search.from: nowhere", "has no such run"),
+        ("trials: 4}", "trials: 4, from: [nowhere]}"),
+    ),
+    Row(
+        "warm start of a method that learns nothing",
+        (FILE, "search.from", "random does not learn", "use tpe or gp"),
+        ("{method: tpe, trials: 4}", "{method: random, trials: 4, from: [nowhere]}"),
+    ),
+    Row(
+        "condition on a number",
+        (FILE, "conditions.masking.shares.masking.ema_decay", "names a choice"),
+        ("search: {", "conditions: {masking.shares: {masking.ema_decay: 1}}\nsearch: {"),
+    ),
+    Row(
+        "limit of nothing",
+        (FILE, "limits.failures", "greater than 0"),
+        ("search: {", "limits: {failures: 0}\nsearch: {"),
+    ),
     Row("folder that holds no run", ("--resume", "not a run folder"), arguments=("--resume", "nowhere")),
 ]

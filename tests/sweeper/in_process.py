@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,15 +30,20 @@ def sweep(
     reuse: bool = True,
     confirm: bool = False,
     fresh: bool = False,
+    stop_after: float = math.inf,
     say: Callable[[str], None] = lambda line: None,
     **facts: Any,
 ) -> Journal:
-    """Run a spec in a new run folder, as the command makes it. facts: of `prepare`, over a data fingerprint."""
+    """Run a spec in a new run folder, as the command makes it. facts: of `prepare`, over a data fingerprint.
+
+    stop_after: trials of the search after which the session ends.
+    """
     folder = run_folders.new(storage, spec)
     journal = Journal(folder / run_folders.JOURNAL)
     journal.born(spec.spec_hash)
     run_folders.begin_here(journal)
-    go_on(spec, folder, journal, reuse=reuse, confirm=confirm, fresh=fresh, say=say, **facts)
+    more: dict[str, Any] = {"reuse": reuse, "confirm": confirm, "fresh": fresh, "say": say}
+    go_on(spec, folder, journal, stop_after=stop_after, **more, **facts)
     return journal
 
 
@@ -49,21 +55,22 @@ def go_on(
     reuse: bool = True,
     confirm: bool = False,
     fresh: bool = False,
+    stop_after: float = math.inf,
     say: Callable[[str], None] = lambda line: None,
     **facts: Any,
 ) -> None:
     """A session of a run: what is left of its search, and then of its confirmation."""
     at_once = tuner.begin(spec, folder, journal, 1, {"data_fingerprint": "text"} | facts, say)
-    through(*tuner.searching(spec, folder, journal, 1, at_once, reuse, say), folder)
+    through(*tuner.searching(spec, folder, journal, 1, at_once, reuse, say), folder, stop_after)
     if confirm:
         if not journal.families():
             journal.append(design.declared(spec, journal, fresh=fresh, earlier=0))
         through(*tuner.confirming(spec, folder, journal, 1, at_once, reuse, say), folder)
 
 
-def through(search: Any, rule: Any, folder: Path) -> None:
-    """All trials that a searcher has."""
-    while search.remaining:
+def through(search: Any, rule: Any, folder: Path, most: float = math.inf) -> None:
+    """All trials that a searcher has, `most` at most."""
+    while search.remaining and len(search.journal.trials) < most:
         task = search.suggest("tune's own id")
         if isinstance(task, dict):
             one(search.spec, rule, folder, task)

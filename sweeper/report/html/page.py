@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -247,13 +247,15 @@ def _settings(spec: SweepSpec, points: Sequence[Point], importance: Mapping[str,
     for path, domain in spec.space.items():
         if isinstance(domain, Simplex) and len(domain.parts) == 3:
             parts = {f"{path}.{part}": low for part, low in zip(domain.parts, domain.minima, strict=True)}
-            figure = figures.ternary(points, parts, spec.objective)
-            title = f"Mixture: {figures.last(path)}"
+            title, with_it = f"Mixture: {figures.last(path)}", _having(points, parts)
+            if not with_it:
+                continue
+            figure = figures.ternary(with_it, parts, spec.objective)
             yield _Part(title, _figure("ternary", figure, f"Each mark is a trial; dark is a low loss.{named}"))
     every, decay = (next((path for path in spec.space if path.endswith(end)), None) for end in _MEMORY)
-    if every and decay:
+    if every and decay and _having(points, (every, decay)):
         logarithmic = [path for path, domain in spec.space.items() if isinstance(domain, LogUniform)]
-        figure = figures.pairwise(points, every, decay, spec.objective, logarithmic)
+        figure = figures.pairwise(_having(points, (every, decay)), every, decay, spec.objective, logarithmic)
         text = f"Steps between refreshes, and how much of the past each keeps; dark is a low loss.{named}"
         yield _Part("Memory: update_every × ema_decay", _figure("memory", figure, text))
     if importance:
@@ -266,6 +268,11 @@ def _settings(spec: SweepSpec, points: Sequence[Point], importance: Mapping[str,
     if len(axes) > 1:
         text = f"Each line is a trial, by thirds of {spec.objective}. Search scores: exploration, not a result."
         yield _Part("All settings at once", _figure("parallel", figures.parallel(points, axes), text))
+
+
+def _having(points: Sequence[Point], paths: Iterable[str]) -> list[Point]:
+    """The points for which these paths exist: under conditions not all of them have every path."""
+    return [point for point in points if all(path in point.values for path in paths)]
 
 
 _MEMORY = ("update_every", "ema_decay")

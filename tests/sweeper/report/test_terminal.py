@@ -80,7 +80,7 @@ def test_settings_are_told_apart_and_seeds_shown_where_there_are_several(tmp_pat
         *lines[1].split()[7:],
     ]
     assert lines[3].split() == ["t0000", "baseline", "0.25", "1", "slow", "0", "0/1,200", "starting"]
-    assert lines[4].split() == ["t0001", "baseline", "7", "0/20", "starting"]
+    assert lines[4].split() == ["t0001", "baseline", "-", "-", "-", "7", "0/20", "starting"]
 
 
 def test_the_points_of_a_column_stand_below_each_other_unless_sizes_differ() -> None:

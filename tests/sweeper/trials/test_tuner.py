@@ -64,6 +64,23 @@ def results(journal: Journal) -> list[tuple[str, dict[str, Any], list[tuple[int,
     ]
 
 
+@pytest.mark.slow
+def test_a_limit_ends_what_runs_and_the_rest_comes_out_as_if_there_were_none(
+    tmp_path: Path, nodes: list[nodes_module.Node]
+):
+    settings = {"config": {"pause": 0.2, "seed_sd": 0.1}, "resources": {"concurrency": 2}}
+    folder, limited = tmp_path / "limited", toy_spec(limits={"hours": 6 / 3600}, **settings)
+    folder.mkdir()
+    journal = Journal(folder / "journal.jsonl")
+    assert not tuner.run(limited, folder, journal, 2)
+    opened = [record for record in journal.trials.values() if record.open]
+    assert opened
+    assert all(record.end and (record.end.reason or "").startswith("limits.hours: ") for record in opened)
+    assert len(journal.trials) < limited.total_trials
+    assert tuner.run(toy_spec(**settings), folder, journal, 2)
+    assert results(journal) == results(run(toy_spec(**settings), tmp_path / "whole"))
+
+
 def test_points_and_losses_are_the_same_whatever_the_pace(tmp_path: Path, nodes: list[nodes_module.Node]):
     found = []
     for pause, slots in ((0, 2), (0.02, 1)):
