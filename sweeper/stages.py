@@ -19,6 +19,7 @@ from sweeper.confirmation import champion, design
 from sweeper.journal import learned, object_store, records, run_folders
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
+from sweeper.notify import LAST_S, Notifier, named, remember
 from sweeper.preflight import Admission, prepare_shared
 from sweeper.report import sections
 from sweeper.report.summary import summary, sweep_state
@@ -68,6 +69,7 @@ class Stages:
         reuse: take over trials that earlier runs in this storage completed.
         verbose: show Ray's own output.
         wait: minutes to wait for the nodes of a joined cluster.
+        called: whether `on_event` is called: it is what this user wrote.
     """
 
     spec: SweepSpec
@@ -79,6 +81,7 @@ class Stages:
     reuse: bool = False
     verbose: bool = False
     wait: float = 0.0
+    called: bool = True
 
     @classmethod
     def opened(cls, admission: Admission, run_dir: Path, *, verbose: bool, wait: float) -> Stages:
@@ -92,10 +95,14 @@ class Stages:
             if own != spec.spec_hash and run_folders.extends(run_folders.recorded(run_dir / run_folders.SPEC), spec):
                 run_folders.extend(run_dir, journal, spec)
                 own = spec.spec_hash
+            if own == spec.spec_hash:
+                run_folders.note(run_dir, spec)
         journal.born(own)
         if request.fork:
             journal.fork()
         run_folders.begin_here(journal)
+        if called := named(spec, request, journal.run):
+            remember(spec, journal.run)
         for line in journal.doubts():
             say(f"caution: {line}")
         uri = store_uri(spec, run_dir.parent)
@@ -111,6 +118,7 @@ class Stages:
             reuse=not (request.no_reuse or request.again),
             verbose=verbose,
             wait=wait,
+            called=called,
         )
 
     def carry_out(self, signals: Interrupts) -> Ended:
@@ -130,10 +138,14 @@ class Stages:
         ):
             tracker = Tracker(journal, spec, run_dir, self.uri, tags=tags, say=live.say)
             tracker.start()
+            notifier = Notifier(spec, run_dir, journal, live.say, self.called)
+            if not answered:
+                notifier.start()
             try:
                 done = answered or self.run(signals)
             except (NoRoom, NotShared, NotStarted) as error:
                 live.say(f"error: {error}")
+                notifier.broke(str(error))
                 self._discard(tracker, live.say)
                 raise
             except Lost as error:
@@ -141,16 +153,16 @@ class Stages:
                 lost = True
             except KeyboardInterrupt:
                 pass
-            except BaseException:
+            except BaseException as error:
                 tracker.close("interrupted", None, None, FULL_S)  # no run in the store stays RUNNING
+                notifier.broke(str(error) or type(error).__name__)
                 raise
             signals.close()
             outcome, best, failed = self._close(tracker, done, signals)
-        outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
-        whole = not (lost or failed)
-        return Ended(
-            outcome=outcome, best=best, summary=summary(spec, journal, outcome), whole=whole, answered=answered
-        )
+            outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
+            found = summary(spec, journal, outcome)
+            notifier.close(found, signals.left(LAST_S))
+        return Ended(outcome=outcome, best=best, summary=found, whole=not (lost or failed), answered=answered)
 
     def _discard(self, tracker: Tracker, say: Say) -> None:
         """Take back a start that Ray did not come to; a run that had trials stays."""
