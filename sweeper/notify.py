@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -45,7 +44,7 @@ NOT_CALLED = (
 
 
 def named(spec: SweepSpec, request: Request, run: str | None) -> bool:
-    """Whether this user wrote what `on_event` calls: in a file of their own or in a `--set`, now or at an earlier start.
+    """Whether this user wrote what `on_event` calls: in a file of their own or a `--set`, now or at an earlier start.
 
     run: the run's id. What a run folder says counts only if this user gave just that to this run before.
     """
