@@ -1,4 +1,4 @@
-"""`on_event`: what is sent and to whom, that nothing of it holds up a sweep, and that a stranger's record calls nobody."""
+"""`on_event`: what is sent and to whom, that it never holds up a sweep, and that a stranger's record calls nobody."""
 
 from __future__ import annotations
 

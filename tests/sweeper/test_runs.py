@@ -1,4 +1,4 @@
-"""`python -m sweeper.runs`: listing reads whatever lies there; deleting and moving touch what is the run's own alone."""
+"""`python -m sweeper.runs`: listing reads whatever lies there; deleting and moving touch the run's own alone."""
 
 from __future__ import annotations
 
@@ -181,6 +181,23 @@ def tracked(run_dir: Path, spec: SweepSpec, bundle: Path, crowned: bool) -> None
     assert tracker.close("completed", found, bundle, 60, promotion=promotion) == 0, said
 
 
+def test_nothing_is_deleted_that_was_not_named_and_agreed_to(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = arms(seeds={"search": [1]})
+    lender, other = swept(storage, spec), swept(storage, spec)
+    monkeypatch.setattr(removal, "held", lambda *_: removal.Held([], ["2", "3"], "3"))
+    assert "give --champion toy" in command(capsys, storage, "--delete", lender.name, "--yes")[2]
+    assert "give --champion toy" in command(capsys, storage, "--delete", lender.name, "--yes", "--champion", "no")[2]
+    code, _, err = command(capsys, storage, "--delete", lender.name, "--champion", "toy")
+    assert code == 2
+    assert "version 2, 3 of the model toy" in err
+    assert f"{other.name} took trials over from it" in err
+    assert err.splitlines()[-1] == "error: nobody to ask: give --yes to delete it"
+    assert lender.is_dir()
+
+
+@pytest.mark.slow
 def test_a_run_is_deleted_with_what_mlflow_has_of_it_and_moved_with_its_own(
     storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
