@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from sweeper import notify
+from sweeper import notify, preflight
+from sweeper.journal import run_folders
 from sweeper.journal.journal import Journal
 from sweeper.notify import Notifier, named, remember
 from sweeper.preflight import Request
 from sweeper.spec.errors import SpecError
-from tests.sweeper import confirmed, samples
+from sweeper.stages import Stages
+from tests.sweeper import confirmed, in_process, samples
 
 RUN = "0123456789abcdef"
 DONE: dict[str, Any] = {"state": "completed", "best": None, "verdict": None}
@@ -194,3 +196,35 @@ def test_notes_tags_and_calls_move_no_hash() -> None:
     assert asides.spec_hash == plain.spec_hash
     assert "notes" not in plain.model_dump()
     assert sorted({path.partition(".")[0] for path in plain.changed(asides)}) == ["notes", "on_event", "tags"]
+
+
+def test_notes_and_tags_change_on_resume_and_calls_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    spec = samples.toy_spec(search={"method": "arms"}, space={}, arms={"a": {"x": 0.2}, "b": {"x": 0.6}}, notes="one")
+    journal = in_process.sweep(spec, tmp_path / "runs")
+    journal.close()
+    folder, said = journal.path.parent, list[str]()
+    before = (folder / "journal.jsonl").read_bytes()
+
+    def asked(*changes: str, file: Path | None = None) -> Stages:
+        admission = preflight.admission(Request(spec=file, resume=folder, set=list(changes)), said.append)
+        admission.prepare_info = {"data_fingerprint": "text"}
+        assert admission.run_folder(None) == folder
+        stages = Stages.opened(admission, folder, verbose=False, wait=0)
+        stages.journal.close()
+        return stages
+
+    assert not asked().called
+    assert asked("notes=two", "tags.paper=fig 2", "on_event=[echo]").called
+    found = run_folders.opened(folder)[0]
+    assert (found.notes, found.tags, found.on_event) == ("two", {"paper": "fig 2"}, ("echo",))
+    assert found.spec_hash == spec.spec_hash
+    assert (folder / "journal.jsonl").read_bytes() == before, "no part of what the record goes by"
+    assert asked().called, "this user gave it to this run"
+    (folder / "spec.yaml").write_text(found.model_copy(update={"on_event": ("touch x",)}).to_yaml(), "utf-8")
+    assert not asked().called, "somebody has changed it since"
+    own = tmp_path / "own.yaml"
+    own.write_text((folder / "spec.yaml").read_text("utf-8"), "utf-8")
+    assert asked(file=own).called
