@@ -38,7 +38,8 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def arms(**changes: Any) -> SweepSpec:
     given: dict[str, Any] = {"search": {"method": "arms"}, "space": {}, "arms": ARMS, "config": NOISY}
-    return toy_spec(**(given | {"seeds": {"search": [1, 2, 3]}} | changes))
+    given["seeds"] = {"search": [1, 2, 3]}
+    return toy_spec(**(given | changes))
 
 
 def swept(storage: Path, spec: SweepSpec, **more: Any) -> Path:

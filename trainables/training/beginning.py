@@ -41,13 +41,14 @@ def check(config: Config) -> list[str]:
     if config.init_from is None:
         return []
     _same_weights(config.init_from)
-    return _checked(config.init_from, config.model, config.data)
+    return _checked(*(one.model_dump_json() for one in (config.init_from, config.model, config.data)))
 
 
 @lru_cache(maxsize=64)
-def _checked(given: Beginning, model: ModelConfig, data: DataConfig) -> list[str]:
-    """Once for each: a sweep asks for every corner of its space."""
-    folder, prepared = Path(given.bundle), prepare(data)
+def _checked(begun: str, shape: str, text: str) -> list[str]:
+    """Of the three sections as JSON. Once for each: a sweep asks for every corner of its space."""
+    given, model = Beginning.model_validate_json(begun), ModelConfig.model_validate_json(shape)
+    folder, prepared = Path(given.bundle), prepare(DataConfig.model_validate_json(text))
     received.check_bundle(folder)
     theirs = limits.json_file(folder / "config.json")
     for key, value in hub_config(model, prepared.vocab_size, prepared.pad_id).items():
