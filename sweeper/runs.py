@@ -292,6 +292,7 @@ def _comparison(runs: Sequence[Listed], found: Comparison) -> list[str]:
         pairs = f"{len(one.seeds)} pair{'s'[len(one.seeds) == 1 :]}"
         alike = "the same settings" if one.same else "other settings"
         shown.append(f"  {one.stage} {one.what} ({alike}): {one.metric} {one.mean:+.4f}, {pairs}{interval}{p}")
+    shown += [f"caution: {found.doubt}"] if found.doubt else []
     shown += [f"not compared: {line}" for line in found.apart]
     return [one_line(line) if not line.startswith(" ") else f"  {one_line(line)}" for line in shown]
 

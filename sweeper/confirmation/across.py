@@ -25,6 +25,7 @@ EXPLORATION = (
     "paired t by Holm over all rows"
 )
 _PLACES = ("name", "question", "notes", "tags", "on_event", "profile")  # say nothing of what was trained
+UNNAMED = "neither record names its data by a fingerprint: only their data settings are known to be the same"
 DATA = "data_fingerprint"
 
 
@@ -68,12 +69,21 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What two runs share and where they differ. apart: why something cannot be compared, a line each."""
+    """What two runs share and where they differ.
+
+    Args:
+        settings: of the specs.
+        circumstances: code, libraries, machine and data of the newest sessions.
+        differences: by configuration.
+        apart: why something cannot be compared, a line each.
+        doubt: what speaks against the differences all the same; None if nothing is known.
+    """
 
     settings: list[Change]
     circumstances: list[Change]
     differences: list[Difference]
     apart: list[str]
+    doubt: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -90,6 +100,7 @@ def compared(first: tuple[SweepSpec, Journal], second: tuple[SweepSpec, Journal]
         circumstances=_circumstances(journal, other),
         differences=_tested(rows),
         apart=apart,
+        doubt=UNNAMED if rows and journal.facts().get(DATA) is None else None,
     )
 
 
@@ -141,8 +152,11 @@ def _apart(first: tuple[SweepSpec, Journal], second: tuple[SweepSpec, Journal]) 
     if spec.objective != other_spec.objective:
         yield f"their objectives differ: {spec.objective} and {other_spec.objective}"
     data, others = (one.facts().get(DATA) for one in (journal, other))
-    if data is None or others is None:
-        yield "a record does not say which data it is of"
+    if data is None and others is None:
+        if spec.data != other_spec.data:
+            yield "neither record says which data it is of, and their data settings differ"
+    elif data is None or others is None:
+        yield "one of the records does not say which data it is of"
     elif data != others:
         yield f"their data differ: {data} and {others}"
 

@@ -150,6 +150,7 @@ def test_two_runs_are_paired_where_they_share_seeds(storage: Path, capsys: pytes
         (arms(seeds={"search": [8]}), {}, "different seeds"),
         (arms(seeds={"search": [2]}), {"data_fingerprint": "other"}, "their data differ"),
         (arms(arms={"one": {"x": 0.3}, "two": {"x": 0.4}}, seeds={"search": [1]}), {}, "no arm and no point"),
+        (arms(seeds={"search": [2]}), {"data_fingerprint": None}, "one of the records does not say"),
         (arms(objective="val/loss_mask", seeds={"search": [1]}), {}, "their objectives differ"),
     ],
 )
@@ -158,6 +159,14 @@ def test_what_cannot_be_compared_is_said(storage: Path, spec: SweepSpec, facts: 
     found = runs.compared(storage, first.name, second.name)[1]
     assert found.differences == []
     assert said in " ".join(found.apart)
+
+
+def test_a_trainable_that_names_no_data_is_compared_with_a_caution(storage: Path) -> None:
+    named: dict[str, Any] = {"data_fingerprint": None}
+    first, second = (swept(storage, arms(seeds={"search": [1]}, name=name), **named) for name in ("a", "b"))
+    found = runs.compared(storage, first.name, second.name)[1]
+    assert [one.differences for one in found.differences] == [[0.0], [0.0]]
+    assert found.doubt == across.UNNAMED
 
 
 def test_labels_of_a_confirmation_are_compared_by_their_settings(tmp_path: Path) -> None:
