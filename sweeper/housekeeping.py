@@ -221,7 +221,7 @@ def _written_anew(spec: SweepSpec, journal: Journal, before: Path, there: Path, 
     tracker = Tracker(journal, spec, there, uri, tags=data, say=say)
     tracker.start()
     tracker.close(sweep_state(journal.trials.values(), not over), best, bundle, DELIVER_S, tags=tags)
-    say(f"MLflow: {uri} has its runs now, too; {store.store_uri(spec, before)} keeps what it had, also the champion")
+    say(f"MLflow: {uri} has its runs now, too; {store.store_uri(spec, before)} keeps what it had")
 
 
 def _borrowers(storage: Path, run_dir: Path) -> list[str]:

@@ -64,16 +64,18 @@ class Config(settings.Config):
     @model_validator(mode="before")
     @classmethod
     def _weighed(cls, tree: Any) -> Any:
-        """Fill in the digest of the weights that `init_from` names. One that is given stays: the bundle may be gone."""
+        """Fill in the digest of the weights that `init_from` names.
+
+        A bundle that cannot be had is refused by `prepare` and `check`: a record is read without it.
+        """
         given = tree.get("init_from") if isinstance(tree, Mapping) else None
         given = {"bundle": given} if isinstance(given, str) and given else given
         if not isinstance(given, Mapping) or given.get("weights") or not isinstance(given.get("bundle"), str):
             return tree
         try:
-            weights = received.digest(Path(given["bundle"]))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"init_from: {files.describe(error) if isinstance(error, OSError) else error}") from None
-        return {**tree, "init_from": {**given, "weights": weights}}
+            return {**tree, "init_from": {**given, "weights": received.digest(Path(given["bundle"]))}}
+        except (OSError, ValueError):
+            return tree
 
     @property
     def vocabulary(self) -> int:
@@ -92,6 +94,10 @@ def prepare(config: settings.Config) -> dict[str, Any]:
     from trainables.data import batches as batches_module
     from trainables.data import words_seen
 
+    if config.init_from:
+        from trainables.training import beginning
+
+        beginning.there(config)  # before a long preparation
     prepared = batches_module.prepare(config.data)
     prepare_info = {"data_fingerprint": prepared.fingerprint, "judged": [JUDGED], **prepared.facts}
     if config.series is None:

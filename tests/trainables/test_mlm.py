@@ -238,7 +238,7 @@ def test_a_bundles_settings_run_again_and_longer(
     more = [*given, "--set", "steps=14", "--set", f"init_from={bundle}", "--out", str(tmp_path / "more")]
     assert mlm.main(more) == 0
     said = capsys.readouterr().err
-    assert f"caution: training begins with the weights of {bundle}" in said
+    assert f"caution: with init_from, training begins with the weights of {bundle}" in said
     kept = tmp_path / "more" / "checkpoint" / "bundle"
     assert json.loads((kept / "metadata.json").read_text("utf-8"))["step"] == 14
     again = ["--config", str(kept / "training_config.yaml"), "--threads", "1", "--out", str(tmp_path / "more")]

@@ -296,7 +296,8 @@ class Beginning(Frozen):
 
     Args:
         bundle: its folder.
-        weights: their SHA-256, which is filled in where it is missing: other weights are another configuration.
+        weights: their SHA-256, which is filled in where it is missing: other weights are another configuration. None
+            where the bundle is not there, so that a record can be read without it; no run begins then.
     """
 
     bundle: Annotated[str, Field(min_length=1)]
@@ -367,8 +368,6 @@ class Config(Frozen):
     def _fits(self) -> Self:
         if self.length and self.length.rows is None:
             raise ValueError("length has no rows: a trainable that reads the corpus counts them")
-        if self.init_from and self.init_from.weights is None:
-            raise ValueError("init_from has no digest: a trainable that reads the weights fills it in")
         if self.init_from and self.model.embedding == "nhot":
             raise ValueError(
                 "init_from does not go with model.embedding nhot: a bundle has the sub-token embeddings folded in, and "

@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from sweeper.system import files
 from trainables import limits, received
 from trainables.data.batches import Prepared, prepare
 from trainables.model.bert import CompactBert, from_hub, hub_config, to_hub
@@ -31,6 +32,12 @@ _SHAPE = {
     "vocab_size": "data.tokenizer",
     "pad_token_id": "data.tokenizer",
 }
+
+
+def there(config: Config) -> None:
+    """Raises ValueError, in one line, for a bundle that is missing, or is another than the settings name."""
+    if config.init_from:
+        _same_weights(config.init_from)
 
 
 def check(config: Config) -> list[str]:
@@ -70,8 +77,12 @@ def _checked(begun: str, shape: str, text: str) -> list[str]:
 
 
 def _same_weights(given: Beginning) -> None:
-    """Raises ValueError unless the bundle still has the weights that the settings name."""
-    if (found := received.digest(Path(given.bundle))) != given.weights:
+    """Raises ValueError unless the bundle is there, with the weights that the settings name."""
+    try:
+        found = received.digest(Path(given.bundle))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"init_from: {files.describe(error) if isinstance(error, OSError) else error}") from None
+    if found != given.weights:
         raise ValueError(
             f"init_from {given.bundle}: its weights are not those that this run is of ({found[:8]} for "
             f"{str(given.weights)[:8]}): put them back, or start a new run"
@@ -82,8 +93,8 @@ def _begins(given: Beginning, folder: Path) -> str:
     step = _metadata(folder).get("step")
     after = f", after {step:,} steps of their own run" if type(step) is int else ""
     return (
-        f"training begins with the weights of {folder} (SHA-256 {str(given.weights)[:8]}{after}), not at random, with "
-        "a fresh optimiser, learning rate and masking policy: what those steps taught is in every loss"
+        f"with init_from, training begins with the weights of {folder} (SHA-256 {str(given.weights)[:8]}{after}), not "
+        "at random, with a fresh optimiser, learning rate and masking policy: what those steps taught is in every loss"
     )
 
 

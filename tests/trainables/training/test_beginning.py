@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sweeper.trainable import TrainContext
 from tests.trainables.tiny import Recorder, Stopped, config, run
+from tests.trainables.training.test_trunk import files, left
 from trainables import mlm
 from trainables.data.batches import prepare
 from trainables.model.bert import from_hub, to_hub
@@ -88,6 +89,17 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits_without_the_bundle(
     assert run(further, stopped, restore_from=restored).rows == expected.rows[2:]
 
 
+def test_a_fork_of_its_trunk_is_the_run_from_step_0(corpus: Path, first: Path, tmp_path: Path) -> None:
+    further = settings(corpus, init_from=str(first), masking={"mask_warmup": 0.5})
+    trunks = left(further, tmp_path / "trunk", 7)
+    for name in ("whole", "fork"):
+        (tmp_path / name).mkdir()
+    whole = run(further, tmp_path / "whole")
+    fork = run(further, tmp_path / "fork", fork_from=trunks[7])
+    assert fork.rows == whole.rows
+    assert files(fork.checkpoint) == files(whole.checkpoint)
+
+
 def test_the_weights_are_part_of_the_configuration(corpus: Path, first: Path, tmp_path: Path) -> None:
     place = shutil.copytree(first, tmp_path / "bundle")
     before, plain = settings(corpus, init_from=str(place)), settings(corpus)
@@ -136,8 +148,10 @@ def test_a_dropout_may_differ_and_nhot_may_not(corpus: Path, first: Path) -> Non
 
 def test_what_is_no_bundle_is_refused(corpus: Path, first: Path, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent", corpus):
-        with pytest.raises(ValidationError, match=r"is not a bundle: no model\.safetensors"):
-            settings(corpus, init_from=str(path))
+        given = settings(corpus, init_from=str(path))
+        for asked in (mlm.prepare, lambda config: mlm.check(config, mlm.prepare(settings(corpus))), begun):
+            with pytest.raises(ValueError, match=r"is not a bundle: no model\.safetensors"):
+                asked(given)
     cut = shutil.copytree(first, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((first / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(ValueError, match="is damaged or not safetensors"):
