@@ -26,6 +26,7 @@ from sweeper.report.write import write_all
 from sweeper.spec.hints import nearest
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
+from sweeper.system.secrecy import redact
 from sweeper.tracking import removal, store
 from sweeper.tracking import tags as tag
 from sweeper.tracking.removal import Held
@@ -84,6 +85,7 @@ class Deletion:
         store_has = f"{len(self.held.runs)} MLflow runs" + (
             f" and version {', '.join(self.held.versions)} of the model {self.name}" if self.held.versions else ""
         )
+        store_has += f" in {redact(self.uri)}" if self.held.runs else ""
         shown = [f"deletes {self.run_dir} ({self.size / 1e6:,.1f} MB), {store_has}"]
         if self.left:
             shown.append(f"MLflow is left as it is: {self.left}")
@@ -118,6 +120,8 @@ def planned(storage: Path, given: str, champion: str | None = None) -> Deletion:
         return Deletion(run_dir=run_dir, size=size, name=run_dir.name, uri="", left=left)
     uri, left = store.store_uri(spec, storage), _not_ours(storage, run_dir, journal)
     found = Held([], [], None) if left or not journal.run else removal.held(uri, spec.name, journal.run)
+    if {run.data.tags.get(tag.DIGEST) for run in found.runs} - {None, *journal.digests}:
+        found, left = Held([], [], None), "it has events that this folder lacks, so they are of another copy of the run"
     if found.champion and champion != spec.name:
         raise ValueError(
             f"{run_dir.name} has the champion of {spec.name}, version {found.champion}: give --champion {spec.name} to "
@@ -221,7 +225,7 @@ def _written_anew(spec: SweepSpec, journal: Journal, before: Path, there: Path, 
     tracker = Tracker(journal, spec, there, uri, tags=data, say=say)
     tracker.start()
     tracker.close(sweep_state(journal.trials.values(), not over), best, bundle, DELIVER_S, tags=tags)
-    say(f"MLflow: {uri} has its runs now, too; {store.store_uri(spec, before)} keeps what it had")
+    say(f"MLflow: {redact(uri)} has its runs now, too; {redact(store.store_uri(spec, before))} keeps what it had")
 
 
 def _borrowers(storage: Path, run_dir: Path) -> list[str]:

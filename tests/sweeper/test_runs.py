@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sweeper.journal.records import best
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 from sweeper.tracking import removal, store
+from sweeper.tracking import tags as tag
 from sweeper.tracking.tracker import Promotion, Tracker
 from tests.sweeper import confirmed, in_process
 from tests.sweeper.samples import toy_spec
@@ -205,6 +207,23 @@ def test_nothing_is_deleted_that_was_not_named_and_agreed_to(
     assert f"{other.name} took trials over from it" in err
     assert err.splitlines()[-1] == "error: nobody to ask: give --yes to delete it"
     assert lender.is_dir()
+
+
+def test_runs_of_a_store_that_has_more_than_the_folder_are_left(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = swept(storage, arms(seeds={"search": [1]}))
+    digests = Journal(run / "journal.jsonl", read_only=True).digests
+    removed: list[Any] = []
+    monkeypatch.setattr(removal, "remove", lambda uri, model, found, artifacts: removed.append(len(found.runs)))
+    for digest, left in (("0123456789abcdef", 0), (digests[-1], 1)):
+        held = SimpleNamespace(data=SimpleNamespace(tags={tag.DIGEST: digest}))
+        monkeypatch.setattr(removal, "held", lambda *_, held=held: removal.Held([held], [], None))  # pyright: ignore[reportArgumentType]
+        said = housekeeping.planned(storage, run.name)
+        assert len(said.held.runs) == left
+        assert any("events that this folder lacks" in line for line in said.lines()) == (not left)
+    assert command(capsys, storage, "--delete", run.name, "--yes")[0] == 0
+    assert removed == [1]
 
 
 @pytest.mark.slow
