@@ -20,6 +20,7 @@ from sweeper.journal import learned, object_store, records, run_folders, warm_st
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
 from sweeper.journal.limits import Limits
+from sweeper.notify import LAST_S, Notifier, named, remember
 from sweeper.preflight import Admission, prepare_shared
 from sweeper.report import sections
 from sweeper.report.summary import summary, sweep_state
@@ -71,6 +72,7 @@ class Stages:
         reuse: take over trials that earlier runs in this storage completed.
         verbose: show Ray's own output.
         wait: minutes to wait for the nodes of a joined cluster.
+        called: whether `on_event` is called: it is what this user wrote.
     """
 
     spec: SweepSpec
@@ -82,6 +84,7 @@ class Stages:
     reuse: bool = False
     verbose: bool = False
     wait: float = 0.0
+    called: bool = True
 
     @classmethod
     def opened(cls, admission: Admission, run_dir: Path, *, verbose: bool, wait: float) -> Stages:
@@ -95,6 +98,8 @@ class Stages:
             if own != spec.spec_hash and run_folders.extends(run_folders.recorded(run_dir / run_folders.SPEC), spec):
                 run_folders.extend(run_dir, journal, spec)
                 own = spec.spec_hash
+            if own == spec.spec_hash:
+                run_folders.note(run_dir, spec)
         journal.born(own)
         if request.fork:
             journal.fork()
@@ -104,6 +109,8 @@ class Stages:
                 journal.append(start)
         for line in warm_start.words(journal.warm_starts()):
             say(f"the sampler begins with {line}")
+        if called := named(spec, request, journal.run):
+            remember(spec, journal.run)
         for line in journal.doubts():
             say(f"caution: {line}")
         uri = store_uri(spec, run_dir.parent)
@@ -119,6 +126,7 @@ class Stages:
             reuse=not (request.no_reuse or request.again),
             verbose=verbose,
             wait=wait,
+            called=called,
         )
 
     def carry_out(self, signals: Interrupts) -> Ended:
@@ -138,10 +146,14 @@ class Stages:
         ):
             tracker = Tracker(journal, spec, run_dir, self.uri, tags=tags, say=live.say)
             tracker.start()
+            notifier = Notifier(spec, run_dir, journal, live.say, self.called)
+            if not answered:
+                notifier.start()
             try:
                 done = answered or self.run(signals)
             except (NoRoom, NotShared, NotStarted) as error:
                 live.say(f"error: {error}")
+                notifier.broke(str(error))
                 self._discard(tracker, live.say)
                 raise
             except Lost as error:
@@ -149,22 +161,18 @@ class Stages:
                 lost = True
             except KeyboardInterrupt:
                 pass
-            except BaseException:
+            except BaseException as error:
                 tracker.close("interrupted", None, None, FULL_S)  # no run in the store stays RUNNING
+                notifier.broke(str(error) or type(error).__name__)
                 raise
             signals.close()
             stopped = None if done or lost or signals.happened else self.stopped()
             outcome, best, failed = self._close(tracker, done, signals)
-        outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
+            outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
+            found = summary(spec, journal, outcome) | {"stopped": stopped}
+            notifier.close(found, signals.left(LAST_S))
         whole = not (lost or failed)
-        return Ended(
-            outcome=outcome,
-            best=best,
-            summary=summary(spec, journal, outcome) | {"stopped": stopped},
-            whole=whole,
-            answered=answered,
-            stopped=stopped,
-        )
+        return Ended(outcome=outcome, best=best, summary=found, whole=whole, answered=answered, stopped=stopped)
 
     def stopped(self) -> str | None:
         """Which limit of the spec ends the sweep here, in a line; None if none does. Asked once a session has begun."""

@@ -82,7 +82,7 @@ def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
     at_once = begun.get("concurrency")
     total = design.expected(spec, journal)
     left = total - len(records)
-    state = _state(spec, journal, driver)
+    state = state_of(spec, journal, driver)
     best = records_of.best(spec, records)
     return {
         "state": state,
@@ -169,7 +169,8 @@ def _node(node: dict[str, Any]) -> str:
     return f"{node['address']:<15}  {'up' if node['alive'] else 'gone':<4}  {held}; runs {runs}"
 
 
-def _state(spec: SweepSpec, journal: Journal, driver: bool) -> str:
+def state_of(spec: SweepSpec, journal: Journal, driver: bool) -> str:
+    """completed, failed, running, or open. driver: whether one works on it."""
     if driver:
         return "running"
     if not design.finished(spec, journal):

@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import model_validator
 
-from sweeper.system import files
+from sweeper.system import files, yaml_reader
 from sweeper.trainable import Pace, TrainContext
-from trainables import machine
+from trainables import machine, received
 from trainables.settings import config as settings
 from trainables.settings.presets import expand
 from trainables.settings.slice_names import NAMES
@@ -61,6 +61,22 @@ class Config(settings.Config):
 
         return words_seen.counted(tree)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _weighed(cls, tree: Any) -> Any:
+        """Fill in the digest of the weights that `init_from` names.
+
+        A bundle that cannot be had is refused by `prepare` and `check`: a record is read without it.
+        """
+        given = tree.get("init_from") if isinstance(tree, Mapping) else None
+        given = {"bundle": given} if isinstance(given, str) and given else given
+        if not isinstance(given, Mapping) or given.get("weights") or not isinstance(given.get("bundle"), str):
+            return tree
+        try:
+            return {**tree, "init_from": {**given, "weights": received.digest(Path(given["bundle"]))}}
+        except (OSError, ValueError):
+            return tree
+
     @property
     def vocabulary(self) -> int:
         """Entries of the vocabulary: the tokenizer's own if it is named and on this machine, else from the settings."""
@@ -78,6 +94,10 @@ def prepare(config: settings.Config) -> dict[str, Any]:
     from trainables.data import batches as batches_module
     from trainables.data import words_seen
 
+    if config.init_from:
+        from trainables.training import beginning
+
+        beginning.there(config)  # before a long preparation
     prepared = batches_module.prepare(config.data)
     prepare_info = {"data_fingerprint": prepared.fingerprint, "judged": [JUDGED], **prepared.facts}
     if config.series is None:
@@ -91,13 +111,19 @@ def prepare(config: settings.Config) -> dict[str, Any]:
 def check(config: settings.Config, prepare_info: Mapping[str, Any]) -> list[str]:
     """Refuse rules that need words if the tokenizer's entries do not show them. ValueError in one line.
 
-    Returns cautions for people: about a start that may not get beyond word frequencies.
+    Also for a bundle to begin with that does not fit. Returns cautions for people: about a start that may not get
+    beyond word frequencies, and about weights that are not drawn.
     """
     from trainables.data import word_forms
     from trainables.training import tried
 
     word_forms.refuse(config, prepare_info["word_scheme"])
-    return tried.cautions(config, prepare_info["vocabulary"])
+    cautions = tried.cautions(config, prepare_info["vocabulary"])
+    if config.init_from is None:
+        return cautions
+    from trainables.training import beginning
+
+    return [*cautions, *beginning.check(config)]
 
 
 def past(config: settings.Config, step: int) -> dict[str, Any] | None:
@@ -186,6 +212,7 @@ def probe(config: settings.Config, device: str = "cpu", world_size: int = 1) -> 
     from trainables.training.run import Run
 
     context = TrainContext(lambda *_: None, device=device, world_size=world_size)
+    config = config.model_copy(update={"init_from": None})  # no pace depends on the weights
     run = Run(config, context, made_up(config))
     steps = itertools.cycle(range(config.warmup_steps, config.steps))
     step = seconds(lambda: run.step(next(steps)), device)
@@ -227,10 +254,11 @@ def _train(options: argparse.Namespace) -> int:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     """The arguments. Raises ValueError in one line."""
     parser = files.Parser(prog="python -m trainables.mlm", description=__doc__)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, such as a bundle's training_config.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a setting, such as steps=200")
     parser.add_argument("--seed", type=int, default=0)
     machine.add_arguments(parser)
-    parser.add_argument("--output", type=Path, default=Path("runs/mlm"), help="default: runs/mlm")
+    parser.add_argument("--output", "--out", type=Path, default=Path("runs/mlm"), help="default: runs/mlm")
     parser.add_argument("--resume", action="store_true", help="continue from the output folder's checkpoint")
     options = parser.parse_args(arguments)
     if not 0 <= options.seed < 2**32:
@@ -238,10 +266,25 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def _read(path: Path | None) -> dict[str, Any]:
+    """The settings in a file, which may be a stranger's. Raises ValueError, in one line, or OSError."""
+    if path is None:
+        return {}
+    if path.is_dir():
+        raise ValueError(f"--config {path}: is a folder; name the file, such as {path / 'training_config.yaml'}")
+    if os.path.lexists(path):
+        files.refuse_record_links(path)
+        files.refuse_links(path.resolve())  # a pipe would block
+    try:
+        return yaml_reader.read(path)
+    except ValueError as error:
+        raise ValueError(f"--config {path}: {error}") from None
+
+
 def _start(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | None]:
     """The settings, what `prepare` returned, and the checkpoint to continue from. Raises ValueError or OSError."""
     kept = options.output / KEPT
-    config = settings.override(options.set, Config)
+    config = settings.override(options.set, Config, _read(options.config), str(options.config))
     for path in (kept, kept.with_name(NEXT), options.output / "series"):
         if os.path.lexists(path):
             files.refuse_links(path)

@@ -6,7 +6,9 @@ file of the size that both state. Every refusal is a ValueError in one line.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,6 +58,28 @@ def check_bundle(folder: Path) -> None:
         if problem := _problem(name, value, elements, len(tensors)):
             raise ValueError(f"{path}: {files.printable(name)} is {files.printable(repr(value)[:40])}, {problem}")
     _check_shapes(folder, tensors, elements)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of a bundle's weights. ValueError, in one line, where there are none; links are not followed."""
+    path = folder / WEIGHTS
+    try:
+        files.refuse_record_links(path)
+        with files.reading(path) as file:
+            about = os.fstat(file.fileno())
+            return _hashed(file, (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{folder} is not a bundle: no {WEIGHTS}") from None
+
+
+_known: dict[tuple[int, ...], str] = {}
+
+
+def _hashed(file: Any, about: tuple[int, ...]) -> str:
+    """Once for each state of a file: the settings of a sweep are checked many times."""
+    if about not in _known:
+        _known[about] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _known[about]
 
 
 def header(path: Path) -> dict[str, tuple[int, ...]]:

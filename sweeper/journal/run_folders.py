@@ -20,6 +20,7 @@ from sweeper import in_record
 from sweeper.journal import object_store
 from sweeper.journal.journal import Journal
 from sweeper.journal.recorded import trainable_stub as recorded_of
+from sweeper.spec import asides
 from sweeper.spec.load import load, recorded
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, nodes
@@ -31,7 +32,10 @@ SCRATCH, BEGUN, TRUNKS = ".tune", "begun", "trunks"
 LOCK = ".lock"
 MORE = "search.trials"  # a run may go on with more of them
 # Settings that move no number of a trial: a run may go on with others.
-FREE = ("limits.", "tracking.", "reuse.", "resources.concurrency", "resources.max_failures", "resources.placement")
+FREE = (
+    *("limits.", "tracking.", "reuse.", "resources.concurrency", "resources.max_failures", "resources.placement"),
+    *asides.KEYS,
+)
 REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
 NEWEST = Path("\0newest")  # resume the newest run of the spec; no folder can have this name
 
@@ -126,6 +130,16 @@ def mend_spec(run_dir: Path) -> None:
 def extend(run_dir: Path, journal: Journal, new: SweepSpec) -> None:
     """Let a run go on with a spec that `extends` its own: the journal says so first, then spec.yaml is replaced."""
     journal.extend(new.spec_hash, new.to_yaml(), recorded(run_dir / SPEC).changed(new))
+    _put_spec(run_dir, new)
+
+
+def note(run_dir: Path, new: SweepSpec) -> None:
+    """Keep the notes, tags and calls that a spec has now: they are no part of what the journal goes by."""
+    if any(path.startswith(asides.KEYS) for path in recorded(run_dir / SPEC).changed(new)):
+        _put_spec(run_dir, new)
+
+
+def _put_spec(run_dir: Path, new: SweepSpec) -> None:
     files.put(run_dir / SPEC, new.to_yaml())
     if place := object_store.of(run_dir):
         (place / SPEC).push(run_dir / SPEC)

@@ -72,6 +72,7 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
         answer,
         caution,
         _headline(spec, records, outcome),
+        *_asides(spec),
         budget.differ(spec, records),
         *(f"**Caution:** {text(line)}" for line in cautions),
         *([f"This is {text(left_out)}."] if left_out else []),
@@ -89,6 +90,14 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
         **_breakdowns(records),
         "Go on from here": _commands(outcome, found.id if found else None, verdict is not None),
     }
+
+
+def _asides(spec: SweepSpec) -> list[str]:
+    """What people wrote down about the sweep: notes, a paragraph for each of theirs, and tags."""
+    paragraphs = [text(part) for part in spec.notes.split("\n\n") if part.strip()]
+    tags = ", ".join(f"{code(name)}{f': {text(value)}' if value else ''}" for name, value in spec.tags.items())
+    paragraphs[:1] = [f"Notes: {part}" for part in paragraphs[:1]]
+    return [*paragraphs, *([f"Tags: {tags}"] if tags else [])]
 
 
 def _headline(spec: SweepSpec, records: Sequence[TrialRecord], outcome: Outcome) -> str:

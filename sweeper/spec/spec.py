@@ -26,8 +26,8 @@ from pydantic import (
     model_validator,
 )
 
+from sweeper.spec import asides, early_stopping, objectives, space
 from sweeper.spec import conditions as conditions_of
-from sweeper.spec import early_stopping, objectives, space
 from sweeper.spec import settings as settings_of
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.recorded import TrainableStub
@@ -253,6 +253,9 @@ class SweepSpec(Section):
     Args:
         name: of the sweep and its MLflow experiment.
         question: what the sweep is to answer, for the report.
+        notes: what people want to remember, for the report and MLflow. Like tags and on_event not part of the hash.
+        tags: name -> text, for the same.
+        on_event: commands and addresses that are told of verdicts, of failures and of the end.
         trainable: `module:function`.
         objectives: the first, `objective`, alone ranks, stops and confirms.
         evaluate: tasks that score the trials; not part of the hash at its default.
@@ -276,6 +279,9 @@ class SweepSpec(Section):
 
     name: Name
     question: str = ""
+    notes: asides.Notes = Field(default="", exclude_if=asides.empty)
+    tags: asides.Tags = Field(default={}, exclude_if=asides.empty)
+    on_event: asides.Calls = Field(default=(), exclude_if=asides.empty)
     trainable: str = "trainables.mlm:train"
     objectives: Objectives = Field(default=("val/loss",), alias="objective")
     evaluate: Evaluate | None = Field(default=None, exclude_if=lambda given: given is None)
@@ -479,7 +485,7 @@ class SweepSpec(Section):
 
         Of a source of the search, NAME@DIGEST, only the digest counts, of what it tells.
         """
-        tree = self.model_dump(mode="json", exclude={"shared", "reuse"})
+        tree = self.model_dump(mode="json", exclude={"shared", "reuse", *asides.KEYS})
         if self.search.sources:
             tree["search"]["from"] = [entry.rpartition("@")[2] for entry in self.search.sources]
         return _digest(tree)

@@ -266,13 +266,16 @@ class Tracker:
         tags = {**session_tags(session), tag.MACHINE: json.dumps(session.machine, default=str)}
         tags |= {**self._identity(), **self._digest(), "mlflow.runName": self._run_dir.name}
         tags |= {tag.DOUBT: " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
-        tags |= {"mlflow.note.content": note(self._spec.question), tag.PROFILE: self._spec.profile or "none"}
+        tags |= dict(self._spec.tags)
+        words = "\n\n".join(note(part) for part in (self._spec.question, *self._spec.notes.split("\n\n")) if part)
+        tags |= {"mlflow.note.content": words, tag.PROFILE: self._spec.profile or "none"}
         store.log(client, self.parent_run_id, tags=tags)
         self._store_spec(client)
         self._described = session
 
     def _store_spec(self, client: MlflowClient) -> None:
-        parent, text = str(self.parent_run_id), redact(self._spec.to_yaml())
+        spec = self._spec.model_copy(update={"on_event": ()})  # an address may be all that keeps strangers out
+        parent, text = str(self.parent_run_id), redact(spec.to_yaml())
         self._spec_stored = self._artifacts.put(client, lambda: client.log_text(parent, text, "spec.yaml"))
 
     def _store_analysis(self, client: MlflowClient, child: TrialRun) -> None:

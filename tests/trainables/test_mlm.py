@@ -152,7 +152,10 @@ print(tuple(model(**pair).logits.shape)[:2] == (1, 16), pair.token_type_ids.max(
         (["--set", "steps"], "PATH=VALUE"),
         (["--set", "steps=[1"], "--set steps=[1: cannot read the value: line 1, column 3: expected ',' or ']'"),
         (["--set", "steps=@x"], "--set steps=@x: cannot read the value"),
-        (["--set", "steps=9", "--set", "steps.x=2"], "--set steps.x=2: an earlier --set gave steps a value"),
+        (
+            ["--set", "masking=9", "--set", "masking.rate=0.2"],
+            "--set masking.rate=0.2: an earlier --set gave masking a value",
+        ),
         (["--set", "model=3"], "model"),
         (["--set", "masking.update_every=900", "--set", "steps=1000"], "largest legal value is 140"),
         (
@@ -183,6 +186,14 @@ print(tuple(model(**pair).logits.shape)[:2] == (1, 16), pair.token_type_ids.max(
         (["--device", "cuda:77"], "--device cuda:77: there is no such device here"),
         (["--device", "meta"], "--device meta: there is no such device here"),
         (["--seed", "-1"], "--seed -1: must be 0 to"),
+        (["--set", "learning_rate=1"], "there is no such setting; did you mean 'optimiser.lr'?"),
+        (["--set", "optimizer.lr=1"], "did you mean 'optimiser.lr'?"),
+        (["--set", "masking.polcy=amlm"], "did you mean 'masking.policy'?"),
+        (["--set", "zzzz=1"], "there is no such setting; use one of steps, batch_size, "),
+        (["--set", "masking={polcy: amlm}"], "masking.polcy: there is no such setting; did you mean 'masking.policy'?"),
+        (["--set", "init_from=no/such"], "init_from: no/such is not a bundle: no model.safetensors"),
+        (["--config", "no/such.yaml"], "--config no/such.yaml: cannot be read: No such file"),
+        (["--config", "/"], "--config /: is a folder; name the file, such as /training_config.yaml"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -213,6 +224,40 @@ def test_alone_from_the_command_line(alone: tuple[list[str], Path]) -> None:
     arguments, output = alone
     assert (output / "checkpoint" / "bundle" / "model.safetensors").exists()
     assert mlm.main(arguments) == 2
+
+
+def test_a_bundles_settings_run_again_and_longer(
+    alone: tuple[list[str], Path], corpus: Path, tmp_path: Path, capsys: Any
+) -> None:
+    bundle = alone[1] / "checkpoint" / "bundle"
+    given = ["--config", str(bundle / "training_config.yaml"), "--threads", "1"]
+    assert mlm.main([*given, "--out", str(tmp_path / "same")]) == 0
+    same = tmp_path / "same" / "checkpoint" / "bundle"
+    assert (same / "model.safetensors").read_bytes() == (bundle / "model.safetensors").read_bytes()
+    assert (same / "training_config.yaml").read_bytes() == (bundle / "training_config.yaml").read_bytes()
+    more = [*given, "--set", "steps=14", "--set", f"init_from={bundle}", "--out", str(tmp_path / "more")]
+    assert mlm.main(more) == 0
+    said = capsys.readouterr().err
+    assert f"caution: with init_from, training begins with the weights of {bundle}" in said
+    kept = tmp_path / "more" / "checkpoint" / "bundle"
+    assert json.loads((kept / "metadata.json").read_text("utf-8"))["step"] == 14
+    again = ["--config", str(kept / "training_config.yaml"), "--threads", "1", "--out", str(tmp_path / "more")]
+    assert mlm.main([*again, "--resume"]) == 0, "its settings name the weights"
+    capsys.readouterr()
+    strange = tmp_path / "strange.yaml"
+    for content, told in (
+        ("stepps: 3\n", "strange.yaml: stepps: there is no such setting; did you mean 'steps'?"),
+        ("steps: &a 3\n", "anchors and aliases"),
+        ("- 1\n", "holds a list at the top"),
+    ):
+        strange.write_text(content, "utf-8")
+        assert mlm.main(["--config", str(strange), "--out", str(tmp_path / "none")]) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert mlm.main(["--config", str(tmp_path / "pipe.yaml"), "--out", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

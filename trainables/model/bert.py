@@ -10,6 +10,8 @@ Shapes: b rows, T tokens a row, H hidden, V vocabulary, S selected slots, n = b 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -209,6 +211,22 @@ def to_hub(model: CompactBert) -> dict[str, Tensor]:
         state["cls.predictions.decoder.bias"] = state[names["decoder_bias"]].clone()
         state[names["word"]] = model.table().detach()
     return state
+
+
+def from_hub(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """The state dictionary of a `CompactBert` without n-hot layer: what `to_hub` turns into this one.
+
+    Raises KeyError for a tensor that is missing.
+    """
+    found: dict[str, Tensor] = {}
+    for ours, theirs in _names(layers).items():
+        found[ours] = state[theirs][:1] if ours == "kind" else state[theirs]  # all rows are one in a model of ours
+    for i in range(layers):
+        own = f"bert.encoder.layer.{i}.attention.self"
+        for kind in ("weight", "bias"):
+            parts = [state[f"{own}.{part}.{kind}"] for part in ("query", "key", "value")]
+            found[f"layers.{i}.qkv.{kind}"] = torch.cat(parts)
+    return found
 
 
 def hub_config(config: ModelConfig, vocab_size: int, pad_id: int) -> dict[str, object]:

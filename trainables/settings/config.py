@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from sweeper.system import yaml_reader
+from sweeper.system.nearest import nearest, nearest_path
 from sweeper.trainable import Budget
 from trainables.settings import presets, word_amounts
 from trainables.settings.catalogue import SOURCES
@@ -289,6 +291,23 @@ class Length(Frozen):
     steps: Positive | None = None
 
 
+class Beginning(Frozen):
+    """The weights that a run begins with, in place of drawn ones: those of a bundle.
+
+    Args:
+        bundle: its folder.
+        weights: their SHA-256, which is filled in where it is missing: other weights are another configuration. None
+            where the bundle is not there, so that a record can be read without it; no run begins then.
+    """
+
+    bundle: Annotated[str, Field(min_length=1)]
+    weights: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+def _folder_alone(given: Any) -> Any:
+    return {"bundle": given} if isinstance(given, str) else given
+
+
 class Config(Frozen):
     """One pretraining run, fully described but for its seed.
 
@@ -299,6 +318,8 @@ class Config(Frozen):
         precision: of the training arithmetic; validation is always in float32.
         noise_salt: another value draws every mask anew under the same seed (a null comparison).
         length: in place of `steps`, which then follow from its rows and `batch_size`.
+        init_from: a bundle's folder: training goes on from its weights. Optimiser, learning rate and masking policy
+            start afresh, and the draws are those of any run with this seed.
         series: word counts, or `published`. A bundle is kept at the first step that reaches each, and named after it,
             such as chck_100M.
         data: the text.
@@ -313,6 +334,7 @@ class Config(Frozen):
     precision: Literal["float32", "bfloat16"] = "float32"
     noise_salt: Annotated[int, Field(ge=0)] = 0
     length: Length | None = Field(default=None, exclude_if=_absent)
+    init_from: Annotated[Beginning | None, BeforeValidator(_folder_alone)] = Field(default=None, exclude_if=_absent)
     series: Milestones = Field(default=None, exclude_if=_absent)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -346,6 +368,11 @@ class Config(Frozen):
     def _fits(self) -> Self:
         if self.length and self.length.rows is None:
             raise ValueError("length has no rows: a trainable that reads the corpus counts them")
+        if self.init_from and self.model.embedding == "nhot":
+            raise ValueError(
+                "init_from does not go with model.embedding nhot: a bundle has the sub-token embeddings folded in, and "
+                "training cannot take them out again"
+            )
         if self.data.block > self.model.max_positions:
             raise ValueError(f"data.block {self.data.block} exceeds model.max_positions {self.model.max_positions}")
         if self.masking.by_row and not round(self.masking.rate * self.data.block):
@@ -488,9 +515,19 @@ class Config(Frozen):
 Whole = TypeVar("Whole", bound=Config)
 
 
-def override(settings: list[str], model: type[Whole] = Config) -> Whole:
-    """The default settings with `PATH=VALUE` settings, the value as a spec writes it. ValueError in one line."""
-    tree: dict[str, Any] = {}
+def override(
+    settings: list[str], model: type[Whole] = Config, given: Mapping[str, Any] | None = None, origin: str = ""
+) -> Whole:
+    """Settings with `PATH=VALUE` settings on top, the value as a spec writes it. ValueError in one line.
+
+    Args:
+        settings: the `PATH=VALUE` texts.
+        model: their type.
+        given: what they are set on top of; the defaults otherwise.
+        origin: names `given` in errors.
+    """
+    legal = _paths(model)
+    tree: dict[str, Any] = copy.deepcopy(dict(given or {}))
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals:
@@ -498,9 +535,13 @@ def override(settings: list[str], model: type[Whole] = Config) -> Whole:
         *parents, leaf = path.split(".")
         if len(parents) >= yaml_reader.MAX_DEPTH:
             raise ValueError(f"--set {setting:.100}: is nested deeper than {yaml_reader.MAX_DEPTH} levels")
+        if path not in legal:
+            raise ValueError(f"--set {setting:.100}: there is no such setting; {_hint(path, legal)}")
         node = tree
         for parent in parents:
-            node = node.setdefault(parent, {})
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
             if not isinstance(node, dict):
                 raise ValueError(f"--set {setting}: an earlier --set gave {parent} a value")
         try:
@@ -512,4 +553,28 @@ def override(settings: list[str], model: type[Whole] = Config) -> Whole:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "settings"
-        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+        what = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            what = f"there is no such setting; {_hint(where, legal)}"
+        named = f"{origin}: " if origin and not any(text.startswith(f"{where}=") for text in settings) else ""
+        raise ValueError(f"{named}{where}: {what}") from error
+
+
+def _hint(path: str, legal: list[str]) -> str:
+    """The nearest setting, or those of the section."""
+    found = nearest_path(path, legal)
+    section = path.rpartition(".")[0] if path.rpartition(".")[0] in legal else ""
+    return (
+        found if found.startswith("did") else nearest(path, [one for one in legal if one.rpartition(".")[0] == section])
+    )
+
+
+def _paths(model: type[BaseModel], at: str = "") -> list[str]:
+    """Every dotted path of a type of settings, sections included."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        found.append(f"{at}{name}")
+        parts = (field.annotation, *get_args(field.annotation))
+        for section in (part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)):
+            found += _paths(section, f"{at}{name}.")
+    return found

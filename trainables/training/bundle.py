@@ -134,7 +134,10 @@ def refuse_other(checkpoint: Path, run: Mapping[str, Any], allow_unnamed: bool =
 def _moving(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Everything that can change a run's numbers, by dotted path, the text last. A length is in its steps."""
     yield "seed", run["seed"]
-    yield from _flat({key: value for key, value in run["config"].items() if key not in ("data", "length")}, "")
+    rest = {key: value for key, value in run["config"].items() if key not in ("data", "length", "init_from")}
+    yield from _flat(rest, "")
+    if begun := run["config"].get("init_from"):
+        yield "init_from.weights", begun["weights"]  # wherever the bundle lies
     yield from _flat(run["config"]["data"], "data.")
     yield "data_fingerprint", run["data_fingerprint"]
 
@@ -286,6 +289,17 @@ def _as_text(given: str) -> str:
     return re.sub(acts, lambda found: found[0] if len(found[0]) > 1 else f"\\{found[0]}", files.one_line(given))
 
 
+def _begun(config: Config) -> str:
+    """Where training began, for the model card."""
+    if config.init_from is None:
+        return ""
+    folder = files.one_line(config.init_from.bundle).replace("`", "'")
+    return (
+        f"\nTraining began with the weights of `{folder}` (SHA-256 `{config.init_from.weights}`), with a fresh "
+        "optimiser and masking policy: steps and words are those since then.\n"
+    )
+
+
 def _card(config: Config, metadata: dict[str, Any]) -> str:
     metrics = metadata["metrics"]
     return f"""---
@@ -297,7 +311,7 @@ tags: [masked-language-modeling, compact-bert]
 
 Pretrained for {metrics["step"]} steps of {config.batch_size} rows of {config.data.block} tokens, {metadata["words"]:,}
 words, on `{files.one_line(config.data.corpus).replace("`", "'")}`, {_masking(config.masking)}. Seed {metadata["seed"]}.
-{N_HOT if config.model.embedding == "nhot" else ""}
+{N_HOT if config.model.embedding == "nhot" else ""}{_begun(config)}
 
 | metric | nats |
 |---|---:|

@@ -22,7 +22,7 @@ from trainables.masking.budget import Selection
 from trainables.model import initialisation
 from trainables.noise import StepNoise, derive
 from trainables.settings.config import Config
-from trainables.training import bundle, cuda_graph, optimiser, trunk, validation
+from trainables.training import beginning, bundle, cuda_graph, optimiser, trunk, validation
 
 
 class Run:
@@ -41,7 +41,10 @@ class Run:
         self.config, self.context, self.prepared = config, context, prepared
         self.rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
         self.batches = Batches(self.prepared, config.batch_size, context.seed)
-        self.model = initialisation.initial_model(config.model, self.prepared, context.seed).to(context.device).train()
+        self.model = initialisation.initial_model(config.model, self.prepared, context.seed)
+        if config.init_from and not (context.restore_from or context.fork_from):  # which bring their own weights
+            beginning.load(self.model, config)
+        self.model = self.model.to(context.device).train()
         self.optimiser = optimiser.Optimiser(self.model, config)
         by_id = (prepared.forms, prepared.eligible, prepared.unigram, prepared.initial)
         vocabulary = policy.Vocabulary(*by_id, self.batches.word_start)

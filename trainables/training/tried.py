@@ -23,6 +23,8 @@ SMALL, SHORT = 256, 5000
 
 def cautions(config: Config, vocabulary: int) -> list[str]:
     """Cautions for people, at most one for each start. vocabulary: entries of the tokenizer."""
+    if config.init_from:
+        return []  # another start
     return _neighbours(config, vocabulary) if config.model.start == "neighbours" else _published(config)
 
 

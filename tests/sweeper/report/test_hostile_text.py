@@ -81,7 +81,14 @@ def hostile_spec(evil: str) -> SweepSpec:
         f"b {evil}": LogUniform(1.0, 10.0),
         "x": LogUniform(0.1, 1.0),
     }
-    changes: dict[str, Any] = {"question": evil, "arms": arms, "space": space, "profile": evil}
+    changes: dict[str, Any] = {
+        "question": evil,
+        "notes": evil.replace("\n\n", " "),
+        "tags": {"one": evil},
+        "arms": arms,
+        "space": space,
+        "profile": evil,
+    }
     changes |= {"objectives": ("val/loss", f"{evil}/accuracy"), "data": {"corpus": evil, "tokenizer": evil}}
     return spec.model_copy(update={**changes, "evaluate": Evaluate(at="trials", tasks={evil: evil})})
 

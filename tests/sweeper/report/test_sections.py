@@ -37,6 +37,17 @@ def test_masks_that_were_not_divided_as_asked_are_said(tmp_path: Path) -> None:
     assert f"**Caution:** {said}" in markdown(toy_spec(), journal, outcome(tmp_path))
 
 
+def test_notes_and_tags_stand_in_the_head(journal: Journal, tmp_path: Path) -> None:
+    spec = toy_spec(notes="Tried after the talk.\nSee *there*.\n\n# And then", tags={"paper": "fig 2", "draft": ""})
+    head = markdown(spec, journal, outcome(tmp_path)).split("\n## ")[0]
+    assert (
+        "\n\nNotes: Tried after the talk. See \\*there\\*.\n\n\\# And then\n\nTags: `paper`: fig 2, `draft`\n" in head
+    )
+    assert markdown(toy_spec(), journal, outcome(tmp_path)).split("\n## ")[0] in head.replace(
+        "\n\nNotes: Tried after the talk. See \\*there\\*.\n\n\\# And then\n\nTags: `paper`: fig 2, `draft`", ""
+    )
+
+
 def test_the_best_completed_and_of_equals_the_first(journal: Journal) -> None:
     spec = toy_spec()
     assert best(toy_spec(), journal.trials.values()) is journal.trials["t0002"]

@@ -71,7 +71,9 @@ def test_a_sweep_in_mlflow(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(toy, "stuck", lambda metrics: "stayed there" if metrics["val/loss"] in (1.6, 1.1) else None)
-    spec, run_dir = toy_spec("whole"), storage / "whole-01234567"
+    calls = ["https://example.org/a-hook-that-nobody-else-may-know"]
+    spec = toy_spec("whole", notes="Look\n\n*again*", tags={"paper": "fig 2"}, on_event=calls)
+    run_dir = storage / "whole-01234567"
     run_dir.mkdir()
     journal = Journal(run_dir / "journal.jsonl")
     said: list[str] = []
@@ -91,6 +93,11 @@ def test_a_sweep_in_mlflow(
     parent = client.get_run(str(tracker.parent_run_id))
     assert (parent.info.run_name, parent.info.status) == (run_dir.name, "KILLED")
     assert {"sweeper.kind": "sweep", "sweeper.best": "t0002", "data": "d1"}.items() <= parent.data.tags.items()
+    assert parent.data.tags["paper"] == "fig 2"
+    assert parent.data.tags["mlflow.note.content"].endswith("\n\nLook\n\n\\*again\\*")
+    kept = Path(client.download_artifacts(parent.info.run_id, "spec.yaml", str(tmp_path))).read_text("utf-8")
+    assert "Look" in kept
+    assert "a-hook" not in kept
     assert parent.data.metrics == {"best/val/loss": 1.25}
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"spec.yaml", "report.md"}
     assert str(parent.info.artifact_uri).startswith((storage / "mlartifacts").as_uri())
