@@ -204,9 +204,8 @@ def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, si
         return REFUSED
     except nodes.NotStarted:
         return FAILED
-    verdict = ended.summary["verdict"]
     cautions = filter(None, [ended.summary["caution"], sections.shortfall(stages.journal.trials.values())])
-    for line in closing.lines(admission.path, spec, ended.outcome, ended.best, verdict, " ".join(cautions)):
+    for line in closing.lines(admission.path, spec, stages.journal, ended.outcome, ended.best, " ".join(cautions)):
         _say(line)
     if args.resume is None and ended.answered:
         _say(f"to see it again or to resume it: {run_folders.resume(run_dir)}; to train it again: --again")

@@ -13,6 +13,7 @@ from sweeper.journal import learned, tasks
 from sweeper.journal.budget import TOKENS, Common
 from sweeper.journal.events import Ask, End, Report, Session
 from sweeper.journal.journal import AUDIT, Journal, TrialRecord
+from sweeper.journal.names import Names
 from sweeper.journal.records import ended
 from sweeper.spec.hints import confidence
 from sweeper.system.files import one_line, printable
@@ -68,8 +69,8 @@ def results_csv(spec: SweepSpec, journal: Journal) -> str:
     return text.getvalue()
 
 
-def verdict_tex(verdict: Verdict | None) -> str:
-    """The verdicts as a LaTeX table; needs the package booktabs."""
+def verdict_tex(verdict: Verdict | None, names: Names | None = None) -> str:
+    """The verdicts as a LaTeX table; needs the package booktabs. names: to stand beside what the verdict calls arms."""
     if verdict is None:
         return "% No confirmation has a verdict.\n"
     level = confidence(verdict["alpha"])
@@ -94,7 +95,8 @@ def verdict_tex(verdict: Verdict | None) -> str:
         p = "--" if one["n"] < 2 else "$<0.0001$" if one["adjusted"] < 1e-4 else f"${one['adjusted']:.2g}$"
         mean = "--" if one["mean"] is None else f"${nats(one['mean'])}$"
         label = verdict.get("told", {}).get(one["arm"], one["verdict"])
-        cells = [escape(one["arm"]), str(one["n"]), mean, between, p, escape(label)]
+        arm = names.label(one["arm"]) if names else one["arm"]
+        cells = [escape(arm), str(one["n"]), mean, between, p, escape(label)]
         lines.append(" & ".join(cells) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 

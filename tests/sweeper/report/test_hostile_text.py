@@ -22,6 +22,7 @@ from sweeper import status
 from sweeper.confirmation.verdicts import Rule, verdicts
 from sweeper.journal.events import Ask, End, Family, Over, Report, Session, Verdict
 from sweeper.journal.journal import Journal, nested
+from sweeper.journal.names import Names
 from sweeper.plan import estimate as estimate_module
 from sweeper.plan.estimate import estimated
 from sweeper.report import tables, terminal, write
@@ -320,7 +321,8 @@ def test_lines_of_the_commands(outputs: Outputs, evil: str, capfd: pytest.Captur
     files.emit(json.dumps(outputs.summary))
     assert not steers(said := capfd.readouterr().out)
     assert json.loads(said)["trials"][0]["id"] == "t0000"
-    trials = [status._trial(outputs.spec, record, False) for record in outputs.journal.trials.values()]
+    names = Names(outputs.spec)
+    trials = [status._trial(outputs.spec, record, False, names) for record in outputs.journal.trials.values()]
     found = {"name": "x", "state": "open", "driver": False, "run_dir": evil, "counts": {"failed": 1}, "total": 1}
     found |= {"best": evil, "silent_s": 1.0, "trials": trials, "resume": evil, "left_out": None, "doubts": [evil]}
     lines = status.lines({**found, "waiting": {"trials": 1, "why": evil}})
