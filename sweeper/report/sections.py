@@ -16,7 +16,7 @@ from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
 from sweeper.journal.names import Names
 from sweeper.journal.records import best, fingerprints, state
-from sweeper.report import pareto, scores, trial_tables
+from sweeper.report import methods, pareto, scores, setup, trial_tables
 from sweeper.report.tables import steps_trained
 from sweeper.report.trial_tables import RANKS
 from sweeper.system.files import one_line
@@ -26,6 +26,7 @@ from sweeper.system.secrecy import redact
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
+SETUP, METHODS = "Setup", "How the verdict was reached"
 FRONT, JUDGED, APART = "Pareto front", "Judged by tasks", trial_tables.APART
 UI_PORT = 5050
 SHORT, NAMED = 0.005, 5  # share of predictions not drawn as asked that gets a caution; trials named in a sentence
@@ -83,6 +84,8 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
         **({"Verdicts": verdict_text.section(verdict, names)} if verdict else {}),
         **({FRONT: front} if front else {}),
         **({JUDGED: judged} if judged else {}),
+        SETUP: setup.section(spec, journal),
+        METHODS: methods.section(spec, journal),
         "What ran": _what_ran(spec, journal, outcome),
         **trial_tables.trials(spec, journal, names),
         "Against the baseline": trial_tables.differences(spec, records, names),
@@ -128,7 +131,6 @@ def _what_ran(spec: SweepSpec, journal: Journal, outcome: Outcome) -> str:
             ("command", code(redact(last.command))),
             ("git commit", code(last.git_commit) if last.git_commit else "none"),
             ("machine", text(", ".join(f"{key} {value}" for key, value in last.machine.items()))),
-            ("versions", text(", ".join(f"{name} {version}" for name, version in sorted(last.versions.items())))),
         ]
     rows += [(key, text(value)) for key, value in steps_trained(list(journal.trials.values())).items()]
     facts = journal.facts()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,12 @@ _ESCAPES = {
     "|": r"\textbar{}",
     **{char: f"{{{char}}}" for char in "[]*"},  # after a row's \\\\ LaTeX would read them as its arguments
 }
+_ACCENTS = {
+    *"\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
+}  # that pdflatex puts on any letter
+_KNOWN = {*"ßæøåœłÆØÅŒŁ§©°±·×÷–—‘’“”…"}  # to pdflatex, with its usual fonts
+# Other characters need a font that has them: lualatex and xelatex show them, pdflatex their number.
+OTHER_LETTERS = "\\providecommand{\\otherletter}[2]{\\ifdefined\\Umathchar#1\\else\\texttt{#2}\\fi}"
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet takes a cell that begins so as a formula
 
 
@@ -81,6 +88,7 @@ def verdict_tex(verdict: Verdict | None, names: Names | None = None) -> str:
     )
     lines = [
         "% needs \\usepackage{booktabs}",
+        OTHER_LETTERS,
         "\\begin{table}",
         "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
         f"\\caption{{{escape(caption)}}}",
@@ -119,7 +127,13 @@ def _is_number(text: str) -> bool:
 
 def escape(text: str) -> str:
     """Text as LaTeX sets it, in one line."""
-    return "".join(_ESCAPES.get(char, char) for char in one_line(text))
+    return "".join(_ESCAPES.get(char) or _letter(char) for char in one_line(text))
+
+
+def _letter(char: str) -> str:
+    base, *accents = unicodedata.normalize("NFD", char)
+    plain = base.isascii() and base.isprintable() and _ACCENTS.issuperset(accents) and len(accents) < 2
+    return char if plain or char in _KNOWN else f"\\otherletter{{{char}}}{{U+{ord(char):04X}}}"
 
 
 def nats(value: float | None) -> str:
