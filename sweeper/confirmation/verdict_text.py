@@ -104,17 +104,21 @@ def section(verdict: Mapping[str, Any], names: Names | None = None) -> str:
     caution = [f"**{text(verdict['unlearned'])}**"] if verdict.get("unlearned") else []
     lines = [*verdict["rule"], ASSUMED, *verdict.get("judged", ()), *verdict["notes"], *notes, *needed]
     bullets = "\n".join(f"* {line}" for line in [*caution, *map(text, lines)])
-    return "\n\n".join(part for part in (f"{first}{compared}", _runs(verdict), bullets) if part)
+    return "\n\n".join(part for part in (f"{first}{compared}", _runs(verdict, names), bullets) if part)
 
 
-def _runs(verdict: Mapping[str, Any]) -> str:
+def _runs(verdict: Mapping[str, Any], names: Names | None) -> str:
     """Stuck runs and spread of every arm beside the baseline's; empty if the record is of an earlier version."""
     rows = []
     for one in verdict["comparisons"]:
         if "spread" not in one:
             continue
         spread = one["spread"] or {}
-        row = [one["arm"], *(_share(one[key], one["n"]) for key in ("stuck", "baseline_stuck")), _p(one["stuck_p"])]
+        row = [
+            names.label(one["arm"]) if names else one["arm"],
+            *(_share(one[key], one["n"]) for key in ("stuck", "baseline_stuck")),
+            _p(one["stuck_p"]),
+        ]
         row += [number(spread.get("sd")), number(spread.get("baseline")), _ratio(spread), _p(spread.get("p"))]
         rows.append(row)
     if not rows:

@@ -35,12 +35,12 @@ _ESCAPES = {
     "|": r"\textbar{}",
     **{char: f"{{{char}}}" for char in "[]*"},  # after a row's \\\\ LaTeX would read them as its arguments
 }
-_ACCENTS = {
-    *"\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
-}  # that pdflatex puts on any letter
+# Accents that pdflatex puts on any letter.
+_ACCENTS = {*"\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"}
 _KNOWN = {*"ßæøåœłÆØÅŒŁ§©°±·×÷–—‘’“”…"}  # to pdflatex, with its usual fonts
 # Other characters need a font that has them: lualatex and xelatex show them, pdflatex their number.
 OTHER_LETTERS = "\\providecommand{\\otherletter}[2]{\\ifdefined\\Umathchar#1\\else\\texttt{#2}\\fi}"
+_LONGEST = 100  # characters of a name in a table
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet takes a cell that begins so as a formula
 
 
@@ -82,8 +82,9 @@ def verdict_tex(verdict: Verdict | None, names: Names | None = None) -> str:
         return "% No confirmation has a verdict.\n"
     level = confidence(verdict["alpha"])
     whose = ", for an arm that an earlier look settled at that look's level" if "looks" in verdict else ""
+    metric, baseline = _cut(verdict["metric"]), _cut(verdict["baseline"])
     caption = (
-        f"Differences in {verdict['metric']} (nats) from {verdict['baseline']}, paired over seeds; negative is better. "
+        f"Differences in {metric} (nats) from {baseline}, paired over seeds; negative is better. "
         f"Intervals ({level} %{whose}) are unadjusted, p is adjusted by Holm's method."
     )
     lines = [
@@ -104,7 +105,7 @@ def verdict_tex(verdict: Verdict | None, names: Names | None = None) -> str:
         mean = "--" if one["mean"] is None else f"${nats(one['mean'])}$"
         label = verdict.get("told", {}).get(one["arm"], one["verdict"])
         arm = names.label(one["arm"]) if names else one["arm"]
-        cells = [escape(arm), str(one["n"]), mean, between, p, escape(label)]
+        cells = [escape(_cut(arm)), str(one["n"]), mean, between, p, escape(_cut(label))]
         lines.append(" & ".join(cells) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
@@ -128,6 +129,11 @@ def _is_number(text: str) -> bool:
 def escape(text: str) -> str:
     """Text as LaTeX sets it, in one line."""
     return "".join(_ESCAPES.get(char) or _letter(char) for char in one_line(text))
+
+
+def _cut(text: str) -> str:
+    """Text that fits on a page, for a cell that LaTeX does not break into lines."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _letter(char: str) -> str:

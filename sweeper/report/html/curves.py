@@ -1,4 +1,4 @@
-"""The learning curves of the report: the confirmation's runs by arm, else the search's; single trials as thin lines."""
+"""The learning curves of the report: the confirmation's runs by arm, else the search's, single trials thin."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def _grouped(spec: SweepSpec, names: Names | None, curves: Iterable[tuple[TrialR
     arms: dict[str, list[Curve]] = {}
     thin: list[Curve] = []
     for record, curve in curves:
-        if record.ask.arm and (record.ask.stage == "confirm") == confirmed:
+        if confirmed and record.ask.stage != "confirm":
+            continue  # a search's curve is of another seed, and the best of many
+        if record.ask.arm:
             arms.setdefault(record.ask.arm, []).append(curve)
         else:
             thin.append(curve)

@@ -170,8 +170,8 @@ def _parts(spec: SweepSpec, journal: Journal, drawings: Sequence[Drawing], texts
 def _curves(drawings: Sequence[Drawing]) -> str:
     note = (
         '<p class="note">In brackets the number of seeds; bands reach from the lowest seed to the highest. Thin '
-        "lines are single trials of the search, exploration; they may leave the frame of differences. Trials off "
-        "budget are not shown.</p>"
+        "lines are single trials; they may leave the frame of differences. Trials off budget are not shown, nor are "
+        "trials of the search beside a confirmation.</p>"
     )
     return _side_by_side(drawings) + note
 
