@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sweeper.report.gallery import Drawing
+    from sweeper.report.html.gallery import Drawing
 
 FORMATS = ("svg", "pdf")
 WIDTH = 6.3  # inches: the text of a page

@@ -9,9 +9,9 @@ import pytest
 
 from sweeper.journal.journal import Journal
 from sweeper.report import printed, write
-from sweeper.report.gallery import FACTORS, Drawing, gallery
 from sweeper.report.html import figures, setting_figures
 from sweeper.report.html.figures import Group
+from sweeper.report.html.gallery import FACTORS, Drawing, gallery
 from sweeper.report.html.setting_figures import Point
 from sweeper.report.sections import Outcome
 from sweeper.spec.spec import SweepSpec
