@@ -207,10 +207,10 @@ def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, si
         return REFUSED
     except nodes.NotStarted:
         return FAILED
-    verdict = ended.summary["verdict"]
     cautions = filter(None, [ended.summary["caution"], sections.shortfall(stages.journal.trials.values())])
+    cautioned = " ".join(cautions)
     for line in closing.lines(
-        admission.path, spec, ended.outcome, ended.best, verdict, " ".join(cautions), ended.stopped
+        admission.path, spec, stages.journal, ended.outcome, ended.best, cautioned, ended.stopped
     ):
         _say(line)
     if args.resume is None and ended.answered:

@@ -36,7 +36,8 @@ FREE = (
     *("limits.", "tracking.", "reuse.", "resources.concurrency", "resources.max_failures", "resources.placement"),
     *asides.KEYS,
 )
-REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
+REPORTS = ("report.md", "report.html", "results.csv", "table.tex", "setup.tex", "methods.tex")
+FIGURES = "figures"  # the folder of the report's figures, for a paper
 NEWEST = Path("\0newest")  # resume the newest run of the spec; no folder can have this name
 
 
