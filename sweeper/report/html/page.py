@@ -27,6 +27,7 @@ from sweeper.report.html import figures
 from sweeper.report.html.curves import curves_of, gaps_of
 from sweeper.report.html.figures import Axis, Point
 from sweeper.report.pareto import trades
+from sweeper.report.rows import flat
 from sweeper.report.sections import APART, FRONT, JUDGED, Outcome, sections
 from sweeper.spec.space import Choice, LogUniform, Simplex
 from sweeper.system.files import printable
@@ -286,7 +287,7 @@ def _points(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[Point]:
     """The search's completed trials on budget, the best MOST_POINTS of them; the best last, to be drawn on top."""
     common = Common.of(spec, searched)
     points = [
-        Point(record.ask.arm or record.id, dict(tables.flat(record.ask.params)), score, record.ask.arm is not None)
+        Point(record.ask.arm or record.id, dict(flat(record.ask.params)), score, record.ask.arm is not None)
         for record in searched
         if record.state == "completed" and common.kept(record) and (score := record.score(spec.objective)) is not None
     ]
