@@ -15,7 +15,8 @@ from sweeper.journal import learned, tasks
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Ask, End, Report, Session
 from sweeper.journal.journal import AUDIT, Journal, TrialRecord
-from sweeper.journal.records import ended, settings, state
+from sweeper.journal.names import Names
+from sweeper.journal.records import ended, state
 from sweeper.system.secrecy import veiled
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def trials(spec: SweepSpec, journal: Journal) -> list[Row]:
     """
     records = [record for stage in STAGES for record in journal.stage(stage)]
     common, spent = Common.of(spec, journal.trials.values()), seconds(journal)
-    paths, measured = varied(records), metrics(spec, journal)
+    paths, measured, called = varied(records), metrics(spec, journal), names(spec, journal)
     taken = {*FIRST, *LAST, *measured}
     heads = {path: f"config.{path}" if path in taken else path for path in paths}
     found = []
@@ -52,7 +53,7 @@ def trials(spec: SweepSpec, journal: Journal) -> list[Row]:
             {
                 "stage": ask.stage,
                 "trial": record.id,
-                "candidate": candidate(journal, ask),
+                "candidate": called.of(ask),
                 "arm": ask.arm,
                 "seed": ask.seed,
                 "state": state(record),
@@ -73,22 +74,20 @@ def trials(spec: SweepSpec, journal: Journal) -> list[Row]:
     return found
 
 
-def curves(journal: Journal) -> Iterator[Row]:
+def curves(spec: SweepSpec, journal: Journal) -> Iterator[Row]:
     """All that trials reported: a row for each trial, step and metric, those of the search first."""
+    called = names(spec, journal)
     for record in (record for stage in STAGES for record in journal.stage(stage)):
         ask = record.ask
-        common = {"stage": ask.stage, "trial": record.id, "candidate": candidate(journal, ask), "arm": ask.arm}
+        common = {"stage": ask.stage, "trial": record.id, "candidate": called.of(ask), "arm": ask.arm}
         for row in record.rows:
             for metric, value in row.metrics.items():
                 yield {**common, "seed": ask.seed, "step": row.step, "metric": metric, "value": value}
 
 
-def candidate(journal: Journal, ask: Ask) -> str:
-    """The name of a configuration for people: its arm's, else its settings, as in `82/6/11 ema_decay=0.51`.
-
-    A confirmation calls a configuration of the search by its trial, which says little: that has its settings here, too.
-    """
-    return ask.arm if ask.arm and ask.arm not in journal.trials else settings(ask)
+def names(spec: SweepSpec, journal: Journal) -> Names:
+    """The names of all configurations, of which those of the confirmation are the search's."""
+    return Names(spec, (record.ask for record in journal.trials.values()))
 
 
 def metrics(spec: SweepSpec, journal: Journal) -> list[str]:
