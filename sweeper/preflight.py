@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
@@ -35,7 +35,7 @@ class Request:
     """What the command line asks for.
 
     Args:
-        spec: file of the spec; None where `resume` names the run.
+        spec: the spec, as a file or as a tree; None where `resume` names the run.
         profile: one of the spec's profiles; None for its default.
         set: changes of single keys, `PATH=VALUE`.
         storage: where run folders lie; None for the default.
@@ -50,7 +50,7 @@ class Request:
         dry_run: only plan.
     """
 
-    spec: Path | None = None
+    spec: Path | Mapping[str, Any] | None = None
     profile: str | None = None
     set: list[str] = field(default_factory=list)
     storage: Path | None = None
@@ -204,6 +204,7 @@ def admission(request: Request, say: Say) -> Admission:
     if line := other_baseline(path, spec):
         say(line)
     storage = run_folders.storage(request.storage, request.resume)
+    path = Path("spec") if isinstance(path, Mapping) else path
     run_to_resume = run_folders.find_run(storage, spec, request.resume)
     fit, short = fitting(spec)
     return Admission(
@@ -218,7 +219,7 @@ def admission(request: Request, say: Say) -> Admission:
     )
 
 
-def _agreed(request: Request, path: Path, spec: SweepSpec, say: Say) -> tuple[SweepSpec, list[str]]:
+def _agreed(request: Request, path: Path | Mapping[str, Any], spec: SweepSpec, say: Say) -> tuple[SweepSpec, list[str]]:
     """The spec; where it wants a GPU and there is none, the same on CPUs if people agree to the time that takes.
 
     Nobody is asked for a plan; it gets the line that a start would be refused with.

@@ -23,7 +23,7 @@ from sweeper.preflight import Admission, Request
 from sweeper.report import sections
 from sweeper.spec.hints import naming
 from sweeper.spec.spec import SweepSpec
-from sweeper.stages import Stages, repeated
+from sweeper.stages import Ended, Stages, repeated
 from sweeper.system import faults, files, interrupts, nodes
 from sweeper.system.interrupts import Interrupts
 from sweeper.tracking import history
@@ -192,7 +192,6 @@ def _spread(spec: SweepSpec, storage: Path) -> Spread | None:
 
 def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, signals: Interrupts) -> int:
     """Run what is left of the sweep, then show its results."""
-    spec = admission.spec
     try:
         stages = Stages.opened(admission, run_dir, verbose=args.verbose, wait=args.wait)
     except ValueError as error:
@@ -204,15 +203,20 @@ def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, si
         return REFUSED
     except nodes.NotStarted:
         return FAILED
-    verdict = ended.summary["verdict"]
-    cautions = filter(None, [ended.summary["caution"], sections.shortfall(stages.journal.trials.values())])
-    for line in closing.lines(admission.path, spec, ended.outcome, ended.best, verdict, " ".join(cautions)):
+    for line in last_lines(admission, stages, ended):
         _say(line)
     if args.resume is None and ended.answered:
         _say(f"to see it again or to resume it: {run_folders.resume(run_dir)}; to train it again: --again")
     if args.json:
         files.emit(json.dumps(ended.summary))
     return _STATUS[ended.summary["state"]] if ended.whole else FAILED
+
+
+def last_lines(admission: Admission, stages: Stages, ended: Ended) -> list[str]:
+    """What came out, and where it lies, for people."""
+    verdict = ended.summary["verdict"]
+    cautions = filter(None, [ended.summary["caution"], sections.shortfall(stages.journal.trials.values())])
+    return closing.lines(admission.path, admission.spec, ended.outcome, ended.best, verdict, " ".join(cautions))
 
 
 def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:

@@ -22,7 +22,7 @@ def texts(spec: SweepSpec, journal: Journal, outcome: Outcome) -> Iterator[tuple
     """(name, function that writes it) of each report: as a whole or not at all, each apart from the others."""
     made: dict[str, Callable[[], str]] = {
         "report.md": lambda: sections.markdown(spec, journal, outcome),
-        "report.html": lambda: page.page(spec, journal, outcome, _importance(spec, journal)),
+        "report.html": lambda: page.page(spec, journal, outcome, importance_of(spec, journal)),
         "results.csv": lambda: tables.results_csv(spec, journal),
         "table.tex": lambda: tables.verdict_tex(journal.verdict()),
     }
@@ -69,7 +69,7 @@ def _outcome(spec: SweepSpec, journal: Journal, run_dir: Path) -> Outcome:
     return Outcome(run_dir=run_dir, tracking_uri=store_uri(spec, run_dir.parent), bundle=kept)
 
 
-def _importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
+def importance_of(spec: SweepSpec, journal: Journal) -> dict[str, float]:
     """The importance of the settings that a search varied; without any, Ray and Optuna need not load."""
     if not spec.space:
         return {}

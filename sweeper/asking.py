@@ -1,0 +1,5 @@
+"""A sweep for a launcher of its user's own."""
+
+
+class Study:
+    """Not yet."""
