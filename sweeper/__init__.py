@@ -8,9 +8,8 @@ __all__ = ["Budget", "ConfigError", "Pace", "Run", "Settings", "Study", "TrainCo
 __all__ += ["__version__", "load", "run", "runs", "study"]  # noqa: F822 # their types are in __init__.pyi
 
 _WHERE = {
-    **dict.fromkeys(("Run", "load", "study"), "api"),
+    **dict.fromkeys(("Run", "Study", "load", "study"), "api"),
     **dict.fromkeys(("Budget", "Pace", "Settings", "TrainContext", "Trainable"), "trainable"),
-    "Study": "asking",
     "ConfigError": "spec.errors",
 }
 _COMMANDS = ("run", "runs")  # modules behind `python -m sweeper.run` that can be called as well

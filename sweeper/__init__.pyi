@@ -5,9 +5,9 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from sweeper import api
 from sweeper.api import Run as Run
+from sweeper.api import Study as Study
 from sweeper.api import load as load
 from sweeper.api import study as study
-from sweeper.asking import Study as Study
 from sweeper.spec.errors import ConfigError as ConfigError
 from sweeper.trainable import Budget as Budget
 from sweeper.trainable import Pace as Pace

@@ -10,13 +10,15 @@ import contextlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import Timeout
 
 from sweeper import preflight, status
+from sweeper.asking import Asking
 from sweeper.journal import object_store, run_folders
 from sweeper.preflight import Request
 from sweeper.report import notebook
@@ -29,9 +31,6 @@ from sweeper.system import files
 from sweeper.system.interrupts import Interrupts
 from sweeper.trials import cluster
 from sweeper.view import View
-
-if TYPE_CHECKING:
-    from sweeper.asking import Study
 
 Spec = SweepSpec | Mapping[str, Any] | str | Path
 PENDING = "nothing had begun"
@@ -78,6 +77,15 @@ class Run(View):
             raise ConfigError(("trials",), "this search runs its arms, each on every search seed: add arms or seeds")
         total = (self.spec.search.trials or 0) + trials
         return self.resume(sets={run_folders.MORE: total}, yes=yes, verbose=verbose)
+
+
+class Study(Asking):
+    """A sweep for a launcher of your own: what `Asking` does, and its run."""
+
+    @property
+    def run(self) -> Run:
+        """The run with its reports; closes the study."""
+        return Run(self.close())
 
 
 def run(
@@ -183,8 +191,6 @@ def study(
 
     Raises ConfigError.
     """
-    from sweeper.asking import Study
-
     with _refused():
         folder, _ = run_folders.here(None if storage is None else os.fspath(storage), None)
         if isinstance(spec, Run):
@@ -195,7 +201,7 @@ def study(
                 spec=tree, profile=profile, set=changes, storage=folder, reuse_seeds=reuse_seeds, yes=True
             )
         cluster.isolate()
-        return Study(request, say(), Run)
+        return Study(request, say())
 
 
 def say() -> Callable[[str], None]:
@@ -233,7 +239,7 @@ def _refused() -> Iterator[None]:
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError((), " ".join(str(error).split())) from error
+        raise ConfigError((), " ".join(str(error).split())) from None
 
 
 @contextlib.contextmanager
@@ -251,7 +257,9 @@ def _private() -> Iterator[None]:
     before = os.umask(0o077)
     try:
         files.private()
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, about bars that nobody draws
+            yield
     finally:
         os.umask(before)
 

@@ -74,6 +74,7 @@ class Admission:
         run_to_resume: the run folder, if one is resumed.
         fit: how many trials run at once here; None where that is not known.
         lacking: why this machine cannot run it, a line each.
+        here: whether it trains on this machine.
         estimate: its plan, once made.
         prepare_info: what `prepare_shared` returned, once it was called.
     """
@@ -86,6 +87,7 @@ class Admission:
     fit: int | None
     say: Say
     lacking: list[str] = field(default_factory=list)
+    here: bool = True
     estimate: Plan | None = None
     prepare_info: dict[str, Any] | None = None
 
@@ -145,12 +147,12 @@ class Admission:
 
     def _above_limits(self) -> list[str]:
         limits = self.spec.limits
-        if not (limits.hours or limits.gpu_hours):
+        if not (limits.hours or limits.gpu_hours) or not self.here:
             return []
         return above_limits(self.spec, self.estimate or probe.of(self.spec, self.fit, measure=True))
 
     def _short_of_room(self) -> list[str]:
-        if nodes.configured() or (not self.fit and not self.estimate):
+        if nodes.configured() or not self.here or (not self.fit and not self.estimate):
             return []
         there = capacity.free(self.storage)
         short = capacity.shortages(self.spec, self.fit or 1, there, run_folders.size(self.run_to_resume))
@@ -183,10 +185,10 @@ class Admission:
             refuse_used(self.path, self.spec, self.storage, facts, recorded, self.say)
 
 
-def admission(request: Request, say: Say) -> Admission:
+def admission(request: Request, say: Say, here: bool = True) -> Admission:
     """A sweep as the command line asks for it. Raises ValueError, in one line, for what no start could begin with.
 
-    Asks on a terminal before it trains without the GPU that the spec wants.
+    Asks on a terminal before it trains without the GPU that the spec wants. here: whether it trains on this machine.
     """
     own = request.resume if request.spec is None and request.resume != run_folders.NEWEST else None
     if own is not None:
@@ -195,7 +197,9 @@ def admission(request: Request, say: Say) -> Admission:
     path = own / run_folders.SPEC if own is not None else request.spec
     if path is None:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
-    spec, lacking = _agreed(request, path, load(path, request.profile, request.set, own), say)
+    spec, lacking = load(path, request.profile, request.set, own), list[str]()
+    if here:
+        spec, lacking = _agreed(request, path, spec, say)
     files.private(spec.shared)
     if own is not None and not any(change.startswith("tracking") for change in request.set):
         refuse_store(spec, own, request.trust_record)
@@ -206,7 +210,7 @@ def admission(request: Request, say: Say) -> Admission:
     storage = run_folders.storage(request.storage, request.resume)
     path = Path("spec") if isinstance(path, Mapping) else path
     run_to_resume = run_folders.find_run(storage, spec, request.resume)
-    fit, short = fitting(spec)
+    fit, short = fitting(spec) if here else (None, [])
     return Admission(
         request=request,
         path=path,
@@ -215,6 +219,7 @@ def admission(request: Request, say: Say) -> Admission:
         run_to_resume=run_to_resume,
         fit=fit,
         lacking=[*lacking, *short],
+        here=here,
         say=say,
     )
 

@@ -211,6 +211,7 @@ def session(workers_code: Sequence[str] = (), verbose: bool = False) -> Iterator
     os.environ.update(_QUIET if not verbose else {})
     os.environ.update(_TRIALS)
     isolate()
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # it would advertise ipywidgets in a notebook
     from sweeper.system import ray_inside  # first: it refuses an unsupported release of Ray
 
     with _joined(workers_code, verbose) if configured() else _started(verbose):
