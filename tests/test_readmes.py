@@ -72,7 +72,7 @@ def _blocks(path: Path) -> list[Block]:
 
 
 BLOCKS = [block for path in READMES for block in _blocks(path)]
-LATE, ENTRY, TRAIN, MINE = blocks("python")
+LATE, ENTRY, TRAIN, PAIRS, TOLD, MINE = blocks("python")
 
 
 def test_every_block_is_of_a_kind_that_is_tried() -> None:
