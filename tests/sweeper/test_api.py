@@ -305,7 +305,7 @@ def test_ten_lines_from_a_corpus_to_paired_differences(tmp_path: Path) -> None:
     )
     assert block
     script = block[1]
-    assert len([line for line in script.splitlines() if line.strip(" }")]) == 10
+    assert len([line for line in script.splitlines() if line.strip()]) == 10
     small = script.replace('"steps": 400', '"steps": 20').replace("train:2048", "train:120,alphabet=30")
     small = small.replace("[1, 2, 3, 4, 5, 6, 7, 8]", "[1, 2]").replace('"block": 32', '"block": 16')
     small = small.replace('"hidden": 64', '"hidden": 32, "heads": 2')

@@ -27,7 +27,6 @@ from sweeper.report.html import figures
 from sweeper.report.html.curves import curves_of, gaps_of
 from sweeper.report.html.figures import Axis, Point
 from sweeper.report.pareto import trades
-from sweeper.report.rows import flat
 from sweeper.report.sections import APART, FRONT, JUDGED, Outcome, sections
 from sweeper.spec.space import Choice, LogUniform, Simplex
 from sweeper.system.files import printable
@@ -137,7 +136,7 @@ def _parts(
 ) -> Iterator[_Part]:
     """The sections with figures and those that belong beside them; takes the texts it uses out of `texts`."""
     searched, verdict = journal.stage("search"), journal.verdict()
-    points = points_of(spec, searched)
+    points = _points(spec, searched)
     yield from _forest(spec, searched, verdict, texts.pop("Verdicts", ""))
     yield from _pareto(spec, journal, texts.pop(FRONT, ""))
     if judged := texts.pop(JUDGED, ""):
@@ -164,7 +163,7 @@ def _forest(
             figure = _figure("forest", figures.forest(verdict["comparisons"], verdict), caption)
             yield _Part("Paired differences", figure + table)
         return
-    pairs = explored(spec, searched)
+    pairs = _explored(spec, searched)
     if not pairs:
         return
     caption = (
@@ -193,7 +192,7 @@ def _pareto(spec: SweepSpec, journal: Journal, table: str) -> Iterator[_Part]:
     yield _Part(FRONT, body + table)
 
 
-def explored(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+def _explored(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """The search's differences to the baseline in the shape of a comparison, the lowest mean first."""
     common = Common.of(spec, searched)
     done = [
@@ -251,7 +250,7 @@ def _settings(spec: SweepSpec, points: Sequence[Point], importance: Mapping[str,
             figure = figures.ternary(points, parts, spec.objective)
             title = f"Mixture: {figures.last(path)}"
             yield _Part(title, _figure("ternary", figure, f"Each mark is a trial; dark is a low loss.{named}"))
-    every, decay = (next((path for path in spec.space if path.endswith(end)), None) for end in MEMORY)
+    every, decay = (next((path for path in spec.space if path.endswith(end)), None) for end in _MEMORY)
     if every and decay:
         logarithmic = [path for path, domain in spec.space.items() if isinstance(domain, LogUniform)]
         figure = figures.pairwise(points, every, decay, spec.objective, logarithmic)
@@ -263,16 +262,16 @@ def _settings(spec: SweepSpec, points: Sequence[Point], importance: Mapping[str,
         )
         text = f"{caution}By Optuna (PED-ANOVA, Watanabe et al. 2023): what sets the best trials apart from the rest."
         yield _Part("Importance of the settings", _figure("importance", figures.bars(importance), text))
-    axes = dict(axes_of(spec))
+    axes = dict(_axes(spec))
     if len(axes) > 1:
         text = f"Each line is a trial, by thirds of {spec.objective}. Search scores: exploration, not a result."
         yield _Part("All settings at once", _figure("parallel", figures.parallel(points, axes), text))
 
 
-MEMORY = ("update_every", "ema_decay")
+_MEMORY = ("update_every", "ema_decay")
 
 
-def axes_of(spec: SweepSpec) -> Iterator[tuple[str, Axis]]:
+def _axes(spec: SweepSpec) -> Iterator[tuple[str, Axis]]:
     for path, domain in spec.space.items():
         if isinstance(domain, Simplex):
             for part, low in zip(domain.parts, domain.minima, strict=True):
@@ -283,7 +282,7 @@ def axes_of(spec: SweepSpec) -> Iterator[tuple[str, Axis]]:
             yield path, Axis(domain.low, domain.high, isinstance(domain, LogUniform))
 
 
-def points_of(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[Point]:
+def _points(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[Point]:
     """The search's completed trials on budget, the best MOST_POINTS of them; the best last, to be drawn on top."""
     common = Common.of(spec, searched)
     points = [
@@ -296,32 +295,25 @@ def points_of(spec: SweepSpec, searched: Sequence[TrialRecord]) -> list[Point]:
 
 def _masked(spec: SweepSpec, journal: Journal, texts: dict[str, str]) -> Iterator[_Part]:
     """What was masked, by each breakdown that the trials report."""
-    shown = ""
-    for group, rows in breakdowns(spec, journal).items():
-        caption = f"Percent of the masked positions by {group}; colour: the difference from the first row."
-        shown += _figure("masked wide", figures.shares(rows, group), caption)
-        if table := texts.pop(f"Masked by {group} %", ""):
-            shown += _Part(f"By {group}, every trial", table, folded=True).html()
-    if shown:
-        yield _Part("What was masked", shown)
-
-
-def breakdowns(spec: SweepSpec, journal: Journal) -> dict[str, dict[str, dict[str, float]]]:
-    """What was masked: breakdown -> arm -> part -> share, the mean over the arm's trials."""
     by: dict[str, list[dict[str, Any]]] = {}
     for record in _ordered(spec, journal):
         if record.rows and (audit := nested(record.rows[-1].metrics, AUDIT)):
             by.setdefault(record.ask.arm or record.id, []).append(audit)
     groups = dict.fromkeys(key for audits in by.values() for audit in audits for key in audit)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for group in (group for group in groups if group != "shares"):
+    shown = ""
+    for group in groups:
         rows = {
-            name: _mean([shares for audit in audits if (shares := breakdown(audit, group))])
+            name: _mean([found for audit in audits if (found := breakdown(audit, group))])
             for name, audits in list(by.items())[:MOST_ROWS]
         }
-        if rows := {name: row for name, row in rows.items() if row}:
-            found[group] = rows
-    return found
+        rows = {name: row for name, row in rows.items() if row}
+        if rows and group != "shares":
+            caption = f"Percent of the masked positions by {group}; colour: the difference from the first row."
+            shown += _figure("masked wide", figures.shares(rows, group), caption)
+            if table := texts.pop(f"Masked by {group} %", ""):
+                shown += _Part(f"By {group}, every trial", table, folded=True).html()
+    if shown:
+        yield _Part("What was masked", shown)
 
 
 def _budget(spec: SweepSpec, journal: Journal) -> str:
