@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
+from sweeper.confirmation import design
 from sweeper.confirmation.verdict_text import headline
-from sweeper.journal import checkpoints, object_store, records, run_folders
-from sweeper.journal.journal import TrialRecord
+from sweeper.journal import checkpoints, object_store, run_folders
+from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.journal.names import Names
 from sweeper.plan import probe
 from sweeper.report import sections
 from sweeper.spec.errors import SpecError
@@ -23,6 +26,7 @@ from sweeper.tracking.artifacts import Artifacts
 
 T = TypeVar("T")
 LONGEST = 300  # characters of a line
+MOST_SEEDS = 32  # that a line proposes at a time
 
 
 def keep_bundle(run_dir: Path, best: TrialRecord | None) -> Path | None:
@@ -68,32 +72,62 @@ class Steps:
 def lines(
     path: Path,
     spec: SweepSpec,
+    journal: Journal,
     outcome: sections.Outcome,
     best: TrialRecord | None,
-    verdict: Mapping[str, Any] | None,
     caution: str | None = None,
 ) -> list[str]:
     """For people. path: of the spec as it was given, with all its profiles. caution: what stands beside the verdict."""
-    shown = []
-    if verdict:
-        shown.append(f"verdict        {plain(headline(verdict))}")
+    shown, names = [], Names(spec, (record.ask for record in journal.trials.values()))
+    if verdict := journal.verdict():
+        shown.append(f"verdict        {plain(headline(verdict, names))}")
     if caution:
         shown.append(f"caution        {caution}")
     if best:
         score = best.score(spec.objective)
-        what = records.describe(best.ask)
-        shown.append(f"best trial     {best.id} ({what}): {spec.objective} {score:.4f} at step {best.step:,}")
+        what = f"{best.id} ({names.of(best.ask)})"
+        shown.append(f"best trial     {what}: {spec.objective} {score:.4f} at step {best.step:,}; exploration")
     elif spec.total_trials:
         shown.append("best trial     none: no trial completed within the baseline's budget")
-    shown.append(f"run folder     {outcome.run_dir} (report.md lists the trials)")
+    shown.append(f"run folder     {outcome.run_dir}")
     if outcome.bundle:
         shown.append(f"bundle         {outcome.bundle}")
     shown.append(f"tracking store {redact(outcome.tracking_uri)}")
     shown.append(f"browse it with {sections.ui_command(outcome.tracking_uri, outcome.run_dir.parent)}")
     shown += _scale(path, spec)
+    shown.append(f"report         {outcome.run_dir / 'report.html'} (as text: report.md; for a paper: figures/, *.tex)")
+    return [*shown, f"next           {next_step(path, spec, journal, outcome, best)}"]
+
+
+def next_step(
+    path: Path, spec: SweepSpec, journal: Journal, outcome: sections.Outcome, best: TrialRecord | None
+) -> str:
+    """What to type next, with why. path: of the spec as it was given."""
+    folder = outcome.run_dir
     if outcome.interrupted:
-        shown.append(f"interrupted; resume with: {run_folders.resume(outcome.run_dir)}")
-    return shown
+        return f"interrupted; resume with: {run_folders.resume(folder)}"
+    verdict, again = journal.verdict(), f"{run_folders.resume(folder)} --more-seeds"
+    if verdict and design.unsettled(spec, journal):
+        open_ = [one for one in verdict["comparisons"] if one["verdict"] == "inconclusive"]
+        lacking = [one["needed"] - one["n"] for one in open_ if one["needed"]]
+        if lacking:
+            more = min(max(8, *lacking), MOST_SEEDS)
+            return f"not decided yet; {more} more seeds, as a further look: {again} {more}"
+    if verdict is None and len(spec.arms) > 0 and len(spec.seeds.confirm) < 2 and best:
+        profile = ["--profile", spec.profile] if spec.profile else []
+        seeds = f"seeds.confirm={_fresh(spec)}".replace(" ", "")
+        command = shlex.join(["python", "-m", "sweeper.run", str(path), *profile, "--set", seeds])
+        return f"nothing is confirmed; the same trials, which are taken over, and a confirmation: {command}"
+    if best:
+        command = shlex.join(["python", "-m", "sweeper.run", "--reproduce", str(folder)])
+        return f"train the best trial again and compare the bits: {command}"
+    return f"see why no trial completed: {shlex.join(['python', '-m', 'sweeper.status', str(folder)])}"
+
+
+def _fresh(spec: SweepSpec) -> list[int]:
+    """Eight seeds that the search does not use."""
+    first = max([100, *spec.seeds.search]) + 1
+    return [*range(first, first + 8)]
 
 
 def leave(status: int) -> NoReturn:

@@ -214,9 +214,9 @@ def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, si
 
 def last_lines(admission: Admission, stages: Stages, ended: Ended) -> list[str]:
     """What came out, and where it lies, for people."""
-    verdict = ended.summary["verdict"]
-    cautions = filter(None, [ended.summary["caution"], sections.shortfall(stages.journal.trials.values())])
-    return closing.lines(admission.path, admission.spec, ended.outcome, ended.best, verdict, " ".join(cautions))
+    journal = stages.journal
+    cautions = filter(None, [ended.summary["caution"], sections.shortfall(journal.trials.values())])
+    return closing.lines(admission.path, admission.spec, journal, ended.outcome, ended.best, " ".join(cautions))
 
 
 def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:

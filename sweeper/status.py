@@ -21,6 +21,7 @@ from sweeper.journal import records as records_of
 from sweeper.journal import run_folders
 from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.journal.names import Names
 from sweeper.report.summary import sweep_state
 from sweeper.spec.load import recorded as load_recorded
 from sweeper.spec.spec import SweepSpec
@@ -84,6 +85,7 @@ def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
     left = total - len(records)
     state = _state(spec, journal, driver)
     best = records_of.best(spec, records)
+    names = Names(spec, (record.ask for record in records))
     return {
         "state": state,
         "name": spec.name,
@@ -95,7 +97,7 @@ def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
         "counts": dict(Counter(record.state for record in records)),
         "best": best.id if best else None,
         "silent_s": round(max(0.0, time.time() - journal.events[-1].time), 1) if journal.events else None,
-        "trials": [_trial(spec, record, driver) for record in records],
+        "trials": [_trial(spec, record, driver, names) for record in records],
         "waiting": {"trials": left, "why": _why(state, left, at_once, bool(journal.events))},
         "resume": run_folders.resume(run_dir) if state == "open" else None,
         "doubts": journal.doubts(),
@@ -177,10 +179,10 @@ def _state(spec: SweepSpec, journal: Journal, driver: bool) -> str:
     return sweep_state(journal.trials.values(), interrupted=False)
 
 
-def _trial(spec: SweepSpec, record: TrialRecord, driver: bool) -> dict[str, Any]:
+def _trial(spec: SweepSpec, record: TrialRecord, driver: bool, names: Names) -> dict[str, Any]:
     return {
         "id": record.id,
-        "what": f"{records_of.describe(record.ask)}, seed {record.ask.seed}",
+        "what": f"{names.shown(record.ask)}, seed {record.ask.seed}",
         "state": record.state if driver or not record.open else "open",
         "step": record.step,
         "steps": record.steps,

@@ -226,6 +226,13 @@ class TrainableContract:
         said = trainable.unlearned({})
         assert said is None, f"unlearned says {said!r} of metrics that do not tell"
 
+    def test_setup_is_said_in_lines_and_the_same_twice(self) -> None:
+        trainable, config = self._loaded(), self._settings()
+        facts = trainable.prepare(config)
+        one, two = (dict(trainable.setup(config, facts)) for _ in range(2))
+        assert one == two, f"setup says another thing the second time: {_departing(one, two)}"
+        _lines([*one, *one.values()], "what setup returns")
+
     # A run
 
     def test_rows_are_numbers_at_rising_steps_up_to_the_last(self) -> None:

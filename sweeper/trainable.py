@@ -1,7 +1,7 @@
 """The contract between the sweep and what it trains.
 
 A trainable is a module with two names: `Config`, a pydantic model that satisfies `Settings`, and a function
-`train(config, context)`. Ten are optional: `expand(params)` replaces settings by dotted path which stand for others,
+`train(config, context)`. Eleven are optional: `expand(params)` replaces settings by dotted path which stand for others,
 such as a preset, by those, the other params winning; `prepare(config)` makes what all trials share (the tokenised
 corpus), raises ValueError for what cannot be had, and returns facts to keep in the record, among them `notes` and
 `warnings`, lists of lines for people; `check(config, facts)`, called after it for every arm and every corner of the
@@ -17,9 +17,11 @@ the same past and seed are the same up to there, to the last bit, and later ones
 that follow "2 runs", such as "stayed at word frequencies", and returns None where it did: no mean hides such a run, for
 a comparison with one is inconclusive; `unlearned(metrics)` says in a sentence, for people, why runs that end with such
 metrics, the means over the baseline's, have learned too little for a comparison with them to mean anything, and returns
-None where they have not, or where the metrics do not tell. Among the facts of `prepare` may be `judged`, lines for
-people to stand beside every verdict: what the losses that it goes by were measured on. `Config.budget`, a `Budget`, is
-optional, too: without it the settings tell nothing of the budget, and two metrics may (see `TrainContext`). A spec
+None where they have not, or where the metrics do not tell; `setup(config, facts)` says what a configuration trains,
+label -> text, such as "corpus" and "model", for "Setup" in reports and papers; it is asked of every arm and every
+corner of the space, and what differs between them is said to vary. Among the facts of `prepare` may be `judged`, lines
+for people to stand beside every verdict: what the losses that it goes by were measured on. `Config.budget`, a `Budget`,
+is optional, too: without it the settings tell nothing of the budget, and two metrics may (see `TrainContext`). A spec
 names a trainable as text (`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver
 imports the module too, to validate settings, so the module must import nothing heavy: torch belongs inside the
 functions.
@@ -100,6 +102,11 @@ def _nothing(_config: Any) -> dict[str, Any]:
 
 def _anything(_config: Any, _facts: Any) -> None:
     """Every setting is served, and nothing is to be said of it."""
+
+
+def _nothing_said(_config: Any, _facts: Any) -> dict[str, str]:
+    """Reports say of the setup what the sweep itself knows."""
+    return {}
 
 
 def _none() -> tuple[str, ...]:
@@ -196,6 +203,7 @@ class Trainable:
     past: Callable[[Any, int], Mapping[str, Any] | None] | None
     unlearned: Callable[[Mapping[str, float]], str | None]
     stuck: Callable[[Mapping[str, float]], str | None] | None
+    setup: Callable[[Any, Mapping[str, Any]], Mapping[str, str]]
 
     @staticmethod
     def load(name: str, outside: Path | None = None) -> Trainable:
@@ -243,6 +251,7 @@ _OTHERS: dict[str, Any] = {
     "past": None,
     "unlearned": _silent,
     "stuck": None,
+    "setup": _nothing_said,
 }
 
 

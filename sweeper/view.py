@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from sweeper.journal.budget import Common
 from sweeper.journal.journal import Journal
 from sweeper.report import rows
 from sweeper.spec.errors import ConfigError
+from sweeper.spec.hints import nearest
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 from sweeper.system.files import one_line
@@ -181,17 +182,35 @@ class View:
             raise ConfigError(("trial",), f"{found.id} left no bundle: only trials that completed here leave one")
         return left
 
+    def setup(self) -> dict[str, str]:
+        """What was trained on what, for a paper: label -> text."""
+        from sweeper.report.setup import setup
+
+        return setup(*self._opened())
+
+    def methods(self) -> str:
+        """A paragraph on how the verdict was reached, for a paper."""
+        from sweeper.report.methods import methods
+
+        return methods(*self._opened())
+
     def figure(self, name: str) -> go.Figure:
-        """A figure of the report, by plotly. Raises ConfigError for a name that this run has no figure of."""
-        from sweeper.report.html.by_name import figure
+        """A figure of the report, by plotly; `shares` is the first of those of what was masked.
+
+        Raises ConfigError for a name that this run has no figure of.
+        """
+        from sweeper.report.gallery import gallery
         from sweeper.report.write import importance_of
 
-        def importance() -> Mapping[str, float]:
-            if "ray" not in sys.modules:
-                cluster.isolate()  # what knows the importance of settings imports Ray
-            return importance_of(*self._opened())
-
-        return figure(*self._opened(), name, importance)
+        if name == "importance" and "ray" not in sys.modules:
+            cluster.isolate()  # what knows the importance of settings imports Ray
+        spec, journal = self._opened()
+        importance = importance_of(spec, journal) if name == "importance" else None
+        found = {one.name: one for one in gallery(spec, journal, importance)}
+        first = {"shares": next((one for one in found.values() if one.group), None)}
+        if drawing := found.get(name) or first.get(name):
+            return drawing.figure
+        raise ConfigError(("figure",), f"this run has no {name!r}; {nearest(name, found)}")
 
     def __repr__(self) -> str:
         return f"Run({str(self.run_dir)!r})"

@@ -21,6 +21,7 @@ from sweeper.system import files
 from sweeper.trainable import Pace, TrainContext
 from trainables import machine
 from trainables.settings import config as settings
+from trainables.settings.described import setup
 from trainables.settings.presets import expand
 from trainables.settings.slice_names import NAMES
 
@@ -33,6 +34,7 @@ __all__ = [
     "prepare",
     "preparing",
     "probe",
+    "setup",
     "stuck",
     "train",
     "unlearned",

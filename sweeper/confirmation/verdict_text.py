@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.journal.journal import Journal
+from sweeper.journal.names import Names
 from sweeper.spec.hints import confidence
 from sweeper.system.markdown import ABSENT, between, code, number, table, text
 
@@ -16,25 +17,33 @@ ASSUMED = (
 )
 
 
-def headline(verdict: Mapping[str, Any]) -> str:
-    """The verdict in a sentence or two, equally plain whether something is confirmed or nothing is."""
+def headline(verdict: Mapping[str, Any], names: Names | None = None) -> str:
+    """The verdict in a sentence or two, equally plain whether something is confirmed or nothing is.
+
+    names: of the configurations, to stand beside what the verdict calls them.
+    """
     labels, test, champion = verdict["told"], verdict["metric"], verdict["champion"]
     found = next((one for one in verdict["comparisons"] if one["arm"] == champion), None)
     seeds = found["n"] if found else f"{'up to ' * ('looks' in verdict)}{len(verdict['seeds'])}"
     fresh = "" if verdict["fresh"] else " Not all of those seeds were fresh."
     against = f"against {code(verdict['baseline'])} over {seeds} seeds by {text(test)}"
     if found is None:
-        verdicts = "; ".join(f"{code(arm)}: {text(words)}" for arm, words in labels.items())
+        verdicts = "; ".join(f"{_named(arm, names)}: {text(words)}" for arm, words in labels.items())
         return f"**Nothing is confirmed** {against}. {verdicts}.{_going_on(verdict)}{fresh}"
     low, high = found["interval"]
     interval = f"{_level(verdict, champion)} {low:+.4f} to {high:+.4f}"
-    first = f"**Confirmed: {code(champion)}** {against}: {found['mean']:+.4f} nats, {interval}."
+    first = f"**Confirmed: {_named(champion, names)}** {against}: {found['mean']:+.4f} nats, {interval}."
     if challenge := verdict.get("challenge"):
         first += f" {text(challenge['said'][:1].upper() + challenge['said'][1:])}."
-    others = [f"{code(arm)}: {text(words)}" for arm, words in labels.items() if arm != champion]
+    others = [f"{_named(arm, names)}: {text(words)}" for arm, words in labels.items() if arm != champion]
     return (
         " ".join([first, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(verdict) + fresh
     )
+
+
+def _named(arm: str, names: Names | None) -> str:
+    beside = names.label(arm).removeprefix(arm) if names else ""
+    return f"{code(arm)} {text(beside)}" if beside else code(arm)
 
 
 def going_on(verdict: Mapping[str, Any]) -> list[str]:
@@ -55,13 +64,14 @@ def _declared_looks(verdict: Mapping[str, Any]) -> int:
     return sum(look["declared"] for look in verdict.get("looks", ()))
 
 
-def section(verdict: Mapping[str, Any]) -> str:
+def section(verdict: Mapping[str, Any], names: Names | None = None) -> str:
     """A table of the comparisons, one of the arms' runs, then the rule and its qualifications."""
     rows, level = [], _level(verdict)
     for one in verdict["comparisons"]:
         interval, documents = one["interval"], verdict["documents"].get(one["arm"])
         both = (one.get("documents") or {}).get("combined")
-        row = [one["arm"], str(one["n"]), number(one["mean"], "+"), between(interval), between(both)]
+        arm = names.label(one["arm"]) if names else one["arm"]
+        row = [arm, str(one["n"]), number(one["mean"], "+"), between(interval), between(both)]
         row += [between(documents), number(one["sd"]), _p(one["adjusted"]), _p(one["flip"])]
         rows.append([*row, number(one["detectable"]), verdict["told"][one["arm"]]])
     heads = ["arm", "pairs", "difference", level, "over seeds and documents", "over documents", "sd", "p (Holm)"]
@@ -94,17 +104,21 @@ def section(verdict: Mapping[str, Any]) -> str:
     caution = [f"**{text(verdict['unlearned'])}**"] if verdict.get("unlearned") else []
     lines = [*verdict["rule"], ASSUMED, *verdict.get("judged", ()), *verdict["notes"], *notes, *needed]
     bullets = "\n".join(f"* {line}" for line in [*caution, *map(text, lines)])
-    return "\n\n".join(part for part in (f"{first}{compared}", _runs(verdict), bullets) if part)
+    return "\n\n".join(part for part in (f"{first}{compared}", _runs(verdict, names), bullets) if part)
 
 
-def _runs(verdict: Mapping[str, Any]) -> str:
+def _runs(verdict: Mapping[str, Any], names: Names | None) -> str:
     """Stuck runs and spread of every arm beside the baseline's; empty if the record is of an earlier version."""
     rows = []
     for one in verdict["comparisons"]:
         if "spread" not in one:
             continue
         spread = one["spread"] or {}
-        row = [one["arm"], *(_share(one[key], one["n"]) for key in ("stuck", "baseline_stuck")), _p(one["stuck_p"])]
+        row = [
+            names.label(one["arm"]) if names else one["arm"],
+            *(_share(one[key], one["n"]) for key in ("stuck", "baseline_stuck")),
+            _p(one["stuck_p"]),
+        ]
         row += [number(spread.get("sd")), number(spread.get("baseline")), _ratio(spread), _p(spread.get("p"))]
         rows.append(row)
     if not rows:

@@ -75,9 +75,18 @@ class Names:
             self._by_label.setdefault(ask.arm, found)
         return found
 
+    def shown(self, ask: Ask) -> str:
+        """A trial's name for people; of a candidate of the confirmation with what the verdict calls it before."""
+        name = self.of(ask)
+        return self.label(ask.arm) if ask.arm is not None else name
+
+    def name(self, arm: str) -> str:
+        """The name of what a verdict calls an arm."""
+        return self._by_label.get(arm, arm)
+
     def label(self, arm: str) -> str:
         """What a verdict calls an arm, with its name beside it: `t0007 (82/6/11 ema 0.51)`."""
-        name = self._by_label.get(arm, arm)
+        name = self.name(arm)
         return arm if name == arm else f"{arm} ({name})"
 
     def _new(self, ask: Ask) -> str:

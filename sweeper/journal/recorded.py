@@ -6,6 +6,8 @@ noted while it ran: `FACT` in every session, and each run's `Ask` and `End`.
 
 from __future__ import annotations
 
+import contextlib
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +15,47 @@ from sweeper.journal import budget, provenance
 from sweeper.journal.budget import TOKENS
 from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal
+from sweeper.spec.load import probes
+from sweeper.spec.recorded import TrainableStub
 from sweeper.trainable import Budget, Trainable
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
-from sweeper.spec.recorded import TrainableStub
 
 FACT = "trainable"  # of a session
+SETUP, VARIED = "setup", "varied"  # in it
 
 
-def trainable_facts(spec: SweepSpec) -> dict[str, Any]:
-    """What a session records of the trainable. Raises ValueError as `SweepSpec.settings`."""
+def trainable_facts(spec: SweepSpec, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a session records of the trainable. facts: of its `prepare`. Raises ValueError as `SweepSpec.settings`."""
     return {
         FACT: {
             "budgets": {name: budget.to_dict(spec.budget_of(params)) for name, params in spec.arms.items()},
             TOKENS: spec.settings(spec.baseline_params).tokens_per_step,
             "stuck": Trainable.load(spec.trainable).stuck is not None,
             "code": provenance.code(spec.trainable.partition(":")[0]),
+            **_setup(spec, facts or {}),
         }
     }
+
+
+def _setup(spec: SweepSpec, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the baseline trains, label -> text, and the labels whose text is another for some arm or corner."""
+    trainable, seen = Trainable.load(spec.trainable), defaultdict[str, set[str]](set)
+
+    def said(params: Mapping[str, Any]) -> dict[str, str]:
+        config = spec.settings(params)
+        length = {"steps": f"{config.steps:,}", "tokens a run": f"{config.steps * config.tokens_per_step:,}"}
+        return {**length, **{str(label): str(text) for label, text in trainable.setup(config, facts).items()}}
+
+    own: dict[str, str] = {}
+    with contextlib.suppress(Exception):  # a report does without it, and no sweep ends for want of it
+        own = said(spec.baseline_params)
+        for _, params in probes(spec, spec.arms):
+            with contextlib.suppress(ValueError):  # a corner that does not go with the other settings
+                for label, text in said(params).items():
+                    seen[label].add(text)
+    return {SETUP: own, VARIED: [label for label, text in own.items() if seen[label] - {text}]}
 
 
 def trainable_stub(journal: Journal) -> TrainableStub:

@@ -32,7 +32,8 @@ LOCK = ".lock"
 MORE = "search.trials"  # a run may go on with more of them
 # Settings that move no number of a trial: a run may go on with others.
 FREE = ("limits.", "tracking.", "reuse.", "resources.concurrency", "resources.max_failures", "resources.placement")
-REPORTS = ("report.md", "report.html", "results.csv", "table.tex")
+REPORTS = ("report.md", "report.html", "results.csv", "table.tex", "setup.tex", "methods.tex")
+FIGURES = "figures"  # the folder of the report's figures, for a paper
 NEWEST = Path("\0newest")  # resume the newest run of the spec; no folder can have this name
 
 

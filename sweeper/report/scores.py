@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -35,18 +36,21 @@ def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> st
         loss = _mean(records, spec.objective)
         return stage == "search", not common.kept(records[0]), label != own, float("inf") if loss is None else loss
 
-    rows = []
+    rows = defaultdict[str, list[list[str]]](list)
     for (stage, _), records in sorted(groups.items(), key=order):
         means = [number(_mean(records, key)) for key in columns]
         apart = "" if common.kept(records[0]) else " (budget not matched)"
-        rows.append([stage, what(records[0].ask) + apart, str(len(records)), *means])
+        rows[stage].append([what(records[0].ask) + apart, str(len(records)), *means])
     text = (
         "Means over the n seeds of a configuration, at the last step; higher scores are better. "
         f"`{UNTRAINED}` is the score of the same architecture before training: only what lies above it was learnt."
     )
-    if any(stage == "search" for stage, _ in groups):
-        text += " Scores of the search are exploration, not a result."
-    return f"{text}\n\n{table(['stage', 'what', 'n', *columns], rows, left=('stage', 'what'))}"
+    notes = {"search": "Of the search: exploration, not a result.", "confirm": "Of the confirmation:"}
+    tables = [
+        f"{notes.get(stage, stage)}\n\n{table(['what', 'n', *columns], found, left=('what',))}"
+        for stage, found in rows.items()
+    ]
+    return "\n\n".join([text, *tables])
 
 
 def _mean(records: Sequence[TrialRecord], metric: str) -> float | None:

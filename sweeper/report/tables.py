@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.journal.budget import TOKENS
 from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.journal.names import Names
 from sweeper.journal.records import ended
 from sweeper.report.rows import columns, seconds, since, trials
 from sweeper.spec.hints import confidence
@@ -32,6 +34,12 @@ _ESCAPES = {
     "|": r"\textbar{}",
     **{char: f"{{{char}}}" for char in "[]*"},  # after a row's \\\\ LaTeX would read them as its arguments
 }
+# Accents that pdflatex puts on any letter.
+_ACCENTS = {*"\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"}
+_KNOWN = {*"ßæøåœłÆØÅŒŁ§©°±·×÷–—‘’“”…"}  # to pdflatex, with its usual fonts
+# Other characters need a font that has them: lualatex and xelatex show them, pdflatex their number.
+OTHER_LETTERS = "\\providecommand{\\otherletter}[2]{\\ifdefined\\Umathchar#1\\else\\texttt{#2}\\fi}"
+_LONGEST = 100  # characters of a name in a table
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet takes a cell that begins so as a formula
 
 
@@ -48,18 +56,20 @@ def results_csv(spec: SweepSpec, journal: Journal) -> str:
     return text.getvalue()
 
 
-def verdict_tex(verdict: Verdict | None) -> str:
-    """The verdicts as a LaTeX table; needs the package booktabs."""
+def verdict_tex(verdict: Verdict | None, names: Names | None = None) -> str:
+    """The verdicts as a LaTeX table; needs the package booktabs. names: to stand beside what the verdict calls arms."""
     if verdict is None:
         return "% No confirmation has a verdict.\n"
     level = confidence(verdict["alpha"])
     whose = ", for an arm that an earlier look settled at that look's level" if "looks" in verdict else ""
+    metric, baseline = _cut(verdict["metric"]), _cut(verdict["baseline"])
     caption = (
-        f"Differences in {verdict['metric']} (nats) from {verdict['baseline']}, paired over seeds; negative is better. "
+        f"Differences in {metric} (nats) from {baseline}, paired over seeds; negative is better. "
         f"Intervals ({level} %{whose}) are unadjusted, p is adjusted by Holm's method."
     )
     lines = [
         "% needs \\usepackage{booktabs}",
+        OTHER_LETTERS,
         "\\begin{table}",
         "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
         f"\\caption{{{escape(caption)}}}",
@@ -74,7 +84,8 @@ def verdict_tex(verdict: Verdict | None) -> str:
         p = "--" if one["n"] < 2 else "$<0.0001$" if one["adjusted"] < 1e-4 else f"${one['adjusted']:.2g}$"
         mean = "--" if one["mean"] is None else f"${nats(one['mean'])}$"
         label = verdict.get("told", {}).get(one["arm"], one["verdict"])
-        cells = [escape(one["arm"]), str(one["n"]), mean, between, p, escape(label)]
+        arm = names.label(one["arm"]) if names else one["arm"]
+        cells = [escape(_cut(arm)), str(one["n"]), mean, between, p, escape(_cut(label))]
         lines.append(" & ".join(cells) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
@@ -99,7 +110,18 @@ def _is_number(text: str) -> bool:
 
 def escape(text: str) -> str:
     """Text as LaTeX sets it, in one line."""
-    return "".join(_ESCAPES.get(char, char) for char in one_line(text))
+    return "".join(_ESCAPES.get(char) or _letter(char) for char in one_line(text))
+
+
+def _cut(text: str) -> str:
+    """Text that fits on a page, for a cell that LaTeX does not break into lines."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _letter(char: str) -> str:
+    base, *accents = unicodedata.normalize("NFD", char)
+    plain = base.isascii() and base.isprintable() and _ACCENTS.issuperset(accents) and len(accents) < 2
+    return char if plain or char in _KNOWN else f"\\otherletter{{{char}}}{{U+{ord(char):04X}}}"
 
 
 def nats(value: float | None) -> str:

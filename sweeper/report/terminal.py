@@ -25,7 +25,8 @@ from rich.text import Text
 from sweeper.confirmation.verdict_text import declared
 from sweeper.journal.events import Ask, End, Family, Over, Session
 from sweeper.journal.journal import Journal, TrialRecord
-from sweeper.journal.records import best, describe, ended, is_shares, settings
+from sweeper.journal.names import Names
+from sweeper.journal.records import best, ended, is_shares, settings
 from sweeper.report import notebook
 from sweeper.system.files import one_line
 from sweeper.system.secrecy import veiled
@@ -114,6 +115,7 @@ class Live:
         cell = Screen(file=sys.stdout, force_jupyter=False, force_terminal=False) if self._notebook else None
         self._console = console or cell or Screen(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
         self._spec, self._journal, self._total = spec, journal, total
+        self._names = Names(spec, (record.ask for record in journal.trials.values()))
         self._table: rich_live.Live | notebook.Cell | None = None
         self._cursor = 0
         self._next_line = 0.0
@@ -173,7 +175,7 @@ class Live:
             elif isinstance(event, Over):
                 self.say(f"the {event.stage} is over: {event.reason}")
             elif isinstance(event, Ask) and not self._table:
-                self.say(f"{event.trial} starts: {describe(event)}, seed {event.seed}")
+                self.say(f"{event.trial} starts: {self._names.shown(event)}, seed {event.seed}")
             elif isinstance(event, End) and (event.state == "failed" or not self._table):
                 self.say(_ending(self._journal.trials[event.trial], event, self._spec.objective))
         if time.monotonic() >= self._next_line and not self._table:
@@ -183,7 +185,8 @@ class Live:
 
 def picture(spec: SweepSpec, journal: Journal, total: int, width: int, height: int) -> Group:
     """The table and the line of progress under it, for a terminal of that many columns and lines."""
-    records = list(journal.trials.values())
+    # A confirmation's runs stand alone: beside the search's scores they would be ranked with them.
+    records = journal.stage("confirm") or list(journal.trials.values())
     found = best(spec, records)
     shown = _shown(records, found, max(3, height - 7))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), width=width)

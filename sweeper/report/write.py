@@ -1,4 +1,4 @@
-"""Writes a run's reports into its folder: report.md, report.html, results.csv and table.tex.
+"""Writes a run's reports into its folder: report.md, report.html, results.csv, LaTeX and figures for a paper.
 
 Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python -m sweeper.report RUN_DIR`.
 """
@@ -10,7 +10,9 @@ from pathlib import Path
 
 from sweeper.journal import records, run_folders
 from sweeper.journal.journal import Journal
-from sweeper.report import sections, tables
+from sweeper.journal.names import Names
+from sweeper.report import methods, sections, setup, tables
+from sweeper.report.gallery import gallery
 from sweeper.report.html import page
 from sweeper.report.sections import Outcome
 from sweeper.spec.spec import SweepSpec
@@ -24,18 +26,30 @@ def texts(spec: SweepSpec, journal: Journal, outcome: Outcome) -> Iterator[tuple
         "report.md": lambda: sections.markdown(spec, journal, outcome),
         "report.html": lambda: page.page(spec, journal, outcome, importance_of(spec, journal)),
         "results.csv": lambda: tables.results_csv(spec, journal),
-        "table.tex": lambda: tables.verdict_tex(journal.verdict()),
+        "table.tex": lambda: tables.verdict_tex(journal.verdict(), _names(spec, journal)),
+        "setup.tex": lambda: setup.tex(spec, journal),
+        "methods.tex": lambda: methods.tex(spec, journal),
     }
     assert tuple(made) == run_folders.REPORTS
     for name, text in made.items():
         yield name, lambda name=name, text=text: files.put(outcome.run_dir / name, text())
+    yield run_folders.FIGURES, lambda: _figures(spec, journal, outcome)
 
 
 def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]:
-    """Write the reports; their paths."""
+    """Write the reports; their paths, the last one that of the folder of figures."""
     for _, write in texts(spec, journal, outcome):
         write()
-    return [outcome.run_dir / name for name in run_folders.REPORTS]
+    return [outcome.run_dir / name for name in (*run_folders.REPORTS, run_folders.FIGURES)]
+
+
+def _figures(spec: SweepSpec, journal: Journal, outcome: Outcome) -> None:
+    """The figures as SVG and PDF. files.Unsafe, in one line, if their folder is a link."""
+    from sweeper.report import printed  # with Matplotlib, which takes a second
+
+    files.inside(outcome.run_dir, run_folders.FIGURES).mkdir(exist_ok=True)
+    for name, content in printed.files(gallery(spec, journal, importance_of(spec, journal))):
+        files.put(files.inside(outcome.run_dir, run_folders.FIGURES, name), content)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +81,10 @@ def _outcome(spec: SweepSpec, journal: Journal, run_dir: Path) -> Outcome:
     bundle = files.inside(run_dir, "bundles", best.id) if best else run_dir
     kept = bundle if best and bundle.is_dir() else None
     return Outcome(run_dir=run_dir, tracking_uri=store_uri(spec, run_dir.parent), bundle=kept)
+
+
+def _names(spec: SweepSpec, journal: Journal) -> Names:
+    return Names(spec, (record.ask for record in journal.trials.values()))
 
 
 def importance_of(spec: SweepSpec, journal: Journal) -> dict[str, float]:

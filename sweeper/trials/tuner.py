@@ -374,7 +374,7 @@ def _session(spec: SweepSpec, concurrency: int, slots: int, facts: dict[str, Any
         versions=provenance.versions(),
         git_commit=provenance.commit(),
         machine=machine,
-        facts={**facts, **recorded.trainable_facts(spec)},
+        facts={**facts, **recorded.trainable_facts(spec, facts)},
     )
 
 

@@ -129,12 +129,16 @@ def test_a_run_is_read_anew_when_its_record_grows(tmp_path: Path) -> None:
 
 
 def test_figures_by_name(run: api.Run) -> None:
-    for name in ("forest", "curves", "gaps", "shares", "ternary", "parallel"):
+    for name in ("forest", "curves", "gaps", "mixture-shares", "loss-x", "parallel", "importance"):
         assert run.figure(name).to_plotly_json()["data"], name
-    assert run.figure("shares/decile").to_plotly_json() == run.figure("shares").to_plotly_json()
-    assert run.figure("importance").to_plotly_json()["data"]
+    assert run.figure("shares").to_plotly_json() == run.figure("masked-decile").to_plotly_json()
     with pytest.raises(sweeper.ConfigError, match="this run has no 'forrest'; did you mean 'forest'"):
         run.figure("forrest")
+
+
+def test_what_a_paper_says(run: api.Run) -> None:
+    assert run.setup()["objective"] == "val/loss"
+    assert "Holm" in run.methods()
 
 
 def test_a_bundle_lies_in_the_run_folder(run: api.Run, tmp_path: Path) -> None:
@@ -282,14 +286,9 @@ def test_ray_that_was_imported_before_is_refused(tmp_path: Path) -> None:
 
 def paired(folder: Path, text: str) -> str:
     """What a script prints that reads `corpus.txt`: 30 nouns, each with an object of its own."""
-    nouns = [
-        first + last for first in ["ba", "do", "ki", "lu", "me", "po"] for last in ["bel", "nor", "vit", "sam", "tuk"]
-    ]
-    lines = [
-        f"the {nouns[i % 30]} {verb} the {nouns[(7 * i + i // 30) % 30]}."
-        for i in range(600)
-        for verb in ("sees", "hears")
-    ]
+    nouns = [one + two for one in ["ba", "do", "ki", "lu", "me", "po"] for two in ["bel", "nor", "vit", "sam", "tuk"]]
+    verbs = [one + two for one in ["gli", "fra", "smo", "tre"] for two in ["ckt", "mpt", "ngt"]]
+    lines = [f"the {nouns[i % 30]} {verb} the {nouns[(7 * i + i // 30) % 30]}." for i in range(200) for verb in verbs]
     (folder / "corpus.txt").write_text("\n\n".join(lines), "utf-8")
     (folder / "script.py").write_text(text, "utf-8")
     environment = {**os.environ, "SWEEPER_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}

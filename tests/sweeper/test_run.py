@@ -144,7 +144,15 @@ def test_interrupted_then_killed_then_resumed_is_as_if_nothing_had_happened(tmp_
     assert (bundle / "metadata.json").exists()
     assert list(storage.glob("toy-*")) == [run_dir]
     left = {path.name for path in run_dir.iterdir()} - {run_folders.LOCK}
-    assert left == {"spec.yaml", "journal.jsonl", "optuna.log", "trials", "bundles", *run_folders.REPORTS}
+    assert left == {
+        "spec.yaml",
+        "journal.jsonl",
+        "optuna.log",
+        "trials",
+        "bundles",
+        run_folders.FIGURES,
+        *run_folders.REPORTS,
+    }
 
     before = journal.read_text("utf-8")
     status, again, _ = ended(start(spec, "--storage", str(storage), "--resume", "--json"))

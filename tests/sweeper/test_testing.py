@@ -271,6 +271,10 @@ BROKEN: dict[str, tuple[dict[str, Any], set[str]]] = {
     "an early loss of the end": ({"at_end": lambda: ["val/loss"]}, {"metrics_of_the_end_are_in_the_last_row_alone"}),
     "stuck without words": ({"stuck": lambda _: ""}, {"stuck_and_unlearned_answer_in_words_or_none"}),
     "unlearned of nothing": ({"unlearned": lambda _: "So."}, {"stuck_and_unlearned_answer_in_words_or_none"}),
+    "a setup that is no text": (
+        {"setup": lambda *_: {"corpus": 3}},
+        {"setup_is_said_in_lines_and_the_same_twice"},
+    ),
     "overrides params": (
         {"expand": lambda params: dict.fromkeys(params, 0)},
         {"expand_leaves_no_shorthand_and_overrides_nothing"},

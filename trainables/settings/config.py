@@ -451,13 +451,17 @@ class Config(Frozen):
         most = self.steps * self.tokens_per_step  # a token begins at most one word
         return self._state_bytes * (3 + sum(words <= most for words in self.series or ())) // 3
 
+    def parameters(self, vocabulary: int) -> int:
+        """Of the model, with so many entries in the vocabulary."""
+        m, nhot = self.model, self.model.embedding == "nhot"
+        layer = 4 * m.hidden**2 + 2 * m.hidden * m.intermediate + 9 * m.hidden + m.intermediate
+        embedding = (vocabulary * (1 + nhot) + m.max_positions + 3) * m.hidden
+        head = m.hidden**2 + 3 * m.hidden + vocabulary
+        return embedding + m.layers * layer + head
+
     @property
     def _state_bytes(self) -> int:
-        m = self.model
-        layer = 4 * m.hidden**2 + 2 * m.hidden * m.intermediate + 9 * m.hidden + m.intermediate
-        embedding = (self.vocabulary + self.spellings + m.max_positions + 3) * m.hidden
-        head = m.hidden**2 + 3 * m.hidden + self.vocabulary
-        return 12 * (embedding + m.layers * layer + head)
+        return 12 * self.parameters(self.vocabulary)
 
     @property
     def memory_bytes(self) -> int:

@@ -23,8 +23,8 @@ from trainables import limits, received
 from trainables.data.batches import Prepared
 from trainables.data.words_seen import Milestone
 from trainables.model.bert import CompactBert, hub_config, to_hub
-from trainables.settings.catalogue import SOURCES
-from trainables.settings.config import Config, MaskingConfig
+from trainables.settings import described
+from trainables.settings.config import Config
 
 Row = dict[str, float]
 N_HOT = """
@@ -262,17 +262,6 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _masking(masking: MaskingConfig) -> str:
-    """The masking rule in words, for the model card."""
-    falling = f"{masking.rate_start:.0%} falling to " if masking.rate_schedule == "linear" else ""
-    predicted = f"with {falling}{masking.rate:.0%} of the positions predicted: "
-    if masking.policy == "amlm":
-        return f"{predicted}drawn by AMLM's {masking.score} weights (Edman & Fraser 2025)"
-    parts = [f"{share:.1%} {SOURCES[source].words}" for source, share in masking.shares if share]
-    scored = masking.shares.token or masking.shares.trigram
-    return predicted + ", ".join(parts) + (f" (scores of {masking.signal})" if scored else "")
-
-
 def _data(facts: Mapping[str, Any]) -> str:
     """What the tokenizer is and what it drops of the text, for the model card."""
     lines = [f"**Caution:** {_as_text(line)}" for line in facts.get("warnings", ())]
@@ -287,7 +276,7 @@ def _as_text(given: str) -> str:
 
 
 def _card(config: Config, metadata: dict[str, Any]) -> str:
-    metrics = metadata["metrics"]
+    metrics, masking = metadata["metrics"], described.masking(config.masking)
     return f"""---
 library_name: transformers
 pipeline_tag: fill-mask
@@ -296,7 +285,7 @@ tags: [masked-language-modeling, compact-bert]
 # Compact BERT, {metadata["parameters"] / 1e6:.1f} M parameters
 
 Pretrained for {metrics["step"]} steps of {config.batch_size} rows of {config.data.block} tokens, {metadata["words"]:,}
-words, on `{files.one_line(config.data.corpus).replace("`", "'")}`, {_masking(config.masking)}. Seed {metadata["seed"]}.
+words, on `{files.one_line(config.data.corpus).replace("`", "'")}`, {masking}. Seed {metadata["seed"]}.
 {N_HOT if config.model.embedding == "nhot" else ""}
 
 | metric | nats |

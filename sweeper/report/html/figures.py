@@ -10,14 +10,14 @@ Plotly reads every text as simple HTML with links, and fills in `%{...}`: names 
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
 
+from sweeper.journal.names import Names
 from sweeper.report.pareto import Trade
 from sweeper.report.tables import Verdict, interval, nats
 from sweeper.spec.objectives import maximised
@@ -35,18 +35,8 @@ _OF_VERDICT = {
     "dropped": (GREY, "line-ns-open"),
 }
 _LABEL = 24
-_UNDER = {"yref": "container", "yanchor": "bottom", "y": 0}
-_BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}
-
-
-@dataclass(frozen=True)
-class Point:
-    """A trial's settings and loss. values: setting -> number or text."""
-
-    name: str
-    values: Mapping[str, Any]
-    loss: float
-    arm: bool
+UNDER = {"yref": "container", "yanchor": "bottom", "y": 0}
+BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}
 
 
 @dataclass(frozen=True)
@@ -59,33 +49,11 @@ class Group:
     baseline: bool = False
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A setting's range: two bounds, or choices from the bottom up."""
+def forest(comparisons: Sequence[Verdict], verdict: Verdict, names: Names | None = None) -> go.Figure:
+    """Mean paired differences with their intervals, and every seed's difference as a dot below.
 
-    low: float = 0.0
-    high: float = 1.0
-    logarithmic: bool = False
-    choices: tuple[Any, ...] = ()
-
-    def position(self, value: Any) -> float | None:
-        """A value's place between 0 and 1; None if the axis does not have it."""
-        if self.choices:
-            return self.choices.index(value) / max(1, len(self.choices) - 1) if value in self.choices else None
-        if not isinstance(value, int | float):
-            return None
-        low, high, at = (math.log(x) if self.logarithmic else x for x in (self.low, self.high, value))
-        return _rounded((at - low) / (high - low))
-
-    def marks(self) -> list[tuple[float, str]]:
-        """(position, label) of each choice, or of both bounds."""
-        if self.choices:
-            return [(self.position(choice) or 0.0, short(str(choice), 14)) for choice in self.choices]
-        return [(0.0, f"{self.low:.4g}"), (1.0, f"{self.high:.4g}")]
-
-
-def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
-    """Mean paired differences with their intervals, and every seed's difference as a dot below."""
+    names: of the configurations, in place of what the verdict calls them.
+    """
     figure = go.Figure()
     documents = verdict.get("documents", {})
     plain = not any(one["interval"] for one in comparisons)
@@ -95,7 +63,9 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
         colour, symbol = _OF_VERDICT.get(one["verdict"], (BLACK, "circle"))
         label = verdict.get("told", {}).get(one["arm"], one["verdict"])
         verdict_text = as_text(label).replace("worthwhile ", "worthwhile<br>")
-        labels.append(f"{short(one['arm'])}<br><b>{verdict_text}</b>" if label else short(one["arm"]))
+        name = names.name(one["arm"]) if names else one["arm"]
+        labels.append(f"{short(name)}<br><b>{verdict_text}</b>" if label else short(name))
+        whole = names.label(one["arm"]) if names else one["arm"]
         differences = one["differences"]
         spread = [row if plain else row + 0.18 + 0.16 * (i % 2) for i in range(len(differences))]
         figure.add_scatter(
@@ -104,7 +74,7 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
             mode="markers",
             marker={"size": 9 if plain else 6, "color": colour, "opacity": 0.55},
             text=[f"seed {seed}" for seed in one["seeds"]],
-            hovertemplate=f"{as_text(one['arm'])}, %{{text}}: %{{x:+.4f}}<extra></extra>",
+            hovertemplate=f"{as_text(whole)}, %{{text}}: %{{x:+.4f}}<extra></extra>",
         )
         if one["interval"] is not None:
             _add_bar(figure, one["interval"], row - 0.04, {"color": colour, "width": 3}, "seeds")
@@ -115,13 +85,13 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict) -> go.Figure:
                 y=[row - 0.04],
                 mode="markers",
                 marker={"size": 12, "symbol": symbol, "color": colour, "line": {"width": 2, "color": colour}},
-                hovertemplate=f"{as_text(one['arm'])}: {nats(one['mean'])}<extra></extra>",
+                hovertemplate=f"{as_text(whole)}: {nats(one['mean'])}<extra></extra>",
             )
     if (worthwhile := verdict.get("worthwhile")) is not None:
         figure.add_vrect(x0=-worthwhile, x1=worthwhile, fillcolor=GREY, opacity=0.18, line_width=0, layer="below")
     figure.add_vline(x=0, line={"color": BLACK, "width": 1.5})
     title = f"{as_text(verdict['metric'])} to {short(verdict['baseline'])}, nats<br>← better · worse →"
-    _laid_out(figure, 120 + height * len(comparisons), x=title)
+    laid_out(figure, 120 + height * len(comparisons), x=title)
     figure.update_yaxes(
         tickvals=list(range(len(comparisons))),
         ticktext=labels,
@@ -145,7 +115,7 @@ def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
     if thin:
         lines = [run for group in thin for run in group.runs]
         xs = [x for run in lines for x in (*(step for step, _ in run), None)]
-        ys = [y for run in lines for y in (*(_rounded(value) for _, value in run), None)]
+        ys = [y for run in lines for y in (*(rounded(value) for _, value in run), None)]
         name = "search trials" if len(thin) > 1 else as_text(thin[0].name)
         figure.add_scatter(x=xs, y=ys, mode="lines", line={"width": 0.8, "color": GREY}, name=name, hoverinfo="skip")
     styled = 0
@@ -160,56 +130,8 @@ def curves(groups: Sequence[Group], y: str, zero: bool = False) -> go.Figure:
         figure.add_hline(y=0, line={"color": BLACK, "width": 1})
     if zero and named:
         figure.update_yaxes(range=_padded([0.0, *named], 0.3))
-    _laid_out(figure, 400, x="step", y=as_text(y))
-    return figure.update_layout(legend=_BELOW)
-
-
-def ternary(points: Sequence[Point], parts: Mapping[str, float], objective: str) -> go.Figure:
-    """Shares of three parts, each axis from its minimum, coloured by loss; squares are the named arms."""
-    a, b, c = parts
-    shares = ", ".join(f"{last(part)} %{{{axis}:.1f}} %" for axis, part in zip("abc", parts, strict=True))
-    figure = go.Figure(
-        go.Scatterternary(
-            a=[100 * point.values[a] for point in points],
-            b=[100 * point.values[b] for point in points],
-            c=[100 * point.values[c] for point in points],
-            mode="markers",
-            marker=_by_loss(points, objective),
-            text=[f"{as_text(point.name)}: {point.loss:.4f}" for point in points],
-            hovertemplate=f"%{{text}}<br>{shares}<extra></extra>",
-            cliponaxis=False,
-        )
-    )
-    axes = {
-        f"{axis}axis": {
-            "title": {"text": f"{last(name)} %"},
-            "min": 100 * parts[name],
-            "nticks": 6,
-            "gridcolor": "#dddddd",
-        }
-        for axis, name in zip("abc", parts, strict=True)
-    }
-    _laid_out(figure, 480)
-    return figure.update_layout(ternary={"sum": 100, **axes}, margin={"l": 64, "r": 76, "t": 50, "b": 110})
-
-
-def pairwise(points: Sequence[Point], x: str, y: str, objective: str, logarithmic: Iterable[str] = ()) -> go.Figure:
-    """Two settings against each other, coloured by loss; squares are the named arms."""
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[point.values[x] for point in points],
-        y=[point.values[y] for point in points],
-        mode="markers",
-        marker=_by_loss(points, objective),
-        text=[f"{as_text(point.name)}: {point.loss:.4f}" for point in points],
-        hovertemplate=f"%{{text}}<br>{last(x)} %{{x}}, {last(y)} %{{y:.3g}}<extra></extra>",
-        cliponaxis=False,
-    )
-    _laid_out(figure, 440, x=last(x), y=last(y))
-    if x in logarithmic:
-        ticks = [digit * 10**power for power in range(-9, 9) for digit in (1, 2, 5)]
-        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-    return figure.update_layout(margin={"b": 120})
+    laid_out(figure, 400, x="step", y=as_text(y))
+    return figure.update_layout(legend=BELOW)
 
 
 def pareto(trades: Sequence[Trade], objectives: Sequence[str], number: int) -> go.Figure:
@@ -223,8 +145,8 @@ def pareto(trades: Sequence[Trade], objectives: Sequence[str], number: int) -> g
     ):
         if chosen:
             figure.add_scatter(
-                x=[_rounded(one.values[0]) for one in chosen],
-                y=[_rounded(one.values[number]) for one in chosen],
+                x=[rounded(one.values[0]) for one in chosen],
+                y=[rounded(one.values[number]) for one in chosen],
                 mode="lines+markers" if joined and name == "front" else "markers",
                 line={"shape": "hv", "color": COLOURS[1], "width": 2},
                 marker=marker,
@@ -234,57 +156,7 @@ def pareto(trades: Sequence[Trade], objectives: Sequence[str], number: int) -> g
                 cliponaxis=False,
             )
     titles = [f"{as_text(name)}<br>{'more' if maximised(name) else 'less'} is better" for name in objectives]
-    return _laid_out(figure, 440, x=titles[0], y=titles[number]).update_layout(legend=_BELOW)
-
-
-def bars(values: Mapping[str, float]) -> go.Figure:
-    """Importance by setting, the largest first."""
-    ordered = sorted(values.items(), key=lambda item: item[1])
-    figure = go.Figure(
-        go.Bar(
-            x=[value for _, value in ordered],
-            y=[short(_leaf(name)) for name, _ in ordered],
-            orientation="h",
-            marker={"color": COLOURS[0]},
-            text=[f"{value:.2f}" for _, value in ordered],
-            textposition="auto",
-            hoverinfo="skip",
-        )
-    )
-    return _laid_out(figure, 110 + 36 * len(ordered), x="share of the importance")
-
-
-def parallel(points: Sequence[Point], axes: Mapping[str, Axis]) -> go.Figure:
-    """A line for each trial over all settings, each between its bounds; the best third and the best trial stand out."""
-    figure = go.Figure()
-    ranked = sorted(points, key=lambda point: point.loss)
-    third = math.ceil(len(ranked) / 3)
-    styles = [
-        ("worst third", ranked[2 * third :], "#c0c0c0", 1, "solid"),
-        ("middle third", ranked[third : 2 * third], COLOURS[5], 1.5, "dot"),
-        ("best third", ranked[:third], COLOURS[0], 2, "solid"),
-        (f"best: {short(ranked[0].name)}", ranked[:1], COLOURS[1], 4, "solid"),
-    ]
-    names = list(axes)
-    for name, chosen, colour, width, dash in styles:
-        xs: list[int | None] = []
-        ys: list[float | None] = []
-        for point in chosen:
-            xs += [*range(len(names)), None]
-            ys += [*(axes[axis].position(point.values.get(axis)) for axis in names), None]
-        line = {"color": colour, "width": width, "dash": dash}
-        figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name=name, hoverinfo="skip")
-    _laid_out(figure, 420)
-    labels = [short(_leaf(name), 14).replace("_", "<br>") for name in names]
-    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=labels, gridcolor=GREY)
-    figure.update_xaxes(range=[-0.35, len(names) - 0.65])
-    figure.update_yaxes(range=[-0.08, 1.08], showticklabels=False, showgrid=False)
-    for i, axis in enumerate(axes.values()):
-        for height, text in axis.marks():
-            figure.add_annotation(
-                x=i, y=height, text=text, showarrow=False, yanchor=_anchor(height), bgcolor="rgba(255,255,255,0.8)"
-            )
-    return figure.update_layout(legend=_BELOW)
+    return laid_out(figure, 440, x=titles[0], y=titles[number]).update_layout(legend=BELOW)
 
 
 def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
@@ -295,7 +167,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
     most = max((abs(value) for row in away for value in row), default=0) or 1
     figure = go.Figure(
         go.Heatmap(
-            z=[[_rounded(value) for value in row] for row in away],
+            z=[[rounded(value) for value in row] for row in away],
             x=[as_text(part) for part in parts],
             y=[short(name) for name in names],
             text=[[f"{value:.1f}" for value in row] for row in values],
@@ -310,7 +182,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
             ygap=1,
         )
     )
-    _laid_out(figure, 110 + 24 * len(names), x=as_text(x))
+    laid_out(figure, 110 + 24 * len(names), x=as_text(x))
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure.update_xaxes(type="category", showgrid=False)
 
@@ -327,10 +199,10 @@ def short(name: str, length: int = _LABEL) -> str:
 
 def last(path: str) -> str:
     """A setting's own name, as `as_text`."""
-    return as_text(_leaf(path))
+    return as_text(leaf(path))
 
 
-def _leaf(path: str) -> str:
+def leaf(path: str) -> str:
     return path.rpartition(".")[2]
 
 
@@ -346,7 +218,7 @@ def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str
             by_step.setdefault(step, []).append(value)
     steps = sorted(by_step)
     if len(group.runs) > 1:
-        edges = [_rounded(max(by_step[s])) for s in steps] + [_rounded(min(by_step[s])) for s in reversed(steps)]
+        edges = [rounded(max(by_step[s])) for s in steps] + [rounded(min(by_step[s])) for s in reversed(steps)]
         figure.add_scatter(
             x=[*steps, *reversed(steps)],
             y=edges,
@@ -361,7 +233,7 @@ def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str
         )
     figure.add_scatter(
         x=steps,
-        y=[_rounded(fmean(by_step[s])) for s in steps],
+        y=[rounded(fmean(by_step[s])) for s in steps],
         mode="lines+markers",
         line={"color": colour, "dash": dash, "width": 2},
         marker={"symbol": mark, "size": 6},
@@ -371,28 +243,6 @@ def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str
     )
 
 
-def _by_loss(points: Sequence[Point], objective: str) -> dict[str, Any]:
-    return {
-        "size": 12,
-        "symbol": ["square" if point.arm else "circle" for point in points],
-        "color": [_rounded(point.loss) for point in points],
-        "colorscale": "Cividis",
-        "line": {"width": 1, "color": BLACK},
-        "colorbar": {
-            "title": {"text": as_text(objective)},
-            "orientation": "h",
-            "thickness": 12,
-            "len": 0.8,
-            "nticks": 4,
-        }
-        | _UNDER,
-    }
-
-
-def _anchor(height: float) -> str:
-    return "top" if height <= 0 else "bottom" if height >= 1 else "middle"
-
-
 def _padded(values: Sequence[float], share: float) -> list[float]:
     """A range with room at both ends."""
     low, high = min(values), max(values)
@@ -400,12 +250,12 @@ def _padded(values: Sequence[float], share: float) -> list[float]:
     return [low - room, high + room]
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Five digits are more than a figure can show."""
     return float(f"{value:.5g}")
 
 
-def _laid_out(figure: go.Figure, height: int, x: str = "", y: str = "") -> go.Figure:
+def laid_out(figure: go.Figure, height: int, x: str = "", y: str = "") -> go.Figure:
     figure.update_layout(
         template="none",
         height=height,

@@ -108,7 +108,7 @@ def test_the_sentence_stands_beside_the_verdict_everywhere_and_no_champion_comes
         page(sweep, journal, outcome(tmp_path), {}).split('class="answer"')[1].split("</div>")[0].count(SENTENCE) == 1
     )
     told = summary(sweep, journal, outcome(tmp_path))
-    lines = closing.lines(tmp_path, sweep, outcome(tmp_path), None, told["verdict"], told["caution"])
+    lines = closing.lines(tmp_path, sweep, journal, outcome(tmp_path), None, told["caution"])
     assert f"caution        {said_of['unlearned']}" in lines
     crowned, tags = stages(sweep, journal, tmp_path).promotion(said.append)
     assert crowned is None
@@ -227,7 +227,9 @@ def test_a_stuck_run_is_never_averaged_away(
     text, html = sections.markdown(sweep, journal, outcome(tmp_path)), page(sweep, journal, outcome(tmp_path), {})
     assert told in text
     assert told in html
-    assert text.split("## Trials")[1].split("\n## ")[0].count("stayed at word frequencies") == len([*ours, *theirs])
+    assert text.split("## Confirmation runs")[1].split("\n## ")[0].count("stayed at word frequencies") == len(
+        [*ours, *theirs]
+    )
     assert learned.caution(sweep, journal) is None
 
 

@@ -117,12 +117,12 @@ def test_scores_stand_beside_those_of_the_untrained_model(tmp_path: Path, spec: 
     journal = test_pareto.written(tmp_path, spec)
     text = scores.section(spec, journal, describe)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    assert rows[0] == ["stage", "what", "n", "toy/accuracy", "toy/untrained", "val/loss"]
+    assert rows[0] == ["what", "n", "toy/accuracy", "toy/untrained", "val/loss"]
     assert rows[2:4] == [
-        ["search", "baseline", "2", "0.6000", "0.5000", "1.1000"],
-        ["search", "x3", "2", "0.7000", "0.5000", "1.0000"],
+        ["baseline", "2", "0.6000", "0.5000", "1.1000"],
+        ["x3", "2", "0.7000", "0.5000", "1.0000"],
     ]
-    assert rows[-1] == ["search", "x6", "1", "0.9100", "0.5000", "1.3900"]
+    assert rows[-1] == ["x6", "1", "0.9100", "0.5000", "1.3900"]
     assert "exploration" in text
     unasked = Journal(tmp_path / "unasked.jsonl")
     for event in [session(), *journal.events[1:]]:
@@ -137,7 +137,7 @@ def test_the_reports_have_the_front_and_the_scores(tmp_path: Path, spec: SweepSp
     assert list(found)[:4] == ["", FRONT, JUDGED, "What ran"]
     assert "objective val/loss, toy/accuracy" in found["What ran"]
     assert "* tasks: toy at the end of every trial" in found["What ran"]
-    assert found["Trials"].splitlines()[2].split("|")[6:8] == [" val/loss ", " toy/accuracy "]
+    assert found["Search trials"].splitlines()[2].split("|")[5:7] == [" val/loss ", " toy/accuracy "]
     text = page(spec, journal, outcome, {})
     assert text.index(f"<h2>{FRONT}</h2>") < text.index('class="pareto"') < text.index(f"<h2>{JUDGED}</h2>")
     rows = list(csv.DictReader(io.StringIO(results_csv(spec, journal))))
@@ -187,7 +187,7 @@ def assert_told(spec: SweepSpec, journal: Journal, folder: Path, score: str) -> 
     assert write.main([str(folder)]) == 0
     text = " ".join((folder / "report.md").read_text("utf-8").split())
     assert f"## {FRONT} " in text
-    assert "| confirm | baseline | 2 |" in text
+    assert "| baseline | 2 |" in text.split("Of the confirmation:")[1].split("Of the search")[0]
     assert f"| {score} | {score.removesuffix('accuracy')}untrained |" in text
 
 

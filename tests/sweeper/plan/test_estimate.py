@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sweeper import closing
+from sweeper.journal.journal import Journal
 from sweeper.plan import estimate as planning
 from sweeper.plan.estimate import Plan, above_limits, estimated, shown
 from sweeper.plan.seed_noise import Spread
@@ -268,9 +269,9 @@ def test_a_space_of_few_points_is_counted_and_planned_as_such() -> None:
 
 
 @pytest.mark.parametrize("profile", ["laptop", "small"])
-def test_the_end_says_what_share_of_the_published_tokens_a_trial_saw(profile: str) -> None:
+def test_the_end_says_what_share_of_the_published_tokens_a_trial_saw(tmp_path: Path, profile: str) -> None:
     spec, full = load(MIX, profile), load(MIX, "published")
-    told = closing.lines(MIX, spec, Outcome(run_dir=MIX.parent, tracking_uri="x"), None, None)
+    told = closing.lines(MIX, spec, Journal(tmp_path / "j"), Outcome(run_dir=MIX.parent, tracking_uri="x"), None)
     seen, published = (one.settings({}).steps * one.settings({}).tokens_per_step for one in (spec, full))
     line = f"profile {profile}: a trial saw {seen / 1e6:.1f} M tokens, {seen / published:.1%} of the "
     assert f"{line}{published / 1e6:.1f} M of published" in told

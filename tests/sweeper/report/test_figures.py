@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from sweeper.report.html import figures
-from sweeper.report.html.figures import Axis, Group, Point
+from sweeper.report.html import figures, setting_figures
+from sweeper.report.html.figures import Group
+from sweeper.report.html.setting_figures import Axis, Point
 
 TOLD = {"metric": "test/loss", "baseline": "b", "worthwhile": 0.01, "told": {"a": "confirmed"}}
 COMPARISON = {
@@ -67,7 +68,7 @@ def test_a_mixture_lies_between_its_minima() -> None:
         Point("t1", {"s.r": 0.8, "s.t": 0.15, "s.g": 0.05}, 1.5, False),
         Point("b", {"s.r": 1, "s.t": 0, "s.g": 0}, 2, True),
     ]
-    figure = figures.ternary(points, {"s.r": 0.5, "s.t": 0.0, "s.g": 0.0}, "val/loss")
+    figure = setting_figures.ternary(points, {"s.r": 0.5, "s.t": 0.0, "s.g": 0.0}, "val/loss")
     (trace,) = traces(figure)
     assert (list(trace["a"]), list(trace["marker"]["color"])) == ([80.0, 100], [1.5, 2.0])
     assert list(trace["marker"]["symbol"]) == ["circle", "square"]
@@ -91,7 +92,7 @@ def test_where_a_value_lies_on_its_axis(axis: Axis, value: Any, position: float 
 
 def test_the_best_trial_is_drawn_last() -> None:
     points = [Point(f"t{i}", {"x": i / 10, "y": i / 10}, 1 + i, False) for i in range(7)]
-    lines = traces(figures.parallel(points, {"x": Axis(), "y": Axis()}))
+    lines = traces(setting_figures.parallel(points, {"x": Axis(), "y": Axis()}))
     assert lines[-1]["name"] == "best: t0"
     assert list(lines[-1]["y"]) == [0, 0, None]
     assert [len(list(line["x"])) // 3 for line in lines] == [1, 3, 3, 1]

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.journal import run_folders
 from sweeper.journal.journal import Journal
 from sweeper.report import write
-from sweeper.report.html.page import FEW_TRIALS, page
+from sweeper.report.gallery import FEW_TRIALS
+from sweeper.report.html.page import page
 from sweeper.report.sections import Outcome
 from sweeper.search import optuna_search
 from sweeper.spec.spec import SweepSpec
@@ -70,9 +72,9 @@ def test_it_loads_nothing_and_is_small(won: tuple[SweepSpec, Journal, Path]) -> 
     spec, journal, folder = won
     text = shown(folder, spec, journal, {"x": 0.7, "y": 0.3})
     assert read(text).fetched == []
-    assert "default-src 'none'" in text.split("<script>")[0]
-    assert text.count("plotly.js v") == 1
-    assert len(text.encode()) < 8 * MEGABYTES
+    assert "default-src 'none'" in text.split("<script")[0]
+    assert text.count("<button") == text.count("<figure") > 8
+    assert len(text.encode()) < 1.5 * MEGABYTES
 
 
 def test_the_verdict_comes_first_and_the_sections_in_order(won: tuple[SweepSpec, Journal, Path]) -> None:
@@ -82,11 +84,14 @@ def test_the_verdict_comes_first_and_the_sections_in_order(won: tuple[SweepSpec,
         "Paired differences",
         "Learning curves",
         "Mixture: shares",
+        "Loss over each setting",
         "Importance of the settings",
         "All settings at once",
         "What was masked",
         "Mask budget",
         "Cost",
+        "Setup",
+        "How the verdict was reached",
         "Reproduce and extend",
         "What ran",
     ]
@@ -168,8 +173,8 @@ def test_memory_is_drawn_where_both_vary(won: tuple[SweepSpec, Journal, Path], t
 
 def test_many_trials_do_not_make_it_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _file: None)
-    for most in ("page.MOST_POINTS", "page.MOST_LINES", "curves.MOST_THIN"):
-        monkeypatch.setattr(f"sweeper.report.html.{most}", 100)
+    for most in ("gallery.MOST_POINTS", "html.page.MOST_LINES", "html.curves.MOST_THIN"):
+        monkeypatch.setattr(f"sweeper.report.{most}", 100)
     sizes = []
     for trials in (150, 250):
         spec = confirmed.spec(trials)
@@ -177,7 +182,7 @@ def test_many_trials_do_not_make_it_grow(tmp_path: Path, monkeypatch: pytest.Mon
         sizes.append(len(text.encode()))
         assert "The best 100 trials are shown" in text
     assert sizes[1] - sizes[0] < 20_000
-    assert sizes[1] < 8 * MEGABYTES
+    assert sizes[1] < 1.5 * MEGABYTES
     assert "more lines are in results.csv" in text
 
 
@@ -186,13 +191,15 @@ def test_all_is_made_from_the_folder_alone(tmp_path: Path) -> None:
     journal = samples.written(folder, samples.toy_spec())
     (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     outcome = Outcome(run_dir=folder, tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}")
-    made = {path: path.read_bytes() for path in write.write_all(spec, journal, outcome)}
-    assert [path.name for path in made] == ["report.md", "report.html", "results.csv", "table.tex"]
+    told = write.write_all(spec, journal, outcome)
+    assert [path.name for path in told] == [*run_folders.REPORTS, "figures"]
+    assert {path.name for path in (folder / "figures").iterdir()} >= {"forest.svg", "forest.pdf", "curves.svg"}
+    made = {path: path.read_bytes() for path in (*told[:-1], *(folder / "figures").iterdir())}
     for path in made:
         path.unlink()
     command = [sys.executable, "-m", "sweeper.report", str(folder)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines() == [str(path.resolve()) for path in made]
+    assert ran.stdout.splitlines() == [str(path.resolve()) for path in told]
     assert {path: path.read_bytes() for path in made} == made
 
 

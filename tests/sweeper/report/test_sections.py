@@ -90,13 +90,12 @@ def test_the_report(journal: Journal, tmp_path: Path) -> None:
     for fact in ("torch 2.13.0", "abc123", "cpus 2", toy_spec().spec_hash, "* data_fingerprint: `d1`", "interrupted"):
         assert fact in text
     found = tables(text)
-    heads, _, *rows = found["Trials"]
+    heads, _, *rows = found["Search trials"]
     assert [row[0] for row in rows] == ["t0002", "t0000", "t0001", "t0003", "t0005", "t0004"]
     row = dict(zip(heads, rows[2], strict=True))
     assert row == {
         "trial": "t0001",
-        "stage": "search",
-        "arm": "published",
+        "what": "published",
         "seed": "0",
         "x": "0.5",
         "shares (random/token/trigram) %": "80/15/5",

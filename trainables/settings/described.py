@@ -1,0 +1,81 @@
+"""What a run trains on what, in words: for the model card, and for "Setup" in reports and papers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainables.settings.catalogue import SOURCES
+from trainables.settings.config import Config, DataConfig, MaskingConfig, ModelConfig, OptimiserConfig
+
+PARTS = ("train", "val", "test")
+
+
+def setup(config: Config, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Label -> text of what a configuration trains. facts: of `mlm.prepare`; what they lack is left out."""
+    parts = facts.get("parts", {})
+    counted = {
+        "documents": _counts(parts, "documents"),
+        "words": _counts(parts, "words"),
+        "unknown tokens": ", ".join(f"{parts[part]['unknown']:.2%} of {part}" for part in PARTS if part in parts),
+    }
+    entries = facts.get("vocabulary")
+    return {
+        "corpus": _corpus(config.data),
+        **{label: text for label, text in counted.items() if text},
+        "tokenizer": _tokenizer(config.data) + (f", {entries:,} entries" if entries else ""),
+        "model": _model(config.model) + (f", {config.parameters(entries) / 1e6:.2f} M parameters" if entries else ""),
+        "batch": f"{config.batch_size:,} rows of {config.data.block:,} tokens",
+        "optimiser": _optimiser(config.optimiser),
+        "masking": masking(config.masking),
+        "precision": config.precision,
+    }
+
+
+def masking(given: MaskingConfig) -> str:
+    """The masking rule."""
+    falling = f"{given.rate_start:.0%} falling to " if given.rate_schedule == "linear" else ""
+    predicted = f"with {falling}{given.rate:.0%} of the positions predicted: "
+    if given.policy == "amlm":
+        return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025)"
+    parts = [f"{share:.1%} {SOURCES[source].words}" for source, share in given.shares if share]
+    scored = given.shares.token or given.shares.trigram
+    return predicted + ", ".join(parts) + (f" (scores of {given.signal})" if scored else "")
+
+
+def _counts(parts: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    return ", ".join(f"{parts[part][key]:,} {part}" for part in PARTS if part in parts)
+
+
+def _corpus(data: DataConfig) -> str:
+    named = {"validation": data.validation, "test": data.test}
+    own = [f"{part} {place}" for part, place in named.items() if place]
+    split = (
+        f"{data.held_out:.0%} of the documents in each held-out part, by a hash of their text, at most "
+        f"{data.most('val'):,} tokens of val and {data.most('test'):,} of test"
+    )
+    corpus = "embedded (dialogue of the package chitchat-dataset)" if data.corpus == "embedded" else data.corpus
+    return "; ".join([corpus, *own, *([split] if len(own) < len(named) else [])])
+
+
+def _tokenizer(data: DataConfig) -> str:
+    return f"{data.tokenizer}: WordPiece, trained on the train part" * data.tokenizer.startswith("train:") or (
+        data.tokenizer
+    )
+
+
+def _model(model: ModelConfig) -> str:
+    shape = (
+        f"BERT, {model.layers} layers of {model.hidden} channels, {model.heads} heads, {model.intermediate} in the "
+        f"feed-forward blocks, {model.max_positions} positions, dropout {model.dropout:g}"
+    )
+    start = ", the first layer starts by attending to its neighbours" * (model.start == "neighbours")
+    return shape + ", n-hot embeddings" * (model.embedding == "nhot") + start
+
+
+def _optimiser(given: OptimiserConfig) -> str:
+    return (
+        f"AdamW, learning rate {given.lr:g}, linear warm-up over {given.lr_warmup:.0%} of the steps and linear decay "
+        f"to 0, weight decay {given.weight_decay:g}, betas {given.beta1:g} and {given.beta2:g}, gradients clipped at "
+        f"{given.clip:g}"
+    )
