@@ -222,7 +222,8 @@ def _software(spec: SweepSpec, journal: Journal) -> Iterator[str]:
     if sessions:
         versions = sessions[-1].versions
         used = [f"{shown} {versions[name]}" for name, shown in _LIBRARIES.items() if name in versions]
-        code = f" at commit {sessions[-1].git_commit[:12]}" if sessions[-1].git_commit else ""
+        commit, mark, _ = (sessions[-1].git_commit or "").partition("-dirty")
+        code = f" at commit {commit[:12]}{' with changes' * bool(mark)}" if commit else ""
         yield f"Trials were run with sweeper{code}{' on ' * bool(used)}{', '.join(used)}."
 
 

@@ -85,7 +85,8 @@ def _trained(sessions: Sequence[Session]) -> Mapping[str, str]:
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:
-    named = {"threads": "{} threads a trial", "concurrency": "up to {} trials at a time", "cpus": "{} CPUs"}
+    threads = "{} thread a trial" if machine.get("threads") == 1 else "{} threads a trial"
+    named = {"threads": threads, "concurrency": "up to {} trials at a time", "cpus": "{} CPUs"}
     shown = {key: machine[key] for key in _HARDWARE if machine.get(key) not in (None, "")}
     if shown.get("device") == shown.get("processor"):
         shown.pop("device", None)

@@ -57,7 +57,7 @@ def results_csv(spec: SweepSpec, journal: Journal) -> str:
 
 
 def verdict_tex(verdict: Verdict | None, names: Names | None = None) -> str:
-    """The verdicts as a LaTeX table; needs the package booktabs. names: to stand beside what the verdict calls arms."""
+    """The verdicts as a LaTeX table; needs the package booktabs. names: in place of what the verdict calls arms."""
     if verdict is None:
         return "% No confirmation has a verdict.\n"
     level = confidence(verdict["alpha"])
@@ -84,7 +84,8 @@ def verdict_tex(verdict: Verdict | None, names: Names | None = None) -> str:
         p = "--" if one["n"] < 2 else "$<0.0001$" if one["adjusted"] < 1e-4 else f"${one['adjusted']:.2g}$"
         mean = "--" if one["mean"] is None else f"${nats(one['mean'])}$"
         label = verdict.get("told", {}).get(one["arm"], one["verdict"])
-        arm = names.label(one["arm"]) if names else one["arm"]
+        arm = names.name(one["arm"]) if names else one["arm"]
+        lines += [f"% {escape(arm)} is {escape(one['arm'])}"] if arm != one["arm"] else []
         cells = [escape(_cut(arm)), str(one["n"]), mean, between, p, escape(_cut(label))]
         lines.append(" & ".join(cells) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"

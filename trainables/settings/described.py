@@ -17,7 +17,7 @@ def setup(config: Config, facts: Mapping[str, Any]) -> dict[str, str]:
     counted = {
         "documents": _counts(parts, "documents"),
         "words": _counts(parts, "words"),
-        "unknown tokens": ", ".join(f"{parts[part]['unknown']:.2%} of {part}" for part in PARTS if part in parts),
+        "unknown tokens": ", ".join(f"{100 * parts[part]['unknown']:.4g} % of {part}" for part in PARTS if part in parts),
     }
     entries = facts.get("vocabulary")
     return {

@@ -10,6 +10,7 @@ Plotly reads every text as simple HTML with links, and fills in `%{...}`: names 
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -34,7 +35,7 @@ _OF_VERDICT = {
     "inconclusive": (BLACK, "circle-open"),
     "dropped": (GREY, "line-ns-open"),
 }
-_LABEL = 24
+_LABEL, _LEGEND = 26, 40  # characters of a line
 UNDER = {"yref": "container", "yanchor": "bottom", "y": 0}
 BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}
 
@@ -57,14 +58,13 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict, names: Names | None
     figure = go.Figure()
     documents = verdict.get("documents", {})
     plain = not any(one["interval"] for one in comparisons)
-    height = 26 if plain else 58 if len(comparisons) <= 8 else 46
     labels = []
     for row, one in enumerate(comparisons):
         colour, symbol = _OF_VERDICT.get(one["verdict"], (BLACK, "circle"))
         label = verdict.get("told", {}).get(one["arm"], one["verdict"])
         verdict_text = as_text(label).replace("worthwhile ", "worthwhile<br>")
         name = names.name(one["arm"]) if names else one["arm"]
-        labels.append(f"{short(name)}<br><b>{verdict_text}</b>" if label else short(name))
+        labels.append(f"{wrapped(name)}<br><b>{verdict_text}</b>" if label else wrapped(name))
         whole = names.label(one["arm"]) if names else one["arm"]
         differences = one["differences"]
         spread = [row if plain else row + 0.18 + 0.16 * (i % 2) for i in range(len(differences))]
@@ -91,6 +91,8 @@ def forest(comparisons: Sequence[Verdict], verdict: Verdict, names: Names | None
         figure.add_vrect(x0=-worthwhile, x1=worthwhile, fillcolor=GREY, opacity=0.18, line_width=0, layer="below")
     figure.add_vline(x=0, line={"color": BLACK, "width": 1.5})
     title = f"{as_text(verdict['metric'])} to {short(verdict['baseline'])}, nats<br>← better · worse →"
+    least = 26 if plain else 58 if len(comparisons) <= 8 else 46
+    height = max([least, *(17 * (label.count("<br>") + 1) + 6 for label in labels)])
     laid_out(figure, 120 + height * len(comparisons), x=title)
     figure.update_yaxes(
         tickvals=list(range(len(comparisons))),
@@ -169,7 +171,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
         go.Heatmap(
             z=[[rounded(value) for value in row] for row in away],
             x=[as_text(part) for part in parts],
-            y=[short(name) for name in names],
+            y=[wrapped(name) for name in names],
             text=[[f"{value:.1f}" for value in row] for row in values],
             texttemplate="%{text}",
             textfont={"size": 11},
@@ -195,6 +197,12 @@ def as_text(name: str) -> str:
 def short(name: str, length: int = _LABEL) -> str:
     """As `as_text`, cut to a label's length."""
     return as_text(name if len(name) <= length else f"{name[: length - 1]}…")
+
+
+def wrapped(name: str) -> str:
+    """As `as_text`, in a few lines of a label's length."""
+    lines = textwrap.wrap(one_line(name), _LABEL, max_lines=3, placeholder="…") or [""]
+    return "<br>".join(map(as_text, lines))
 
 
 def last(path: str) -> str:
@@ -237,7 +245,7 @@ def _add_band(figure: go.Figure, group: Group, colour: str, dash: str, mark: str
         mode="lines+markers",
         line={"color": colour, "dash": dash, "width": 2},
         marker={"symbol": mark, "size": 6},
-        name=f"{short(group.name)} ({len(group.runs)})" if len(group.runs) > 1 else short(group.name),
+        name=short(group.name, _LEGEND) + (f" ({len(group.runs)})" if len(group.runs) > 1 else ""),
         legendgroup=as_text(group.name),
         hovertemplate=f"{as_text(group.name)}, step %{{x}}: %{{y:.4f}}<extra></extra>",
     )

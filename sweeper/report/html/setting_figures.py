@@ -160,7 +160,7 @@ def parallel(points: Sequence[Point], axes: Mapping[str, Axis]) -> go.Figure:
         ("worst third", ranked[2 * third :], "#c0c0c0", 1, "solid"),
         ("middle third", ranked[third : 2 * third], COLOURS[5], 1.5, "dot"),
         ("best third", ranked[:third], COLOURS[0], 2, "solid"),
-        (f"best: {short(ranked[0].name)}", ranked[:1], COLOURS[1], 4, "solid"),
+        (f"best: {short(ranked[0].name, 40)}", ranked[:1], COLOURS[1], 4, "solid"),
     ]
     names = list(axes)
     for name, chosen, colour, width, dash in styles:
