@@ -4,11 +4,15 @@ import os
 import sys
 
 __version__ = "0.1.0"
-__all__ = ["Budget", "Pace", "Settings", "TrainContext", "Trainable", "__version__"]
+__all__ = ["Budget", "ConfigError", "Pace", "Run", "Settings", "Study", "TrainContext", "Trainable"]  # noqa: F822
+__all__ += ["__version__", "load", "run", "runs", "study"]  # noqa: F822 # their types are in __init__.pyi
 
-TYPE_CHECKING = False  # not from typing: nothing may be imported before `_leave_records`
-if TYPE_CHECKING:
-    from sweeper.trainable import Budget, Pace, Settings, Trainable, TrainContext
+_WHERE = {
+    **dict.fromkeys(("Run", "Study", "load", "study"), "api"),
+    **dict.fromkeys(("Budget", "Pace", "Settings", "TrainContext", "Trainable"), "trainable"),
+    "ConfigError": "spec.errors",
+}
+_COMMANDS = ("run", "runs")  # modules behind `python -m sweeper.run` that can be called as well
 
 
 def _leave_records() -> None:
@@ -36,13 +40,44 @@ def in_record(folder: str) -> bool:
     return False
 
 
+class _Command(type(sys)):
+    """A command's module, which is also the function of that name: `sweeper.run(spec)`, `sweeper.runs()`."""
+
+    @property
+    def __wrapped__(self) -> object:
+        """The function: what `help` and a notebook show the arguments of."""
+        from importlib import import_module
+
+        return getattr(import_module("sweeper.api"), self.__name__.rpartition(".")[2])
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return self.__wrapped__(*args, **kwargs)  # type: ignore[operator]
+
+
+class _Package(type(sys)):
+    """This package. A submodule that is a command becomes callable when Python puts it here, whoever imports it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _COMMANDS and type(value) is type(sys):
+            value.__class__ = _Command  # type: ignore[assignment]
+        super().__setattr__(name, value)
+
+
 def __getattr__(name: str) -> object:
-    """What the author of a trainable imports, only when it is asked for, as it needs pydantic."""
+    """The Python API, and what the author of a trainable imports, only when it is asked for: both need a lot."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sweeper import trainable
+    from importlib import import_module
 
-    return getattr(trainable, name)
+    if name in _COMMANDS:
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+            return getattr(import_module(f"{__name__}.api"), name)
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
 
 
+sys.modules[__name__].__class__ = _Package
 _leave_records()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
@@ -35,7 +35,7 @@ class Request:
     """What the command line asks for.
 
     Args:
-        spec: file of the spec; None where `resume` names the run.
+        spec: the spec, as a file or as a tree; None where `resume` names the run.
         profile: one of the spec's profiles; None for its default.
         set: changes of single keys, `PATH=VALUE`.
         storage: where run folders lie; None for the default.
@@ -50,7 +50,7 @@ class Request:
         dry_run: only plan.
     """
 
-    spec: Path | None = None
+    spec: Path | Mapping[str, Any] | None = None
     profile: str | None = None
     set: list[str] = field(default_factory=list)
     storage: Path | None = None
@@ -74,6 +74,7 @@ class Admission:
         run_to_resume: the run folder, if one is resumed.
         fit: how many trials run at once here; None where that is not known.
         lacking: why this machine cannot run it, a line each.
+        here: whether it trains on this machine.
         estimate: its plan, once made.
         prepare_info: what `prepare_shared` returned, once it was called.
         warm: what `search.from` tells the sampler.
@@ -88,6 +89,7 @@ class Admission:
     fit: int | None
     say: Say
     lacking: list[str] = field(default_factory=list)
+    here: bool = True
     estimate: Plan | None = None
     prepare_info: dict[str, Any] | None = None
     warm: list[WarmStart] = field(default_factory=list)
@@ -149,7 +151,7 @@ class Admission:
         return True
 
     def _above_limits(self) -> list[str]:
-        if not (self.spec.limits.hours or self.spec.limits.gpu_hours):
+        if not (self.spec.limits.hours or self.spec.limits.gpu_hours) or not self.here:
             return []
         return above_limits(self.spec, self.estimate or probe.of(self.spec, self.fit, measure=True))
 
@@ -160,7 +162,7 @@ class Admission:
                 limits.refuse_used_up(self.spec, journal)
 
     def _short_of_room(self) -> list[str]:
-        if nodes.configured() or (not self.fit and not self.estimate):
+        if nodes.configured() or not self.here or (not self.fit and not self.estimate):
             return []
         there = capacity.free(self.storage)
         short = capacity.shortages(self.spec, self.fit or 1, there, run_folders.size(self.run_to_resume))
@@ -194,10 +196,10 @@ class Admission:
             refuse_used(self.path, self.spec, self.storage, facts, recorded, self.say)
 
 
-def admission(request: Request, say: Say) -> Admission:
+def admission(request: Request, say: Say, here: bool = True) -> Admission:
     """A sweep as the command line asks for it. Raises ValueError, in one line, for what no start could begin with.
 
-    Asks on a terminal before it trains without the GPU that the spec wants.
+    Asks on a terminal before it trains without the GPU that the spec wants. here: whether it trains on this machine.
     """
     own = request.resume if request.spec is None and request.resume != run_folders.NEWEST else None
     if own is not None:
@@ -206,7 +208,9 @@ def admission(request: Request, say: Say) -> Admission:
     path = own / run_folders.SPEC if own is not None else request.spec
     if path is None:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
-    spec, lacking = _agreed(request, path, load(path, request.profile, request.set, own), say)
+    spec, lacking = load(path, request.profile, request.set, own), list[str]()
+    if here:
+        spec, lacking = _agreed(request, path, spec, say)
     files.private(spec.shared)
     if own is not None and not any(change.startswith("tracking") for change in request.set):
         refuse_store(spec, own, request.trust_record)
@@ -215,9 +219,10 @@ def admission(request: Request, say: Say) -> Admission:
     if line := other_baseline(path, spec):
         say(line)
     storage = run_folders.storage(request.storage, request.resume)
+    path = Path("spec") if isinstance(path, Mapping) else path
     spec, warm, sources = _warm(request, path, spec, storage)
     run_to_resume = run_folders.find_run(storage, spec, request.resume)
-    fit, short = fitting(spec)
+    fit, short = fitting(spec) if here else (None, [])
     return Admission(
         request=request,
         path=path,
@@ -226,6 +231,7 @@ def admission(request: Request, say: Say) -> Admission:
         run_to_resume=run_to_resume,
         fit=fit,
         lacking=[*lacking, *short],
+        here=here,
         say=say,
         warm=warm,
         sources=sources,
@@ -252,7 +258,7 @@ def _warm(
     return warm_start.pinned(spec, warm), warm, sources
 
 
-def _agreed(request: Request, path: Path, spec: SweepSpec, say: Say) -> tuple[SweepSpec, list[str]]:
+def _agreed(request: Request, path: Path | Mapping[str, Any], spec: SweepSpec, say: Say) -> tuple[SweepSpec, list[str]]:
     """The spec; where it wants a GPU and there is none, the same on CPUs if people agree to the time that takes.
 
     Nobody is asked for a plan; it gets the line that a start would be refused with.

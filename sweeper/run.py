@@ -23,7 +23,7 @@ from sweeper.preflight import Admission, Request
 from sweeper.report import sections
 from sweeper.spec.hints import naming
 from sweeper.spec.spec import SweepSpec
-from sweeper.stages import Stages, repeated
+from sweeper.stages import Ended, Stages, repeated
 from sweeper.system import faults, files, interrupts, nodes
 from sweeper.system.interrupts import Interrupts
 from sweeper.tracking import history
@@ -195,7 +195,6 @@ def _spread(spec: SweepSpec, storage: Path) -> Spread | None:
 
 def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, signals: Interrupts) -> int:
     """Run what is left of the sweep, then show its results."""
-    spec = admission.spec
     try:
         stages = Stages.opened(admission, run_dir, verbose=args.verbose, wait=args.wait)
     except ValueError as error:
@@ -207,11 +206,7 @@ def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, si
         return REFUSED
     except nodes.NotStarted:
         return FAILED
-    cautions = filter(None, [ended.summary["caution"], sections.shortfall(stages.journal.trials.values())])
-    cautioned = " ".join(cautions)
-    for line in closing.lines(
-        admission.path, spec, stages.journal, ended.outcome, ended.best, cautioned, ended.stopped
-    ):
+    for line in last_lines(admission, stages, ended):
         _say(line)
     if args.resume is None and ended.answered:
         _say(f"to see it again or to resume it: {run_folders.resume(run_dir)}; to train it again: --again")
@@ -220,6 +215,14 @@ def _carry_out(args: argparse.Namespace, admission: Admission, run_dir: Path, si
     if ended.stopped and ended.whole:
         return STOPPED
     return _STATUS[ended.summary["state"]] if ended.whole else FAILED
+
+
+def last_lines(admission: Admission, stages: Stages, ended: Ended) -> list[str]:
+    """What came out, and where it lies, for people."""
+    journal = stages.journal
+    cautions = filter(None, [ended.summary["caution"], sections.shortfall(journal.trials.values())])
+    told = (" ".join(cautions), ended.stopped)
+    return closing.lines(admission.path, admission.spec, journal, ended.outcome, ended.best, *told)
 
 
 def _reproduce(args: argparse.Namespace, signals: Interrupts) -> int:

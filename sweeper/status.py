@@ -68,7 +68,7 @@ def newest(storage: Path) -> Path:
     runs = [path.parent for path in storage.glob(f"*/{run_folders.SPEC}")]
     if not runs:
         raise ValueError(f"there is no run in {storage.resolve()}: name a run folder")
-    return max(runs, key=_touched)
+    return max(runs, key=touched)
 
 
 def status(run_dir: Path, trust: bool = False) -> dict[str, Any]:
@@ -212,7 +212,8 @@ def _why(state: str, left: int, at_once: int | None, begun: bool) -> str | None:
     return f"{at_once} run at a time" if begun and at_once else "the sweep is starting"
 
 
-def _touched(run_dir: Path) -> float:
+def touched(run_dir: Path) -> float:
+    """When something happened last in a run folder, in s."""
     path = run_dir / JOURNAL
     return (path if path.exists() else run_dir / run_folders.SPEC).stat().st_mtime
 

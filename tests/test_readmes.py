@@ -72,7 +72,7 @@ def _blocks(path: Path) -> list[Block]:
 
 
 BLOCKS = [block for path in READMES for block in _blocks(path)]
-LATE, ENTRY, TRAIN, MINE = blocks("python")
+LATE, ENTRY, TRAIN, PAIRS, TOLD, MINE = blocks("python")
 
 
 def test_every_block_is_of_a_kind_that_is_tried() -> None:
@@ -258,6 +258,18 @@ def test_the_recipe_of_a_source_keeps_its_contract() -> None:
     within = dict(vars(sources))
     exec(LATE.text, within)
     assert failing(type("Own", (SourceContract,), {"source": within["Late"]})) == set()
+
+
+def test_the_example_of_ask_and_tell_finds_the_optimum(tmp_path: Path) -> None:
+    """The other one of its README, from a text to pairs, is tried in tests/sweeper/test_api.py."""
+    assert PAIRS.path == TOLD.path == ROOT / "sweeper" / "README.md"
+    (tmp_path / "script.py").write_text(TOLD.text, "utf-8")
+    environment = {**os.environ, "SWEEPER_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[0] == ["trial", "x", "val/loss"]
+    assert [row[1] for row in rows[1:]] == [f"t{n:04d}" for n in range(1, 7)]
 
 
 def test_the_suites_try_what_their_example_names(tmp_path: Path) -> None:

@@ -7,18 +7,17 @@ import io
 import itertools
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.journal import learned, tasks
-from sweeper.journal.budget import TOKENS, Common
-from sweeper.journal.events import Ask, End, Report, Session
-from sweeper.journal.journal import AUDIT, Journal, TrialRecord
+from sweeper.journal.budget import TOKENS
+from sweeper.journal.events import Session
+from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.names import Names
 from sweeper.journal.records import ended
+from sweeper.report.rows import columns, seconds, since, trials
 from sweeper.spec.hints import confidence
 from sweeper.system.files import one_line, printable
-from sweeper.system.secrecy import veiled
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
@@ -45,34 +44,15 @@ _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet takes a cell that be
 
 
 def results_csv(spec: SweepSpec, journal: Journal) -> str:
-    """One row for each configuration and seed; losses and scores are of the last step, each share has its own column.
+    """`rows.trials` for other programs: the search first, then the confirmation, in the order of asking.
 
-    The column `stuck` is 1 for a run that did not begin to learn, if the trainable says so.
+    No setting is blank in any row. Truth values are 1 and 0, and blank where they are not known.
     """
-    records = list(journal.trials.values())
-    common = Common.of(spec, records)
-    test = "test/" + spec.objective.partition("/")[2]
-    settings = [dict(flat(record.ask.params)) for record in records]
-    columns = list(dict.fromkeys(column for each in settings for column in each))
-    judged = list(dict.fromkeys([*spec.objectives[1:], *tasks.metrics(journal)]))
+    found = trials(spec, journal)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-
-    def write(row: Sequence[Any]) -> None:
-        writer.writerow(map(_cell, row))
-
-    heads = ["stage", "trial", "arm", "seed", "state", "steps", spec.objective, test]
-    write([*heads, *columns, *judged, "masked_share", "matched", "stuck", "config_hash"])
-    for record, each in zip(records, settings, strict=True):
-        last = record.rows[-1].metrics if record.rows else {}
-        ask = record.ask
-        row = [ask.stage, ask.trial, ask.arm, ask.seed, record.state, record.step]
-        row += [last.get(spec.objective), last.get(test)]
-        row += [veiled(column, each.get(column)) for column in columns]
-        row += [last.get(key) for key in judged]
-        stuck = learned.was_stuck(spec, record)
-        row += [last.get(f"{AUDIT}rate"), int(common.same(record)), None if stuck is None else int(stuck)]
-        write([*row, ask.config_hash])
+    writer = csv.DictWriter(text, columns(found), lineterminator="\n")
+    writer.writerow({key: _cell(key) for key in writer.fieldnames})
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in found)
     return text.getvalue()
 
 
@@ -113,6 +93,8 @@ def verdict_tex(verdict: Verdict | None, names: Names | None = None) -> str:
 
 def _cell(value: Any) -> Any:
     """A value of results.csv; text that a spreadsheet would take as a formula gets an apostrophe, numbers do not."""
+    if isinstance(value, bool):
+        return int(value)
     if not isinstance(value, str | list | tuple | Mapping):
         return value
     text = printable(str(value))
@@ -217,33 +199,13 @@ def steps_trained(records: Sequence[TrialRecord], hours: float) -> dict[str, str
 
 def trial_hours(journal: Journal) -> float:
     """Hours that trials ran, summed over all; none run between sessions."""
-    begun: dict[str, float] = {}
-    seconds, session, last = 0.0, 0.0, 0.0
-    for event in journal.events:
-        match event:
-            case Session():
-                seconds += sum(_since(begin, last) for begin in begun.values())
-                begun, session = {}, event.time
-            case Ask():
-                begun[event.trial] = event.time
-            case Report():
-                begun.setdefault(event.trial, session)
-            case End():
-                begin = begun.pop(event.trial, session if event.state != "interrupted" else event.time)
-                seconds += _since(begin, event.time)
-        last = event.time
-    return (seconds + sum(_since(begin, last) for begin in begun.values())) / 3600
+    return sum(seconds(journal).values()) / 3600
 
 
 def _wall_hours(journal: Journal) -> float:
     """Hours of all sessions, from the first event of each to its last."""
     pairs = itertools.pairwise(journal.events)
-    return sum(_since(one.time, other.time) for one, other in pairs if not isinstance(other, Session)) / 3600
-
-
-def _since(begin: float, end: float) -> float:
-    """Seconds between two moments of the wall clock; 0 if it was set back between them."""
-    return max(0.0, end - begin)
+    return sum(since(one.time, other.time) for one, other in pairs if not isinstance(other, Session)) / 3600
 
 
 def _tokens(spec: SweepSpec, record: TrialRecord) -> int | None:
@@ -257,12 +219,3 @@ def _tokens(spec: SweepSpec, record: TrialRecord) -> int | None:
         return record.step * spec.settings(record.ask.params).tokens_per_step
     except ValueError:
         return record.step * spec.settings(spec.baseline_params).tokens_per_step
-
-
-def flat(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Settings by path; shares by path and part."""
-    for path, value in params.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{path}.{part}", share) for part, share in value.items())
-        else:
-            yield path, value

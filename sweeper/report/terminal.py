@@ -1,7 +1,7 @@
 """What people watch on stderr while a sweep runs, made from the journal alone.
 
-On a terminal a table that is redrawn; elsewhere one line for each trial's start and end, and now and then one of
-progress. Nothing in here may stop a sweep: errors in painting stay in here.
+On a terminal, and in a notebook, a table that is redrawn; elsewhere one line for each trial's start and end, and now
+and then one of progress. Nothing in here may stop a sweep: errors in painting stay in here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sweeper.journal.events import Ask, End, Family, Over, Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.names import Names
 from sweeper.journal.records import best, ended, is_shares, settings
+from sweeper.report import notebook
 from sweeper.system.files import one_line
 from sweeper.system.markdown import ABSENT
 from sweeper.system.secrecy import veiled
@@ -111,10 +112,12 @@ class Live:
 
     def __init__(self, spec: SweepSpec, journal: Journal, total: int, *, console: Console | None = None) -> None:
         # Ignore FORCE_COLOR if stderr is no terminal: a log file wants no cursor movements.
-        self._console = console or Screen(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
+        self._notebook = console is None and notebook.here()
+        cell = Screen(file=sys.stdout, force_jupyter=False, force_terminal=False) if self._notebook else None
+        self._console = console or cell or Screen(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
         self._spec, self._journal, self._total = spec, journal, total
         self._names = Names(spec, (record.ask for record in journal.trials.values()))
-        self._table: rich_live.Live | None = None
+        self._table: rich_live.Live | notebook.Cell | None = None
         self._cursor = 0
         self._next_line = 0.0
         self._stop = threading.Event()
@@ -129,7 +132,9 @@ class Live:
         known = f", the sampler knows {told} of other runs" if told else ""
         self.say(f"{self._spec.name}: {self._total} trials{started}{known}{profile}")
         with contextlib.suppress(Exception):
-            if self._console.is_terminal and not self._console.is_dumb_terminal:
+            if self._notebook:
+                self._table = notebook.Cell()
+            elif self._console.is_terminal and not self._console.is_dumb_terminal:
                 table = rich_live.Live(console=self._console, auto_refresh=False, redirect_stdout=False)
                 table.start()
                 self._table = table
@@ -148,20 +153,20 @@ class Live:
         """Print a line."""
         with contextlib.suppress(Exception):
             # Beside a table words stay whole; in a log a line stays a line.
-            self._console.print(_text(text), soft_wrap=self._table is None)
+            self._console.print(_text(text), soft_wrap=self._table is None or self._notebook)
 
     def _follow(self) -> None:
-        pause = PAINT_S
+        pause = least = notebook.PAINT_S if self._notebook else PAINT_S
         while not self._stop.wait(pause):
             begin = time.thread_time()
             self._paint()
-            pause = max(PAINT_S, (time.thread_time() - begin) / SHARE)
+            pause = max(least, (time.thread_time() - begin) / SHARE)
 
     def _paint(self) -> None:
         with contextlib.suppress(Exception):
             self._news()
             if self._table:
-                width, height = self._console.size
+                width, height = (notebook.WIDTH, notebook.HEIGHT) if self._notebook else self._console.size
                 self._table.update(picture(self._spec, self._journal, self._total, width, height), refresh=True)
 
     def _news(self) -> None:

@@ -24,7 +24,7 @@ def texts(spec: SweepSpec, journal: Journal, outcome: Outcome) -> Iterator[tuple
     """(name, function that writes it) of each report: as a whole or not at all, each apart from the others."""
     made: dict[str, Callable[[], str]] = {
         "report.md": lambda: sections.markdown(spec, journal, outcome),
-        "report.html": lambda: page.page(spec, journal, outcome, _importance(spec, journal)),
+        "report.html": lambda: page.page(spec, journal, outcome, importance_of(spec, journal)),
         "results.csv": lambda: tables.results_csv(spec, journal),
         "table.tex": lambda: tables.verdict_tex(journal.verdict(), _names(spec, journal)),
         "setup.tex": lambda: setup.tex(spec, journal),
@@ -48,7 +48,7 @@ def _figures(spec: SweepSpec, journal: Journal, outcome: Outcome) -> None:
     from sweeper.report import printed  # with Matplotlib, which takes a second
 
     files.inside(outcome.run_dir, run_folders.FIGURES).mkdir(exist_ok=True)
-    for name, content in printed.files(gallery(spec, journal, _importance(spec, journal))):
+    for name, content in printed.files(gallery(spec, journal, importance_of(spec, journal))):
         files.put(files.inside(outcome.run_dir, run_folders.FIGURES, name), content)
 
 
@@ -87,7 +87,7 @@ def _names(spec: SweepSpec, journal: Journal) -> Names:
     return Names(spec, (record.ask for record in journal.trials.values()))
 
 
-def _importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
+def importance_of(spec: SweepSpec, journal: Journal) -> dict[str, float]:
     """The importance of the settings that a search varied; without any, Ray and Optuna need not load."""
     if not spec.space:
         return {}

@@ -158,12 +158,17 @@ def probes(spec: SweepSpec, arms: Mapping[str, Any]) -> Iterator[tuple[tuple[str
 
 
 def load(
-    path: Path | str, profile: str | None = None, sets: Iterable[str] = (), outside: Path | None = None
+    path: Path | str | Mapping[str, Any],
+    profile: str | None = None,
+    sets: Iterable[str] = (),
+    outside: Path | None = None,
 ) -> SweepSpec:
-    """The spec in a file, with a profile and `PATH=VALUE` settings on top. Raises SpecError.
+    """The spec in a file, or as a tree, with a profile and `PATH=VALUE` settings on top. Raises SpecError.
 
     outside: a run folder, from which no trainable is imported; by default the file's own folder if it holds a journal.
     """
+    if isinstance(path, Mapping):
+        return resolve(path, profile, sets, outside=outside)
     path = Path(path)
     if outside is None and (path.parent / "journal.jsonl").exists():
         outside = path.parent
@@ -228,17 +233,19 @@ def resolve(
     raise SpecError(f"{origin(layers, found.location)}: {found}") from None
 
 
-def other_baseline(path: Path, spec: SweepSpec) -> str | None:
+def other_baseline(path: Path | Mapping[str, Any], spec: SweepSpec) -> str | None:
     """One line if the first arm of a file was deleted, which makes another arm the baseline; otherwise None."""
     try:
-        first = next(iter(yaml_reader.read(path).get("arms") or {}), None)
+        tree = path if isinstance(path, Mapping) else yaml_reader.read(path)
     except ValueError:  # some files, such as a pipe, can be read only once
         return None
+    first = next(iter(tree.get("arms") or {}), None)
     if first is None or first in spec.arms:
         return None
     now = spec.baseline
     becomes = f"it is {now} now" if now else "there is none now"
-    return f"the baseline changes: {first}, the first arm of {path}, is deleted; {becomes}"
+    where = "the spec" if isinstance(path, Mapping) else path
+    return f"the baseline changes: {first}, the first arm of {where}, is deleted; {becomes}"
 
 
 def _neighbour(path: Path) -> str:

@@ -24,11 +24,12 @@ _OURS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """A context that handles signals. Signals belong to the main thread: in any other thread it does nothing.
 
-    say: gets one line about what the first signal does. hint: what the second one prints on stderr.
+    say: gets one line about what the first signal does. hint: what the second one prints on stderr. ends: whether
+    the second one ends the process, or else is a KeyboardInterrupt, as somebody's script or notebook goes on.
     """
 
-    def __init__(self, say: Callable[[str], None], hint: str) -> None:
-        self.say, self.hint = say, hint
+    def __init__(self, say: Callable[[str], None], hint: str, ends: bool = True) -> None:
+        self.say, self.hint, self.ends = say, hint, ends
         self._closing = False
         self._first: float | None = None
         self._before: dict[signal.Signals, object] = {}
@@ -77,6 +78,8 @@ class Interrupts:
         return max(1.0, min(usual, self._first + END_S - time.monotonic()))
 
     def _take(self, number: int, frame: object) -> None:
+        if self._first is not None and not self.ends:
+            raise KeyboardInterrupt
         if self._first is not None:
             shown = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the live table hides the cursor
             os.write(2, f"{shown}ended at once; {self.hint}\n".encode(errors="backslashreplace"))

@@ -78,12 +78,16 @@ def isolate() -> None:
     """Make a Ray that is started here stay on 127.0.0.1 and ask for a token. Call this before anything imports ray.
 
     Changes nothing if a cluster is to be joined: then the cluster's settings hold. Variables that are already set do
-    not count as done.
+    not count as done. Raises ValueError, in one line, where ray is imported already.
     """
     global _isolated
     if configured() or _isolated:
         return
-    assert "ray" not in sys.modules, "ray was imported before isolate(), and would listen on every interface"
+    if "ray" in sys.modules:
+        raise ValueError(
+            "ray was imported before sweeper, and would listen on every interface: start a new process, and call "
+            "sweeper before anything imports ray"
+        )
     os.environ.update(_ALONE)
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     _isolated = True
@@ -207,6 +211,7 @@ def session(workers_code: Sequence[str] = (), verbose: bool = False) -> Iterator
     os.environ.update(_QUIET if not verbose else {})
     os.environ.update(_TRIALS)
     isolate()
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # it would advertise ipywidgets in a notebook
     from sweeper.system import ray_inside  # first: it refuses an unsupported release of Ray
 
     with _joined(workers_code, verbose) if configured() else _started(verbose):

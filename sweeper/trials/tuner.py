@@ -91,6 +91,13 @@ class _Watch(tune.Callback):
         return {}
 
 
+class _Quiet(tune.ProgressReporter):
+    """No table of Tune's own, which it would draw in a notebook whatever its verbosity."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        return False
+
+
 def run(
     spec: SweepSpec,
     run_dir: Path,
@@ -313,6 +320,7 @@ def _tuner(
             storage_path=_scratch(run_dir),
             failure_config=tune.FailureConfig(max_failures=held.max_failures, fail_fast=False),
             verbose=0,
+            progress_reporter=_Quiet(),
         ),
     )
 
@@ -395,6 +403,7 @@ def _session(spec: SweepSpec, concurrency: int, slots: int, facts: dict[str, Any
 def _device(spec: SweepSpec) -> str:
     """The kind of processor that trains."""
     if spec.resources.gpus_per_worker:
-        kinds = {name for node in ray.nodes() for name in node["Resources"] if name.startswith("accelerator_type:")}
+        there = ray.nodes() if ray.is_initialized() else []  # a launcher of its user's own needs no Ray
+        kinds = {name for node in there for name in node["Resources"] if name.startswith("accelerator_type:")}
         return ", ".join(sorted(kind.partition(":")[2] for kind in kinds)) or "GPU"
     return platform.processor() or platform.machine()

@@ -68,6 +68,14 @@ def test_the_first_signal_interrupts_and_the_second_leaves(
     assert capfd.readouterr().err == "ended at once; resume with: X\n"
 
 
+def test_a_script_or_a_notebook_outlives_the_second_signal(said: list[str]) -> None:
+    with Interrupts(said.append, "", ends=False):
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                send()
+    assert said == ["Stopping cleanly; press Ctrl-C again to quit now"]
+
+
 def test_tunes_loop_is_asked_to_end_and_not_torn(said: list[str]) -> None:
     asked: list[int] = []
     with Interrupts(said.append, "") as signals:

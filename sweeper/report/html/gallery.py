@@ -15,11 +15,11 @@ from sweeper.journal.budget import Common
 from sweeper.journal.journal import AUDIT, Journal, TrialRecord, nested
 from sweeper.journal.names import Names
 from sweeper.journal.records import breakdown
-from sweeper.report import tables
 from sweeper.report.html import figures, setting_figures
 from sweeper.report.html.curves import curves_of, gaps_of
 from sweeper.report.html.setting_figures import Axis, Point
 from sweeper.report.pareto import trades
+from sweeper.report.rows import flat
 from sweeper.report.sections import FRONT
 from sweeper.spec.space import Choice, LogUniform, Simplex
 
@@ -208,7 +208,7 @@ def _points(spec: SweepSpec, searched: Sequence[TrialRecord], names: Names) -> l
     """The search's completed trials on budget, the best MOST_POINTS of them; the best last, to be drawn on top."""
     common, sampled = Common.of(spec, searched), spec.search.method != "arms"
     points = [
-        Point(names.of(record.ask), dict(tables.flat(record.ask.params)), score, sampled and record.ask.arm is not None)
+        Point(names.of(record.ask), dict(flat(record.ask.params)), score, sampled and record.ask.arm is not None)
         for record in searched
         if record.state == "completed" and common.kept(record) and (score := record.score(spec.objective)) is not None
     ]

@@ -21,7 +21,8 @@ def test_a_row_a_configuration_and_seed(tmp_path: Path) -> None:
     journal = confirmed.written(tmp_path, spec, {"published": 0.0})
     rows = list(csv.DictReader(io.StringIO(results_csv(spec, journal))))
     assert len(rows) == 8 + 2 * len(confirmed.SEEDS)
-    assert list(rows[0])[:8] == ["stage", "trial", "arm", "seed", "state", "steps", "val/loss", "test/loss"]
+    heads = ["stage", "trial", "candidate", "arm", "seed", "state", "steps", "seconds", "val/loss", "test/loss"]
+    assert list(rows[0])[:10] == heads
     runs = [row for row in rows if row["stage"] == "confirm"]
     assert len({(row["config_hash"], row["seed"]) for row in runs}) == len(runs)
     assert {row["arm"] for row in runs} == {"baseline", "published"}
