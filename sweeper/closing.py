@@ -90,6 +90,8 @@ def lines(
         shown.append(f"bundle         {outcome.bundle}")
     shown.append(f"tracking store {redact(outcome.tracking_uri)}")
     shown.append(f"browse it with {sections.ui_command(outcome.tracking_uri, outcome.run_dir.parent)}")
+    if outcome.page:
+        shown.append(f"then open      {sections.ui_address(outcome.tracking_uri)}{outcome.page}")
     shown += _scale(path, spec)
     if outcome.interrupted:
         shown.append(f"interrupted; resume with: {run_folders.resume(outcome.run_dir)}")

@@ -23,6 +23,7 @@ from sweeper.spec.load import load, other_baseline, probes
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, nodes
 from sweeper.system.secrecy import redact
+from sweeper.tracking import copies
 from sweeper.tracking.store import identity, sqlite_uri, store_uri
 from sweeper.trainable import Trainable, imported_from
 
@@ -213,7 +214,7 @@ def admission(request: Request, say: Say) -> Admission:
         storage=storage,
         run_to_resume=run_to_resume,
         fit=fit,
-        lacking=[*lacking, *short],
+        lacking=[*lacking, *short, *copies.lacking(spec)],
         say=say,
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import Timeout
 
 from sweeper import closing
-from sweeper.confirmation import champion, design
+from sweeper.confirmation import champion, design, verdict_text
 from sweeper.journal import learned, object_store, records, run_folders
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
@@ -146,7 +146,7 @@ class Stages:
                 raise
             signals.close()
             outcome, best, failed = self._close(tracker, done, signals)
-        outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
+        outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids, page=tracker.page)
         whole = not (lost or failed)
         return Ended(
             outcome=outcome, best=best, summary=summary(spec, journal, outcome), whole=whole, answered=answered
@@ -177,7 +177,9 @@ class Stages:
             steps.run("taking trunks away", lambda: trunks.clear(run_dir), None)
         state, left = sweep_state(trials, not done), signals.left(DRAIN_S)
         promotion, tags = steps.run("choosing the champion", lambda: self.promotion(signals.say), (None, {}))
-        steps.run("MLflow", lambda: tracker.close(state, best, bundle, left, promotion=promotion, tags=tags), 0)
+        verdict = journal.verdict()
+        told = {"tags": tags, "verdict": verdict_text.headline(verdict) if verdict else ""}
+        steps.run("MLflow", lambda: tracker.close(state, best, bundle, left, promotion=promotion, **told), 0)
         return outcome, best, bool(steps.failed)
 
     @property

@@ -35,7 +35,8 @@ _RANKS = ("completed", "stopped", "interrupted", "failed")
 class Outcome:
     """How a sweep ended and where its results lie; the rest is in the journal.
 
-    run_ids: MLflow's run of each trial. interrupted: a person or a limit ended the sweep before its last trial.
+    run_ids: MLflow's run of each trial. page: of this sweep's runs, below the server's address; "" if MLflow was away.
+    interrupted: a person or a limit ended the sweep before its last trial.
     """
 
     run_dir: Path
@@ -43,6 +44,7 @@ class Outcome:
     parent_run_id: str | None = None
     run_ids: Mapping[str, str] = field(default_factory=dict)
     bundle: Path | None = None
+    page: str = ""
     interrupted: bool = False
 
     @property
@@ -317,6 +319,11 @@ def _commands(outcome: Outcome, trial: str | None, confirmed: bool) -> str:
         f"    {one_line(ui_command(outcome.tracking_uri, outcome.run_dir.parent))}",
     ]
     return "\n\n".join(lines)
+
+
+def ui_address(uri: str) -> str:
+    """Where people see a tracking store: the server's address, or that of the server which `ui_command` starts."""
+    return redact(uri).rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{UI_PORT}"
 
 
 def ui_command(uri: str, storage: Path) -> str:

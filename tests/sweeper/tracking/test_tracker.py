@@ -24,7 +24,7 @@ from sweeper.journal.journal import Journal
 from sweeper.journal.records import best
 from sweeper.report.sections import ui_command
 from sweeper.spec.spec import SweepSpec
-from sweeper.tracking import store
+from sweeper.tracking import shared_settings, store
 from sweeper.tracking import tags as tag
 from sweeper.tracking import tracker as tracker_module
 from sweeper.tracking.store import store_uri
@@ -75,7 +75,7 @@ def test_a_sweep_in_mlflow(
     run_dir.mkdir()
     journal = Journal(run_dir / "journal.jsonl")
     said: list[str] = []
-    tracker = Tracker(journal, spec, run_dir, store_uri(spec, storage), tags={"data": "d1"}, say=said.append)
+    tracker = Tracker(journal, spec, run_dir, store_uri(spec, storage), tags={"data": "d1", tag.DATA: "f" * 64}, say=said.append)
     tracker.start()
     source = written(tmp_path / "source", spec)
     for event in source.events:
@@ -109,13 +109,24 @@ def test_a_sweep_in_mlflow(
         "t0005": ("KILLED", "interrupted"),
     }
     run = runs["t0002"]
-    assert {
+    assert run.data.params == {
         "arm": "none",
         "seed": "0",
         "x": "0.25",
+        "shares.random": "0.7",
         "shares.token": "0.2",
-        "steps": "20",
-    }.items() <= run.data.params.items()
+        "shares.trigram": "0.1",
+    }, "what is the same for all trials is no parameter"
+    common = shared_settings.from_tags(parent.data.tags)
+    assert common["steps"] == "20"
+    whole = shared_settings.of_all(spec, journal.trials["t0002"].ask.params)
+    assert shared_settings.whole(run.data.params, common) == {"arm": "none", "seed": "0", **whole}
+    assert run.info.run_name == "70/20/10 x 0.25, seed 0"
+    assert f"`python -m sweeper.run --reproduce '{run_dir}' --trial t0002`" in run.data.tags["mlflow.note.content"]
+    assert "Completed: `val/loss` 1.2500 at step 20." in run.data.tags["mlflow.note.content"]
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("data", "f" * 36)
+    assert parent.inputs.dataset_inputs
     assert {
         "sweeper.kind": "trial",
         "data": "d1",
@@ -309,6 +320,7 @@ class Store:
         self.artifacts: dict[tuple[str, str], int] = {}
         self.versions: list[tuple[str, str]] = []
         self.aliases: dict[str, str] = {}
+        self.views: dict[str, str] = {}
         self.order: list[int] = []
         self.calls, self.breaks, self.took_effect, self.refuse = 0, breaks, took_effect, refuse
         self.down = False
@@ -331,7 +343,7 @@ class Store:
     def create_run(self, experiment: str, start_time: int, tags: dict[str, str], run_name: str) -> Any:
         def effect() -> Any:
             run_id = f"r{len(self.runs)}"
-            self.runs[run_id] = {"tags": dict(tags), "params": {}, "metrics": set(), "status": "RUNNING"}
+            self.runs[run_id] = {"tags": dict(tags), "params": {}, "metrics": set(), "status": "RUNNING", "inputs": set()}
             return self._run(run_id)
 
         return self.call(effect)
@@ -370,6 +382,13 @@ class Store:
 
     def delete_tag(self, run_id: str, key: str) -> None:
         self.call(lambda: self.runs[run_id]["tags"].pop(key))
+
+    def set_experiment_tag(self, experiment: str, key: str, value: str) -> None:
+        self.call(lambda: self.views.update({key: value}))
+
+    def log_inputs(self, run_id: str, datasets: list[Any]) -> None:
+        held = {(one.dataset.name, one.dataset.digest) for one in datasets}
+        self.call(lambda: self.runs[run_id]["inputs"].update(held))
 
     def log_text(self, run_id: str, text: str, path: str) -> None:
         self.place()
