@@ -37,16 +37,19 @@ def saved(spec: SweepSpec, parent: str, title: str, varied: Iterable[str], at: i
         varied: the settings that differ between trials, as MLflow names them.
         at: ms since 1970.
 
-    Rows come in the order of their start, not of their score: search and confirmation are not ranked together.
+    Rows come by their ids, not their scores: the confirmation's first, then the search's, and never ranked together. By
+    their start, MLflow would fold them all under the sweep's run.
     """
     metrics = [name(objective) for objective in spec.objectives]
+    if spec.compared:  # a verdict goes by the objective on the part `test`
+        metrics.insert(0, name("test/" + spec.objective.partition("/")[2]))
     columns = [_column("params", "arm"), _column("params", "seed"), _column("tags", tag.STAGE)]
     columns += [_column("metrics", metric) for metric in metrics]
     columns += [_column("params", path) for path in varied]
     columns += [_column("tags", tag.VERDICT), _column("tags", tag.STATE), _column("attributes", "Dataset")]
     state = {
         "searchFilter": runs_of(parent),
-        "orderByKey": "attributes.start_time",
+        "orderByKey": _column("tags", tag.TRIAL),
         "orderByAsc": True,
         "selectedColumns": columns[:_MOST_COLUMNS],
     }

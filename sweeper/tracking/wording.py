@@ -57,12 +57,13 @@ def sweep(
 
 def trial(spec: SweepSpec, run_dir: Path, ask: Ask, name: str, record: TrialRecord | None = None) -> str:
     """The description of a trial's run. record: once it has ended."""
-    parts = [f"**Question.** {text(spec.question)}"] if spec.question else []
-    parts.append(f"**{text(name)}**, seed {ask.seed}, trial {ask.trial} of the {text(ask.stage)}.")
+    stage = {"confirm": "confirmation"}.get(ask.stage, ask.stage)
+    parts = [f"**{text(name)}**, seed {ask.seed}, trial {ask.trial} of the {text(stage)}."]
     if record and record.end:
         score = record.score(spec.objective)
         came = f"{code(spec.objective)} {score:.4f} at step {record.step:,}" if score is not None else "no result"
         parts.append(f"{record.end.state.capitalize()}: {came}.{_began(record)}")
+    parts += [f"**Question.** {text(spec.question)}"] if spec.question else []
     told = "A score of the search is no verdict. " * (ask.stage == "search")
     parts.append(f"{told}The parent of this run has the verdict, and in `spec.yaml` the settings not shown here.")
     parts.append(f"Train it again and compare: {code(_reproduce(run_dir, ask.trial))}")
