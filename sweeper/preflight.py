@@ -198,7 +198,7 @@ def admission(request: Request, say: Say) -> Admission:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
     spec, lacking = _agreed(request, path, load(path, request.profile, request.set, own), say)
     files.private(spec.shared)
-    if own is not None and not any(change.startswith("tracking") for change in request.set):
+    if own is not None and not any(change.startswith("tracking") and "uri" in change for change in request.set):
         refuse_store(spec, own, request.trust_record)
     if own is not None and (line := imported_from(spec.trainable)):
         say(line)

@@ -7,12 +7,13 @@ MLflow calls `_load_pyfunc`; so does `mlflow models predict --env-manager local`
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
 FILE = "MLmodel"
 FOLDER = "bundle"
-TOP = 5  # answers for each gap in a text
+TOP = 5  # words for a gap
 
 
 def description(run_id: str, at: str) -> str:
@@ -20,7 +21,7 @@ def description(run_id: str, at: str) -> str:
     from mlflow.models import Model
 
     model = Model(artifact_path=FOLDER, run_id=run_id, utc_time_created=at)
-    model.add_flavor("python_function", loader_module=__name__)
+    model.add_flavor("python_function", loader_module=__name__, python_version=platform.python_version())
     return model.to_yaml()
 
 
@@ -35,15 +36,13 @@ class FillMask:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **own)
         self._fill = FillMaskPipeline(model=model, tokenizer=tokenizer)
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[Any]:
-        """For each text the most likely words: as transformers' pipeline gives them.
+    def predict(self, model_input: Any) -> list[Any]:
+        """For each text the likeliest words for its gap, as transformers' pipeline gives them.
 
-        Args:
-            model_input: a list of texts, or a DataFrame whose first column holds them.
-            params: `top_k`, how many words; no other is known.
+        model_input: a list of texts, or a DataFrame whose first column holds them.
         """
         rows = model_input.iloc[:, 0].tolist() if hasattr(model_input, "iloc") else model_input
-        return [self._fill(str(row), top_k=int((params or {}).get("top_k", TOP))) for row in rows]
+        return [self._fill(str(row), top_k=TOP) for row in rows]
 
 
 def _load_pyfunc(data_path: str) -> FillMask:

@@ -35,7 +35,15 @@ class WandbRuns:
         import wandb
 
         written.parent.mkdir(parents=True, exist_ok=True)
-        quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True)
+        quiet = wandb.Settings(
+            silent=True,
+            console="off",
+            symlink=False,  # a run folder holds no links
+            disable_git=True,
+            disable_code=True,
+            x_disable_meta=True,  # the command line may hold secrets
+            x_disable_stats=True,
+        )
         run = wandb.init(
             project=self._spec.name,
             group=self._run_dir.name,

@@ -85,7 +85,8 @@ def test_a_sweep_in_mlflow(
     bundle.mkdir()
     (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}', "utf-8")
     found, caution = best(spec, journal.trials.values()), {tag.CAUTION: "They learned nothing."}
-    assert tracker.close("interrupted", found, bundle, drain_s=60, tags=caution) == 0
+    told = "**Nothing is confirmed**."
+    assert tracker.close("interrupted", found, bundle, drain_s=60, tags=caution, verdict=told) == 0
     assert said == []
 
     parent = client.get_run(str(tracker.parent_run_id))
@@ -127,6 +128,12 @@ def test_a_sweep_in_mlflow(
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("data", "f" * 36)
     assert parent.inputs.dataset_inputs
+    described = parent.data.tags["mlflow.note.content"]
+    assert "**Verdict.** **Nothing is confirmed**." in described
+    assert "**Caution.** They learned nothing." in described
+    experiment = client.get_experiment(parent.info.experiment_id)
+    assert tracker.page.endswith(f"viewStateShareKey={parent.info.run_id}")
+    assert f"mlflow.sharedViewState.{parent.info.run_id}" in experiment.tags
     assert {
         "sweeper.kind": "trial",
         "data": "d1",
@@ -145,6 +152,9 @@ def test_a_sweep_in_mlflow(
     version = client.get_model_version_by_alias("whole", "candidate")
     assert (version.run_id, version.source) == (run.info.run_id, f"runs:/{run.info.run_id}/bundle")
     assert {"data_fingerprint": "d1", "sweeper.score": "1.25", **caution}.items() <= version.tags.items()
+    stored = {item.path for item in client.list_artifacts(run.info.run_id, "bundle")}
+    assert stored == {"bundle/metadata.json", "bundle/MLmodel"}
+    assert [path.name for path in bundle.iterdir()] == ["metadata.json"], "the run's own folder stays as it is"
     assert caution.items() <= client.get_run(str(tracker.parent_run_id)).data.tags.items()
     assert list(tmp_path.glob("ml*")) == []
     assert capfd.readouterr() == ("", "")
