@@ -42,6 +42,10 @@ MOST_LOOKS, NAMED = 100, 20  # looks that follow from the seeds; looks that conf
 _NEEDED = {"gp": ("scipy", "torch", "greenlet"), "cmaes": ("cmaes",)}
 
 
+def _as_tuple(given: Any) -> Any:
+    return tuple(given) if isinstance(given, list) else given
+
+
 def _safe_name(name: str) -> str:
     """A name is a folder, an MLflow experiment and a part of run names; a dot would break `--set` paths."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
@@ -58,7 +62,7 @@ Objectives = Annotated[
 ]
 Trackers = Annotated[
     tuple[Literal["mlflow", "tensorboard", "wandb"], ...],
-    BeforeValidator(lambda given: (given,) if isinstance(given, str) else tuple(given) if type(given) is list else given),
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else _as_tuple(given)),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, AfterValidator(_safe_name)]

@@ -7,7 +7,6 @@ point is there twice. Copies are for people: nothing reads them back, and one th
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import shared_settings, store

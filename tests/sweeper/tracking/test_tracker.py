@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from mlflow.entities import Metric
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from sweeper.confirmation import fresh_seeds
+from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal
 from sweeper.journal.records import best
 from sweeper.report.sections import ui_command
@@ -75,7 +77,8 @@ def test_a_sweep_in_mlflow(
     run_dir.mkdir()
     journal = Journal(run_dir / "journal.jsonl")
     said: list[str] = []
-    tracker = Tracker(journal, spec, run_dir, store_uri(spec, storage), tags={"data": "d1", tag.DATA: "f" * 64}, say=said.append)
+    tags = {"data": "d1", tag.DATA: "f" * 64}
+    tracker = Tracker(journal, spec, run_dir, store_uri(spec, storage), tags=tags, say=said.append)
     tracker.start()
     source = written(tmp_path / "source", spec)
     for event in source.events:
@@ -125,9 +128,8 @@ def test_a_sweep_in_mlflow(
     assert run.info.run_name == "70/20/10 x 0.25, seed 0"
     assert f"`python -m sweeper.run --reproduce '{run_dir}' --trial t0002`" in run.data.tags["mlflow.note.content"]
     assert "Completed: `val/loss` 1.2500 at step 20." in run.data.tags["mlflow.note.content"]
-    (data,) = run.inputs.dataset_inputs
+    (data,) = parent.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("data", "f" * 36)
-    assert parent.inputs.dataset_inputs
     described = parent.data.tags["mlflow.note.content"]
     assert "**Verdict.** **Nothing is confirmed**." in described
     assert "**Caution.** They learned nothing." in described
@@ -353,7 +355,8 @@ class Store:
     def create_run(self, experiment: str, start_time: int, tags: dict[str, str], run_name: str) -> Any:
         def effect() -> Any:
             run_id = f"r{len(self.runs)}"
-            self.runs[run_id] = {"tags": dict(tags), "params": {}, "metrics": set(), "status": "RUNNING", "inputs": set()}
+            self.runs[run_id] = {"tags": dict(tags), "params": {}, "metrics": set(), "status": "RUNNING"}
+            self.runs[run_id]["inputs"] = set[tuple[str, str]]()
             return self._run(run_id)
 
         return self.call(effect)
@@ -563,6 +566,37 @@ def test_parameters_travel_with_the_first_report_or_after_a_while_alone(
     before = held.calls
     tracker._pass(None)
     assert held.calls == before
+
+
+def test_a_run_of_the_confirmation_has_its_data_its_verdict_and_where_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, held, journal = toy_spec(data={}), Store(), Journal(tmp_path / "journal.jsonl")
+    monkeypatch.setattr(tracker_module.store, "connection", lambda uri: held)
+    journal.append(session())
+    for number, arm in enumerate(("baseline", "published")):
+        asked = replace(ask(spec, number, 1, arm), stage="confirm", seed=7)
+        first = replace(report(number, 20, 1.5, 2), start={"trial": "t0000", "step": 10} if number else None)
+        for event in (asked, first, end(number, "completed", 3)):
+            journal.append(event)
+    one = {"arm": "published", "mean": -0.5, "interval": [-0.7, -0.3], "adjusted": 0.02, "n": 8}
+    told = {"published": "confirmed"}
+    journal.events.append(Verdict(data={"look": 1, "comparisons": [one], "told": told}, time=T0 + 4))
+    journal.digests.append("0" * 32)
+    for _ in range(2):
+        tracker = Tracker(journal, spec, tmp_path, "http://fake", tags={tag.DATA: "f" * 64})
+        tracker.start()
+        assert tracker.close("completed", None, None, verdict="**Confirmed**") == 0
+    runs = held.picture()["runs"]
+    assert runs["t0001"]["tags"]["sweeper.verdict"] == "confirmed"
+    assert "sweeper.verdict" not in runs["t0000"]["tags"]
+    began = {key: text for key, text in runs["t0001"]["tags"].items() if key.startswith("sweeper.fork")}
+    assert began == {"sweeper.forked_from": "t0000", "sweeper.fork_step": "10"}
+    assert not [key for key in runs["t0000"]["tags"] if key.startswith("sweeper.fork")]
+    assert runs["t0001"]["inputs"] == runs["sweep"]["inputs"] == {("data", "f" * 36)}
+    figures = {key: value for key, step, _, value in runs["sweep"]["metrics"] if step == 1}
+    assert figures["verdict/published/difference"] == -0.5
+    assert "**Verdict.** **Confirmed**" in runs["sweep"]["tags"]["mlflow.note.content"]
 
 
 def born(folder: Path, spec: SweepSpec) -> Journal:

@@ -77,7 +77,8 @@ def test_descriptions_give_the_question_the_verdict_and_the_commands_as_text(tmp
     folder = tmp_path / "it's a run"
     journal = written(folder, spec)
     best = journal.trials["t0002"]
-    shown = wording.sweep(spec, folder, verdict="**Nothing is confirmed**.", caution=HOSTILE, best=best, best_name="x`y")
+    told = {"verdict": "**Nothing is confirmed**.", "caution": HOSTILE, "best_name": "x`y"}
+    shown = wording.sweep(spec, folder, best=best, **told)
     assert "**Verdict.** **Nothing is confirmed**." in shown
     assert "``x`y`` (t0002), `val/loss` 1.2500 at step 20" in shown
     assert "--reproduce" in shown
@@ -101,7 +102,8 @@ def test_a_trial_says_where_it_began(start: dict[str, object] | None, reused: st
     spec = toy_spec()
     end = End(trial="t0001", state="completed", reused_from=reused, time=T0 + 9)
     record = TrialRecord(ask(spec, 1, 1, "published"), [replace(report(1, 20, 1.5, 8), start=start)], end)
-    assert f"Completed: `val/loss` 1.5000 at step 20.{said}\n" in wording.trial(spec, Path("r"), record.ask, "p", record)
+    shown = wording.trial(spec, Path("r"), record.ask, "p", record)
+    assert f"Completed: `val/loss` 1.5000 at step 20.{said}\n" in shown
 
 
 def test_a_verdict_is_a_curve_over_its_looks(tmp_path: Path) -> None:
