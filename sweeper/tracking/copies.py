@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sweeper.journal.events import Ask, End
 from sweeper.journal.journal import Journal, TrialRecord
@@ -31,7 +31,7 @@ KINDS: dict[str, type[Copier]] = {"tensorboard": EventFiles, "wandb": WandbRuns}
 class Copier(Protocol):
     """Writes trials into another tracker's files below a run's folder. PACKAGE: what it needs to be installed."""
 
-    PACKAGE: str
+    PACKAGE: ClassVar[str]
 
     def __init__(self, spec: SweepSpec, run_dir: Path) -> None: ...
 

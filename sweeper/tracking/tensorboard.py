@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sweeper.system import files
 from sweeper.tracking.trial_runs import note
@@ -23,7 +23,7 @@ FOLDER = "tensorboard"
 class EventFiles:
     """The event files of a run's trials: of each one file, whose name has the time of the trial's end."""
 
-    PACKAGE = "tensorboardX"
+    PACKAGE: ClassVar[str] = "tensorboardX"
 
     def __init__(self, spec: SweepSpec, run_dir: Path) -> None:
         self._spec, self._run_dir = spec, run_dir

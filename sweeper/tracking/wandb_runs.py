@@ -7,8 +7,9 @@ written, since an offline run cannot be taken up again.
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sweeper.system import files
 
@@ -22,7 +23,7 @@ FOLDER, WRITTEN = "wandb", "sweeper-written"
 class WandbRuns:
     """The runs of a sweep: a project named like the sweep, a group for each run folder."""
 
-    PACKAGE = "wandb"
+    PACKAGE: ClassVar[str] = "wandb"
 
     def __init__(self, spec: SweepSpec, run_dir: Path) -> None:
         self._spec, self._run_dir = spec, run_dir
@@ -32,8 +33,7 @@ class WandbRuns:
         written = files.inside(self._run_dir, FOLDER, WRITTEN, record.id)
         if record.open or written.exists():
             return
-        import wandb
-
+        wandb = import_module(self.PACKAGE)
         written.parent.mkdir(parents=True, exist_ok=True)
         quiet = wandb.Settings(
             silent=True,

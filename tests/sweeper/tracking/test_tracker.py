@@ -128,6 +128,7 @@ def test_a_sweep_in_mlflow(
     assert run.info.run_name == "70/20/10 x 0.25, seed 0"
     assert f"`python -m sweeper.run --reproduce '{run_dir}' --trial t0002`" in run.data.tags["mlflow.note.content"]
     assert "Completed: `val/loss` 1.2500 at step 20." in run.data.tags["mlflow.note.content"]
+    assert parent.inputs is not None
     (data,) = parent.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("data", "f" * 36)
     described = parent.data.tags["mlflow.note.content"]
