@@ -42,7 +42,6 @@ from sweeper.spec.objectives import maximised
 from sweeper.spec.space import Dimension, point
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
-from sweeper.system.markdown import ABSENT
 
 MEMORY = 1000  # trials that the sampler sees: multivariate TPE is quadratic in them
 REPEATS = 10  # how often the sampler may repeat a point before one is chosen without it
@@ -440,7 +439,8 @@ def write_study(spec: SweepSpec, journal: Journal, path: Path) -> None:
 def _readable(names: Names, ask: Ask) -> dict[str, Any]:
     """What optuna-dashboard shows beside a trial's parameters, which are the sampler's own."""
     own = {path: shown_value(path, value) for path, value in ask.params.items()}
-    return {"name": names.of(ask), "trial": ask.trial, "arm": ask.arm or ABSENT, "seed": ask.seed, **own}
+    arm = {"arm": ask.arm} if ask.arm else {}
+    return {"name": names.of(ask), "id": ask.trial, **arm, "seed": ask.seed, **own}
 
 
 def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:
