@@ -105,6 +105,8 @@ def lines(
         shown.append(f"bundle         {outcome.bundle}")
     shown.append(f"tracking store {redact(outcome.tracking_uri)}")
     shown.append(f"browse it with {sections.ui_command(outcome.tracking_uri, outcome.run_dir.parent)}")
+    if outcome.page:
+        shown.append(f"then open      {sections.ui_address(outcome.tracking_uri)}{outcome.page}")
     shown += _scale(path, spec)
     if stopped:
         shown.append(f"stopped by {stopped}")

@@ -23,6 +23,7 @@ from sweeper.spec.load import load, other_baseline, probes
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, nodes
 from sweeper.system.secrecy import redact
+from sweeper.tracking import copies
 from sweeper.tracking.store import identity, sqlite_uri, store_uri
 from sweeper.trainable import Trainable, imported_from
 
@@ -212,7 +213,7 @@ def admission(request: Request, say: Say, here: bool = True) -> Admission:
     if here:
         spec, lacking = _agreed(request, path, spec, say)
     files.private(spec.shared)
-    if own is not None and not any(change.startswith("tracking") for change in request.set):
+    if own is not None and not any(change.startswith("tracking") and "uri" in change for change in request.set):
         refuse_store(spec, own, request.trust_record)
     if own is not None and (line := imported_from(spec.trainable)):
         say(line)
@@ -230,7 +231,7 @@ def admission(request: Request, say: Say, here: bool = True) -> Admission:
         storage=storage,
         run_to_resume=run_to_resume,
         fit=fit,
-        lacking=[*lacking, *short],
+        lacking=[*lacking, *short, *copies.lacking(spec)],
         here=here,
         say=say,
         warm=warm,

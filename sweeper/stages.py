@@ -15,7 +15,7 @@ from typing import Any
 from filelock import Timeout
 
 from sweeper import closing
-from sweeper.confirmation import champion, design
+from sweeper.confirmation import champion, design, verdict_text
 from sweeper.journal import learned, object_store, records, run_folders, warm_start
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
@@ -168,7 +168,8 @@ class Stages:
             signals.close()
             stopped = None if done or lost or signals.happened else self.stopped()
             outcome, best, failed = self._close(tracker, done, signals)
-            outcome = replace(outcome, parent_run_id=tracker.parent_run_id, run_ids=tracker.run_ids)
+            ids = {"parent_run_id": tracker.parent_run_id, "run_ids": tracker.run_ids}
+            outcome = replace(outcome, **ids, page=tracker.page)
             found = summary(spec, journal, outcome) | {"stopped": stopped}
             notifier.close(found, signals.left(LAST_S))
         whole = not (lost or failed)
@@ -203,7 +204,9 @@ class Stages:
             steps.run("taking trunks away", lambda: trunks.clear(run_dir), None)
         state, left = sweep_state(trials, not done), signals.left(DRAIN_S)
         promotion, tags = steps.run("choosing the champion", lambda: self.promotion(signals.say), (None, {}))
-        steps.run("MLflow", lambda: tracker.close(state, best, bundle, left, promotion=promotion, tags=tags), 0)
+        verdict = journal.verdict()
+        told = {"tags": tags, "verdict": verdict_text.headline(verdict) if verdict else ""}
+        steps.run("MLflow", lambda: tracker.close(state, best, bundle, left, promotion=promotion, **told), 0)
         return outcome, best, bool(steps.failed)
 
     @property

@@ -36,7 +36,8 @@ SHORT, NAMED = 0.005, 5  # share of predictions not drawn as asked that gets a c
 class Outcome:
     """How a sweep ended and where its results lie; the rest is in the journal.
 
-    run_ids: MLflow's run of each trial. interrupted: a person or a limit ended the sweep before its last trial.
+    run_ids: MLflow's run of each trial. page: of this sweep's runs, below the server's address; "" if MLflow was away.
+    interrupted: a person or a limit ended the sweep before its last trial.
     """
 
     run_dir: Path
@@ -44,6 +45,7 @@ class Outcome:
     parent_run_id: str | None = None
     run_ids: Mapping[str, str] = field(default_factory=dict)
     bundle: Path | None = None
+    page: str = ""
     interrupted: bool = False
 
     @property
@@ -198,6 +200,11 @@ def _commands(outcome: Outcome, trial: str | None, confirmed: bool) -> str:
         f"    {one_line(ui_command(outcome.tracking_uri, outcome.run_dir.parent))}",
     ]
     return "\n\n".join(lines)
+
+
+def ui_address(uri: str) -> str:
+    """Where people see a tracking store: the server's address, or that of the server which `ui_command` starts."""
+    return redact(uri).rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{UI_PORT}"
 
 
 def ui_command(uri: str, storage: Path) -> str:

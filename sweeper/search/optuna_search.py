@@ -23,6 +23,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
@@ -35,6 +36,8 @@ from sweeper.journal import budget, checkpoints, warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Ask, End, Over, Repeat
 from sweeper.journal.journal import Journal, TrialRecord, apply
+from sweeper.journal.names import Names
+from sweeper.journal.records import shown_value
 from sweeper.spec import conditions
 from sweeper.spec.objectives import maximised
 from sweeper.spec.space import Dimension
@@ -463,9 +466,26 @@ def write_study(spec: SweepSpec, journal: Journal, path: Path) -> None:
     """The journal as an Optuna journal file, for optuna-dashboard. Nothing reads it back."""
     lines = _Lines()
     study = optuna.create_study(storage=JournalStorage(lines), study_name=spec.name, directions=_directions(spec))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(spec.objectives))
+    study.set_user_attr("question", spec.question)
     records, repeats = journal.stage(JournalSearch.stage), journal.repeats(JournalSearch.stage)
-    study.add_trials(_frozen_all(_latest(records, repeats), spec, spec.objectives))
+    names, shown = Names(spec), list(_latest(records, repeats))
+    frozen = _frozen_all(shown, spec, spec.objectives)
+    for trial, each in zip(frozen, shown, strict=True):
+        trial.user_attrs = _readable(names, each.record.ask) | {
+            key: note for key, note in trial.user_attrs.items() if key == "note"
+        }
+    study.add_trials(frozen)
     files.put(path, "".join(lines.lines))
+
+
+def _readable(names: Names, ask: Ask) -> dict[str, Any]:
+    """What optuna-dashboard shows beside a trial's parameters, which are the sampler's own."""
+    own = {path: shown_value(path, value) for path, value in ask.params.items()}
+    arm = {"arm": ask.arm} if ask.arm else {}
+    return {"name": names.of(ask), "id": ask.trial, **arm, "seed": ask.seed, **own}
 
 
 def importance(spec: SweepSpec, journal: Journal) -> dict[str, float]:

@@ -44,6 +44,10 @@ MOST_LOOKS, NAMED = 100, 20  # looks that follow from the seeds; looks that conf
 _NEEDED = {"gp": ("scipy", "torch", "greenlet"), "cmaes": ("cmaes",)}
 
 
+def _as_tuple(given: Any) -> Any:
+    return tuple(given) if isinstance(given, list) else given
+
+
 def _safe_name(name: str) -> str:
     """A name is a folder, an MLflow experiment and a part of run names; a dot would break `--set` paths."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
@@ -60,6 +64,10 @@ Condition = Annotated[
 Rule = Annotated[early_stopping.Rule, PlainValidator(early_stopping.parse), PlainSerializer(early_stopping.to_dict)]
 Objectives = Annotated[
     tuple[str, ...], Field(min_length=1), BeforeValidator(objectives.parse), PlainSerializer(objectives.to_plain)
+]
+Trackers = Annotated[
+    tuple[Literal["mlflow", "tensorboard", "wandb"], ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else _as_tuple(given)),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, AfterValidator(_safe_name)]
@@ -229,9 +237,29 @@ class Limits(Section):
 
 
 class Tracking(Section):
-    """Where MLflow tracks a sweep. uri: a server or store; null is a store in the run storage."""
+    """Who tracks a sweep, and where. A list alone, such as [mlflow, tensorboard], is `to`.
+
+    Args:
+        uri: MLflow's server or store; null is a store in the run storage.
+        to: MLflow, and further trackers, which get copies; not part of the hash at its default.
+    """
 
     uri: str | None = None
+    to: Trackers = Field(default=("mlflow",), exclude_if=lambda to: to == ("mlflow",))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        return {"to": given} if isinstance(given, str | list | tuple) else given
+
+    @model_validator(mode="after")
+    def _with_mlflow(self) -> Self:
+        if "mlflow" not in self.to:
+            reason = "needs mlflow among them: it has the seeds that were used, and the champion"
+            raise ConfigError(("to",), f"{reason}; write [mlflow{''.join(f', {kind}' for kind in self.to)}]")
+        if len({*self.to}) < len(self.to):
+            raise ConfigError(("to",), f"{[*self.to]} names one twice")
+        return self
 
 
 class Reuse(Section):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
-from sweeper.spec import conditions
 from sweeper.spec.spec import SweepSpec
-from sweeper.tracking import store
+from sweeper.tracking import shared_settings, store
 from sweeper.tracking import tags as tag
-from sweeper.tracking.trial_runs import name, settings
+from sweeper.tracking.trial_runs import name
 
 MOST = 5000
 ALL = 10**6  # a history with gaps would call a used seed fresh
@@ -23,12 +21,16 @@ def losses(uri: str, spec: SweepSpec) -> dict[str, dict[int, float]]:
     Raises ValueError, in one line, if the store cannot be reached.
     """
     tags = {tag.KIND: "trial", tag.STATE: "completed", tag.TRAINABLE: spec.trainable}
-    compared = _compared(spec)
-    wanted, _ = _split(_settings(spec, {}), compared)
+    compared = shared_settings.varied(spec)
+    wanted, _ = _split(shared_settings.of_all(spec, {}), compared)
     found: dict[str, dict[int, float]] = {}
     data: str | None = None
-    for run in store.found(uri, tags, MOST):
-        fixed, configuration = _split(run.data.params, compared)
+    trials = store.found(uri, tags, MOST)
+    sweeps = store.found(uri, {tag.KIND: "sweep", tag.TRAINABLE: spec.trainable}, ALL) if trials else []
+    common = {run.info.run_id: shared_settings.from_tags(run.data.tags) for run in sweeps}
+    for run in trials:
+        params = shared_settings.whole(run.data.params, common.get(run.data.tags.get(tag.PARENT, ""), {}))
+        fixed, configuration = _split(params, compared)
         loss, fingerprint = run.data.metrics.get(name(spec.objective)), run.data.tags.get(tag.DATA, "")
         if wanted.items() <= fixed.items() and loss is not None and data in (None, fingerprint):
             data = fingerprint
@@ -56,22 +58,8 @@ def is_own(own: Mapping[str, str], tags: Mapping[str, str]) -> bool:
     return bool(own) and own.items() <= tags.items()
 
 
-def _compared(spec: SweepSpec) -> set[str]:
-    """The settings that the space and the arms set, and those that follow from them, for instance from a preset."""
-    changes: list[Mapping[str, Any]] = [params for _, params in conditions.corners(spec.space, spec.conditions)]
-    changes += spec.arms.values()
-    found, base = {name(path) for params in changes for path in params}, _settings(spec, {})
-    for params in changes:
-        found |= {path for path, _ in base.items() ^ _settings(spec, params).items()}
-    return found
-
-
-def _settings(spec: SweepSpec, params: Mapping[str, Any]) -> dict[str, str]:
-    return {name(path): text for path, text in settings(spec.trainable_config(params)).items()}
-
-
 def _split(params: Mapping[str, str], compared: set[str]) -> tuple[dict[str, str], str]:
     """The settings that a comparison keeps fixed, and the others as text, which names a configuration."""
     own = {key: text for key, text in params.items() if key not in ("arm", "seed")}
-    free = {key: own.pop(key) for key in sorted(own) if any(f"{key}.".startswith(f"{path}.") for path in compared)}
+    free = {key: own.pop(key) for key in sorted(own) if shared_settings.below(key, compared)}
     return own, json.dumps(free)

@@ -5,18 +5,19 @@ A call is tried once and raises what mlflow raises: the tracker tries again, and
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from sweeper.system import files
 from sweeper.system.secrecy import redact
 from sweeper.tracking import tags as tag
-from sweeper.tracking.trial_runs import cut, cut_tags, milliseconds, name, utc
+from sweeper.tracking.trial_runs import cut, cut_tags, milliseconds, name, settings, utc
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
 CHAMPION = "champion"
+_DATASET_NAME, _DIGEST = 100, 36  # characters
 # One short attempt for each call: the tracker retries, while mlflow's own retries take minutes. Nothing on stdout.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -144,12 +146,16 @@ def _make(path: Path) -> None:
             os.rename(aside, path)
 
 
-def experiment(client: MlflowClient, title: str, uri: str, storage: Path) -> str:
-    """The id of the experiment of that name. A server decides itself where artifacts go; a database does not."""
+def experiment(client: MlflowClient, title: str, uri: str, storage: Path, tags: Mapping[str, str]) -> str:
+    """The id of the experiment of that name. A server decides itself where artifacts go; a database does not.
+
+    tags: of a new one.
+    """
     existing = client.get_experiment_by_name(title)
     if existing is None:
         local = re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri)
-        return client.create_experiment(title, (storage.resolve() / "mlartifacts").as_uri() if local else None)
+        place = (storage.resolve() / "mlartifacts").as_uri() if local else None
+        return client.create_experiment(title, place, dict(tags))
     if existing.lifecycle_stage == "deleted":
         client.restore_experiment(existing.experiment_id)
     return str(existing.experiment_id)
@@ -195,6 +201,25 @@ def log(
         [Param(name(key), value) for key, value in (params or {}).items()],
         [RunTag(key, value) for key, value in cut_tags(tags or {}).items()],
     )
+
+
+def inputs(client: MlflowClient, run_id: str | None, data: Mapping[str, Any], fingerprint: str) -> None:
+    """Say which data a run read. data: that section of the spec. fingerprint: of the data as prepared.
+
+    MLflow's column of datasets shows the name and the start of the fingerprint. Sent twice it is stored once.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    shown = settings(data)
+    title = next((shown[key] for key in ("corpus", "dataset", "name", "path") if shown.get(key)), "data")
+    held = Dataset(
+        name=cut(Path(redact(title)).name or "data", _DATASET_NAME),
+        digest=fingerprint[:_DIGEST],
+        source_type="sweeper",
+        source=redact(json.dumps(shown)),
+        profile=json.dumps({tag.DATA: fingerprint}),
+    )
+    client.log_inputs(str(run_id), [DatasetInput(held, [InputTag("mlflow.data.context", "training")])])
 
 
 def unless_there(create: Callable[[], object]) -> None:

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING
 from sweeper.journal import checkpoints, learned
 from sweeper.journal.events import Ask, End, Event, Report, Session
 from sweeper.journal.journal import Journal, TrialRecord
-from sweeper.journal.records import fingerprints
+from sweeper.journal.names import Names
 from sweeper.journal.run_folders import REPORTS
 from sweeper.system import files
 from sweeper.system.secrecy import redact
-from sweeper.tracking import store
+from sweeper.tracking import shared_settings, store, view, wording
 from sweeper.tracking import tags as tag
 from sweeper.tracking.artifacts import SMALL_S, Artifacts
-from sweeper.tracking.trial_runs import STATUS, TrialRun, cut_tags, milliseconds, note, session_tags
+from sweeper.tracking.copies import Copies
+from sweeper.tracking.registry import ALIAS, Registry
+from sweeper.tracking.trial_runs import STATUS, TrialRun, cut_tags, milliseconds, session_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +39,6 @@ POLL_S = 0.5
 BACKOFF_S = 5.0
 DRAIN_S = 30.0
 PATIENCE_S = 5.0
-ALIAS = "candidate"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class _Close:
     deadline: float
     promotion: Promotion | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    verdict: str = ""
 
 
 class Tracker:
@@ -64,6 +66,7 @@ class Tracker:
 
     tags: further tags of every run, such as a data fingerprint. say: called with one line when something is wrong.
     experiment, parent_run_id and run_ids (of trials) are where things went; the last two fill as they become known.
+    page: where a server of the store shows the sweep's runs, below its address; "" until that is known.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class Tracker:
         self.experiment = spec.name
         self.parent_run_id: str | None = None
         self.run_ids: dict[str, str] = {}
+        self.page = ""
         self._journal, self._spec, self._run_dir, self._uri = journal, spec, run_dir, uri
         self._tags = dict(tags or {})
         self._say = say or files.say
+        self._names, self._common = Names(spec), dict[str, str]()
         self._cursor = 0
         self._session: Session | None = None
         self._described: Session | None = None
@@ -90,6 +95,7 @@ class Tracker:
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._artifacts = Artifacts(self.experiment, self._say)
+        self._copies = Copies(journal, spec, run_dir, self._say)
         self._spec_stored = False
         self._closing: _Close | None = None
         self._closed = False
@@ -100,6 +106,7 @@ class Tracker:
         """Start to follow. Returns at once: importing mlflow and making a new database take seconds, in the thread."""
         store.configure()
         self._thread.start()
+        self._copies.start()
 
     def close(
         self,
@@ -110,6 +117,7 @@ class Tracker:
         *,
         promotion: Promotion | None = None,
         tags: Mapping[str, str] | None = None,
+        verdict: str = "",
     ) -> int:
         """Deliver what is left, end the runs, register the bundles. Returns how many events are left, after saying so.
 
@@ -119,50 +127,18 @@ class Tracker:
             drain_s: give up after so many seconds.
             promotion: the run that becomes the champion.
             tags: further ones of the parent run.
+            verdict: its sentence, in Markdown.
         """
-        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s, promotion, dict(tags or {}))
+        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s, promotion, dict(tags or {}), verdict)
         self._wake.set()
         self._thread.join(drain_s)
+        self._copies.close(max(1.0, self._closing.deadline - time.monotonic()))
         left = sum(child.left for child in self._children.values()) + len(self._unread()) + (not self._closed)
         if left:
             self._say(
                 f"MLflow ({redact(self._uri)}) lacks {left} event{'s'[left == 1 :]}: --resume delivers what is left"
             )
         return left
-
-    def register(
-        self, bundle: Path, trial: TrialRecord, alias: str = ALIAS, more: Mapping[str, str] | None = None
-    ) -> str | None:
-        """Log the bundle with the trial's run and make it the version `alias` of the model named like the sweep.
-
-        Returns the version, None if the bundle cannot be stored. A run is registered once: a second call finds the
-        version and moves the alias to it.
-        """
-        client, model, run_id = self._client, self._spec.name, self.run_ids[trial.id]
-        assert client is not None
-        versions = [found for found in client.search_model_versions(f"run_id = '{run_id}'") if found.name == model]
-        if versions:
-            version = str(max(int(found.version) for found in versions))
-            for key, value in cut_tags(more or {}).items():
-                client.set_model_version_tag(model, version, key, value)
-        else:
-            send = partial(client.log_artifacts, run_id, str(bundle), "bundle")
-            if not self._artifacts.put(client, send, self._most(), source=bundle):
-                return None
-            store.unless_there(lambda: client.create_registered_model(model, description=note(self._spec.question)))
-            tags = {
-                **self._identity(),
-                tag.TRIAL: trial.id,
-                tag.SCORE: repr(trial.score(self._spec.objective)),
-                tag.SPEC_HASH: self._spec.spec_hash,
-                tag.CONFIG_HASH: trial.ask.config_hash,
-                **fingerprints(bundle),
-                **cut_tags(more or {}),
-            }
-            source = f"runs:/{run_id}/bundle"
-            version = str(client.create_model_version(model, source, run_id, tags=tags, await_creation_for=0).version)
-        client.set_registered_model_alias(model, alias, version)
-        return version
 
     def _follow(self) -> None:
         failures = 0
@@ -212,6 +188,7 @@ class Tracker:
                 case Session():
                     self._session = event
                 case Ask():
+                    self._names.of(event)  # in the order of the journal
                     self._behind[event.trial] = self._children[event.trial] = TrialRun(event, self._session)
                 case Report() | End():
                     self._behind[event.trial] = self._children[event.trial]
@@ -223,7 +200,8 @@ class Tracker:
     def _connect(self) -> MlflowClient:
         """Find or make the experiment and the parent run; take over from existing children what they already have."""
         client = store.connection(self._uri)
-        self._experiment_id = store.experiment(client, self.experiment, self._uri, self._run_dir.parent)
+        self._common = self._common or shared_settings.shared(self._spec)
+        self._experiment_id = store.experiment(client, self.experiment, self._uri, self._run_dir.parent, view.KIND)
         if not self.parent_run_id:
             runs = self._search(client, "sweep")
             run = runs[0] if runs else self._create(client, "sweep", self._run_dir.name, self._journal.events[0].time)
@@ -264,14 +242,26 @@ class Tracker:
         if session is None or session is self._described:
             return
         tags = {**session_tags(session), tag.MACHINE: json.dumps(session.machine, default=str)}
-        tags |= {**self._identity(), **self._digest(), "mlflow.runName": self._run_dir.name}
+        tags |= {**self._identity(), **self._digest(), tag.RUN_NAME: self._run_dir.name}
         tags |= {tag.DOUBT: " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
         tags |= dict(self._spec.tags)
-        words = "\n\n".join(note(part) for part in (self._spec.question, *self._spec.notes.split("\n\n")) if part)
-        tags |= {"mlflow.note.content": words, tag.PROFILE: self._spec.profile or "none"}
-        store.log(client, self.parent_run_id, tags=tags)
+        tags |= {tag.NOTE: wording.sweep(self._spec, self._run_dir), tag.PROFILE: self._spec.profile or "none"}
+        store.log(client, self.parent_run_id, tags=tags | shared_settings.to_tags(self._common))
+        self._say_data(client, str(self.parent_run_id))
+        self._unless_refused("the view of this sweep", partial(self._show, client, milliseconds(session.time)))
         self._store_spec(client)
         self._described = session
+
+    def _say_data(self, client: MlflowClient, run_id: str) -> None:
+        if fingerprint := self._tags.get(tag.DATA):
+            store.inputs(client, run_id, self._spec.data, fingerprint)
+
+    def _show(self, client: MlflowClient, at: int) -> None:
+        """Save the view of this sweep's runs, to which `page` leads."""
+        parent = str(self.parent_run_id)
+        title, varied = self._run_dir.name, shared_settings.columns(self._spec, self._common)
+        client.set_experiment_tag(self._experiment_id, *view.saved(self._spec, parent, title, varied, at))
+        self.page = view.page(self._experiment_id, parent)
 
     def _store_spec(self, client: MlflowClient) -> None:
         spec = self._spec.model_copy(update={"on_event": ()})  # an address may be all that keeps strangers out
@@ -314,8 +304,9 @@ class Tracker:
         client = self._client
         assert client is not None
         if child.run_id is None:
-            tags = {"mlflow.parentRunId": str(self.parent_run_id), **child.tags(), **self._digest()}
-            run = self._create(client, "trial", child.ask.trial, child.ask.time, tags)
+            tags = {tag.PARENT: str(self.parent_run_id), **child.tags(), **self._digest(), tag.NOTE: self._note(child)}
+            title = wording.run_name(self._names.of(child.ask), child.ask)
+            run = self._create(client, "trial", title, child.ask.time, tags)
             child.run_id = self.run_ids[child.ask.trial] = run.info.run_id
         if child.reports and not child.running:
             client.update_run(child.run_id, "RUNNING")
@@ -329,7 +320,10 @@ class Tracker:
             if tags and (words := learned.stuck(self._spec, self._journal.trials[child.ask.trial])):
                 tags |= {tag.STUCK: words}
             rows = {(key, report.step, report.time): value for report in batch for key, value in report.metrics.items()}
-            params = {} if child.described else child.params()
+            tags |= {tag.NOTE: self._note(child)} if child.end and len(batch) == len(child.reports) else {}
+            params = {} if child.described else shared_settings.own(child.params(), self._common)
+            if not child.described and child.ask.stage != "search":  # a call more: 7 ms of a trial's 45
+                self._say_data(client, str(child.run_id))
             store.log(client, child.run_id, metrics=rows, params=params, tags=tags)
             child.described = True
             child.step = batch[-1].step if batch else child.step
@@ -339,6 +333,10 @@ class Tracker:
                 client.set_terminated(child.run_id, STATUS[child.end.state], milliseconds(child.end.time))
                 child.running, child.end = False, None
 
+    def _note(self, child: TrialRun) -> str:
+        record = self._journal.trials.get(child.ask.trial) if child.end else None
+        return wording.trial(self._spec, self._run_dir, child.ask, self._names.of(child.ask), record)
+
     def _finish(self, client: MlflowClient, closing: _Close) -> None:
         """End open runs as interrupted, then the sweep; its files last, since their place may be out of reach."""
         for child in self._children.values():
@@ -347,10 +345,13 @@ class Tracker:
                 self._unless_refused(f"the run of {child.ask.trial}", lambda child=child: self._send(child), child)
         parent, best = str(self.parent_run_id), closing.best
         score = best.score(self._spec.objective) if best else None
+        rows = wording.verdict_metrics(self._journal.events)
+        tags = {tag.STATE: closing.status, **self._digest(), **closing.tags, tag.NOTE: self._conclusion(closing)}
         if best and score is not None:
-            row = {(f"best/{self._spec.objective}", best.step, best.rows[-1].time): score}
-            store.log(client, parent, metrics=row, tags={tag.BEST: best.id, tag.BEST_SCORE: repr(score)})
-        store.log(client, parent, tags={tag.STATE: closing.status, **self._digest(), **closing.tags})
+            rows[f"best/{self._spec.objective}", best.step, best.rows[-1].time] = score
+            tags |= {tag.BEST: best.id, tag.BEST_SCORE: repr(score)}
+        self._say_verdict(client)
+        store.log(client, parent, metrics=rows, tags=tags)
         client.set_terminated(parent, STATUS[closing.status])
         self._artifacts.out = False
         self._store_rest(client, parent)
@@ -367,12 +368,29 @@ class Tracker:
             if path.exists():
                 self._artifacts.put(client, partial(client.log_artifact, parent, str(path)), source=path)
 
+    def _conclusion(self, closing: _Close) -> str:
+        best, caution = closing.best, closing.tags.get(tag.CAUTION, "")
+        told = {"verdict": closing.verdict, "caution": caution, "best": best}
+        return wording.sweep(self._spec, self._run_dir, best_name=self._names.of(best.ask) if best else "", **told)
+
+    def _say_verdict(self, client: MlflowClient) -> None:
+        """Tag each run of the confirmation with the verdict of its arm, so that it is a column."""
+        told = (self._journal.verdict() or {}).get("told", {})
+        for child in self._children.values():
+            words = told.get(child.ask.arm) if child.ask.stage != "search" else None
+            if words and words != child.told and child.run_id and not child.refused:
+                store.log(client, child.run_id, tags={tag.VERDICT: words})
+                child.told = words
+
     def _register(self, closing: _Close) -> None:
+        assert self._client is not None
         best, bundle, promotion = closing.best, closing.bundle, closing.promotion
-        if best and bundle and best.id in self.run_ids:
+        registry = Registry(self._client, self._spec, self._artifacts, self._identity())
+        if best and bundle and (run_id := self.run_ids.get(best.id)):
             more = {key: text for key, text in closing.tags.items() if key == tag.CAUTION}
-            self._unless_refused("the bundle", lambda: self.register(bundle, best, more=more))
-        promotion = closing.promotion
-        if promotion and promotion.trial.id in self.run_ids:
-            register = partial(self.register, promotion.bundle, promotion.trial, store.CHAMPION, promotion.tags)
+            register = partial(registry.register, bundle, best, run_id, seconds=self._most(), alias=ALIAS, more=more)
+            self._unless_refused("the bundle", register)
+        if promotion and (run_id := self.run_ids.get(promotion.trial.id)):
+            told = {"alias": store.CHAMPION, "more": promotion.tags, "seconds": self._most()}
+            register = partial(registry.register, promotion.bundle, promotion.trial, run_id, **told)
             self._unless_refused("the champion", register)

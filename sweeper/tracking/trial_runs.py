@@ -33,6 +33,7 @@ class TrialRun:
         running: its status in the store is that.
         refused: the store refused it for good.
         lacks: its artifacts could not be stored.
+        told: its arm's verdict, as the store has it.
         since: when its Ask was read, on the monotonic clock.
     """
 
@@ -46,6 +47,7 @@ class TrialRun:
     running: bool = True
     refused: bool = False
     lacks: bool = False
+    told: str = ""
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -72,7 +74,7 @@ class TrialRun:
         Later rows may be there or not. A row that is sent twice is stored once.
         """
         self.run_id, self.running, self.described = run_id, status == "RUNNING", described
-        self.lacks = tag.LACKS in tags
+        self.lacks, self.told = tag.LACKS in tags, tags.get(tag.VERDICT, "")
         self.step = max(self.step, int(tags.get(tag.STEP, 0)))
         self.reports = [report for report in self.reports if report.step > self.step]
         if self.end and not self.reports and not self.running and tags.get(tag.STATE) == self.end.state:
@@ -88,9 +90,11 @@ class TrialRun:
             count += 1
         reports = self.reports[:count]
         tags: dict[str, str] = {}
+        if reports and (start := reports[0].start):
+            tags = {tag.FORKED_FROM: start["trial"], tag.FORK_STEP: str(start["step"])}
         if self.end and count == len(self.reports):
             step = reports[-1].step if reports else self.step
-            tags = {tag.STATE: self.end.state, tag.STEP: str(step)}
+            tags |= {tag.STATE: self.end.state, tag.STEP: str(step)}
             tags |= {tag.REASON: redact(self.end.reason)} if self.end.reason else {}
             tags |= {tag.REUSED_FROM: self.end.reused_from} if self.end.reused_from else {}
         return reports, tags
@@ -105,7 +109,7 @@ class TrialRun:
         ask = self.ask
         own = {tag.TRIAL: ask.trial, tag.STAGE: ask.stage, tag.ARM: ask.arm or "none"}
         own |= {tag.CONFIG_HASH: ask.config_hash, tag.STATE: "running"}
-        return own | (session_tags(self.session) if self.session else {})
+        return own | (commit(self.session) if self.session else {})
 
 
 def settings(tree: Mapping[str, Any]) -> dict[str, str]:
@@ -117,8 +121,12 @@ def settings(tree: Mapping[str, Any]) -> dict[str, str]:
 
 def session_tags(session: Session) -> dict[str, str]:
     """The tags of a driver's session."""
-    tags = {tag.COMMAND: redact(session.command), tag.VERSIONS: json.dumps(session.versions)}
-    return tags | ({"mlflow.source.git.commit": session.git_commit} if session.git_commit else {})
+    return {tag.COMMAND: redact(session.command), tag.VERSIONS: json.dumps(session.versions), **commit(session)}
+
+
+def commit(session: Session) -> dict[str, str]:
+    """The commit that a driver's session ran, as MLflow's tag; empty where it is not known."""
+    return {"mlflow.source.git.commit": session.git_commit} if session.git_commit else {}
 
 
 def name(text: str) -> str:

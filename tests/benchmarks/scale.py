@@ -108,7 +108,7 @@ class TimedTracker(Tracker):
     tracking_s = 0.0
 
     def __init__(self, journal: Journal, spec: SweepSpec, run_dir: Path, uri: str) -> None:
-        super().__init__(journal, spec, run_dir, uri)
+        super().__init__(journal, spec, run_dir, uri, tags={"sweeper.data_fingerprint": "0" * 64})
         self._level = threading.Event()
 
     def deliver(self) -> None:

@@ -257,7 +257,8 @@ def test_the_study_tells_each_state_as_it_is(tmp_path: Path):
     assert [trial.value for trial in trials] == [tune.journal.trials["t0001"].score("val/loss"), None, None, None]
     assert [list(trial.intermediate_values) for trial in trials] == [[5, 10]] * 4
     assert [trial.user_attrs["id"] for trial in trials] == ["t0001", "t0002", "t0003", "t0004"]
-    assert [trial.user_attrs["arm"] for trial in trials] == ["baseline", "published", None, None]
+    assert [trial.user_attrs["name"] for trial in trials][:2] == ["baseline", "published"]
+    assert [trial.user_attrs.get("arm") for trial in trials] == ["baseline", "published", None, None]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["journal.jsonl", "optuna.log"]
 
 

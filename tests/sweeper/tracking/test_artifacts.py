@@ -76,7 +76,7 @@ def whole(follow: Callable[..., list[str]]) -> dict[str, Any]:
     store = Store()
     assert follow(store) == []
     picture = store.picture()
-    assert len(picture["artifacts"]) == 7  # two of the sweep, three analyses, two bundles
+    assert len(picture["artifacts"]) == 9  # two of the sweep, three analyses, two bundles with MLmodel
     assert picture["versions"] == [("toy", "t0002"), ("toy", "t0001")]
     return picture
 

@@ -16,7 +16,7 @@ from sweeper.journal.events import End, Report
 from sweeper.journal.journal import Journal
 from sweeper.plan.seed_noise import spread
 from sweeper.spec.spec import SweepSpec
-from sweeper.tracking import history
+from sweeper.tracking import history, shared_settings
 from sweeper.tracking.tracker import Tracker
 from tests.sweeper.samples import T0, ask, session, toy_spec
 
@@ -106,8 +106,8 @@ def test_the_plan_says_what_it_is_measured_from(
 def test_what_follows_from_a_preset_is_compared_too():
     presets = {"a": {}, "b": {"masking.preset": "published/amlm-hard"}}
     spec = arms("presets", trainable="trainables.mlm:train", arms=presets)
-    assert {"masking.preset", "masking.rate"} & history._compared(spec) == {"masking.preset"}
-    assert len([path for path in history._compared(spec) if path.startswith("masking.")]) > 2
+    assert {"masking.preset", "masking.rate"} & shared_settings.varied(spec) == {"masking.preset"}
+    assert len([path for path in shared_settings.varied(spec) if path.startswith("masking.")]) > 2
 
 
 def test_a_store_that_is_away_is_said_and_the_sd_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +21,12 @@ from mlflow.entities import Metric
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from sweeper.confirmation import fresh_seeds
+from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal
 from sweeper.journal.records import best
 from sweeper.report.sections import ui_command
 from sweeper.spec.spec import SweepSpec
-from sweeper.tracking import store
+from sweeper.tracking import shared_settings, store
 from sweeper.tracking import tags as tag
 from sweeper.tracking import tracker as tracker_module
 from sweeper.tracking.store import store_uri
@@ -77,7 +79,8 @@ def test_a_sweep_in_mlflow(
     run_dir.mkdir()
     journal = Journal(run_dir / "journal.jsonl")
     said: list[str] = []
-    tracker = Tracker(journal, spec, run_dir, store_uri(spec, storage), tags={"data": "d1"}, say=said.append)
+    tags = {"data": "d1", tag.DATA: "f" * 64}
+    tracker = Tracker(journal, spec, run_dir, store_uri(spec, storage), tags=tags, say=said.append)
     tracker.start()
     source = written(tmp_path / "source", spec)
     for event in source.events:
@@ -87,7 +90,8 @@ def test_a_sweep_in_mlflow(
     bundle.mkdir()
     (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}', "utf-8")
     found, caution = best(spec, journal.trials.values()), {tag.CAUTION: "They learned nothing."}
-    assert tracker.close("interrupted", found, bundle, drain_s=60, tags=caution) == 0
+    told = "**Nothing is confirmed**."
+    assert tracker.close("interrupted", found, bundle, drain_s=60, tags=caution, verdict=told) == 0
     assert said == []
 
     parent = client.get_run(str(tracker.parent_run_id))
@@ -116,13 +120,30 @@ def test_a_sweep_in_mlflow(
         "t0005": ("KILLED", "interrupted"),
     }
     run = runs["t0002"]
-    assert {
+    assert run.data.params == {
         "arm": "none",
         "seed": "0",
         "x": "0.25",
+        "shares.random": "0.7",
         "shares.token": "0.2",
-        "steps": "20",
-    }.items() <= run.data.params.items()
+        "shares.trigram": "0.1",
+    }, "what is the same for all trials is no parameter"
+    common = shared_settings.from_tags(parent.data.tags)
+    assert common["steps"] == "20"
+    whole = shared_settings.of_all(spec, journal.trials["t0002"].ask.params)
+    assert shared_settings.whole(run.data.params, common) == {"arm": "none", "seed": "0", **whole}
+    assert run.info.run_name == "70/20/10 x 0.25, seed 0"
+    assert f"`python -m sweeper.run --reproduce '{run_dir}' --trial t0002`" in run.data.tags["mlflow.note.content"]
+    assert "Completed: `val/loss` 1.2500 at step 20." in run.data.tags["mlflow.note.content"]
+    assert parent.inputs is not None
+    (data,) = parent.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("data", "f" * 36)
+    described = parent.data.tags["mlflow.note.content"]
+    assert "**Verdict.** **Nothing is confirmed**." in described
+    assert "**Caution.** They learned nothing." in described
+    experiment = client.get_experiment(parent.info.experiment_id)
+    assert tracker.page.endswith(f"viewStateShareKey={parent.info.run_id}")
+    assert f"mlflow.sharedViewState.{parent.info.run_id}" in experiment.tags
     assert {
         "sweeper.kind": "trial",
         "data": "d1",
@@ -141,6 +162,9 @@ def test_a_sweep_in_mlflow(
     version = client.get_model_version_by_alias("whole", "candidate")
     assert (version.run_id, version.source) == (run.info.run_id, f"runs:/{run.info.run_id}/bundle")
     assert {"data_fingerprint": "d1", "sweeper.score": "1.25", **caution}.items() <= version.tags.items()
+    stored = {item.path for item in client.list_artifacts(run.info.run_id, "bundle")}
+    assert stored == {"bundle/metadata.json", "bundle/MLmodel"}
+    assert [path.name for path in bundle.iterdir()] == ["metadata.json"], "the run's own folder stays as it is"
     assert caution.items() <= client.get_run(str(tracker.parent_run_id)).data.tags.items()
     assert list(tmp_path.glob("ml*")) == []
     assert capfd.readouterr() == ("", "")
@@ -316,6 +340,7 @@ class Store:
         self.artifacts: dict[tuple[str, str], int] = {}
         self.versions: list[tuple[str, str]] = []
         self.aliases: dict[str, str] = {}
+        self.views: dict[str, str] = {}
         self.order: list[int] = []
         self.calls, self.breaks, self.took_effect, self.refuse = 0, breaks, took_effect, refuse
         self.down = False
@@ -339,6 +364,7 @@ class Store:
         def effect() -> Any:
             run_id = f"r{len(self.runs)}"
             self.runs[run_id] = {"tags": dict(tags), "params": {}, "metrics": set(), "status": "RUNNING"}
+            self.runs[run_id]["inputs"] = set[tuple[str, str]]()
             return self._run(run_id)
 
         return self.call(effect)
@@ -377,6 +403,13 @@ class Store:
 
     def delete_tag(self, run_id: str, key: str) -> None:
         self.call(lambda: self.runs[run_id]["tags"].pop(key))
+
+    def set_experiment_tag(self, experiment: str, key: str, value: str) -> None:
+        self.call(lambda: self.views.update({key: value}))
+
+    def log_inputs(self, run_id: str, datasets: list[Any]) -> None:
+        held = {(one.dataset.name, one.dataset.digest) for one in datasets}
+        self.call(lambda: self.runs[run_id]["inputs"].update(held))
 
     def log_text(self, run_id: str, text: str, path: str) -> None:
         self.place()
@@ -541,6 +574,37 @@ def test_parameters_travel_with_the_first_report_or_after_a_while_alone(
     before = held.calls
     tracker._pass(None)
     assert held.calls == before
+
+
+def test_a_run_of_the_confirmation_has_its_data_its_verdict_and_where_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, held, journal = toy_spec(data={}), Store(), Journal(tmp_path / "journal.jsonl")
+    monkeypatch.setattr(tracker_module.store, "connection", lambda uri: held)
+    journal.append(session())
+    for number, arm in enumerate(("baseline", "published")):
+        asked = replace(ask(spec, number, 1, arm), stage="confirm", seed=7)
+        first = replace(report(number, 20, 1.5, 2), start={"trial": "t0000", "step": 10} if number else None)
+        for event in (asked, first, end(number, "completed", 3)):
+            journal.append(event)
+    one = {"arm": "published", "mean": -0.5, "interval": [-0.7, -0.3], "adjusted": 0.02, "n": 8}
+    told = {"published": "confirmed"}
+    journal.events.append(Verdict(data={"look": 1, "comparisons": [one], "told": told}, time=T0 + 4))
+    journal.digests.append("0" * 32)
+    for _ in range(2):
+        tracker = Tracker(journal, spec, tmp_path, "http://fake", tags={tag.DATA: "f" * 64})
+        tracker.start()
+        assert tracker.close("completed", None, None, verdict="**Confirmed**") == 0
+    runs = held.picture()["runs"]
+    assert runs["t0001"]["tags"]["sweeper.verdict"] == "confirmed"
+    assert "sweeper.verdict" not in runs["t0000"]["tags"]
+    began = {key: text for key, text in runs["t0001"]["tags"].items() if key.startswith("sweeper.fork")}
+    assert began == {"sweeper.forked_from": "t0000", "sweeper.fork_step": "10"}
+    assert not [key for key in runs["t0000"]["tags"] if key.startswith("sweeper.fork")]
+    assert runs["t0001"]["inputs"] == runs["sweep"]["inputs"] == {("data", "f" * 36)}
+    figures = {key: value for key, step, _, value in runs["sweep"]["metrics"] if step == 1}
+    assert figures["verdict/published/difference"] == -0.5
+    assert "**Verdict.** **Confirmed**" in runs["sweep"]["tags"]["mlflow.note.content"]
 
 
 def born(folder: Path, spec: SweepSpec) -> Journal:
