@@ -42,6 +42,7 @@ TREE: dict[str, Any] = {
 KEYS = [
     *("state", "name", "spec_hash", "run_dir", "tracking_uri", "experiment", "parent_run_id"),
     *("best", "trials", "bundle", "report", "verdict", "caution"),
+    *("warm_start", "stopped"),
 ]
 TRIAL_KEYS = [
     *("id", "stage", "arm", "seed", "state", "step", "score"),

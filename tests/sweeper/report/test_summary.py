@@ -26,6 +26,7 @@ KEYS = [
     "report",
     "verdict",
     "caution",
+    "warm_start",
 ]
 TRIAL_KEYS = ["id", "stage", "arm", "seed", "state", "step", "score", "params", "metrics", "audit", "run_id"]
 TRIAL_KEYS += ["start", "reason", "stuck"]
