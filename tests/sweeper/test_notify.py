@@ -190,6 +190,26 @@ def test_a_call_that_cannot_be_made_is_refused_in_one_line(call: Any, said: str)
     assert "on_event" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tags": {"mlflow.parentRunId": "x"}}, "is mlflow's own"),
+        ({"tags": {"sweeper.run_id": "x"}}, "is sweeper's own"),
+        ({"tags": {"../x": "y"}}, "invalid tag"),
+        ({"tags": {"year": 2026}}, "tags.year: 2026 should be text"),
+        ({"tags": {"a": "password=hunter22"}}, "looks like a secret"),
+        ({"notes": "https://me:hunter22@host"}, "looks like a secret"),
+        ({"notes": "x" * 5001}, "notes"),
+        ({"on_event": "notify-send"}, "should be a list"),
+    ],
+)
+def test_notes_and_tags_are_refused_in_one_line(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        samples.toy_spec(**changes)
+    assert said in str(refused.value)
+    assert "hunter22" not in str(refused.value)
+
+
 def test_notes_tags_and_calls_move_no_hash() -> None:
     plain = samples.toy_spec()
     asides = samples.toy_spec(notes="look again", tags={"paper": "1"}, on_event=["true", ["echo", "a b"]])
