@@ -21,12 +21,12 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sweeper.report.gallery import Drawing
+    from sweeper.report.html.gallery import Drawing
 
 FORMATS = ("svg", "pdf")
 WIDTH = 6.3  # inches: the text of a page
 INCH, POINT = 100, 0.75  # pixels of a figure's height to an inch; points of a pixel in sizes
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "svg.hashsalt": "sweeper",  # the same figure gives the same bytes
     "pdf.fonttype": 42,
@@ -94,9 +94,9 @@ def _scatter(axes: Axes, trace: Tree, _layout: Tree) -> Any:
         return axes.fill(x, y, color=trace["fillcolor"], alpha=trace.get("opacity", 1), linewidth=0)[0]
     handle = None
     if "lines" in mode:
-        step = {"drawstyle": "steps-post"} if line.get("shape") == "hv" else {}
+        step = "steps-post" if line.get("shape") == "hv" else "default"
         style = {"color": line.get("color", "black"), "linewidth": POINT * line.get("width", 2)}
-        handle = axes.plot(x, y, linestyle=_DASHES[line.get("dash", "solid")], **style, **step)[0]
+        handle = axes.plot(x, y, linestyle=_DASHES[line.get("dash", "solid")], drawstyle=step, **style)[0]
     if "markers" in mode:
         points = _points(axes, x, y, {"color": line.get("color", "black"), **trace.get("marker", {})})
         handle = handle or points

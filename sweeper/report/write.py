@@ -12,8 +12,8 @@ from sweeper.journal import records, run_folders
 from sweeper.journal.journal import Journal
 from sweeper.journal.names import Names
 from sweeper.report import methods, sections, setup, tables
-from sweeper.report.gallery import gallery
 from sweeper.report.html import page
+from sweeper.report.html.gallery import gallery
 from sweeper.report.sections import Outcome
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files

@@ -19,8 +19,8 @@ from plotly.io.json import to_json_plotly
 from sweeper.journal.budget import Common
 from sweeper.journal.journal import AUDIT, Journal
 from sweeper.report import tables
-from sweeper.report.gallery import CURVES, DIFFERENCES, FACTORS, MASKED, Drawing, gallery
 from sweeper.report.html import library
+from sweeper.report.html.gallery import CURVES, DIFFERENCES, FACTORS, MASKED, Drawing, gallery
 from sweeper.report.sections import APART, FRONT, JUDGED, METHODS, SETUP, Outcome, sections
 from sweeper.system.files import printable
 

@@ -235,7 +235,8 @@ def test_arms_run_until_a_look_settles_them_and_keep_its_verdict(
     assert design_module.finished(drive.sweep, journal)
     text = sections.markdown(drive.sweep, journal, sections.Outcome(run_dir=drive.folder, tracking_uri="x"))
     assert (
-        "**Confirmed: `s0003`** against `baseline` over 6 seeds by test/loss: -0.2000 nats, 99.886 % interval" in text
+        "**Confirmed: `s0003` (effect 0.2)** against `baseline` over 6 seeds by test/loss: -0.2000 nats, "
+        "99.886 % interval" in text
     )
     assert "s0003: settled at look 1, after 6 pairs, runs no further and keeps its verdict" in text
     assert "look 2, declared: 9 pairs at a level of 0.014" in text

@@ -14,7 +14,7 @@ import pytest
 from sweeper.journal import run_folders
 from sweeper.journal.journal import Journal
 from sweeper.report import write
-from sweeper.report.gallery import FEW_TRIALS
+from sweeper.report.html.gallery import FEW_TRIALS
 from sweeper.report.html.page import page
 from sweeper.report.sections import Outcome
 from sweeper.search import optuna_search
@@ -173,7 +173,7 @@ def test_memory_is_drawn_where_both_vary(won: tuple[SweepSpec, Journal, Path], t
 
 def test_many_trials_do_not_make_it_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _file: None)
-    for most in ("gallery.MOST_POINTS", "html.page.MOST_LINES", "html.curves.MOST_THIN"):
+    for most in ("html.gallery.MOST_POINTS", "html.page.MOST_LINES", "html.curves.MOST_THIN"):
         monkeypatch.setattr(f"sweeper.report.{most}", 100)
     sizes = []
     for trials in (150, 250):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sweeper.journal.journal import Journal
 from sweeper.report import printed, write
-from sweeper.report.gallery import FACTORS, Drawing, gallery
 from sweeper.report.html import figures, setting_figures
 from sweeper.report.html.figures import Group
+from sweeper.report.html.gallery import FACTORS, Drawing, gallery
 from sweeper.report.html.setting_figures import Point
 from sweeper.report.sections import Outcome
 from sweeper.spec.spec import SweepSpec
@@ -45,7 +46,7 @@ def test_each_figure_is_drawn_with_the_numbers_of_the_page(won: tuple[SweepSpec,
     verdict = won[1].verdict()
     assert verdict is not None
     (axes,) = drawn["forest"].axes
-    dots = axes.collections[0].get_offsets().data[:, 0].tolist()
+    dots = [x for x, _ in np.asarray(axes.collections[0].get_offsets())]
     assert dots == pytest.approx(verdict["comparisons"][0]["differences"])
     assert axes.get_yticklabels()[1].get_text() == "published\nworse"
     assert len(drawn["importance"].axes[0].patches) == 2

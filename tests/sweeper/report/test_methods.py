@@ -1,0 +1,160 @@
+"""The setup and the methods paragraph say what the record holds, and nothing that it lacks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.confirmation import design
+from sweeper.journal import recorded
+from sweeper.journal.events import Family
+from sweeper.journal.journal import Journal
+from sweeper.report.methods import methods
+from sweeper.report.setup import VARIES, setup, tex
+from tests.sweeper import confirmed
+from tests.sweeper.in_process import sweep
+from tests.sweeper.samples import ask, end, report, session, toy_spec, written
+from trainables import mlm
+
+FACTS = {
+    "parts": {part: {"documents": 10, "words": 1234, "unknown": 0.005} for part in ("train", "val", "test")},
+    "vocabulary": 500,
+}
+
+
+def test_the_setup_says_what_a_bert_was_trained_on() -> None:
+    config = mlm.Config.model_validate({"model": {"hidden": 32, "heads": 2}, "data": {"tokenizer": "train:500"}})
+    said = mlm.setup(config, FACTS)
+    assert said["documents"] == "10 train, 10 val, 10 test"
+    assert said["words"] == "1,234 train, 1,234 val, 1,234 test"
+    assert said["unknown tokens"].startswith("0.5 % of train")
+    assert said["tokenizer"].endswith("500 entries")
+    assert said["model"].endswith(f"{config.parameters(500) / 1e6:.2f} M parameters")
+    assert "learning rate 0.0005" in said["optimiser"]
+    assert "15% of the positions" in said["masking"]
+    bare = mlm.setup(config, {})
+    assert not {"documents", "words", "unknown tokens"} & bare.keys()
+    assert "M parameters" not in bare["model"]
+
+
+@pytest.mark.parametrize("embedding", ["plain", "nhot"])
+def test_the_parameters_are_those_of_the_model(embedding: str) -> None:
+    from trainables.model.bert import CompactBert
+
+    config = mlm.Config.model_validate({"model": {"hidden": 32, "heads": 2, "layers": 3, "embedding": embedding}})
+    listed = [[token] for token in range(70)] if embedding == "nhot" else None
+    model = CompactBert(config.model, 70, 0, listed)
+    assert sum(parameter.numel() for parameter in model.parameters()) == config.parameters(70)
+
+
+def test_what_trials_vary_is_the_baselines_alone(tmp_path: Path) -> None:
+    spec = toy_spec(
+        trainable="trainables.mlm:train",
+        space={"optimiser.lr": {"loguniform": [1e-4, 1e-2]}},
+        arms={"baseline": {"optimiser.lr": 1e-3}},
+    )
+    noted = recorded.trainable_facts(spec, FACTS)
+    assert noted[recorded.FACT][recorded.VARIED] == ["optimiser"]
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(replace(session(), facts={**FACTS, **noted, "data_fingerprint": "d1"}))
+    said = setup(spec, journal)
+    assert said["optimiser"].startswith("AdamW, learning rate 0.001")
+    assert said["optimiser"].endswith(f"({VARIES})")
+    assert VARIES not in said["model"]
+    assert (said["steps"], said["data fingerprint"]) == ("10,000", "d1")
+    assert said["tokens a run"] == f"{10_000 * 64 * 128:,}"
+    assert said["versions"] == "ray 2.60.0, torch 2.13.0"
+    assert tex(spec, journal).count("\\begin{") == tex(spec, journal).count("\\end{") == 2
+
+
+def test_a_record_that_tells_little_has_a_short_setup(tmp_path: Path) -> None:
+    said = setup(toy_spec(), written(tmp_path, toy_spec()))
+    assert said["search"] == "6 trials, 1 seed (0)"
+    assert said["hardware"] == "2 CPUs"
+    assert not {"steps", "corpus", "model", "confirmation"} & said.keys()
+    assert setup(toy_spec(), Journal(tmp_path / "none")) == {"objective": "val/loss"}
+
+
+@pytest.mark.parametrize("facts", [{"trainable": 3}, {"trainable": {"setup": [1]}}, {"trainable": {"setup": {"a": 3}}}])
+def test_a_setup_that_nobody_writes_does_no_harm(tmp_path: Path, facts: dict[str, Any]) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(replace(session(), facts=facts))
+    assert setup(toy_spec(), journal)["objective"] == "val/loss"
+
+
+def test_a_search_and_its_confirmation(tmp_path: Path) -> None:
+    spec = confirmed.spec()
+    said = methods(spec, confirmed.written(tmp_path, spec, {"t0005": -0.012, "published": 0.02}))
+    for part in (
+        "24 configurations, of which the first 2 were given (baseline, published) were tried, each once with seed 0",
+        "a multivariate tree-structured Parzen estimator",
+        "21 of 24 trials of the search completed (3 failed)",
+        "The 2 configurations with the lowest val/loss in the search (t0005 (84/11/5 x 0.31 y 0.73), published)",
+        "on 8 seeds (101 to 108) that the search did not use, nor any earlier run",
+        "Holm's method for 2 comparisons at a level of 0.05",
+        "lies within ±0.01 nats",
+    ):
+        assert part in said, part
+    assert not {"look", "futility", "taken over"} & {*said.split()}
+    assert "No confirmation" not in said
+
+
+def test_a_search_alone_is_no_result(tmp_path: Path) -> None:
+    said = methods(toy_spec(), written(tmp_path, toy_spec()))
+    assert "There is no confirmation on fresh seeds (the spec declares none), so nothing here is a result." in said
+    assert "Holm" not in said
+
+
+def test_arms_without_a_search_with_looks_and_seeds_that_are_not_fresh(tmp_path: Path) -> None:
+    seeds = {"search": [], "confirm": list(range(101, 109))}
+    arms = {"plain": {"x": 0.5}, "better": {"x": 0.3}, "same": {"x": 0.501}}
+    confirm = {"until": "decided", "looks": [6, 8], "margin": 0.001}
+    given: dict[str, Any] = {"space": {}, "search": {"method": "arms"}, "config": {"run_sd": 0.004}}
+    spec = toy_spec(arms=arms, seeds=seeds, confirm=confirm, **given)
+    journal = sweep(spec, tmp_path, confirm=True)
+    said = methods(spec, journal)
+    assert "There was no search: the 3 arms (plain, better, same) went straight to the confirmation." in said
+    assert "the baseline, plain, were then each trained to full length on up to 6 seeds (101 to 106)" in said
+    assert "not all of them are fresh" in said
+    assert "lower than the baseline's by more than 0.001 nats" in said
+    assert "Looks after 6, 8 pairs were declared before the first run" in said
+    assert "an O'Brien-Fleming spending function" in said
+    assert "1 of 2 looks were taken" in said
+    assert "The confirmation has no verdict yet." in said
+
+
+def test_racing_a_grid_and_a_further_look(tmp_path: Path) -> None:
+    spec = toy_spec(
+        space={"x": {"choice": [0.1, 0.2, 0.3, 0.5]}},
+        arms={"plain": {"x": 0.5}},
+        search={"method": "grid"},
+        seeds={"search": [1], "confirm": list(range(101, 109))},
+        confirm={"racing": True, "best": 2},
+    )
+    journal = Journal(tmp_path / "journal.jsonl")
+    for number, arm in enumerate(spec.arms):
+        journal.append(ask(spec, number, number, arm))
+        journal.append(report(number, 20, 1.0 + number / 10, number))
+        journal.append(end(number, "completed", number))
+    first = design.declared(spec, journal, fresh=True, earlier=0)
+    journal.append(first)
+    said = methods(spec, journal)
+    assert (
+        "Each of 4 declared configurations (the grid of x (one of 0.1, 0.2, 0.3, 0.5) and the spec's own arms)" in said
+    )
+    assert "The 2 configurations with the lowest mean val/loss in the search" in said
+    assert "After 4 seeds, candidates whose interval excluded the wanted improvement were dropped for futility." in said
+    assert "further look" not in said
+    journal.append(Family(**{**vars(first), "look": 2, "seeds": [201, 202]}))
+    said = methods(spec, journal)
+    assert "1 further look was asked for after results had been seen, on 2 more seeds and at a level of 0.025" in said
+
+
+def test_halving_is_said_with_its_rungs(tmp_path: Path) -> None:
+    spec = toy_spec(scheduler="halving")
+    said = methods(spec, written(tmp_path, spec))
+    assert f"stopped trials at steps {', '.join(map(str, spec.rungs))}; the baseline was never stopped" in said
+    assert "(1 stopped, 1 failed, 1 running)" in said

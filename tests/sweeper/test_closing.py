@@ -1,0 +1,74 @@
+"""A sweep's last lines name the report and what to type next, for each way in which a sweep can end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sweeper import closing, run
+from sweeper.journal import records
+from sweeper.journal.journal import Journal
+from sweeper.report.sections import Outcome
+from sweeper.report.terminal import picture
+from sweeper.spec.spec import SweepSpec
+from tests.sweeper import confirmed, samples
+
+
+def told(folder: Path, spec: SweepSpec, journal: Journal, interrupted: bool = False) -> list[str]:
+    outcome = Outcome(run_dir=folder, tracking_uri="x", interrupted=interrupted)
+    best = records.best(spec, journal.trials.values())
+    return closing.lines(Path("toy.yaml"), spec, journal, outcome, best)
+
+
+def typed(line: str) -> list[str]:
+    """The arguments of the command that a line ends with, which the command must take."""
+    words = shlex.split(line[line.index("python -m sweeper.run ") :])[3:]
+    run._parser().parse_args(words)
+    return words
+
+
+def test_a_search_alone_goes_on_with_a_confirmation(tmp_path: Path) -> None:
+    spec = samples.toy_spec()
+    lines = told(tmp_path, spec, samples.written(tmp_path, spec))
+    assert lines[-2].startswith(f"report         {tmp_path / 'report.html'} ")
+    assert lines[-1].startswith("next           nothing is confirmed")
+    words = typed(lines[-1])
+    assert words == ["toy.yaml", "--set", "seeds.confirm=[101,102,103,104,105,106,107,108]"]
+    assert "best trial     t0002 (70/20/10 x 0.25): val/loss 1.2500 at step 20; exploration" in lines
+
+
+@pytest.mark.parametrize(
+    ("effects", "arguments"),
+    [({"t0005": -0.004}, ["--more-seeds"]), ({"published": 0.02}, ["--reproduce"])],
+)
+def test_after_a_verdict(tmp_path: Path, effects: dict[str, float], arguments: list[str]) -> None:
+    spec = confirmed.spec(trials=8)
+    lines = told(tmp_path, spec, confirmed.written(tmp_path, spec, effects))
+    assert set(arguments) <= {*typed(lines[-1])}
+    assert lines[0].startswith("verdict        Nothing is confirmed")
+
+
+def test_an_interrupted_sweep_is_resumed(tmp_path: Path) -> None:
+    spec = samples.toy_spec()
+    lines = told(tmp_path, spec, samples.written(tmp_path, spec), interrupted=True)
+    assert typed(lines[-1]) == ["--resume", str(tmp_path)]
+
+
+def test_where_nothing_completed_status_says_why(tmp_path: Path) -> None:
+    lines = told(tmp_path, samples.toy_spec(), Journal(tmp_path / "j"))
+    assert lines[-1].endswith(f"python -m sweeper.status {tmp_path}")
+
+
+def test_the_runs_of_a_confirmation_are_not_shown_among_those_of_the_search(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    spec = confirmed.spec(trials=8)
+    journal = confirmed.written(tmp_path, spec, {"published": 0.0})
+    console = Console(width=120, record=True, file=(tmp_path / "out").open("w", encoding="utf-8"))
+    console.print(picture(spec, journal, 24, 120, 60))
+    lines = console.export_text().splitlines()
+    assert sum(line.startswith("c00") for line in lines) == 16
+    assert not any(line.startswith("t00") for line in lines)
+    assert "best t0" in lines[-1]
