@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from sweeper import api
+from sweeper import api as api
 from sweeper.api import Run as Run
 from sweeper.api import Study as Study
 from sweeper.api import load as load

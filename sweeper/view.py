@@ -199,7 +199,7 @@ class View:
 
         Raises ConfigError for a name that this run has no figure of.
         """
-        from sweeper.report.gallery import gallery
+        from sweeper.report.html.gallery import gallery
         from sweeper.report.write import importance_of
 
         if name == "importance" and "ray" not in sys.modules:

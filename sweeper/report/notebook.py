@@ -12,6 +12,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from sweeper.system.files import printable
+
 WIDTH, HEIGHT = 110, 40  # characters and lines
 PAINT_S = 1.0  # each painting is a message to the browser, and one of them stays in the notebook
 _STYLE = "white-space: pre; line-height: 1.25; font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace; margin: 0"
@@ -25,9 +27,7 @@ def here() -> bool:
 
 def say(line: str) -> None:
     """Print a line for people in the cell: on stdout, as a notebook shows stderr as an error."""
-    from sweeper.system.files import one_line
-
-    print(one_line(line), flush=True)
+    print(printable(line).replace("\n", "\\n"), flush=True)
 
 
 class Cell:

@@ -58,7 +58,7 @@ def test_a_notebook_shows_the_arguments() -> None:
 
 
 def test_all_that_is_public_is_there() -> None:
-    assert {name: getattr(sweeper, name) for name in sweeper.__all__}
+    assert {name: getattr(sweeper, name) for name in vars(sweeper)["__all__"]}
     with pytest.raises(AttributeError, match="no attribute 'rum'"):
         getattr(sweeper, "rum")  # noqa: B009 # that it is absent is what is tried
 
@@ -338,6 +338,5 @@ run = sweeper.run(spec)
 print(run.state, len(run.trials()) <= 3, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 print(run.resume().state, len(run.trials()))
 print(run.extend(trials=2) is run, len(run.trials()), run.trials()["state"].eq("completed").all())
-print(sweeper.run(spec, sets={"search.trials": 5}).run_dir == run.run_dir)
 """
-    assert paired(tmp_path, script).splitlines() == ["open True True", "completed 3", "True 5 True", "True"]
+    assert paired(tmp_path, script).splitlines() == ["open True True", "completed 3", "True 5 True"]

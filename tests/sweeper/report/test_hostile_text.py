@@ -165,7 +165,7 @@ class Outputs:
         importance = {f"a {evil}": 0.6, f"b {evil}": 0.4}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(strange, "said", evil)
-            patch.setattr(write, "_importance", lambda *_: importance)
+            patch.setattr(write, "importance_of", lambda *_: importance)
             patch.setattr(printed, "files", lambda *_: ())  # test_printed.py draws them
             for path in write.write_all(self.spec, self.journal, self.outcome)[:-1]:
                 setattr(self, path.name.replace(".", "_"), path.read_text("utf-8"))
