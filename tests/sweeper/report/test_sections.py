@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.journal.journal import Journal
 from sweeper.journal.records import best, describe, settings
-from sweeper.report.sections import Outcome, markdown, sections, shortfall, ui_command
+from sweeper.report.sections import Outcome, markdown, sections, shortfall, ui_address, ui_command
 from sweeper.system.secrecy import redact
 from tests.sweeper.samples import ask, audit, end, report, session, toy_spec, written
 
@@ -214,6 +214,8 @@ def test_how_to_open_the_curves() -> None:
     assert "--host 127.0.0.1" in local
     assert "--backend-store-uri 'sqlite:////a b/mlflow.db'" in local
     assert ui_command("http://me:pw@host:5000", Path("/a")) == "http://***@host:5000"
+    assert ui_address("http://me:pw@host:5000/") == "http://***@host:5000"
+    assert ui_address("sqlite:////a/mlflow.db") == "http://127.0.0.1:5050", "where that command serves it"
 
 
 def test_it_needs_neither_ray_nor_mlflow_nor_optuna() -> None:
