@@ -48,7 +48,8 @@ def named(spec: SweepSpec, request: Request, run: str | None) -> bool:
 
     run: the run's id. What a run folder says counts only if this user gave just that to this run before.
     """
-    own = request.spec is not None and not (request.spec.parent / run_folders.JOURNAL).exists()
+    given = request.spec  # a mapping is the caller's own
+    own = given is not None and not (isinstance(given, Path) and (given.parent / run_folders.JOURNAL).exists())
     if own or any(text.partition("=")[0].strip() == "on_event" for text in request.set):
         return True
     noted = _noted(run)

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from trainables.masking import sources
-from trainables.settings import catalogue, config
+from trainables.settings import catalogue, config, described
 from trainables.settings.catalogue import Entry
 from trainables.settings.config import Config, Frozen, Shares
-from trainables.training import bundle
 
 LATE = Entry("towards the end of a row", "tests.trainables.masking.test_catalogue:Late")
 
@@ -58,7 +57,7 @@ def test_shares_follow_the_catalogue_and_older_hashes_stay(monkeypatch: pytest.M
     with pytest.raises(ValueError, match=r"shares must sum to 1, these sum to 1\.5"):
         later.model_validate({"late": 0.5})
     masking: Any = Config().masking.model_copy(update={"shares": with_late})
-    assert "50.0% at random, 50.0% towards the end of a row" in bundle._masking(masking)
+    assert "50.0% at random, 50.0% towards the end of a row" in described.masking(masking)
 
 
 def test_a_share_without_an_entry_is_refused_when_settings_are_imported() -> None:

@@ -20,8 +20,8 @@ from trainables.data.word_forms import WORDPIECE
 from trainables.model import nhot
 from trainables.model.bert import CompactBert, for_vocabulary
 from trainables.model.nhot import NHot, substrings
+from trainables.settings import described
 from trainables.settings.config import Config, ModelConfig
-from trainables.training import bundle
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIALS, "##g", "g", "i", "n", "##ing", "in", "king", "##king", "Ki", "[unused0]", "[", "##", "##]", "##un"]
@@ -208,4 +208,4 @@ def test_the_cards_words_on_masking() -> None:
         ({"shares": every}, "25.0% at random, 25.0% as whole words, 25.0% as spans, 25.0% by rarity"),
         ({"signal": "frequency"}, "(scores of frequency)"),
     ]:
-        assert words in bundle._masking(Config.model_validate({"masking": masking}).masking)
+        assert words in described.masking(Config.model_validate({"masking": masking}).masking)
