@@ -19,7 +19,8 @@ from torch import Tensor
 
 from trainables.data.batches import Prepared
 from trainables.model.bert import INIT_SD, CompactBert, for_vocabulary
-from trainables.settings.config import ModelConfig
+from trainables.model.masked_lm import MaskedLM
+from trainables.settings.config import Config, ModelConfig
 
 # Divided by the root of H: a spread of 0.05 at 64 channels, which AdamW's first steps of 0.002 do not drown out.
 EMBEDDING_SD = 0.4
@@ -30,8 +31,17 @@ SLOWEST, FASTEST = 0.1, 2.5
 SHARPNESS = 6.0
 
 
+def build(config: Config, prepared: Prepared, seed: int) -> MaskedLM:
+    """The model that the settings describe, with its initial weights."""
+    if config.model.compact:
+        return initial_model(config.model, prepared, seed)
+    from trainables.model import family
+
+    return family.Encoder(config.model, prepared.vocab_size, prepared.pad_id).initialise(seed)
+
+
 def initial_model(config: ModelConfig, prepared: Prepared, seed: int) -> CompactBert:
-    """A model for the vocabulary of a corpus, with the start that `config.start` names."""
+    """The compact BERT for the vocabulary of a corpus, with the start that `config.start` names."""
     model = for_vocabulary(config, prepared).initialise(seed)
     if config.start == "neighbours":
         neighbours(model, INIT_SD, torch.from_numpy(np.array(prepared.unigram)))

@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     create_model,
     model_validator,
@@ -29,6 +30,7 @@ Words = Annotated[int, BeforeValidator(word_amounts.words)]
 Milestones = Annotated[tuple[int, ...] | None, BeforeValidator(word_amounts.series)]
 
 MIN_REFRESHES = 5
+COMPACT = "compact-bert"  # the architecture of our own
 ASSUMED_ENTRIES = 30_522  # of a tokenizer that is not on this machine: as many as bert-base-uncased has
 SUBSTRINGS = 15  # of a token that are entries themselves: the mean over 30,522 entries trained on English
 
@@ -75,9 +77,13 @@ class DataConfig(Frozen):
 
 
 class ModelConfig(Frozen):
-    """The compact BERT of the published runs (methods.md 1): 11.2 M parameters with 30,522 tokens.
+    """The encoder; by default the compact BERT of the published runs (methods.md 1): 11.2 M parameters, 30,522 tokens.
 
     Args:
+        architecture: `compact-bert`, or a family of transformers with a masked-LM head, such as `modernbert`
+            (family.py); its size is told by the words below, and it starts from its own random weights.
+        options: of that family, by the names of its configuration, where those words do not say it.
+        gradient_checkpointing: of a family: activations are computed again in the backward pass, for memory.
         hidden: channels.
         layers: of the encoder.
         heads: of each layer's attention; a divisor of `hidden`.
@@ -90,6 +96,9 @@ class ModelConfig(Frozen):
             each (initialisation.py), for small models and short runs, which otherwise stay at word frequencies.
     """
 
+    architecture: str = Field(default=COMPACT, max_length=60, exclude_if=lambda name: name == COMPACT)
+    options: dict[str, JsonValue] = Field(default={}, exclude_if=lambda options: not options)
+    gradient_checkpointing: bool = Field(default=False, exclude_if=lambda given: not given)
     hidden: Positive = 256
     layers: Positive = 4
     heads: Positive = 4
@@ -101,10 +110,24 @@ class ModelConfig(Frozen):
         default="published", exclude_if=lambda start: start == "published"
     )
 
+    @property
+    def compact(self) -> bool:
+        """Whether it is our own model."""
+        return self.architecture == COMPACT
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _belongs(self) -> Self:
+        ours = {"embedding": self.embedding != "plain", "start": self.start != "published"}
+        theirs = {"options": bool(self.options), "gradient_checkpointing": self.gradient_checkpointing}
+        for name in (name for name, given in (theirs if self.compact else ours).items() if given):
+            whose = "a family of transformers" if self.compact else f"{COMPACT} alone"
+            raise ValueError(f"{name} belongs to {whose}, and architecture is {self.architecture}")
         return self
 
 
@@ -302,7 +325,7 @@ class Config(Frozen):
         series: word counts, or `published`. A bundle is kept at the first step that reaches each, and named after it,
             such as chck_100M.
         data: the text.
-        model: its shape.
+        model: the encoder and its shape.
         optimiser: AdamW and its schedule.
         masking: which positions are predicted.
     """
