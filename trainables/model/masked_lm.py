@@ -1,15 +1,17 @@
-"""The contract of a model that `training.run` trains: three methods, and the rest follows.
+"""The contract of a model that `training.run` trains: one method, and the rest follows.
 
 Shapes: b rows, T tokens a row, S selected slots, V vocabulary.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainables.data.batches import Prepared
@@ -19,8 +21,9 @@ from trainables.settings.config import Config
 class MaskedLM(nn.Module):
     """A masked language model whose head runs at the selected positions alone.
 
-    A model of your own implements `logits` and `export`. Its initial weights must follow from the seed: the arms of a
-    sweep are paired by them. `trainables.mlm.train(config, context, build)` takes a function that makes it.
+    A model of your own implements `logits`, and `export` if a library can load it. Its initial weights must follow from
+    the seed: the arms of a sweep are paired by them. `trainables.mlm.train(config, context, build)` takes a function
+    that makes it.
     """
 
     title = "Masked language model"  # on the model card
@@ -33,8 +36,10 @@ class MaskedLM(nn.Module):
         raise NotImplementedError
 
     def export(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors` into a folder, as AutoModelForMaskedLM loads them."""
-        raise NotImplementedError
+        """Write `config.json` and `model.safetensors`, for AutoModelForMaskedLM where it knows such a model."""
+        (folder / "config.json").write_text(json.dumps({"architectures": [self.title]}) + "\n", "utf-8")
+        state = {name: value.cpu().contiguous() for name, value in self.state().items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
     def losses(self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Cross-entropy at the slots (nats, float32), and the top-1 predictions, [S] each.

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeper.trainable import TrainContext
+from sweeper.trainable import Trainable, TrainContext
 from tests.trainables.tiny import Recorder, Stopped, config, run
 from trainables import mlm, received
 from trainables.masking.audit import AllReduce
@@ -228,3 +228,27 @@ def test_the_compact_model_is_hashed_as_before() -> None:
     assert "architecture" not in ModelConfig().model_dump()
     assert "architecture" in shape("bert").model_dump()
     assert isinstance(CompactBert(ModelConfig(), 30, 0), MaskedLM)
+
+
+def test_a_model_of_ones_own_is_twenty_lines(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's: not in transformers, each layer reads all outputs below it, as in GPT-BERT."""
+    text = (Path(mlm.__file__).parent / "README.md").read_text("utf-8")
+    source = text.split("## A model of your own")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "dense.py").write_text(source, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = Trainable.load("dense:train")
+    chosen = own.config.model_validate(config(corpus).model_dump())
+    recorders = {name: Recorder(tmp_path / name, stop) for name, stop in (("whole", None), ("cut", 10), ("rest", None))}
+    for recorder in recorders.values():
+        recorder.checkpoint.parent.mkdir()
+    own.train(chosen, TrainContext(recorders["whole"], 3))
+    with pytest.raises(Stopped):
+        own.train(chosen, TrainContext(recorders["cut"], 3))
+    own.train(chosen, TrainContext(recorders["rest"], 3, restore_from=recorders["cut"].checkpoint))
+    rows = recorders["whole"].rows
+    assert [*recorders["cut"].rows, *recorders["rest"].rows] == rows
+    assert rows[-1]["train/predicted"] == chosen.budget.predicted
+    assert rows[-1]["val/loss"] < rows[0]["val/loss"]
+    assert "# Dense encoder, " in (recorders["whole"].checkpoint / "bundle" / "README.md").read_text("utf-8")
+    assert own.probe is not None
+    assert own.probe(chosen, "cpu", 1).step > 0
