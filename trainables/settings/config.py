@@ -27,6 +27,7 @@ from trainables.settings.catalogue import SOURCES
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[int, BeforeValidator(word_amounts.words)]
+Schedule = Literal["linear", "cosine", "trapezoid", "warmup-stable-decay"]
 Milestones = Annotated[tuple[int, ...] | None, BeforeValidator(word_amounts.series)]
 
 MIN_REFRESHES = 5
@@ -132,14 +133,40 @@ class ModelConfig(Frozen):
 
 
 class OptimiserConfig(Frozen):
-    """AdamW with linear warm-up over `lr_warmup` of the steps, then linear decay to 0."""
+    """The update of the weights. The learning rate rises from 0 over `lr_warmup` of the steps, then falls to 0.
 
+    Args:
+        name: `adamw`, or `lamb` (You et al. 2020), whose step for each tensor is as long as the tensor times the rate.
+        schedule: how the rate falls: `linear` or `cosine` from the end of the warm-up; `trapezoid` stays and falls
+            linearly over the last `lr_decay` of the steps; `warmup-stable-decay` does so with 1 - sqrt (Hägele et al.
+            2024).
+        lr: the largest rate.
+        weight_decay: decoupled, of all parameters alike.
+        beta1: decay of the mean.
+        beta2: decay of the mean square.
+        clip: the largest norm of the gradient.
+        lr_warmup: share of the steps.
+        lr_decay: share of the steps, for `trapezoid` and `warmup-stable-decay`.
+    """
+
+    name: Literal["adamw", "lamb"] = Field(default="adamw", exclude_if=lambda name: name == "adamw")
+    schedule: Schedule = Field(default="linear", exclude_if=lambda schedule: schedule == "linear")
     lr: Annotated[float, Field(gt=0)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     clip: Annotated[float, Field(gt=0)] = 1.0
     lr_warmup: Fraction = 0.06
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(default=0.2, exclude_if=lambda share: share == 0.2)
+
+    @model_validator(mode="after")
+    def _decays_once(self) -> Self:
+        falls_late = self.schedule in ("trapezoid", "warmup-stable-decay")
+        if "lr_decay" in self.model_fields_set and not falls_late and self.lr_decay != 0.2:
+            raise ValueError(f"lr_decay belongs to schedule trapezoid or warmup-stable-decay, not {self.schedule}")
+        if falls_late and self.lr_warmup + self.lr_decay > 1:
+            raise ValueError(f"lr_warmup {self.lr_warmup:g} and lr_decay {self.lr_decay:g} are more than the run")
+        return self
 
 
 Own = TypeVar("Own", bound=BaseModel)
@@ -322,11 +349,14 @@ class Config(Frozen):
         precision: of the training arithmetic; validation is always in float32.
         noise_salt: another value draws every mask anew under the same seed (a null comparison).
         length: in place of `steps`, which then follow from its rows and `batch_size`.
+        sequence_lengths: [share of the run, tokens] from which on a row of `data.block` tokens is shown to the model as
+            several rows of so many (Edman & Fraser 2025 train with 64, then 256). The batch, its masks and its budget
+            stay as they are.
         series: word counts, or `published`. A bundle is kept at the first step that reaches each, and named after it,
             such as chck_100M.
         data: the text.
         model: the encoder and its shape.
-        optimiser: AdamW and its schedule.
+        optimiser: the update and its schedule.
         masking: which positions are predicted.
     """
 
@@ -336,6 +366,7 @@ class Config(Frozen):
     precision: Literal["float32", "bfloat16"] = "float32"
     noise_salt: Annotated[int, Field(ge=0)] = 0
     length: Length | None = Field(default=None, exclude_if=_absent)
+    sequence_lengths: tuple[tuple[Fraction, Positive], ...] | None = Field(default=None, exclude_if=_absent)
     series: Milestones = Field(default=None, exclude_if=_absent)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -371,6 +402,11 @@ class Config(Frozen):
             raise ValueError("length has no rows: a trainable that reads the corpus counts them")
         if self.data.block > self.model.max_positions:
             raise ValueError(f"data.block {self.data.block} exceeds model.max_positions {self.model.max_positions}")
+        shares, lengths = zip(*self.sequence_lengths or [(0.0, self.data.block)], strict=True)
+        if shares[0] or list(shares) != sorted({*shares}):
+            raise ValueError("sequence_lengths must begin at share 0 and rise, such as [[0, 64], [0.5, 256]]")
+        if odd := next((tokens for tokens in lengths if self.data.block % tokens), None):
+            raise ValueError(f"sequence_lengths has {odd}, which does not divide data.block {self.data.block}")
         if self.masking.by_row and not round(self.masking.rate * self.data.block):
             raise ValueError(f"masking.rate {self.masking.rate:g} of a row of {self.data.block} rounds to no position")
         delay = self.masking.refresh_delay or 0
@@ -452,6 +488,11 @@ class Config(Frozen):
             return masking.rate
         last = self.steps if masking.as_coded else max(1, self.steps - 1)
         return masking.rate_start + (masking.rate - masking.rate_start) * step / last
+
+    def sequence_length(self, step: int) -> int:
+        """Tokens of a row that the model sees in a step, counted from 0."""
+        begun = [tokens for share, tokens in self.sequence_lengths or () if round(share * self.steps) <= step]
+        return begun[-1] if begun else self.data.block
 
     @property
     def flops_per_step(self) -> float:

@@ -196,7 +196,8 @@ class Run:
         labels = ids.flatten()[at]
         inputs = self.replacement(ids, selection, noise)
         with bfloat16:
-            losses, predictions = self.model.losses(inputs, selection.positions, labels, self.dropout_seed(noise.step))
+            rows = inputs.view(-1, config.sequence_length(noise.step))
+            losses, predictions = self.model.losses(rows, selection.positions, labels, self.dropout_seed(noise.step))
         loss = (losses * selection.weight).sum()
         (loss / selection.total).backward()
         self.optimiser.step(self.optimiser.rate(noise), context.all_reduce, alone=context.world_size == 1)
@@ -231,11 +232,11 @@ class Run:
         config = self.config
         constant = self.context.world_size == 1 and config.rate_at(0) == config.rate_at(config.steps)
 
-        def warm(step: int) -> bool:
-            return step >= config.warmup_steps
+        def kind(step: int) -> tuple[bool, int]:
+            return step >= config.warmup_steps, config.sequence_length(step)
 
         return cuda_graph.Steps(
-            self.train_step, self.noise, self.dropout_seed, warm, self.context.device, capture if constant else None
+            self.train_step, self.noise, self.dropout_seed, kind, self.context.device, capture if constant else None
         )
 
     def report(self, step: int) -> None:

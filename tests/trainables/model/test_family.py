@@ -252,3 +252,38 @@ def test_a_model_of_ones_own_is_twenty_lines(corpus: Path, tmp_path: Path, monke
     assert "# Dense encoder, " in (recorders["whole"].checkpoint / "bundle" / "README.md").read_text("utf-8")
     assert own.probe is not None
     assert own.probe(chosen, "cpu", 1).step > 0
+
+
+@pytest.mark.parametrize("name", ["compact-bert", "bert"])
+def test_rows_are_shown_in_parts_before_they_are_shown_whole(name: str, corpus: Path, tmp_path: Path) -> None:
+    """The first half of the run in rows of 4 tokens: the same masks and budget, another loss, the same bits resumed."""
+    given = settings(corpus, name, steps=16, report_every=4).model_dump()
+    short = mlm.Config.model_validate({**given, "sequence_lengths": [[0, 4], [0.5, 16]]})
+    assert [short.sequence_length(step) for step in (0, 7, 8, 15)] == [4, 4, 16, 16]
+    for each in ("whole", "short", "cut", "rest"):
+        (tmp_path / each).mkdir()
+    whole, found = run(mlm.Config.model_validate(given), tmp_path / "whole"), run(short, tmp_path / "short")
+    assert found.rows[-1]["train/predicted"] == whole.rows[-1]["train/predicted"]
+    assert found.rows[0]["val/loss"] != whole.rows[0]["val/loss"]
+    cut = Recorder(tmp_path / "cut", 4)
+    with pytest.raises(Stopped):
+        mlm.train(short, TrainContext(cut))
+    assert [*cut.rows, *run(short, tmp_path / "rest", restore_from=cut.checkpoint).rows] == found.rows
+
+
+def test_a_short_row_sees_nothing_beside_it() -> None:
+    """The loss at a position depends on its own part of the row alone."""
+    model = Encoder(shape("modernbert"), 300, 0).initialise(0).eval()
+    ids = torch.randint(5, 300, (2, 16), generator=torch.Generator().manual_seed(0))
+    other = ids.clone()
+    other[:, 8:] = 7
+    with torch.inference_mode():
+        first, second = (model.logits(each.view(-1, 8), torch.tensor([1, 18])) for each in (ids, other))
+        assert torch.equal(first, second)
+        assert not torch.allclose(model.logits(ids, torch.tensor([1])), model.logits(other, torch.tensor([1])))
+
+
+@pytest.mark.parametrize("given", [[[0.1, 4]], [[0, 4], [0, 16]], [[0, 5]]])
+def test_lengths_that_cannot_be_are_refused(given: list[Any], corpus: Path) -> None:
+    with pytest.raises(ValueError, match="sequence_lengths"):
+        mlm.Config.model_validate({**config(corpus).model_dump(), "sequence_lengths": given})
