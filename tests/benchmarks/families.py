@@ -75,7 +75,7 @@ def peak_apart(name: str, options: argparse.Namespace, which: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", action="append", choices=FAMILIES, help="the first six by default")
     for name, default in (("rows", 16), ("block", 128), ("vocabulary", 8192), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)

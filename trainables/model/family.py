@@ -9,6 +9,7 @@ Shapes: b rows, T tokens a row, H hidden, V vocabulary, S selected slots.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
@@ -71,6 +72,8 @@ class Encoder(MaskedLM):
         super().__init__()
         from transformers import AutoModelForMaskedLM
 
+        # Says at the first replacement that happens to be [PAD] that there may be padding; our rows have none.
+        logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
         described = hub_config(config, vocab_size, pad_id)
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(0)
@@ -121,13 +124,13 @@ class Encoder(MaskedLM):
 
     def export(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""
-        from transformers.utils import logging
+        from transformers.utils import logging as bars
 
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()
         self.hub.save_pretrained(folder)
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
         (folder / "generation_config.json").unlink(missing_ok=True)
 
 
@@ -185,7 +188,7 @@ def _counted(made: Encoder, vocab_size: int, length: int) -> Cost:
 
     device = next(made.parameters()).device
     ids, own = (
-        torch.ones(1, length, dtype=torch.long, device=device),
+        torch.zeros(1, length, dtype=torch.long, device=device),
         {each.untyped_storage()._cdata for each in made.parameters()},
     )
     counts: list[tuple[float, int]] = []

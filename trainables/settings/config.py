@@ -28,6 +28,7 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[int, BeforeValidator(word_amounts.words)]
 Schedule = Literal["linear", "cosine", "trapezoid", "warmup-stable-decay"]
+Lengths = Annotated[tuple[tuple[Fraction, Positive], ...], BeforeValidator(lambda value: _tuples(value))]
 Milestones = Annotated[tuple[int, ...] | None, BeforeValidator(word_amounts.series)]
 
 MIN_REFRESHES = 5
@@ -39,6 +40,11 @@ SUBSTRINGS = 15  # of a token that are entries themselves: the mean over 30,522 
 def _absent(value: Any) -> bool:
     """For settings added later: left out where they are not set, so that hashes of older settings stay the same."""
     return value is None
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, as YAML has none."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class Frozen(BaseModel):
@@ -366,7 +372,7 @@ class Config(Frozen):
     precision: Literal["float32", "bfloat16"] = "float32"
     noise_salt: Annotated[int, Field(ge=0)] = 0
     length: Length | None = Field(default=None, exclude_if=_absent)
-    sequence_lengths: tuple[tuple[Fraction, Positive], ...] | None = Field(default=None, exclude_if=_absent)
+    sequence_lengths: Lengths | None = Field(default=None, exclude_if=_absent)
     series: Milestones = Field(default=None, exclude_if=_absent)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

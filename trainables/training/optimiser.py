@@ -109,21 +109,17 @@ class Optimiser:
 
         A tensor of zeros takes Adam's step.
         """
-        config, weights = self.config, list[torch.Tensor](self.parameters)
-        torch._foreach_add_(self.counts, 1)
-        torch._foreach_lerp_(self.means, gradients, 1 - config.beta1)
-        torch._foreach_mul_(self.squares, config.beta2)
-        torch._foreach_addcmul_(self.squares, gradients, gradients, 1 - config.beta2)
-        count = self.counts[0]
-        directions = torch._foreach_div(self.squares, 1 - config.beta2**count)
-        torch._foreach_sqrt_(directions)
-        torch._foreach_add_(directions, EPS)
-        directions = torch._foreach_div(torch._foreach_div(self.means, 1 - config.beta1**count), directions)
-        torch._foreach_add_(directions, weights, alpha=config.weight_decay)
-        own, step = (torch.stack(torch._foreach_norm(each)) for each in (weights, directions))
-        trust = torch.where((own > 0) & (step > 0), own / step, 1.0)
-        torch._foreach_mul_(directions, list((trust * rate).to(trust.dtype)))
-        torch._foreach_sub_(weights, directions)
+        config = self.config
+        slots = zip(self.parameters, gradients, self.means, self.squares, self.counts, strict=True)
+        for weight, gradient, mean, square, count in slots:
+            count += 1
+            mean.lerp_(gradient, 1 - config.beta1)
+            square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
+            spread = (square / (1 - config.beta2**count)).sqrt_().add_(EPS)
+            direction = (mean / (1 - config.beta1**count)).div_(spread).add_(weight, alpha=config.weight_decay)
+            own, step = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(direction)
+            trust = torch.where((own > 0) & (step > 0), own / step, 1.0)
+            weight.sub_(direction.mul_((trust * rate).to(weight.dtype)))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Moments and counts, by parameter name."""

@@ -25,7 +25,7 @@ from trainables import limits
 from trainables.masking.policy import Answers
 from trainables.training import bundle
 
-AllReduce = Callable[[Tensor], None]
+AllReduce = Callable[[Tensor], object]
 
 STATES = ("model", "optimiser", "answers")
 LOGGED = ("predictions", "losses", "masked")
