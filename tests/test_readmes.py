@@ -72,7 +72,7 @@ def _blocks(path: Path) -> list[Block]:
 
 
 BLOCKS = [block for path in READMES for block in _blocks(path)]
-LATE, ENTRY, TRAIN, PAIRS, TOLD, MINE = blocks("python")
+LATE, ENTRY, TRAIN, PAIRS, TOLD, OWN, MINE = blocks("python")
 
 
 def test_every_block_is_of_a_kind_that_is_tried() -> None:
@@ -274,7 +274,7 @@ def test_the_example_of_ask_and_tell_finds_the_optimum(tmp_path: Path) -> None:
 
 def test_the_suites_try_what_their_example_names(tmp_path: Path) -> None:
     """As a file of its own, away from the checkout; what is not there, as a GPU, is skipped."""
-    assert MINE.path == ROOT / "trainables" / "README.md"
+    assert MINE.path == OWN.path == ROOT / "trainables" / "README.md"  # OWN: tests/trainables/model/test_family.py
     (tmp_path / "test_mine.py").write_text(MINE.text, "utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

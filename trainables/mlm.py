@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
@@ -24,6 +24,9 @@ from trainables.settings import config as settings
 from trainables.settings.described import setup
 from trainables.settings.presets import expand
 from trainables.settings.slice_names import NAMES
+
+if TYPE_CHECKING:
+    from trainables.model.masked_lm import Build
 
 __all__ = [
     "Config",
@@ -79,12 +82,50 @@ class Config(settings.Config):
         except (OSError, ValueError):
             return tree
 
+    @model_validator(mode="after")
+    def _has_an_encoder(self) -> Self:
+        if not self.model.compact:
+            from trainables.model import family
+
+            family.check(self.model)
+        return self
+
     @property
     def vocabulary(self) -> int:
         """Entries of the vocabulary: the tokenizer's own if it is named and on this machine, else from the settings."""
         from trainables.data import tokenizer
 
         return tokenizer.entries(self.data.tokenizer) or super().vocabulary
+
+    @property
+    def _cost(self) -> Any:
+        """Of a family: counted, not by a formula."""
+        from trainables.model import family
+
+        return family.cost(self.model, self.vocabulary, 1, self.data.block)
+
+    @property
+    def flops_per_step(self) -> float:
+        """Matrix products of one step, forward and backward."""
+        if self.model.compact:
+            return super().flops_per_step
+        return 3.0 * (self.batch_size * self._cost.row + self.predicted_per_step * self._cost.slot)
+
+    def parameters(self, vocabulary: int) -> int:
+        """Of the model, with so many entries in the vocabulary."""
+        if self.model.compact:
+            return super().parameters(vocabulary)
+        from trainables.model import family
+
+        return family.cost(self.model, vocabulary, 1, self.data.block).parameters
+
+    @property
+    def memory_bytes(self) -> int:
+        """Weights, gradients and moments; what the backward pass keeps; the logits' gradient."""
+        if self.model.compact:
+            return super().memory_bytes
+        kept = self.batch_size * self._cost.row_bytes + self.predicted_per_step * self._cost.slot_bytes
+        return self._state_bytes * 4 // 3 + int(kept) + 8 * self.predicted_per_step * self.vocabulary
 
 
 def prepare(config: settings.Config) -> dict[str, Any]:
@@ -182,8 +223,10 @@ def check_tasks(config: settings.Config, tasks: Mapping[str, str]) -> dict[str, 
     return {tasks_module.main_metric(name): fingerprint for name, fingerprint in found.items()}
 
 
-def train(config: settings.Config, context: TrainContext) -> None:
+def train(config: settings.Config, context: TrainContext, build: Build | None = None) -> None:
     """Train to the full length. Reports validation metrics and a checkpoint every `reporting_every` steps.
+
+    build: makes a model of your own (`model.masked_lm`); None makes the one that `config.model` describes.
 
     A step depends only on (config, seed, step) and the restored state: stopped anywhere and resumed, a run ends with
     the same bits as one that never stopped (same device kind, threads and number of ranks).
@@ -198,7 +241,7 @@ def train(config: settings.Config, context: TrainContext) -> None:
         from trainables.evaluation import tasks
 
         tasks.check(context.evaluate, prepared.tokenizer_files(), config.model.max_positions)
-    Run(config, context, prepared).train()
+    Run(config, context, prepared, build).train()
 
 
 def preparing(config: settings.Config) -> float:
@@ -208,14 +251,17 @@ def preparing(config: settings.Config) -> float:
     return 0.0 if config.data.corpus.startswith("hub:") or is_prepared(config.data) else PREPARING_S
 
 
-def probe(config: settings.Config, device: str = "cpu", world_size: int = 1) -> Pace:
-    """Time steps on made-up tokens past the mask warm-up, as rank 0 of so many; nothing is summed over the ranks."""
+def probe(config: settings.Config, device: str = "cpu", world_size: int = 1, build: Build | None = None) -> Pace:
+    """Time steps on made-up tokens past the mask warm-up, as rank 0 of so many; nothing is summed over the ranks.
+
+    build: as for `train`.
+    """
     from trainables.training.probe import made_up, seconds, validation_share
     from trainables.training.run import Run
 
     context = TrainContext(lambda *_: None, device=device, world_size=world_size)
     config = config.model_copy(update={"init_from": None})  # no pace depends on the weights
-    run = Run(config, context, made_up(config))
+    run = Run(config, context, made_up(config), build)
     steps = itertools.cycle(range(config.warmup_steps, config.steps))
     step = seconds(lambda: run.step(next(steps)), device)
     validation = seconds(lambda: run.validation(run.model, context.all_reduce), device)

@@ -47,18 +47,20 @@ class Plain:
     """(b): what Hugging Face's documentation shows."""
 
     def __init__(self, config: Config, prepared: MadeUp, device: str) -> None:
-        from transformers import BertConfig, BertForMaskedLM
-
-        from trainables.model.bert import hub_config
-
         self.device, self.batch_size = device, config.batch_size
-        settings: Any = hub_config(config.model, prepared.vocab_size, prepared.pad_id)
-        model: Any = BertForMaskedLM(BertConfig(**settings))
-        self.model = model.to(device).train()
+        self.model = self.made(config, prepared).to(device).train()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=config.optimiser.lr, weight_decay=0.01)
         self.rows = prepared.tokens.reshape(-1, config.data.block).tolist()
         self.collate: Callable[[list[dict[str, list[int]]]], Any] = self.collator(prepared)
         self.done = 0
+
+    def made(self, config: Config, prepared: MadeUp) -> Any:
+        from transformers import BertConfig, BertForMaskedLM
+
+        from trainables.model.bert import hub_config
+
+        settings: Any = hub_config(config.model, prepared.vocab_size, prepared.pad_id)
+        return BertForMaskedLM(BertConfig(**settings))
 
     def collator(self, prepared: MadeUp) -> Callable[[list[dict[str, list[int]]]], Any]:
         from tokenizers import Tokenizer, models
@@ -226,7 +228,11 @@ def measure(config: Config, device: str, rounds: int) -> dict[str, Any]:
 
 def peak(name: str, config: Config, device: str) -> float:
     """GB that three steps of one loop take, all its process holds included; run in a process of its own."""
-    loop = LOOPS[name](config, zipfian(config), device)
+    return peak_of(LOOPS[name](config, zipfian(config), device), device)
+
+
+def peak_of(loop: Loop, device: str) -> float:
+    """GB of this process after three steps."""
     for _ in range(3):
         loop()
     if device != "cpu":

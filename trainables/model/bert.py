@@ -10,15 +10,19 @@ Shapes: b rows, T tokens a row, H hidden, V vocabulary, S selected slots, n = b 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainables.data.batches import Prepared
 from trainables.model import cpu_kernels, dropout
+from trainables.model.masked_lm import MaskedLM, inside
 from trainables.model.nhot import NHot, substrings
 from trainables.noise import normal
 from trainables.settings.config import ModelConfig
@@ -55,7 +59,7 @@ class Layer(nn.Module):
         return self.norm(x + F.dropout(self.down(F.gelu(self.up(x))), drop))
 
 
-class CompactBert(nn.Module):
+class CompactBert(MaskedLM):
     """Masked language model whose head runs at given positions.
 
     Args:
@@ -70,7 +74,7 @@ class CompactBert(nn.Module):
     ) -> None:
         super().__init__()
         assert (listed is not None) == (config.embedding == "nhot")
-        self.config, self.pad_id = config, pad_id
+        self.config, self.pad_id, self.title = config, pad_id, "Compact BERT"
         hidden = config.hidden
         self.word = nn.Parameter(torch.empty(vocab_size, hidden))
         self.position = nn.Parameter(torch.empty(config.max_positions, hidden))
@@ -117,7 +121,7 @@ class CompactBert(nn.Module):
 
     def logits(self, ids_bT: Tensor, positions: Tensor) -> Tensor:
         """Logits at flat positions of [b * T], [S, V]; a position past the end stands for padding."""
-        return F.linear(self._head(self.hidden(ids_bT, _inside(positions, ids_bT))), self.word, self.decoder_bias)
+        return F.linear(self._head(self.hidden(ids_bT, inside(positions, ids_bT))), self.word, self.decoder_bias)
 
     def losses(self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Cross-entropy at the slots (nats, float32), and the top-1 predictions, [S] each.
@@ -125,10 +129,23 @@ class CompactBert(nn.Module):
         seed: of the dropout done by hand, on a CPU; elsewhere torch's generator draws it.
         """
         if self.training and ids_bT.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            head = self._head(self._by_hand(ids_bT, _inside(positions, ids_bT), seed))
+            head = self._head(self._by_hand(ids_bT, inside(positions, ids_bT), seed))
             return cpu_kernels.cross_entropy(head, labels, self.word, self.decoder_bias, self.work)
-        logits = self.logits(ids_bT, positions).float()
-        return F.cross_entropy(logits, labels, reduction="none"), logits.detach().argmax(1)
+        return super().losses(ids_bT, positions, labels, seed)
+
+    def export(self, folder: Path) -> None:
+        """Write the `config.json` and the `model.safetensors` of an equal `BertForMaskedLM`."""
+        described = hub_config(self.config, len(self.word), self.pad_id)
+        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+        save_file(to_hub(self), folder / "model.safetensors", metadata={"format": "pt"})
+
+    def exported(self) -> dict[str, Tensor]:
+        """Those of an equal `BertForMaskedLM`."""
+        return to_hub(self)
+
+    def take(self, exported: Mapping[str, Tensor]) -> None:
+        """Of a model without n-hot layer."""
+        self.load_state_dict(from_hub(exported, self.config.layers))
 
     def _head(self, x_SH: Tensor) -> Tensor:
         """The decoder's input, [S, H]."""
@@ -149,11 +166,6 @@ class CompactBert(nn.Module):
             place = cpu_kernels.LayerContext(f"{i}", layer, self.work, b, sites[3 * i : 3 * i + 3])  # pyright: ignore[reportArgumentType]
             x = cpu_kernels.layer(x, place, at if i == config.layers - 1 else None)
         return x
-
-
-def _inside(positions: Tensor, ids_bT: Tensor) -> Tensor:
-    """Positions with those past the end, which are padding, moved to the last one."""
-    return positions.clamp(max=ids_bT.numel() - 1)
 
 
 def for_vocabulary(config: ModelConfig, prepared: Prepared) -> CompactBert:

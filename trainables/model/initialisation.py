@@ -12,14 +12,16 @@ Shapes: H hidden, V vocabulary, W channels of a head.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainables.data.batches import Prepared
-from trainables.model.bert import INIT_SD, CompactBert, for_vocabulary
-from trainables.settings.config import ModelConfig
+from trainables.model.bert import INIT_SD, CompactBert, for_vocabulary, hub_config
+from trainables.model.masked_lm import MaskedLM
+from trainables.settings.config import Config, ModelConfig
 
 # Divided by the root of H: a spread of 0.05 at 64 channels, which AdamW's first steps of 0.002 do not drown out.
 EMBEDDING_SD = 0.4
@@ -30,8 +32,26 @@ SLOWEST, FASTEST = 0.1, 2.5
 SHARPNESS = 6.0
 
 
+def build(config: Config, prepared: Prepared, seed: int) -> MaskedLM:
+    """The model that the settings describe, with its initial weights."""
+    if config.model.compact:
+        return initial_model(config.model, prepared, seed)
+    from trainables.model import family
+
+    return family.Encoder(config.model, prepared.vocab_size, prepared.pad_id).initialise(seed)
+
+
+def described(config: ModelConfig, prepared: Prepared) -> dict[str, Any]:
+    """The `config.json` of the model that the settings describe."""
+    if config.compact:
+        return hub_config(config, prepared.vocab_size, prepared.pad_id)
+    from trainables.model import family
+
+    return family.hub_config(config, prepared.vocab_size, prepared.pad_id).to_dict()
+
+
 def initial_model(config: ModelConfig, prepared: Prepared, seed: int) -> CompactBert:
-    """A model for the vocabulary of a corpus, with the start that `config.start` names."""
+    """The compact BERT for the vocabulary of a corpus, with the start that `config.start` names."""
     model = for_vocabulary(config, prepared).initialise(seed)
     if config.start == "neighbours":
         neighbours(model, INIT_SD, torch.from_numpy(np.array(prepared.unigram)))

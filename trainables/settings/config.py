@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     create_model,
     model_validator,
@@ -28,9 +29,12 @@ from trainables.settings.catalogue import SOURCES
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[int, BeforeValidator(word_amounts.words)]
+Schedule = Literal["linear", "cosine", "trapezoid", "warmup-stable-decay"]
+Lengths = Annotated[tuple[tuple[Fraction, Positive], ...], BeforeValidator(lambda value: _tuples(value))]
 Milestones = Annotated[tuple[int, ...] | None, BeforeValidator(word_amounts.series)]
 
 MIN_REFRESHES = 5
+COMPACT = "compact-bert"  # the architecture of our own
 ASSUMED_ENTRIES = 30_522  # of a tokenizer that is not on this machine: as many as bert-base-uncased has
 SUBSTRINGS = 15  # of a token that are entries themselves: the mean over 30,522 entries trained on English
 
@@ -38,6 +42,11 @@ SUBSTRINGS = 15  # of a token that are entries themselves: the mean over 30,522 
 def _absent(value: Any) -> bool:
     """For settings added later: left out where they are not set, so that hashes of older settings stay the same."""
     return value is None
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, as YAML has none."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class Frozen(BaseModel):
@@ -77,9 +86,13 @@ class DataConfig(Frozen):
 
 
 class ModelConfig(Frozen):
-    """The compact BERT of the published runs (methods.md 1): 11.2 M parameters with 30,522 tokens.
+    """The encoder; by default the compact BERT of the published runs (methods.md 1): 11.2 M parameters, 30,522 tokens.
 
     Args:
+        architecture: `compact-bert`, or a family of transformers with a masked-LM head, such as `modernbert`
+            (family.py); its size is told by the words below, and it starts from its own random weights.
+        options: of that family, by the names of its configuration, where those words do not say it.
+        gradient_checkpointing: of a family: activations are computed again in the backward pass, for memory.
         hidden: channels.
         layers: of the encoder.
         heads: of each layer's attention; a divisor of `hidden`.
@@ -92,6 +105,9 @@ class ModelConfig(Frozen):
             each (initialisation.py), for small models and short runs, which otherwise stay at word frequencies.
     """
 
+    architecture: str = Field(default=COMPACT, max_length=60, exclude_if=lambda name: name == COMPACT)
+    options: dict[str, JsonValue] = Field(default={}, exclude_if=lambda options: not options)
+    gradient_checkpointing: bool = Field(default=False, exclude_if=lambda given: not given)
     hidden: Positive = 256
     layers: Positive = 4
     heads: Positive = 4
@@ -103,22 +119,62 @@ class ModelConfig(Frozen):
         default="published", exclude_if=lambda start: start == "published"
     )
 
+    @property
+    def compact(self) -> bool:
+        """Whether it is our own model."""
+        return self.architecture == COMPACT
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
         return self
 
+    @model_validator(mode="after")
+    def _belongs(self) -> Self:
+        ours = {"embedding": self.embedding != "plain", "start": self.start != "published"}
+        theirs = {"options": bool(self.options), "gradient_checkpointing": self.gradient_checkpointing}
+        for name in (name for name, given in (theirs if self.compact else ours).items() if given):
+            whose = "a family of transformers" if self.compact else f"{COMPACT} alone"
+            raise ValueError(f"{name} belongs to {whose}, and architecture is {self.architecture}")
+        return self
+
 
 class OptimiserConfig(Frozen):
-    """AdamW with linear warm-up over `lr_warmup` of the steps, then linear decay to 0."""
+    """The update of the weights. The learning rate rises from 0 over `lr_warmup` of the steps, then falls to 0.
 
+    Args:
+        name: `adamw`, or `lamb` (You et al. 2020), whose step for each tensor is as long as the tensor times the rate.
+        schedule: how the rate falls: `linear` or `cosine` from the end of the warm-up; `trapezoid` stays and falls
+            linearly over the last `lr_decay` of the steps; `warmup-stable-decay` does so with 1 - sqrt (Hägele et al.
+            2024).
+        lr: the largest rate.
+        weight_decay: decoupled, of all parameters alike.
+        beta1: decay of the mean.
+        beta2: decay of the mean square.
+        clip: the largest norm of the gradient.
+        lr_warmup: share of the steps.
+        lr_decay: share of the steps, for `trapezoid` and `warmup-stable-decay`.
+    """
+
+    name: Literal["adamw", "lamb"] = Field(default="adamw", exclude_if=lambda name: name == "adamw")
+    schedule: Schedule = Field(default="linear", exclude_if=lambda schedule: schedule == "linear")
     lr: Annotated[float, Field(gt=0)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     clip: Annotated[float, Field(gt=0)] = 1.0
     lr_warmup: Fraction = 0.06
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(default=0.2, exclude_if=lambda share: share == 0.2)
+
+    @model_validator(mode="after")
+    def _decays_once(self) -> Self:
+        falls_late = self.schedule in ("trapezoid", "warmup-stable-decay")
+        if "lr_decay" in self.model_fields_set and not falls_late and self.lr_decay != 0.2:
+            raise ValueError(f"lr_decay belongs to schedule trapezoid or warmup-stable-decay, not {self.schedule}")
+        if falls_late and self.lr_warmup + self.lr_decay > 1:
+            raise ValueError(f"lr_warmup {self.lr_warmup:g} and lr_decay {self.lr_decay:g} are more than the run")
+        return self
 
 
 Own = TypeVar("Own", bound=BaseModel)
@@ -320,11 +376,14 @@ class Config(Frozen):
         length: in place of `steps`, which then follow from its rows and `batch_size`.
         init_from: a bundle's folder: training goes on from its weights. Optimiser, learning rate and masking policy
             start afresh, and the draws are those of any run with this seed.
+        sequence_lengths: [share of the run, tokens] from which on a row of `data.block` tokens is shown to the model as
+            several rows of so many (Edman & Fraser 2025 train with 64, then 256). The batch, its masks and its budget
+            stay as they are.
         series: word counts, or `published`. A bundle is kept at the first step that reaches each, and named after it,
             such as chck_100M.
         data: the text.
-        model: its shape.
-        optimiser: AdamW and its schedule.
+        model: the encoder and its shape.
+        optimiser: the update and its schedule.
         masking: which positions are predicted.
     """
 
@@ -335,6 +394,7 @@ class Config(Frozen):
     noise_salt: Annotated[int, Field(ge=0)] = 0
     length: Length | None = Field(default=None, exclude_if=_absent)
     init_from: Annotated[Beginning | None, BeforeValidator(_folder_alone)] = Field(default=None, exclude_if=_absent)
+    sequence_lengths: Lengths | None = Field(default=None, exclude_if=_absent)
     series: Milestones = Field(default=None, exclude_if=_absent)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -375,6 +435,11 @@ class Config(Frozen):
             )
         if self.data.block > self.model.max_positions:
             raise ValueError(f"data.block {self.data.block} exceeds model.max_positions {self.model.max_positions}")
+        shares, lengths = zip(*self.sequence_lengths or [(0.0, self.data.block)], strict=True)
+        if shares[0] or list(shares) != sorted({*shares}):
+            raise ValueError("sequence_lengths must begin at share 0 and rise, such as [[0, 64], [0.5, 256]]")
+        if odd := next((tokens for tokens in lengths if self.data.block % tokens), None):
+            raise ValueError(f"sequence_lengths has {odd}, which does not divide data.block {self.data.block}")
         if self.masking.by_row and not round(self.masking.rate * self.data.block):
             raise ValueError(f"masking.rate {self.masking.rate:g} of a row of {self.data.block} rounds to no position")
         delay = self.masking.refresh_delay or 0
@@ -456,6 +521,11 @@ class Config(Frozen):
             return masking.rate
         last = self.steps if masking.as_coded else max(1, self.steps - 1)
         return masking.rate_start + (masking.rate - masking.rate_start) * step / last
+
+    def sequence_length(self, step: int) -> int:
+        """Tokens of a row that the model sees in a step, counted from 0."""
+        begun = [tokens for share, tokens in self.sequence_lengths or () if round(share * self.steps) <= step]
+        return begun[-1] if begun else self.data.block
 
     @property
     def flops_per_step(self) -> float:

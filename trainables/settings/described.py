@@ -27,11 +27,17 @@ def setup(config: Config, facts: Mapping[str, Any]) -> dict[str, str]:
         **{label: text for label, text in counted.items() if text},
         "tokenizer": _tokenizer(config.data) + (f", {entries:,} entries" if entries else ""),
         "model": _model(config.model) + (f", {config.parameters(entries) / 1e6:.2f} M parameters" if entries else ""),
-        "batch": f"{config.batch_size:,} rows of {config.data.block:,} tokens",
+        "batch": f"{config.batch_size:,} rows of {config.data.block:,} tokens" + _lengths(config),
         "optimiser": _optimiser(config.optimiser),
         "masking": masking(config.masking),
         "precision": config.precision,
     }
+
+
+def _lengths(config: Config) -> str:
+    """How long the rows are that the model sees, if not as long as those of the batch."""
+    parts = [f"{tokens:,} from {share:.0%} of the run on" for share, tokens in config.sequence_lengths or ()]
+    return f", shown in rows of {', '.join(parts)}" if parts else ""
 
 
 def masking(given: MaskingConfig) -> str:
@@ -67,17 +73,21 @@ def _tokenizer(data: DataConfig) -> str:
 
 
 def _model(model: ModelConfig) -> str:
+    kind = "BERT" if model.compact else model.architecture
     shape = (
-        f"BERT, {model.layers} layers of {model.hidden} channels, {model.heads} heads, {model.intermediate} in the "
+        f"{kind}, {model.layers} layers of {model.hidden} channels, {model.heads} heads, {model.intermediate} in the "
         f"feed-forward blocks, {model.max_positions} positions, dropout {model.dropout:g}"
     )
     start = ", the first layer starts by attending to its neighbours" * (model.start == "neighbours")
-    return shape + ", n-hot embeddings" * (model.embedding == "nhot") + start
+    options = f", {', '.join(f'{name} {value}' for name, value in model.options.items())}" * bool(model.options)
+    return shape + options + ", n-hot embeddings" * (model.embedding == "nhot") + start
 
 
 def _optimiser(given: OptimiserConfig) -> str:
+    late = f"over the last {given.lr_decay:.0%}"
+    falls = {"trapezoid": f"linear decay to 0 {late}", "warmup-stable-decay": f"1 - sqrt decay to 0 {late}"}
     return (
-        f"AdamW, learning rate {given.lr:g}, linear warm-up over {given.lr_warmup:.0%} of the steps and linear decay "
-        f"to 0, weight decay {given.weight_decay:g}, betas {given.beta1:g} and {given.beta2:g}, gradients clipped at "
+        f"{'AdamW' if given.name == 'adamw' else 'LAMB'}, learning rate {given.lr:g}, linear warm-up over "
+        f"{given.lr_warmup:.0%} of the steps and {falls.get(given.schedule, f'{given.schedule} decay to 0')}, weight decay {given.weight_decay:g}, betas {given.beta1:g} and {given.beta2:g}, gradients clipped at "
         f"{given.clip:g}"
     )

@@ -15,16 +15,21 @@ from safetensors.torch import load_file
 from sweeper.system import files
 from trainables import limits, received
 from trainables.data.batches import Prepared, prepare
-from trainables.model.bert import CompactBert, from_hub, hub_config, to_hub
+from trainables.model import initialisation
+from trainables.model.masked_lm import MaskedLM
 from trainables.settings.config import Beginning, Config, DataConfig, ModelConfig
 
 # Of a bundle's config.json: what must be equal -> the setting that decides it here.
 _SHAPE = {
-    "model_type": "",
+    "model_type": "model.architecture",
     "hidden_act": "",
     "layer_norm_eps": "",
     "tie_word_embeddings": "model.embedding",
     "hidden_size": "model.hidden",
+    "dim": "model.hidden",
+    "hidden_dim": "model.intermediate",
+    "n_layers": "model.layers",
+    "n_heads": "model.heads",
     "num_hidden_layers": "model.layers",
     "num_attention_heads": "model.heads",
     "intermediate_size": "model.intermediate",
@@ -58,7 +63,7 @@ def _checked(begun: str, shape: str, text: str) -> list[str]:
     folder, prepared = Path(given.bundle), prepare(DataConfig.model_validate_json(text))
     received.check_bundle(folder)
     theirs = limits.json_file(folder / "config.json")
-    for key, value in hub_config(model, prepared.vocab_size, prepared.pad_id).items():
+    for key, value in initialisation.described(model, prepared).items():
         if key in _SHAPE and theirs.get(key) != value:
             setting = f" ({_SHAPE[key]})" if _SHAPE[key] else ""
             raise ValueError(
@@ -117,15 +122,15 @@ def _metadata(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def load(model: CompactBert, config: Config) -> None:
+def load(model: MaskedLM, config: Config) -> None:
     """Give a model of the config's shape the bundle's weights. ValueError, in one line, for others than it names."""
     given = config.init_from
     assert given is not None
     _same_weights(given)
     path = Path(given.bundle) / received.WEIGHTS
-    shapes, due = received.header(path), {name: tuple(value.shape) for name, value in to_hub(model).items()}
+    shapes, due = received.header(path), {name: tuple(value.shape) for name, value in model.exported().items()}
     if shapes != due:
         name = min(key for key in shapes.keys() | due.keys() if shapes.get(key) != due.get(key))
         raise ValueError(f"init_from: {path} has {name} of shape {shapes.get(name)}, not {due.get(name)}")
     state = limits.fails(lambda: load_file(path), f"init_from: {path} cannot be read")
-    model.load_state_dict(from_hub(state, config.model.layers))
+    model.take(state)

@@ -22,7 +22,7 @@ from sweeper.system import files
 from trainables import limits, received
 from trainables.data.batches import Prepared
 from trainables.data.words_seen import Milestone
-from trainables.model.bert import CompactBert, hub_config, to_hub
+from trainables.model.masked_lm import MaskedLM, sizes
 from trainables.settings import described
 from trainables.settings.config import Config
 
@@ -31,6 +31,7 @@ N_HOT = """
 N-hot embeddings (Edman & Fraser 2025): in training, a linear layer of a token's substrings adds to its input embedding.
 Here it is folded in, so the input embedding and the decoder are not tied.
 """
+PAIRS = ": the two segment types, which\ntools for pairs want, share the one embedding that was trained"
 SERIES = "series"
 RUN = "run.json"  # in a checkpoint: the identity of its run
 _NAMED = {"corpus", "tokenizer", "validation", "test"}  # name a text by its place: the same text may lie elsewhere
@@ -163,7 +164,7 @@ class Series:
             files.refuse_links(restored / SERIES)
             self._linked(restored / SERIES, self._folder)
 
-    def add(self, milestone: Milestone, model: CompactBert, prepared: Prepared, config: Config, seed: int) -> None:
+    def add(self, milestone: Milestone, model: MaskedLM, prepared: Prepared, config: Config, seed: int) -> None:
         """Write the model as it is now: a `BertForMaskedLM` with its tokenizer, settings and metadata.
 
         Args:
@@ -196,9 +197,7 @@ class Series:
         shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
 
 
-def write_bundle(
-    folder: Path, model: CompactBert, prepared: Prepared, config: Config, outcome: Mapping[str, Any]
-) -> None:
+def write_bundle(folder: Path, model: MaskedLM, prepared: Prepared, config: Config, outcome: Mapping[str, Any]) -> None:
     """Write a `BertForMaskedLM` with its tokenizer, settings, metadata and model card.
 
     Args:
@@ -222,7 +221,7 @@ def write_bundle(
     (folder / "README.md").write_text(_card(config, metadata), "utf-8")
 
 
-def write_model(folder: Path, model: CompactBert, prepared: Prepared, config: Config) -> None:
+def write_model(folder: Path, model: MaskedLM, prepared: Prepared, config: Config) -> None:
     """Write a new folder with the settings, which AutoModelForMaskedLM and AutoTokenizer load.
 
     Args:
@@ -232,8 +231,7 @@ def write_model(folder: Path, model: CompactBert, prepared: Prepared, config: Co
         config: of the run.
     """
     folder.mkdir()
-    save_file(to_hub(model), folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", hub_config(config.model, prepared.vocab_size, prepared.pad_id))
+    model.export(folder)
     words = prepared.tokenizer_files()
     shutil.copy(words / "tokenizer.json", folder / "tokenizer.json")
     settings = json.loads((words / "tokenizer_config.json").read_text("utf-8"))
@@ -241,13 +239,14 @@ def write_model(folder: Path, model: CompactBert, prepared: Prepared, config: Co
     (folder / "training_config.yaml").write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8")
 
 
-def _origin(model: CompactBert, prepared: Prepared) -> dict[str, Any]:
+def _origin(model: MaskedLM, prepared: Prepared) -> dict[str, Any]:
     """The code, text and libraries behind a model."""
     return {
         "code_fingerprint": code_fingerprint(),
         "data_fingerprint": prepared.fingerprint,
         "data": prepared.facts,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "architecture": model.title,
+        "parameters": sizes(model),
         "versions": {name: version(name) for name in PACKAGES},
     }
 
@@ -294,9 +293,9 @@ def _card(config: Config, metadata: dict[str, Any]) -> str:
     return f"""---
 library_name: transformers
 pipeline_tag: fill-mask
-tags: [masked-language-modeling, compact-bert]
+tags: [masked-language-modeling, {config.model.architecture}]
 ---
-# Compact BERT, {metadata["parameters"] / 1e6:.1f} M parameters
+# {metadata["architecture"]}, {metadata["parameters"] / 1e6:.1f} M parameters
 
 Pretrained for {metrics["step"]} steps of {config.batch_size} rows of {config.data.block} tokens, {metadata["words"]:,}
 words, on `{files.one_line(config.data.corpus).replace("`", "'")}`, {masking}. Seed {metadata["seed"]}.
@@ -310,7 +309,6 @@ words, on `{files.one_line(config.data.corpus).replace("`", "'")}`, {masking}. S
 
 {_data(metadata["data"])}
 
-Positions beyond {config.data.block} and [CLS] were never trained, nor pairs of sentences: the two segment types, which
-tools for pairs want, share the one embedding that was trained. Settings: `training_config.yaml`; fingerprints,
-versions and the mask audit: `metadata.json`.
+Positions beyond {config.data.block} and [CLS] were never trained, nor pairs of sentences{PAIRS * config.model.compact}.
+Settings: `training_config.yaml`; fingerprints, versions and the mask audit: `metadata.json`.
 """

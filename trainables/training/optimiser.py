@@ -1,7 +1,8 @@
-"""The update: AdamW, the learning-rate schedule, clipping, and the sum of gradients over the ranks."""
+"""The update: AdamW or LAMB, the learning-rate schedule, clipping, and the sum of gradients over the ranks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,21 +10,33 @@ import torch
 from torch.optim.adamw import adamw
 
 from trainables.noise import StepNoise
-from trainables.settings.config import Config
+from trainables.settings.config import Config, Schedule
 
 EPS = 1e-8
 KEYS = ("exp_avg", "exp_avg_sq", "step")  # as torch.optim names them
 
 
-def schedule(step: int, warmup: int, steps: int) -> float:
-    """Factor of the learning rate at a step, counted from 0: linear from 0 over the warm-up, then linear to 0."""
+def schedule(step: int, warmup: int, steps: int, kind: Schedule = "linear", decay: int = 0) -> float:
+    """Factor of the learning rate at a step, counted from 0: linear from 0 over the warm-up, then down to 0.
+
+    Args:
+        step: counted from 0.
+        warmup: steps of the warm-up.
+        steps: of the run.
+        kind: how it falls.
+        decay: steps of the fall, of the kinds that stay first.
+    """
     if step < warmup:
         return step / warmup
-    return (steps - step) / max(1, steps - warmup)
+    if kind in ("trapezoid", "warmup-stable-decay"):
+        left = min(1.0, (steps - step) / max(1, decay))
+        return left if kind == "trapezoid" else 1 - math.sqrt(1 - left)
+    left = (steps - step) / max(1, steps - warmup)
+    return left if kind == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
 class Optimiser:
-    """AdamW (Loshchilov & Hutter 2019) on all parameters alike, weight decay included.
+    """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020) on all parameters alike, weight decay included.
 
     Torch's function rather than its class, whose first instance imports the compiler: a second at each start.
     """
@@ -31,6 +44,7 @@ class Optimiser:
     def __init__(self, model: torch.nn.Module, config: Config) -> None:
         self.config = config.optimiser
         self.steps, self.warmup = config.steps, config.lr_warmup_steps
+        self.decay = round(config.optimiser.lr_decay * config.steps)
         self.names = [name for name, _ in model.named_parameters()]
         self.parameters = list(model.parameters())
         self.gradient = self._together()
@@ -53,7 +67,7 @@ class Optimiser:
         return noise.get_or_draw("rate", lambda noise: np.array(self._rate(noise.step), kind), device)
 
     def _rate(self, step: int) -> float:
-        return self.config.lr * schedule(step, self.warmup, self.steps)
+        return self.config.lr * schedule(step, self.warmup, self.steps, self.config.schedule, self.decay)
 
     def step(self, rate: torch.Tensor, all_reduce: Callable[[torch.Tensor], object], alone: bool) -> None:
         """Sum the gradients over the ranks, update at a learning rate, and clear them.
@@ -64,24 +78,48 @@ class Optimiser:
             all_reduce(self.gradient)
         norm = torch.linalg.vector_norm(self.gradient)
         self.gradient.mul_((self.config.clip / (norm + 1e-6)).clamp_(max=1))  # as clip_grad_norm_ does
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         with torch.no_grad():
-            adamw(
-                list[torch.Tensor](self.parameters),
-                [parameter.grad for parameter in self.parameters if parameter.grad is not None],
-                self.means,
-                self.squares,
-                [],
-                self.counts,
-                fused=True,
-                amsgrad=False,
-                beta1=self.config.beta1,
-                beta2=self.config.beta2,
-                lr=rate,
-                weight_decay=self.config.weight_decay,
-                eps=EPS,
-                maximize=False,
-            )
+            if self.config.name == "lamb":
+                self._lamb(gradients, rate)
+            else:
+                self._adamw(gradients, rate)
         self.gradient.zero_()
+
+    def _adamw(self, gradients: list[torch.Tensor], rate: torch.Tensor) -> None:
+        adamw(
+            list[torch.Tensor](self.parameters),
+            gradients,
+            self.means,
+            self.squares,
+            [],
+            self.counts,
+            fused=True,
+            amsgrad=False,
+            beta1=self.config.beta1,
+            beta2=self.config.beta2,
+            lr=rate,
+            weight_decay=self.config.weight_decay,
+            eps=EPS,
+            maximize=False,
+        )
+
+    def _lamb(self, gradients: list[torch.Tensor], rate: torch.Tensor) -> None:
+        """Algorithm 2 of You et al. 2020: Adam's direction with weight decay, for each tensor as long as the tensor.
+
+        A tensor of zeros takes Adam's step.
+        """
+        config = self.config
+        slots = zip(self.parameters, gradients, self.means, self.squares, self.counts, strict=True)
+        for weight, gradient, mean, square, count in slots:
+            count += 1
+            mean.lerp_(gradient, 1 - config.beta1)
+            square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
+            spread = (square / (1 - config.beta2**count)).sqrt_().add_(EPS)
+            direction = (mean / (1 - config.beta1**count)).div_(spread).add_(weight, alpha=config.weight_decay)
+            own, step = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(direction)
+            trust = torch.where((own > 0) & (step > 0), own / step, 1.0)
+            weight.sub_(direction.mul_((trust * rate).to(weight.dtype)))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Moments and counts, by parameter name."""

@@ -20,6 +20,7 @@ from trainables.data.batches import Batches, Prepared
 from trainables.masking import mixture, policy, statistics
 from trainables.masking.budget import Selection
 from trainables.model import initialisation
+from trainables.model.masked_lm import Build
 from trainables.noise import StepNoise, derive
 from trainables.settings.config import Config
 from trainables.training import beginning, bundle, cuda_graph, optimiser, trunk, validation
@@ -34,14 +35,15 @@ class Run:
         config: the settings.
         context: seed, rank, device, and where rows and checkpoints are reported.
         prepared: the tokenised corpus.
+        build: makes the model with its initial weights; by default the one that the settings describe.
     """
 
-    def __init__(self, config: Config, context: TrainContext, prepared: Prepared) -> None:
+    def __init__(self, config: Config, context: TrainContext, prepared: Prepared, build: Build | None = None) -> None:
         cuda_graph.own_stream(context.device)
         self.config, self.context, self.prepared = config, context, prepared
         self.rows = slice(*(config.batch_size * r // context.world_size for r in (context.rank, context.rank + 1)))
         self.batches = Batches(self.prepared, config.batch_size, context.seed)
-        self.model = initialisation.initial_model(config.model, self.prepared, context.seed)
+        self.model = (build or initialisation.build)(config, self.prepared, context.seed)
         if config.init_from and not (context.restore_from or context.fork_from):  # which bring their own weights
             beginning.load(self.model, config)
         self.model = self.model.to(context.device).train()
@@ -91,7 +93,7 @@ class Run:
             return
         context, left = self.context, None
         answers = self.log.tensors(self.losses, context.rank, context.world_size, context.all_reduce)
-        states = (self.model.state_dict(), self.optimiser.state(), answers)
+        states = (self.model.state(), self.optimiser.state(), answers)
         if context.rank == 0:
             with contextlib.suppress(OSError):  # no room: then nobody starts from here
                 left = trunk.write(trunk.Trunk(step, *states, self.common, self.origin))
@@ -109,11 +111,11 @@ class Run:
             raise ValueError(f"{folder} is of other data or another seed: the text changed since the sweep prepared it")
         if len(begun.answers["losses_since"]) != context.world_size:
             raise ValueError(f"{folder} is of a run on another number of workers")
-        own = {"model": self.model.state_dict(), "optimiser": self.optimiser.state()}
+        own = {"model": self.model.state(), "optimiser": self.optimiser.state()}
 
         def load() -> None:
             bundle.refuse_unlike({"model": begun.model, "optimiser": begun.optimiser}, own)
-            self.model.load_state_dict(begun.model)
+            self.model.load(begun.model)
             self.optimiser.load(begun.optimiser)
 
         limits.fails(load, f"{folder} is damaged or of another model")
@@ -138,13 +140,13 @@ class Run:
     def restore(self, checkpoint: Path) -> list[bundle.Row]:
         """Load a checkpoint's states and return its history. ValueError, in one line, for a damaged one."""
         states, history = bundle.read_checkpoint(checkpoint)
-        own = {"model": self.model.state_dict(), "optimiser": self.optimiser.state()}
+        own = {"model": self.model.state(), "optimiser": self.optimiser.state()}
         own["masking"] = self.policy.state(lambda _: None)
 
         def load() -> None:
             states["masking"] = self.completed(states["masking"])
             bundle.refuse_unlike(states, own)
-            self.model.load_state_dict(states["model"])
+            self.model.load(states["model"])
             self.optimiser.load(states["optimiser"])
             self.policy.load(states["masking"], self.context.rank)
 
@@ -197,7 +199,8 @@ class Run:
         labels = ids.flatten()[at]
         inputs = self.replacement(ids, selection, noise)
         with bfloat16:
-            losses, predictions = self.model.losses(inputs, selection.positions, labels, self.dropout_seed(noise.step))
+            rows = inputs.view(-1, config.sequence_length(noise.step))
+            losses, predictions = self.model.losses(rows, selection.positions, labels, self.dropout_seed(noise.step))
         loss = (losses * selection.weight).sum()
         (loss / selection.total).backward()
         self.optimiser.step(self.optimiser.rate(noise), context.all_reduce, alone=context.world_size == 1)
@@ -232,11 +235,11 @@ class Run:
         config = self.config
         constant = self.context.world_size == 1 and config.rate_at(0) == config.rate_at(config.steps)
 
-        def warm(step: int) -> bool:
-            return step >= config.warmup_steps
+        def kind(step: int) -> tuple[bool, int]:
+            return step >= config.warmup_steps, config.sequence_length(step)
 
         return cuda_graph.Steps(
-            self.train_step, self.noise, self.dropout_seed, warm, self.context.device, capture if constant else None
+            self.train_step, self.noise, self.dropout_seed, kind, self.context.device, capture if constant else None
         )
 
     def report(self, step: int) -> None:
@@ -257,7 +260,7 @@ class Run:
         if self.context.rank:
             self.context.report(row, None)
             return
-        states = {"model": self.model.state_dict(), "optimiser": self.optimiser.state(), "masking": masking_state}
+        states = {"model": self.model.state(), "optimiser": self.optimiser.state(), "masking": masking_state}
         checkpoint = bundle.write_checkpoint(states, self.history, self.identity)
         if last:
             self._write_bundle(checkpoint / "bundle", counts, test, task_details)

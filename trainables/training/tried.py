@@ -25,7 +25,19 @@ def cautions(config: Config, vocabulary: int) -> list[str]:
     """Cautions for people, at most one for each start. vocabulary: entries of the tokenizer."""
     if config.init_from:
         return []  # another start
+    if not config.model.compact:
+        return _family(config)
     return _neighbours(config, vocabulary) if config.model.start == "neighbours" else _published(config)
+
+
+def _family(config: Config) -> list[str]:
+    if config.model.hidden >= SMALL or config.steps >= SHORT:
+        return []
+    return [
+        f"model.architecture {config.model.architecture} with model.hidden {config.model.hidden} was not tried: small "
+        f"models that start at random may stay at word frequencies for thousands of steps, and these runs have "
+        f"{config.steps:,}"
+    ]
 
 
 def _neighbours(config: Config, vocabulary: int) -> list[str]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from trainables.data import loss_slices
 from trainables.data.batches import Prepared
 from trainables.data.preparation import EvaluationSet
-from trainables.model.bert import CompactBert
+from trainables.model.masked_lm import MaskedLM
 from trainables.settings import slice_names
 
 ROWS_AT_ONCE = 64
@@ -69,9 +69,9 @@ class Validation:
         self.by_slice = torch.zeros(len(slice_names.NAMES), dtype=torch.float64, device=device)
         self.batches = [_on(batch, device) for batch in _batches(chosen, members, rank, world_size)]
 
-    def __call__(self, model: CompactBert, all_reduce: Callable[[torch.Tensor], object]) -> dict[str, float]:
+    def __call__(self, model: MaskedLM, all_reduce: Callable[[torch.Tensor], object]) -> dict[str, float]:
         """Metrics over the whole part. Every rank calls it and adds its share."""
-        sums = torch.zeros(5, dtype=torch.float64, device=model.word.device)
+        sums = torch.zeros(5, dtype=torch.float64, device=self.by_slice.device)
         self.by_document.zero_()
         self.by_slice.zero_()
         training = model.training

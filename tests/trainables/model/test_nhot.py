@@ -22,6 +22,7 @@ from trainables.model.bert import CompactBert, for_vocabulary
 from trainables.model.nhot import NHot, substrings
 from trainables.settings import described
 from trainables.settings.config import Config, ModelConfig
+from trainables.training import bundle
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIALS, "##g", "g", "i", "n", "##ing", "in", "king", "##king", "Ki", "[unused0]", "[", "##", "##]", "##un"]

@@ -1,0 +1,289 @@
+"""Encoders of transformers: the same batches and masks, their own weights and heads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sweeper.trainable import Trainable, TrainContext
+from tests.trainables.tiny import Recorder, Stopped, config, run
+from trainables import mlm, received
+from trainables.masking.audit import AllReduce
+from trainables.model import family, initialisation
+from trainables.model.bert import CompactBert
+from trainables.model.family import FAMILIES, Encoder
+from trainables.model.masked_lm import MaskedLM
+from trainables.settings.config import ModelConfig
+from trainables.testing import in_threads
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+SIX = FAMILIES[:6]
+SHAPE: dict[str, Any] = {"hidden": 32, "layers": 2, "heads": 2, "intermediate": 64, "max_positions": 16}
+
+
+def shape(name: str, **changes: Any) -> ModelConfig:
+    return ModelConfig.model_validate({**SHAPE, "architecture": name, **changes})
+
+
+def settings(corpus: Path, name: str, preset: str = "accuracy_morph", **changes: Any) -> mlm.Config:
+    model = {"architecture": name, "dropout": changes.pop("dropout", 0.1)}
+    masking = {"preset": preset, "update_every": 2}
+    tree = {**config(corpus, model=model, **changes).model_dump(exclude={"masking"}), "masking": masking}
+    return mlm.Config.model_validate(tree)
+
+
+def weights(model: MaskedLM) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state().items()}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_head_runs_at_the_selected_positions_alone(name: str) -> None:
+    """The slots have the logits that the family's own model has there, and the losses are theirs."""
+    model = Encoder(shape(name), 300, 0).initialise(1).eval()
+    ids = torch.randint(5, 300, (4, 16), generator=torch.Generator().manual_seed(0))
+    at = torch.tensor([1, 5, 17, 40, 63, 64])  # the last one is padding
+    with torch.inference_mode():
+        whole = model.hub(input_ids=ids).logits.flatten(0, 1)
+        found = model.logits(ids, at)
+        assert found.shape == (6, 300)
+        torch.testing.assert_close(found, whole[at.clamp(max=63)], rtol=0, atol=1e-5)
+        losses, guesses = model.losses(ids, at, torch.arange(6))
+    expected = torch.nn.functional.cross_entropy(whole[at.clamp(max=63)], torch.arange(6), reduction="none")
+    torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5)
+    assert torch.equal(guesses, whole[at.clamp(max=63)].argmax(1))
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_weights_are_drawn_by_seed_and_name(name: str) -> None:
+    """Runs pair: another layer leaves the rest as it was, whatever torch's generator has drawn before."""
+    first = weights(Encoder(shape(name), 300, 0).initialise(3))
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    again, deeper = Encoder(shape(name), 300, 0).initialise(3), Encoder(shape(name, layers=3), 300, 0).initialise(3)
+    assert torch.equal(torch.get_rng_state(), before), "torch's own generator goes on as if nothing had been drawn"
+    assert all(torch.equal(value, first[key]) for key, value in again.state().items())
+    same = [key for key, value in deeper.state().items() if key in first and torch.equal(value, first[key])]
+    # ModernBERT draws output layers with a spread that falls with the depth.
+    assert len(same) >= (0.6 if name == "modernbert" else 1) * len(first)
+    other = weights(Encoder(shape(name), 300, 0).initialise(4))
+    drawn = [key for key, value in first.items() if value.unique().numel() > 3]
+    assert drawn
+    assert not any(torch.equal(first[key], other[key]) for key in drawn)
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_it_trains_within_the_budget_and_leaves_a_bundle(name: str, corpus: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    chosen = settings(corpus, name)
+    found = run(chosen, tmp_path)
+    last = found.rows[-1]
+    assert last["train/predicted"] == chosen.budget.predicted == chosen.steps * round(0.15 * 8 * 16)
+    assert last["audit/matched"] == 1
+    losses = [row["val/loss"] for row in found.rows]
+    assert losses == sorted(losses, reverse=True)
+    bundle = found.checkpoint / "bundle"
+    received.check_bundle(bundle)
+    loaded = AutoModelForMaskedLM.from_pretrained(bundle, dtype=torch.float32).eval()
+    own = Encoder(chosen.model, loaded.config.vocab_size, 0).eval()
+    own.hub.load_state_dict(loaded.state_dict())
+    ids = torch.randint(5, loaded.config.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = own.logits(ids, torch.arange(32))
+        torch.testing.assert_close(loaded(input_ids=ids).logits.flatten(0, 1), logits, rtol=0, atol=1e-5)
+    metadata = json.loads((bundle / "metadata.json").read_text("utf-8"))
+    assert metadata["architecture"] == type(loaded).__name__
+    assert metadata["parameters"] == sum(each.numel() for each in loaded.parameters())
+    assert f"# {type(loaded).__name__}, " in (bundle / "README.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["random", "accuracy_morph"])
+@pytest.mark.parametrize("name", SIX)
+def test_sixty_steps(name: str, preset: str, corpus: Path, tmp_path: Path) -> None:
+    chosen = settings(corpus, name, preset, steps=60)
+    found = run(chosen, tmp_path)
+    assert found.rows[-1]["train/predicted"] == chosen.budget.predicted
+    assert found.rows[-1]["val/loss"] < found.rows[0]["val/loss"] - 0.5
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_resumed_it_is_the_run_that_was_never_stopped(name: str, corpus: Path, tmp_path: Path) -> None:
+    chosen = settings(corpus, name, steps=16, report_every=4)
+    for each in ("whole", "cut", "rest"):
+        (tmp_path / each).mkdir()
+    whole = run(chosen, tmp_path / "whole")
+    cut = Recorder(tmp_path / "cut", 8)
+    with pytest.raises(Stopped):
+        mlm.train(chosen, TrainContext(cut))
+    rest = run(chosen, tmp_path / "rest", restore_from=cut.checkpoint)
+    assert [*cut.rows, *rest.rows] == whole.rows
+    assert rest.weights() == whole.weights()
+
+
+@pytest.mark.parametrize("name", ["modernbert", pytest.param("deberta-v2", marks=pytest.mark.slow)])
+def test_it_starts_where_another_rule_has_trained(name: str, corpus: Path, tmp_path: Path) -> None:
+    found: dict[int, Path] = {}
+
+    def leave(step: int, made: Path | None) -> None:
+        assert made is not None
+        found[step] = Path(shutil.move(made, tmp_path / "trunk"))
+
+    for each in ("first", "whole", "fork"):
+        (tmp_path / each).mkdir()
+    at = settings(corpus, name, "random").warmup_steps
+    run(settings(corpus, name, "random"), tmp_path / "first", leave_at=frozenset({at}), leave=leave)
+    whole = run(settings(corpus, name), tmp_path / "whole")
+    fork = run(settings(corpus, name), tmp_path / "fork", fork_from=found[at])
+    assert fork.rows == whole.rows
+    assert fork.weights() == whole.weights()
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_two_ranks_are_one(name: str, corpus: Path, tmp_path: Path) -> None:
+    chosen = settings(corpus, name, dropout=0.0, steps=16)
+    for each in ("one", "0", "1"):
+        (tmp_path / each).mkdir()
+    one, recorders = run(chosen, tmp_path / "one"), [Recorder(tmp_path / f"{rank}") for rank in range(2)]
+    in_turn = threading.Lock()  # ranks are processes; these threads have one generator
+
+    def build(*given: Any) -> MaskedLM:
+        with in_turn:
+            return initialisation.build(*given)
+
+    def act(rank: int, all_reduce: AllReduce) -> None:
+        mlm.train(chosen, TrainContext(recorders[rank], 0, rank, 2, all_reduce=all_reduce), build)
+
+    in_threads(2, act)
+    for alone, together in zip(one.rows, recorders[0].rows, strict=True):
+        assert together["val/loss"] == pytest.approx(alone["val/loss"], abs=1e-5)
+        assert together["train/predicted"] == alone["train/predicted"]
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"architecture": "modernbrt"}, "'modernbrt' is no family with a masked-LM head; did you mean modernbert?"),
+        ({"architecture": "os:system"}, "use compact-bert or one of bert, roberta"),
+        ({"architecture": "bart"}, "bart has a decoder"),
+        ({"architecture": "bert", "options": {"layer_norm_epsilon": 1}}, "did you mean layer_norm_eps?"),
+        (
+            {"architecture": "bert", "options": {"hidden_size": 8}},
+            "model.options.hidden_size: set model.hidden instead",
+        ),
+        ({"architecture": "bert", "options": {"vocab_size": 8}}, "it follows from the tokenizer"),
+        ({"architecture": "bert", "options": {"auto_map": {}}}, "has no option 'auto_map'"),
+        ({"architecture": "bert", "options": {"_attn_implementation": "x"}}, "has no option '_attn_implementation'"),
+        ({"architecture": "bert", "options": {"hidden_act": "no"}}, "cannot be trained with this shape"),
+        ({"architecture": "bert", "start": "neighbours"}, "start belongs to compact-bert alone"),
+        ({"architecture": "bert", "embedding": "nhot"}, "embedding belongs to compact-bert alone"),
+        ({"options": {"layer_norm_eps": 1e-6}}, "options belongs to a family of transformers"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing belongs to a family of transformers"),
+    ],
+)
+def test_what_cannot_be_is_one_line(model: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        mlm.Config.model_validate({"model": {**SHAPE, **model}, "data": {"block": 16}})
+    message = str(caught.value).split("Value error, ")[1].split(" [type=")[0]
+    assert told in message
+    assert "\n" not in message
+
+
+def test_options_reach_the_family() -> None:
+    model = Encoder(shape("modernbert", options={"local_attention": 8}), 300, 0)
+    assert model.hub.config.local_attention == 8
+    assert model.hub.config.attention_dropout == model.hub.config.mlp_dropout == 0.1
+
+
+def test_gradient_checkpointing_changes_no_number(corpus: Path, tmp_path: Path) -> None:
+    rows = []
+    for given in (False, True):
+        chosen = settings(corpus, "bert", steps=16, report_every=8)
+        model = chosen.model.model_copy(update={"gradient_checkpointing": given})
+        (tmp_path / f"{given}").mkdir()
+        rows.append(run(chosen.model_copy(update={"model": model}), tmp_path / f"{given}").rows)
+    assert rows[0] == rows[1]
+    kept = [family.cost(shape("bert", gradient_checkpointing=given), 300, 0, 16).row_bytes for given in (False, True)]
+    assert kept[1] < 0.7 * kept[0]
+
+
+def test_what_a_step_costs_is_counted(corpus: Path) -> None:
+    """A BERT by either way has about the same products; parameters are the model's own."""
+    plain, compact = settings(corpus, "bert"), mlm.Config.model_validate(config(corpus).model_dump())
+    assert plain.flops_per_step == pytest.approx(compact.flops_per_step, rel=0.1)
+    model = Encoder(plain.model, plain.vocabulary, 0)
+    assert plain.checkpoint_bytes == 12 * sum(parameter.numel() for parameter in model.parameters())
+    assert plain.memory_bytes > plain.checkpoint_bytes
+
+
+def test_the_compact_model_is_hashed_as_before() -> None:
+    assert "architecture" not in ModelConfig().model_dump()
+    assert "architecture" in shape("bert").model_dump()
+    assert isinstance(CompactBert(ModelConfig(), 30, 0), MaskedLM)
+
+
+def test_a_model_of_ones_own_is_twenty_lines(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's: not in transformers, each layer reads all outputs below it, as in GPT-BERT."""
+    text = (Path(mlm.__file__).parent / "README.md").read_text("utf-8")
+    source = text.split("## A model of your own")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "dense.py").write_text(source, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = Trainable.load("dense:train")
+    chosen = own.config.model_validate(config(corpus).model_dump())
+    recorders = {name: Recorder(tmp_path / name, stop) for name, stop in (("whole", None), ("cut", 10), ("rest", None))}
+    for recorder in recorders.values():
+        recorder.checkpoint.parent.mkdir()
+    own.train(chosen, TrainContext(recorders["whole"], 3))
+    with pytest.raises(Stopped):
+        own.train(chosen, TrainContext(recorders["cut"], 3))
+    own.train(chosen, TrainContext(recorders["rest"], 3, restore_from=recorders["cut"].checkpoint))
+    rows = recorders["whole"].rows
+    assert [*recorders["cut"].rows, *recorders["rest"].rows] == rows
+    assert rows[-1]["train/predicted"] == chosen.budget.predicted
+    assert rows[-1]["val/loss"] < rows[0]["val/loss"]
+    assert "# Dense encoder, " in (recorders["whole"].checkpoint / "bundle" / "README.md").read_text("utf-8")
+    assert own.probe is not None
+    assert own.probe(chosen, "cpu", 1).step > 0
+
+
+@pytest.mark.parametrize("name", ["compact-bert", "bert"])
+def test_rows_are_shown_in_parts_before_they_are_shown_whole(name: str, corpus: Path, tmp_path: Path) -> None:
+    """The first half of the run in rows of 4 tokens: the same masks and budget, another loss, the same bits resumed."""
+    given = settings(corpus, name, steps=16, report_every=4).model_dump()
+    short = mlm.Config.model_validate({**given, "sequence_lengths": [[0, 4], [0.5, 16]]})
+    assert [short.sequence_length(step) for step in (0, 7, 8, 15)] == [4, 4, 16, 16]
+    for each in ("whole", "short", "cut", "rest"):
+        (tmp_path / each).mkdir()
+    whole, found = run(mlm.Config.model_validate(given), tmp_path / "whole"), run(short, tmp_path / "short")
+    assert found.rows[-1]["train/predicted"] == whole.rows[-1]["train/predicted"]
+    assert found.rows[0]["val/loss"] != whole.rows[0]["val/loss"]
+    cut = Recorder(tmp_path / "cut", 4)
+    with pytest.raises(Stopped):
+        mlm.train(short, TrainContext(cut))
+    assert [*cut.rows, *run(short, tmp_path / "rest", restore_from=cut.checkpoint).rows] == found.rows
+
+
+def test_a_short_row_sees_nothing_beside_it() -> None:
+    """The loss at a position depends on its own part of the row alone."""
+    model = Encoder(shape("modernbert"), 300, 0).initialise(0).eval()
+    ids = torch.randint(5, 300, (2, 16), generator=torch.Generator().manual_seed(0))
+    other = ids.clone()
+    other[:, 8:] = 7
+    with torch.inference_mode():
+        first, second = (model.logits(each.view(-1, 8), torch.tensor([1, 18])) for each in (ids, other))
+        assert torch.equal(first, second)
+        assert not torch.allclose(model.logits(ids, torch.tensor([1])), model.logits(other, torch.tensor([1])))
+
+
+@pytest.mark.parametrize("given", [[[0.1, 4]], [[0, 4], [0, 16]], [[0, 5]]])
+def test_lengths_that_cannot_be_are_refused(given: list[Any], corpus: Path) -> None:
+    with pytest.raises(ValueError, match="sequence_lengths"):
+        mlm.Config.model_validate({**config(corpus).model_dump(), "sequence_lengths": given})

@@ -1,0 +1,84 @@
+"""The contract of a model that `training.run` trains: one method, and the rest follows.
+
+Shapes: b rows, T tokens a row, S selected slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from trainables.data.batches import Prepared
+from trainables.settings.config import Config
+
+
+class MaskedLM(nn.Module):
+    """A masked language model whose head runs at the selected positions alone.
+
+    A model of your own implements `logits`, and `export` if a library can load it. Its initial weights must follow from
+    the seed: the arms of a sweep are paired by them. `trainables.mlm.train(config, context, build)` takes a function
+    that makes it.
+    """
+
+    title = "Masked language model"  # on the model card
+
+    def logits(self, ids_bT: Tensor, positions: Tensor) -> Tensor:
+        """Logits at flat positions of [b * T], [S, V]; a position past the end stands for padding: any number will do.
+
+        Every number of the inputs may differ between two calls, but no shape: a CUDA graph may replay one.
+        """
+        raise NotImplementedError
+
+    def export(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`, for AutoModelForMaskedLM where it knows such a model."""
+        (folder / "config.json").write_text(json.dumps({"architectures": [self.title]}) + "\n", "utf-8")
+        state = {name: value.cpu().contiguous() for name, value in self.exported().items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def exported(self) -> dict[str, Tensor]:
+        """The weights that `export` writes, under the names that they have there."""
+        return self.state()
+
+    def take(self, exported: Mapping[str, Tensor]) -> None:
+        """Take over weights that a model of the same shape has exported."""
+        self.load(exported)
+
+    def losses(self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Cross-entropy at the slots (nats, float32), and the top-1 predictions, [S] each.
+
+        seed: of a step's dropout, for a model that draws it by itself; torch's generator has it already.
+        """
+        logits = self.logits(ids_bT, positions).float()
+        return F.cross_entropy(logits, labels, reduction="none"), logits.detach().argmax(1)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: every tensor once, so tied weights under one name."""
+        found, seen = dict[str, Tensor](), set[int]()
+        for name, value in self.state_dict(keep_vars=True).items():
+            if id(value) not in seen:
+                seen.add(id(value))
+                found[name] = value.detach()
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore `state()`."""
+        self.load_state_dict(state, strict=False)
+
+
+Build = Callable[[Config, Prepared, int], MaskedLM]  # from the settings, the corpus and the seed
+
+
+def inside(positions: Tensor, ids_bT: Tensor) -> Tensor:
+    """Positions with those past the end, which are padding, moved to the last one."""
+    return positions.clamp(max=ids_bT.numel() - 1)
+
+
+def sizes(model: Any) -> int:
+    """Its parameters, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
