@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from sweeper.system.secrecy import redact
-from sweeper.tracking import store
+from sweeper.tracking import store, view
 from sweeper.tracking import tags as tag
 from sweeper.tracking.history import ALL
 
@@ -63,6 +64,8 @@ def remove(uri: str, model: str, found: Held, artifacts: Path) -> None:
             client.delete_model_version(model, version)
         for run in sorted(found.runs, key=lambda one: one.data.tags.get(tag.KIND) == "sweep"):
             client.delete_run(run.info.run_id)
+            with contextlib.suppress(Exception):  # a run without a view of its own
+                client.delete_experiment_tag(run.info.experiment_id, view.PREFIX + run.info.run_id)
             if folder := _local(run, artifacts):
                 shutil.rmtree(folder, ignore_errors=True)
     except Exception as error:

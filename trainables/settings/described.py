@@ -86,8 +86,9 @@ def _model(model: ModelConfig) -> str:
 def _optimiser(given: OptimiserConfig) -> str:
     late = f"over the last {given.lr_decay:.0%}"
     falls = {"trapezoid": f"linear decay to 0 {late}", "warmup-stable-decay": f"1 - sqrt decay to 0 {late}"}
+    fall = falls.get(given.schedule, f"{given.schedule} decay to 0")
     return (
         f"{'AdamW' if given.name == 'adamw' else 'LAMB'}, learning rate {given.lr:g}, linear warm-up over "
-        f"{given.lr_warmup:.0%} of the steps and {falls.get(given.schedule, f'{given.schedule} decay to 0')}, weight decay {given.weight_decay:g}, betas {given.beta1:g} and {given.beta2:g}, gradients clipped at "
-        f"{given.clip:g}"
+        f"{given.lr_warmup:.0%} of the steps and {fall}, weight decay {given.weight_decay:g}, betas {given.beta1:g} and "
+        f"{given.beta2:g}, gradients clipped at {given.clip:g}"
     )

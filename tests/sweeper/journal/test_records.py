@@ -105,7 +105,9 @@ def made(tmp_path: Path, sweep: SweepSpec, *, noted: bool = True) -> Path:
         asked = {"number": number, "stage": "search", "config": config, "config_hash": sweep.config_hash(config)}
         journal.append(Ask(trial=name, **asked, **point, time=T0))
         journal.append(Report(trial=name, step=20, metrics={"val/loss": 1.5 + number / 10 + (arm == "other")}, time=T0))
-        ended = learned.ended(sweep, journal.trials[name], journal.stage("search")) if noted else {}
+        ended: dict[str, Any] = {}
+        if noted:
+            ended |= learned.ended(sweep, journal.trials[name], journal.stage("search"))
         journal.append(End(trial=name, state="completed", time=T0 + number, **ended))
     journal.close()
     return run_dir

@@ -17,7 +17,7 @@ from tests.trainables.tiny import Recorder, Stopped, config, run
 from tests.trainables.training.test_trunk import files, left
 from trainables import mlm
 from trainables.data.batches import prepare
-from trainables.model.bert import from_hub, to_hub
+from trainables.model.bert import CompactBert, from_hub, to_hub
 from trainables.training import beginning
 from trainables.training.run import Run
 
@@ -54,8 +54,8 @@ def test_it_begins_with_the_weights_and_with_nothing_else(corpus: Path, first: P
     assert len(str(further.init_from.weights)) == 64
     one, drawn = begun(further), begun(settings(corpus))
     weights = load_file(first / "model.safetensors")
-    assert all(torch.equal(value, weights[name]) for name, value in to_hub(one.model).items())
-    assert not torch.equal(one.model.word, drawn.model.word)
+    assert all(torch.equal(value, weights[name]) for name, value in one.model.exported().items())
+    assert not torch.equal(one.model.state()["word"], drawn.model.state()["word"])
     states = (one.policy.state(lambda _: None), drawn.policy.state(lambda _: None))
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]), "the masking policy is fresh"
@@ -175,6 +175,7 @@ def test_people_are_told_where_it_begins_and_whose_text_the_weights_saw(
 
 def test_the_way_back_from_the_hubs_names(corpus: Path) -> None:
     model = begun(settings(corpus)).model
+    assert isinstance(model, CompactBert)
     back = from_hub(to_hub(model), model.config.layers)
     assert back.keys() == model.state_dict().keys()
     assert all(torch.equal(back[name], value) for name, value in model.state_dict().items())
