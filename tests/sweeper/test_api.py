@@ -71,8 +71,8 @@ def test_the_search_and_the_confirmation_are_apart(run: api.Run) -> None:
     assert (len(trials), len(confirmation)) == (8, 3 * len(confirmed.SEEDS))
     assert list(trials) == list(confirmation)
     varied = ["x", "y", "shares.random", "shares.token", "shares.trigram"]
-    assert trials[varied].notna().all(axis=None)
-    assert confirmation[varied].notna().all(axis=None)
+    assert trials[varied].notna().to_numpy().all()
+    assert confirmation[varied].notna().to_numpy().all()
     assert {*trials["trial"]} == {*(one.id for one in run.journal.stage("search"))}
     best = run.best
     assert best
