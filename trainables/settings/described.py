@@ -89,6 +89,6 @@ def _optimiser(given: OptimiserConfig) -> str:
     fall = falls.get(given.schedule, f"{given.schedule} decay to 0")
     return (
         f"{'AdamW' if given.name == 'adamw' else 'LAMB'}, learning rate {given.lr:g}, linear warm-up over "
-        f"{given.lr_warmup:.0%} of the steps and {fall}, weight decay {given.weight_decay:g}, betas {given.beta1:g} and "
-        f"{given.beta2:g}, gradients clipped at {given.clip:g}"
+        f"{given.lr_warmup:.0%} of the steps and {fall}, weight decay {given.weight_decay:g}, betas "
+        f"{given.beta1:g} and {given.beta2:g}, gradients clipped at {given.clip:g}"
     )
