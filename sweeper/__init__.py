@@ -1,5 +1,6 @@
 """sweeper: which tokens should a masked language model mask? Sweeps, verdicts, and the record of both."""
 
+# pyright: reportUnsupportedDunderAll=false
 import os
 import sys
 
