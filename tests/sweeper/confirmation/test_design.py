@@ -179,7 +179,7 @@ def test_a_verdict_goes_by_the_test_part_and_pairs_by_seed(tmp_path: Path) -> No
     journal.append(Verdict(data=said))
     assert design.finished(sweep, journal)
     text = sections.markdown(sweep, journal, sections.Outcome(run_dir=tmp_path, tracking_uri="x"))
-    assert "**Confirmed: `s0003`** against `baseline` over 8 seeds by test/loss: -0.1" in text
+    assert "**Confirmed: `s0003` (effect 0.2)** against `baseline` over 8 seeds by test/loss: -0.1" in text
     reopened = Journal(tmp_path / "journal.jsonl", read_only=True)
     assert reopened.families() == journal.families()
     assert json.dumps(reopened.verdict()) == json.dumps(said)
