@@ -11,6 +11,7 @@ import itertools
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -34,6 +35,7 @@ __all__ = [
     "check",
     "check_tasks",
     "expand",
+    "past",
     "prepare",
     "preparing",
     "probe",
@@ -87,7 +89,9 @@ class Config(settings.Config):
         if not self.model.compact:
             from trainables.model import family
 
-            family.check(self.model)
+            family.hub_config(self.model, self.vocabulary, 1)
+        if self.model.architecture == "deberta" and self.precision == "bfloat16":
+            raise ValueError("model.architecture deberta masks with a number that bfloat16 lacks: use deberta-v2")
         return self
 
     @property
@@ -162,6 +166,10 @@ def check(config: settings.Config, prepare_info: Mapping[str, Any]) -> list[str]
 
     word_forms.refuse(config, prepare_info["word_scheme"])
     cautions = tried.cautions(config, prepare_info["vocabulary"])
+    if not config.model.compact:
+        from trainables.model import family
+
+        family.cost(config.model, prepare_info["vocabulary"], 1, config.data.block)
     if config.init_from is None:
         return cautions
     from trainables.training import beginning
@@ -241,7 +249,10 @@ def train(config: settings.Config, context: TrainContext, build: Build | None = 
         from trainables.evaluation import tasks
 
         tasks.check(context.evaluate, prepared.tokenizer_files(), config.model.max_positions)
-    Run(config, context, prepared, build).train()
+    run = Run(config, context, prepared, build)
+    if build and context.evaluate and not context.rank:
+        run.refuse_unscored()
+    run.train()
 
 
 def preparing(config: settings.Config) -> float:
@@ -262,8 +273,13 @@ def probe(config: settings.Config, device: str = "cpu", world_size: int = 1, bui
     context = TrainContext(lambda *_: None, device=device, world_size=world_size)
     config = config.model_copy(update={"init_from": None})  # no pace depends on the weights
     run = Run(config, context, made_up(config), build)
-    steps = itertools.cycle(range(config.warmup_steps, config.steps))
-    step = seconds(lambda: run.step(next(steps)), device)
+    kinds = Counter(map(config.sequence_length, range(config.steps)))
+    paces = []
+    for length in kinds:  # at masks past the warm-up, as far as there are such
+        of_length = [step for step in range(config.steps) if config.sequence_length(step) == length]
+        steps = itertools.cycle([step for step in of_length if step >= config.warmup_steps] or of_length)
+        paces.append(seconds(lambda steps=steps: run.step(next(steps)), device))
+    step = sum(pace * count for pace, count in zip(paces, kinds.values(), strict=True)) / config.steps
     validation = seconds(lambda: run.validation(run.model, context.all_reduce), device)
     return Pace(step, validation * validation_share(config))
 

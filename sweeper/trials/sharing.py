@@ -76,7 +76,7 @@ class Sharing:
         if self.journal.doubted:
             return {}
         due = record.ask.stage == self.stage and record.ask.number >= self.verified >= 0
-        done = self.rule.compared or any(one.end and one.end.compared for one in self.journal.trials.values())
-        verify = due and not done  # until one was compared: a trial may share nothing, or be the first
+        # Until one was compared in this session, whose code and processor may be other ones: a trial may share nothing.
+        verify = due and not self.rule.compared
         shared = self.place if self.steps or self.earlier else ""
         return {"provenance": shared, "trunk_steps": self.steps, "trunk_verify": verify}

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainables.data.batches import Prepared
 from trainables.model import cpu_kernels, dropout
-from trainables.model.masked_lm import MaskedLM, inside
+from trainables.model.masked_lm import WEIGHTS, MaskedLM, inside, refuse_shapes
 from trainables.model.nhot import NHot, substrings
 from trainables.noise import normal
 from trainables.settings.config import ModelConfig
@@ -139,13 +139,11 @@ class CompactBert(MaskedLM):
         (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
         save_file(to_hub(self), folder / "model.safetensors", metadata={"format": "pt"})
 
-    def exported(self) -> dict[str, Tensor]:
-        """Those of an equal `BertForMaskedLM`."""
-        return to_hub(self)
-
-    def take(self, exported: Mapping[str, Tensor]) -> None:
-        """Of a model without n-hot layer."""
-        self.load_state_dict(from_hub(exported, self.config.layers))
+    def take(self, folder: Path) -> None:
+        """Take over the weights of a `BertForMaskedLM`, in a model without n-hot layer."""
+        state = load_file(folder / WEIGHTS)
+        refuse_shapes(folder, *({name: each.shape for name, each in one.items()} for one in (state, to_hub(self))))
+        self.load_state_dict(from_hub(state, self.config.layers))
 
     def _head(self, x_SH: Tensor) -> Tensor:
         """The decoder's input, [S, H]."""

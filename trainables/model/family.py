@@ -19,14 +19,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from trainables.model.masked_lm import MaskedLM, inside, sizes
+from trainables.model.masked_lm import MaskedLM, inside, refuse_shapes, sizes
 from trainables.noise import derive
 from trainables.settings.config import ModelConfig
 
 # Trained by the tests. Others of transformers' masked-LM models may do as well.
 FAMILIES = (
     *("bert", "roberta", "deberta-v2", "modernbert", "electra", "distilbert"),
-    *("deberta", "albert", "camembert", "xlm-roberta", "convbert", "roberta-prelayernorm", "nomic_bert"),
+    *("deberta", "albert", "camembert", "xlm-roberta", "roberta-prelayernorm", "nomic_bert"),
 )
 # Our words -> a family's own name, the first that its configuration has.
 SIZES = {
@@ -36,10 +36,18 @@ SIZES = {
     "intermediate": ("intermediate_size", "hidden_dim"),
     "max_positions": ("max_position_embeddings",),
 }
-DROPOUTS = (
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
-    *("embedding_dropout", "mlp_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"),
-)
+# Of the encoder are all settings with this in their names, but for those of heads that are not here.
+DROP, HEADS = "drop", ("classif", "summary", "pooler", "qa_", "seq_")
+# As their authors published them; the configuration's own defaults leave DeBERTa's relative attention out.
+_RELATIVE = {"relative_attention": True, "position_biased_input": False}
+_BUCKETS = {"position_buckets": 256, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "deberta": {**_RELATIVE, "pos_att_type": ["c2p", "p2c"]},
+    "deberta-v2": {**_RELATIVE, "pos_att_type": ["p2c", "c2p"], **_BUCKETS},
+}
+# Options that a model reads without its configuration listing them.
+UNLISTED = {"deberta-v2": {*_BUCKETS, "conv_kernel_size", "conv_act", "conv_groups"}}
+MOST_PARAMETERS = 300_000_000  # of a model that cannot be counted without memory
 # They number positions from behind the padding token's id.
 FROM_PADDING = ("roberta", "camembert", "xlm-roberta", "roberta-prelayernorm", "data2vec-text", "ibert")
 
@@ -110,25 +118,38 @@ class Encoder(MaskedLM):
         return {"position_ids": torch.arange(ids_bT.shape[1], device=ids_bT.device)[None] + self.first}
 
     def initialise(self, seed: int) -> Encoder:
-        """The family's own start, each module drawn from a stream of its own, keyed by (seed, name)."""
-        seen: set[int] = set()
+        """The family's own start, each module drawn from a stream of its own, keyed by (seed, name).
+
+        In transformers' order: a module after those in it, for it may draw theirs anew; a decoder apart from the
+        embedding, whose weights it then shares again.
+        """
+
+        def within(name: str, module: Any) -> None:
+            for key, child in module.named_children():
+                within(f"{name}.{key}" if name else key, child)
+            torch.manual_seed(derive(seed, "init", name))
+            self.hub._init_weights(module)
+
+        embedding, decoder = self.hub.get_input_embeddings(), self.hub.get_output_embeddings()
+        tied = decoder is not None and decoder.weight is embedding.weight
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for name, module in self.hub.named_modules():
-                own = [id(parameter) for parameter in module.parameters(recurse=False)]
-                if own and seen.issuperset(own):
-                    continue  # tied: the decoder is the embedding, which has been drawn
-                seen.update(own)
-                torch.manual_seed(derive(seed, "init", name))
-                self.hub._init_weights(module)
+            if tied:
+                decoder.weight = torch.nn.Parameter(embedding.weight.clone())
+            within("", self.hub)
+            if tied:
+                decoder.weight = embedding.weight
         return self
 
-    def exported(self) -> dict[str, Tensor]:
-        """The family's own names."""
-        return {name.removeprefix("hub."): value for name, value in self.state().items()}
+    def take(self, folder: Path) -> None:
+        """Take over the weights of a bundle of this family."""
+        from transformers import AutoModelForMaskedLM
 
-    def take(self, exported: Mapping[str, Tensor]) -> None:
-        """Under the family's own names."""
-        self.load({f"hub.{name}": value for name, value in exported.items()})
+        theirs = AutoModelForMaskedLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
+        shapes, due = ({name: each.shape for name, each in one.state_dict().items()} for one in (theirs, self.hub))
+        refuse_shapes(folder, shapes, due)
+        self.hub.load_state_dict(theirs.state_dict())
 
     def export(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""
@@ -146,27 +167,24 @@ def hub_config(config: ModelConfig, vocab_size: int, pad_id: int) -> Any:
     """The family's configuration. ValueError, in one line, for a family or an option that there is not."""
     kind = _kind(config.architecture)
     known = {*kind().to_dict()}
-    settings: dict[str, Any] = {"vocab_size": vocab_size}
+    settings: dict[str, Any] = {"vocab_size": vocab_size, **PUBLISHED.get(config.architecture, {})}
     for word, names in SIZES.items():
         name = next((name for name in names if name in known), None)
-        if name is not None:
-            settings[name] = getattr(config, word)
-    settings |= {name: config.dropout for name in DROPOUTS if name in known}
+        if name is None:
+            raise ValueError(f"model.architecture {config.architecture} has no setting for model.{word}")
+        settings[name] = getattr(config, word)
+    drops = {name for name in known if DROP in name and not any(head in name for head in HEADS)}
+    settings |= dict.fromkeys(drops, config.dropout)
     if config.architecture in FROM_PADDING:
         settings["max_position_embeddings"] = config.max_positions + pad_id + 1
     settings |= {name: None for name in known if name.endswith("_token_id")} | {"pad_token_id": pad_id}
     if "embedding_size" in known and config.architecture != "albert":
         settings["embedding_size"] = config.hidden
-    _refuse_options(config, _own(kind), settings)
+    _refuse_options(config, _own(kind) | UNLISTED.get(config.architecture, set()), settings, drops)
     try:
         return kind(**settings | dict(config.options))
     except Exception as error:  # each family validates in its own way
         raise ValueError(f"model: {config.architecture} refuses this shape: {_line(error)}") from None
-
-
-def check(config: ModelConfig) -> None:
-    """Raises ValueError, in one line, for a family, an option or a shape that transformers does not have."""
-    cost(config, 1000, 1, min(8, config.max_positions))
 
 
 def cost(config: ModelConfig, vocab_size: int, pad_id: int, length: int) -> Cost:
@@ -179,10 +197,19 @@ def _cost(model: str, vocab_size: int, pad_id: int, length: int) -> Cost:
     config = ModelConfig.model_validate_json(model)
     hub_config(config, vocab_size, pad_id)  # what it refuses, it says in one line
     try:
+        made = Encoder(config, vocab_size, pad_id, "meta")
+        _refuse_places(config, made)
         try:
-            return _counted(Encoder(config, vocab_size, pad_id, "meta"), vocab_size, length)
+            counted = _counted(made, vocab_size, length)
         except (RuntimeError, NotImplementedError):  # some families look at their numbers, so they need some
-            return _counted(Encoder(config, vocab_size, pad_id), vocab_size, length)
+            if sizes(made) > MOST_PARAMETERS:
+                raise ValueError(f"{sizes(made):,} weights are too many to count its cost") from None
+            counted = _counted(Encoder(config, vocab_size, pad_id), vocab_size, length)
+        if not config.gradient_checkpointing:
+            return counted
+        plain = config.model_copy(update={"gradient_checkpointing": False})
+        once = cost(plain, vocab_size, pad_id, length).row_bytes - counted.row_bytes
+        return counted._replace(row_bytes=counted.row_bytes + once / config.layers)  # a layer is there once again
     except Exception as error:  # foreign code may raise anything
         raise ValueError(
             f"model.architecture {config.architecture} cannot be trained with this shape: {_line(error)}; tested are "
@@ -243,12 +270,20 @@ def _own(kind: type[Any]) -> set[str]:
     return {*kind().to_dict()} - {*PretrainedConfig().to_dict()}
 
 
-def _refuse_options(config: ModelConfig, own: set[str], given: Mapping[str, Any]) -> None:
+def _refuse_places(config: ModelConfig, made: Encoder) -> None:
+    """A family that counts positions by what is not padding needs them told, which `_places` does for some."""
+    for name, module in made.hub.named_modules():
+        counts = isinstance(module, torch.nn.Embedding) and "position" in name and module.padding_idx is not None
+        if counts and config.architecture not in FROM_PADDING:
+            raise ValueError("it counts positions by what is not padding, which a random replacement may be")
+
+
+def _refuse_options(config: ModelConfig, own: set[str], given: Mapping[str, Any], free: set[str]) -> None:
     words = {name: word for word, names in SIZES.items() for name in names}
     for name in config.options:
         if name in words and name in given:
             raise ValueError(f"model.options.{name}: set model.{words[name]} instead")
-        if name in given and name not in DROPOUTS and name != "embedding_size":
+        if name in given and name not in {*free, *PUBLISHED.get(config.architecture, {}), "embedding_size"}:
             raise ValueError(f"model.options.{name}: it follows from the tokenizer")
         if name not in own:
             close = get_close_matches(name, sorted(own - words.keys()), 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainables.data.batches import Prepared
@@ -38,16 +38,14 @@ class MaskedLM(nn.Module):
     def export(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`, for AutoModelForMaskedLM where it knows such a model."""
         (folder / "config.json").write_text(json.dumps({"architectures": [self.title]}) + "\n", "utf-8")
-        state = {name: value.cpu().contiguous() for name, value in self.exported().items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        state = {name: value.cpu().contiguous() for name, value in self.state().items()}
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
-    def exported(self) -> dict[str, Tensor]:
-        """The weights that `export` writes, under the names that they have there."""
-        return self.state()
-
-    def take(self, exported: Mapping[str, Tensor]) -> None:
-        """Take over weights that a model of the same shape has exported."""
-        self.load(exported)
+    def take(self, folder: Path) -> None:
+        """Take over the weights that a model of the same shape has exported. ValueError, in one line, for others."""
+        state = load_file(folder / WEIGHTS)
+        refuse_shapes(folder, *({name: each.shape for name, each in one.items()} for one in (state, self.state())))
+        self.load(state)
 
     def losses(self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Cross-entropy at the slots (nats, float32), and the top-1 predictions, [S] each.
@@ -71,7 +69,15 @@ class MaskedLM(nn.Module):
         self.load_state_dict(state, strict=False)
 
 
+WEIGHTS = "model.safetensors"
 Build = Callable[[Config, Prepared, int], MaskedLM]  # from the settings, the corpus and the seed
+
+
+def refuse_shapes(folder: Path, found: Mapping[str, Any], due: Mapping[str, Any]) -> None:
+    """Raises ValueError, in one line, for weights with other names or shapes than a model of this shape has."""
+    if other := [name for name in sorted({*found, *due}) if found.get(name) != due.get(name)]:
+        shapes = [None if each is None else list(each) for each in (found.get(other[0]), due.get(other[0]))]
+        raise ValueError(f"{folder} has {other[0]} of shape {shapes[0]}, not {shapes[1]}")
 
 
 def inside(positions: Tensor, ids_bT: Tensor) -> Tensor:

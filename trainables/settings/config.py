@@ -108,11 +108,11 @@ class ModelConfig(Frozen):
     architecture: str = Field(default=COMPACT, max_length=60, exclude_if=lambda name: name == COMPACT)
     options: dict[str, JsonValue] = Field(default={}, exclude_if=lambda options: not options)
     gradient_checkpointing: bool = Field(default=False, exclude_if=lambda given: not given)
-    hidden: Positive = 256
-    layers: Positive = 4
-    heads: Positive = 4
-    intermediate: Positive = 1024
-    max_positions: Positive = 512
+    hidden: Annotated[int, Field(gt=0, le=65_536)] = 256
+    layers: Annotated[int, Field(gt=0, le=512)] = 4
+    heads: Annotated[int, Field(gt=0, le=1024)] = 4
+    intermediate: Annotated[int, Field(gt=0, le=524_288)] = 1024
+    max_positions: Annotated[int, Field(gt=0, le=2**20)] = 512
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     embedding: Literal["plain", "nhot"] = "plain"
     start: Literal["published", "neighbours"] = Field(
@@ -144,12 +144,12 @@ class OptimiserConfig(Frozen):
     """The update of the weights. The learning rate rises from 0 over `lr_warmup` of the steps, then falls to 0.
 
     Args:
-        name: `adamw`, or `lamb` (You et al. 2020), whose step for each tensor is as long as the tensor times the rate.
+        name: `adamw`, or `lamb` (You et al. 2020), whose step for each matrix is as long as the matrix times the rate.
         schedule: how the rate falls: `linear` or `cosine` from the end of the warm-up; `trapezoid` stays and falls
             linearly over the last `lr_decay` of the steps; `warmup-stable-decay` does so with 1 - sqrt (Hägele et al.
             2024).
         lr: the largest rate.
-        weight_decay: decoupled, of all parameters alike.
+        weight_decay: decoupled, of all parameters alike; of `lamb` of matrices alone.
         beta1: decay of the mean.
         beta2: decay of the mean square.
         clip: the largest norm of the gradient.
@@ -440,6 +440,9 @@ class Config(Frozen):
             raise ValueError("sequence_lengths must begin at share 0 and rise, such as [[0, 64], [0.5, 256]]")
         if odd := next((tokens for tokens in lengths if self.data.block % tokens), None):
             raise ValueError(f"sequence_lengths has {odd}, which does not divide data.block {self.data.block}")
+        begins = [round(share * self.steps) for share in shares]
+        if begins[-1] >= self.steps or len({*begins}) < len(begins):
+            raise ValueError(f"sequence_lengths has a part without a step: the run has {self.steps}")
         if self.masking.by_row and not round(self.masking.rate * self.data.block):
             raise ValueError(f"masking.rate {self.masking.rate:g} of a row of {self.data.block} rounds to no position")
         delay = self.masking.refresh_delay or 0

@@ -10,32 +10,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from sweeper.system import files
 from trainables import limits, received
 from trainables.data.batches import Prepared, prepare
 from trainables.model import initialisation
+from trainables.model.family import SIZES
 from trainables.model.masked_lm import MaskedLM
 from trainables.settings.config import Beginning, Config, DataConfig, ModelConfig
 
-# Of a bundle's config.json: what must be equal -> the setting that decides it here.
-_SHAPE = {
+# What two configurations may differ in: nothing of the arithmetic that the weights were trained for.
+_FREE = ("drop", "init", "dtype", "version", "architectures", "name_or_path", "use_cache", "_token_id", "id2label")
+_SETTING = {name: f"model.{word}" for word, names in SIZES.items() for name in names}
+_SETTING |= {
     "model_type": "model.architecture",
-    "hidden_act": "",
-    "layer_norm_eps": "",
-    "tie_word_embeddings": "model.embedding",
-    "hidden_size": "model.hidden",
-    "dim": "model.hidden",
-    "hidden_dim": "model.intermediate",
-    "n_layers": "model.layers",
-    "n_heads": "model.heads",
-    "num_hidden_layers": "model.layers",
-    "num_attention_heads": "model.heads",
-    "intermediate_size": "model.intermediate",
-    "max_position_embeddings": "model.max_positions",
     "vocab_size": "data.tokenizer",
-    "pad_token_id": "data.tokenizer",
+    "tie_word_embeddings": "model.embedding",
 }
 
 
@@ -56,19 +45,26 @@ def check(config: Config) -> list[str]:
     return _checked(*(one.model_dump_json() for one in (config.init_from, config.model, config.data)))
 
 
+def _described(folder: Path) -> dict[str, Any]:
+    """A bundle's configuration with all its defaults; the bundle has been checked."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to_dict()
+
+
 @lru_cache(maxsize=64)
 def _checked(begun: str, shape: str, text: str) -> list[str]:
     """Of the three sections as JSON. Once for each: a sweep asks for every corner of its space."""
     given, model = Beginning.model_validate_json(begun), ModelConfig.model_validate_json(shape)
     folder, prepared = Path(given.bundle), prepare(DataConfig.model_validate_json(text))
     received.check_bundle(folder)
-    theirs = limits.json_file(folder / "config.json")
-    for key, value in initialisation.described(model, prepared).items():
-        if key in _SHAPE and theirs.get(key) != value:
-            setting = f" ({_SHAPE[key]})" if _SHAPE[key] else ""
+    theirs, own = _described(folder), initialisation.described(model, prepared)
+    for key, value in own.items():
+        if not any(part in key for part in _FREE) and theirs.get(key) != value:
+            setting = f" ({_SETTING[key]})" if key in _SETTING else ""
             raise ValueError(
-                f"init_from {folder}: its {key} is {theirs.get(key)!r:.40}, here it is {value!r}{setting}: training "
-                "goes on in the same architecture alone"
+                f"init_from {folder}: its {key} is {theirs.get(key)!r:.40}, here it is {value!r:.40}{setting}: "
+                "training goes on in the same architecture alone"
             )
     own, other = (
         limits.json_file(place / "tokenizer.json", limits.TOKENIZER) for place in (prepared.tokenizer_files(), folder)
@@ -127,10 +123,6 @@ def load(model: MaskedLM, config: Config) -> None:
     given = config.init_from
     assert given is not None
     _same_weights(given)
-    path = Path(given.bundle) / received.WEIGHTS
-    shapes, due = received.header(path), {name: tuple(value.shape) for name, value in model.exported().items()}
-    if shapes != due:
-        name = min(key for key in shapes.keys() | due.keys() if shapes.get(key) != due.get(key))
-        raise ValueError(f"init_from: {path} has {name} of shape {shapes.get(name)}, not {due.get(name)}")
-    state = limits.fails(lambda: load_file(path), f"init_from: {path} cannot be read")
-    model.take(state)
+    folder = Path(given.bundle)
+    received.header(folder / received.WEIGHTS)
+    limits.fails(lambda: model.take(folder), f"init_from: {folder} cannot be read")

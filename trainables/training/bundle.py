@@ -22,6 +22,7 @@ from sweeper.system import files
 from trainables import limits, received
 from trainables.data.batches import Prepared
 from trainables.data.words_seen import Milestone
+from trainables.model.bert import CompactBert
 from trainables.model.masked_lm import MaskedLM, sizes
 from trainables.settings import described
 from trainables.settings.config import Config
@@ -241,13 +242,14 @@ def write_model(folder: Path, model: MaskedLM, prepared: Prepared, config: Confi
 
 def _origin(model: MaskedLM, prepared: Prepared) -> dict[str, Any]:
     """The code, text and libraries behind a model."""
+    packages = (*PACKAGES, *(() if isinstance(model, CompactBert) else ("transformers",)))
     return {
         "code_fingerprint": code_fingerprint(),
         "data_fingerprint": prepared.fingerprint,
         "data": prepared.facts,
         "architecture": model.title,
         "parameters": sizes(model),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in packages},
     }
 
 

@@ -36,7 +36,7 @@ def schedule(step: int, warmup: int, steps: int, kind: Schedule = "linear", deca
 
 
 class Optimiser:
-    """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020) on all parameters alike, weight decay included.
+    """AdamW (Loshchilov & Hutter 2019) on all parameters alike, weight decay included, or LAMB (You et al. 2020).
 
     Torch's function rather than its class, whose first instance imports the compiler: a second at each start.
     """
@@ -105,9 +105,10 @@ class Optimiser:
         )
 
     def _lamb(self, gradients: list[torch.Tensor], rate: torch.Tensor) -> None:
-        """Algorithm 2 of You et al. 2020: Adam's direction with weight decay, for each tensor as long as the tensor.
+        """Algorithm 2 of You et al. 2020: Adam's direction with weight decay, for each matrix as long as the matrix.
 
-        A tensor of zeros takes Adam's step.
+        Biases and norms take Adam's step without decay, as in the authors' code, and so does a matrix of zeros: one
+        that starts at 0 would stay there.
         """
         config = self.config
         slots = zip(self.parameters, gradients, self.means, self.squares, self.counts, strict=True)
@@ -116,10 +117,13 @@ class Optimiser:
             mean.lerp_(gradient, 1 - config.beta1)
             square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
             spread = (square / (1 - config.beta2**count)).sqrt_().add_(EPS)
-            direction = (mean / (1 - config.beta1**count)).div_(spread).add_(weight, alpha=config.weight_decay)
-            own, step = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(direction)
-            trust = torch.where((own > 0) & (step > 0), own / step, 1.0)
-            weight.sub_(direction.mul_((trust * rate).to(weight.dtype)))
+            direction = (mean / (1 - config.beta1**count)).div_(spread)
+            pace = rate
+            if weight.ndim > 1:
+                direction.add_(weight, alpha=config.weight_decay)
+                own, step = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(direction)
+                pace = rate * torch.where((own > 0) & (step > 0), own / step, 1.0)
+            weight.sub_(direction.mul_(pace.to(weight.dtype)))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Moments and counts, by parameter name."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sweeper.trainable import TrainContext
-from trainables import limits
+from trainables import limits, received
 from trainables.data import words_seen
 from trainables.data.batches import Batches, Prepared
 from trainables.masking import mixture, policy, statistics
@@ -120,6 +120,10 @@ class Run:
 
         limits.fails(load, f"{folder} is damaged or of another model")
         rows = {row["step"]: row for row in begun.rows}
+        if lacking := next(
+            (step for step in range(1, begun.step + 1) if self.reports(step) and step not in rows), None
+        ):
+            raise ValueError(f"{folder} is damaged: it has no row of step {lacking}")
         for step in range(begun.step):
             noise = self.noise(step)
             global_ids = self.batches.ids(noise, context.device)
@@ -302,6 +306,16 @@ class Run:
             validation.write_documents(analysis, test)
         if task_details:
             (analysis / "evaluation.json").write_text(json.dumps(task_details, indent=2) + "\n", "utf-8")
+
+    def refuse_unscored(self) -> None:
+        """Raises ValueError, in one line, for a model whose bundle no task could be scored on, before it is trained."""
+        with tempfile.TemporaryDirectory(prefix="judged-") as parent:
+            folder = Path(parent) / "bundle"
+            bundle.write_model(folder, self.model, self.prepared, self.config)
+            try:
+                received.check_bundle(folder)
+            except ValueError as error:
+                raise ValueError(f"evaluate needs a model whose bundle transformers loads: {error}") from None
 
     def score_tasks(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and details of the spec's tasks, scored on the model as a bundle. The other ranks wait."""

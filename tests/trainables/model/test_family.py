@@ -70,13 +70,34 @@ def test_weights_are_drawn_by_seed_and_name(name: str) -> None:
     again, deeper = Encoder(shape(name), 300, 0).initialise(3), Encoder(shape(name, layers=3), 300, 0).initialise(3)
     assert torch.equal(torch.get_rng_state(), before), "torch's own generator goes on as if nothing had been drawn"
     assert all(torch.equal(value, first[key]) for key, value in again.state().items())
-    same = [key for key, value in deeper.state().items() if key in first and torch.equal(value, first[key])]
-    # ModernBERT draws output layers with a spread that falls with the depth.
-    assert len(same) >= (0.6 if name == "modernbert" else 1) * len(first)
+    # ModernBERT draws the outputs of its blocks with a spread that falls with the depth.
+    of_depth = ("attn.Wo", "mlp.Wo", "head.dense") if name == "modernbert" else ()
+    for key, value in deeper.state().items():
+        if key in first and not any(part in key for part in of_depth):
+            assert torch.equal(value, first[key]), key
     other = weights(Encoder(shape(name), 300, 0).initialise(4))
     drawn = [key for key, value in first.items() if value.unique().numel() > 3]
     assert drawn
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights_have_the_spread_of_the_familys_own_start(name: str) -> None:
+    """By tensor, beside those that transformers draws; the embedding of padding is 0 in both."""
+    from transformers import AutoModelForMaskedLM
+
+    wide = shape(name, hidden=64, layers=4, intermediate=128)
+    own = Encoder(wide, 300, 0).initialise(0).hub
+    theirs = AutoModelForMaskedLM.from_config(family.hub_config(wide, 300, 0))
+    expected = dict(theirs.named_parameters())
+    assert expected.keys() == dict(own.named_parameters()).keys()
+    for key, value in own.named_parameters():
+        if value.numel() >= 1000:
+            assert float(value.std()) == pytest.approx(float(expected[key].std()), rel=0.15), key
+        elif value.ndim == 1:
+            assert torch.equal(value, expected[key]), key
+    words = own.get_input_embeddings().weight
+    assert torch.equal(words[0] == 0, theirs.get_input_embeddings().weight[0] == 0)
 
 
 @pytest.mark.parametrize("name", SIX)
@@ -182,6 +203,9 @@ def test_two_ranks_are_one(name: str, corpus: Path, tmp_path: Path) -> None:
         ({"architecture": "bert", "options": {"vocab_size": 8}}, "it follows from the tokenizer"),
         ({"architecture": "bert", "options": {"auto_map": {}}}, "has no option 'auto_map'"),
         ({"architecture": "bert", "options": {"_attn_implementation": "x"}}, "has no option '_attn_implementation'"),
+        ({"architecture": "mpnet"}, "it counts positions by what is not padding"),
+        ({"architecture": "fnet"}, "fnet has no setting for model.heads"),
+        ({"layers": 10**6}, "should be less than or equal to 512"),
         ({"architecture": "bert", "options": {"hidden_act": "no"}}, "cannot be trained with this shape"),
         ({"architecture": "bert", "start": "neighbours"}, "start belongs to compact-bert alone"),
         ({"architecture": "bert", "embedding": "nhot"}, "embedding belongs to compact-bert alone"),
@@ -190,9 +214,14 @@ def test_two_ranks_are_one(name: str, corpus: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_one_line(model: dict[str, Any], told: str) -> None:
+    def admitted() -> None:
+        found = mlm.Config.model_validate({"model": {**SHAPE, **model}, "data": {"block": 16}})
+        family.cost(found.model, 300, 1, 16)  # as `check` does, before a sweep starts
+
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        mlm.Config.model_validate({"model": {**SHAPE, **model}, "data": {"block": 16}})
-    message = str(caught.value).split("Value error, ")[1].split(" [type=")[0]
+        admitted()
+    message = str(caught.value).partition("Value error, ")[2] or str(caught.value)
+    message = message.split(" [type=")[0].removeprefix("1 validation error for Config\nmodel.layers\n  ")
     assert told in message
     assert "\n" not in message
 
@@ -212,7 +241,7 @@ def test_gradient_checkpointing_changes_no_number(corpus: Path, tmp_path: Path) 
         rows.append(run(chosen.model_copy(update={"model": model}), tmp_path / f"{given}").rows)
     assert rows[0] == rows[1]
     kept = [family.cost(shape("bert", gradient_checkpointing=given), 300, 0, 16).row_bytes for given in (False, True)]
-    assert kept[1] < 0.7 * kept[0]
+    assert 0.5 < kept[1] / kept[0] < 0.9, "what is kept, and a layer that is computed again"
 
 
 def test_what_a_step_costs_is_counted(corpus: Path) -> None:
@@ -287,3 +316,49 @@ def test_a_short_row_sees_nothing_beside_it() -> None:
 def test_lengths_that_cannot_be_are_refused(given: list[Any], corpus: Path) -> None:
     with pytest.raises(ValueError, match="sequence_lengths"):
         mlm.Config.model_validate({**config(corpus).model_dump(), "sequence_lengths": given})
+
+
+def test_deberta_is_the_published_one() -> None:
+    """The defaults of transformers leave the relative attention out."""
+    made = Encoder(shape("deberta-v2", options={"position_buckets": 8}), 300, 0).hub
+    assert made.config.relative_attention
+    assert made.config.pos_att_type == ["p2c", "c2p"]
+    assert made.deberta.encoder.rel_embeddings.weight.shape == (16, 32)
+    plain = Encoder(shape("deberta-v2", options={"relative_attention": False}), 300, 0).hub
+    assert not hasattr(plain.deberta.encoder, "rel_embeddings")
+
+
+@pytest.mark.parametrize("name", ["modernbert", "camembert", "nomic_bert"])
+def test_it_goes_on_from_a_bundle_of_its_family(name: str, corpus: Path, tmp_path: Path) -> None:
+    from trainables.data.batches import prepare
+    from trainables.training.run import Run
+
+    given = settings(corpus, name, steps=16, report_every=8)
+    bundle = run(given, tmp_path).checkpoint / "bundle"
+    again = mlm.Config.model_validate({**given.model_dump(), "init_from": str(bundle)})
+    assert "SHA-256" in mlm.check(again, mlm.prepare(again))[-1]
+    begun = Run(again, TrainContext(lambda *_: None), prepare(again.data))
+    before = Run(given, TrainContext(lambda *_: None), prepare(given.data))
+    assert any(not torch.equal(value, before.model.state()[key]) for key, value in begun.model.state().items())
+    option = {"hidden_activation": "relu"} if name == "modernbert" else {"layer_norm_eps": 1e-3}
+    other = mlm.Config.model_validate({**again.model_dump(), "model": {**given.model.model_dump(), "options": option}})
+    with pytest.raises(ValueError, match="the same architecture alone"):
+        mlm.check(other, mlm.prepare(other))
+
+
+def test_a_model_that_no_task_reads_is_refused_before_it_is_trained(corpus: Path, tmp_path: Path) -> None:
+    class Bare(MaskedLM):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = torch.nn.Parameter(torch.zeros(300, 300))
+
+        def logits(self, ids_bT: Tensor, positions: Tensor) -> Tensor:
+            return self.words[ids_bT.flatten()[positions.clamp(max=ids_bT.numel() - 1)]]
+
+    from trainables.data.batches import prepare
+    from trainables.training.run import Run
+
+    chosen = config(corpus)
+    made = Run(chosen, TrainContext(lambda *_: None), prepare(chosen.data), lambda *_: Bare())
+    with pytest.raises(ValueError, match="evaluate needs a model whose bundle transformers loads"):
+        made.refuse_unscored()

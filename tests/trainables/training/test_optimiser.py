@@ -19,10 +19,13 @@ def alone(_tensor: torch.Tensor) -> None:
 
 
 def lamb(w: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, t: int, lr: float) -> torch.Tensor:
-    """Algorithm 2 of You et al. 2020, for one tensor."""
+    """Algorithm 2 of You et al. 2020, for one tensor; biases and norms as in the authors' code."""
     m.mul_(0.9).add_(g, alpha=0.1)
     v.mul_(0.999).add_(g * g, alpha=0.001)
-    r = (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8) + 0.01 * w
+    r = (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+    if w.ndim == 1:
+        return w - lr * r
+    r = r + 0.01 * w
     ratio = float(w.norm() / r.norm()) if float(w.norm()) > 0 else 1.0
     return w - lr * ratio * r
 
