@@ -158,7 +158,8 @@ class Admission:
 
     def _used_up(self) -> None:
         if self.run_to_resume and (self.run_to_resume / JOURNAL).is_file():
-            journal = Journal(self.run_to_resume / JOURNAL, read_only=True, trust=self.request.trust_record)
+            with naming(self.run_to_resume):
+                journal = Journal(self.run_to_resume / JOURNAL, read_only=True, trust=self.request.trust_record)
             if not design.finished(self.spec, journal):
                 limits.refuse_used_up(self.spec, journal)
 

@@ -260,6 +260,7 @@ def test_the_recipe_of_a_source_keeps_its_contract() -> None:
     assert failing(type("Own", (SourceContract,), {"source": within["Late"]})) == set()
 
 
+@pytest.mark.slow
 def test_the_example_of_ask_and_tell_finds_the_optimum(tmp_path: Path) -> None:
     """The other one of its README, from a text to pairs, is tried in tests/sweeper/test_api.py."""
     assert PAIRS.path == TOLD.path == ROOT / "sweeper" / "README.md"

@@ -43,7 +43,8 @@ def sweep(
     """
     parts = [f"**Question.** {text(spec.question)}" if spec.question else "", f"**Verdict.** {verdict or NO_VERDICT}"]
     parts += [f"**Caution.** {text(caution)}"] if caution else []
-    parts += [f"**Notes.** {text(spec.notes)}"] if spec.notes else []
+    notes = [text(part) for part in spec.notes.split("\n\n") if part.strip()]
+    parts += [f"**Notes.** {notes[0]}", *notes[1:]] if notes else []
     if best and (score := best.score(spec.objective)) is not None:
         what = f"{code(best_name or best.id)} ({best.id}), {code(spec.objective)} {score:.4f} at step {best.step:,}"
         parts.append(f"**Best of the search**, which is no verdict: {what}.")

@@ -205,6 +205,7 @@ def test_no_damage_is_in_vain(bench: hostile.Bench, tmp_path: Path) -> None:
     assert same == ["untouched: as it was sent"]
 
 
+@pytest.mark.slow
 def test_strangers_run_folders_do_no_harm(bench: hostile.Bench) -> None:
     """One of every kind, through one of the commands that only read; the drill itself has all commands, and models."""
     commands = ("report", "status", "status")

@@ -298,6 +298,7 @@ def paired(folder: Path, text: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_ten_lines_from_a_corpus_to_paired_differences(tmp_path: Path) -> None:
     block = re.search(
         r"## Python\n.*?```python\n(.*?)```", (ROOT / "sweeper" / "README.md").read_text("utf-8"), re.DOTALL

@@ -97,6 +97,7 @@ def test_the_points_and_the_verdict_are_those_of_a_sweep_that_trains_by_itself(o
         study.ask()
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_from_its_run_folder_with_what_was_not_told(opened: Open, tmp_path: Path) -> None:
     plain = spec()
     with opened(plain) as whole:

@@ -124,6 +124,7 @@ def until_reported(process: subprocess.Popen[str], folder: Path, count: int) -> 
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_interrupted_then_ended_at_once_then_resumed(tmp_path: Path, command: Any) -> None:
     """Also: --resume without a folder starts a run where there is none, and goes on with the newest otherwise."""
     process = command()

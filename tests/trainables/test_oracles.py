@@ -44,6 +44,7 @@ def test_cms_morph_after_each_of_40_batches_from_the_end_of_the_warmup(name: str
     check(oracles.cms(name, CMSES[name], prepared))
 
 
+@pytest.mark.slow
 def test_frequency_weights_of_1000_batches(prepared: batches.Prepared) -> None:
     check(oracles.frequency(prepared))
 

@@ -131,13 +131,13 @@ class Encoder(MaskedLM):
             self.hub._init_weights(module)
 
         embedding, decoder = self.hub.get_input_embeddings(), self.hub.get_output_embeddings()
-        tied = decoder is not None and decoder.weight is embedding.weight
+        sharing = [decoder] if decoder is not None and decoder.weight is embedding.weight else []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            if tied:
-                decoder.weight = torch.nn.Parameter(embedding.weight.clone())
+            for each in sharing:
+                each.weight = torch.nn.Parameter(embedding.weight.clone())
             within("", self.hub)
-            if tied:
-                decoder.weight = embedding.weight
+            for each in sharing:
+                each.weight = embedding.weight
         return self
 
     def take(self, folder: Path) -> None:

@@ -349,6 +349,7 @@ def test_a_real_sweep_stops_trials_resumes_alike_and_gives_everything_back(
     assert_all_given_back()
 
 
+@pytest.mark.slow
 def test_a_long_clean_up_after_a_stop_holds_up_nothing_for_ever(tmp_path: Path, nodes: list[nodes_module.Node]):
     """By itself, Tune waits 2 s for a stopped trial to leave its process; then it drops the next one, silently."""
     arms = {"good": {"x": 0.3}, "bad": {"x": 1.0}, "worse": {"x": 0.95}, "better": {"x": 0.31}}

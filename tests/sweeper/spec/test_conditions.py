@@ -154,7 +154,7 @@ def test_people_see_where_a_path_exists(tmp_path: Path) -> None:
     report = markdown(found, journal, Outcome(run_dir=journal.path.parent, tracking_uri="sqlite:///x.db"))
     (row,) = [line for line in report.splitlines() if line.startswith("| t0001 ")][:1]
     without = journal.trials["t0001"].ask.params
-    assert row.count("| - ") >= 4 - len(without)
+    assert [cell.strip() for cell in row.split("|")].count("-") >= 4 - len(without)
 
 
 def test_a_search_space_of_too_many_parts_is_refused() -> None:

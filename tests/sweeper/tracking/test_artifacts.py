@@ -102,6 +102,7 @@ def test_rows_and_ends_arrive_where_files_cannot_be_stored(
     assert store.picture() == whole
 
 
+@pytest.mark.slow
 def test_what_is_delivered_later_is_delivered_once_whichever_call_fails(
     whole: dict[str, Any], follow: Callable[..., list[str]]
 ) -> None:

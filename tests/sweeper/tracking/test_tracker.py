@@ -98,7 +98,7 @@ def test_a_sweep_in_mlflow(
     assert (parent.info.run_name, parent.info.status) == (run_dir.name, "KILLED")
     assert {"sweeper.kind": "sweep", "sweeper.best": "t0002", "data": "d1"}.items() <= parent.data.tags.items()
     assert parent.data.tags["paper"] == "fig 2"
-    assert parent.data.tags["mlflow.note.content"].endswith("\n\nLook\n\n\\*again\\*")
+    assert "\n\n**Notes.** Look\n\n\\*again\\*\n\n" in parent.data.tags["mlflow.note.content"]
     kept = Path(client.download_artifacts(parent.info.run_id, "spec.yaml", str(tmp_path))).read_text("utf-8")
     assert "Look" in kept
     assert "a-hook" not in kept

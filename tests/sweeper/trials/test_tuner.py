@@ -81,6 +81,7 @@ def test_a_limit_ends_what_runs_and_the_rest_comes_out_as_if_there_were_none(
     assert results(journal) == results(run(toy_spec(**settings), tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_points_and_losses_are_the_same_whatever_the_pace(tmp_path: Path, nodes: list[nodes_module.Node]):
     found = []
     for pause, slots in ((0, 2), (0.02, 1)):
@@ -155,6 +156,7 @@ def test_a_fault_ends_the_sweep_and_leaves_its_trial_open_to_be_gone_on_with(
     assert [record.state for record in journal.trials.values()] == ["completed"] * 2
 
 
+@pytest.mark.slow
 def test_a_record_that_cannot_be_written_once_loses_nothing(
     tmp_path: Path, nodes: list[nodes_module.Node], monkeypatch: pytest.MonkeyPatch
 ):
