@@ -134,7 +134,7 @@ def test_the_reports_have_the_front_and_the_scores(tmp_path: Path, spec: SweepSp
     journal = test_pareto.written(tmp_path, spec)
     outcome = Outcome(run_dir=tmp_path, tracking_uri="sqlite:////s/mlflow.db")
     found = sections(spec, journal, outcome)
-    assert list(found)[:5] == ["", FRONT, JUDGED, "Setup", "What ran"]
+    assert list(found)[:6] == ["", FRONT, JUDGED, "Setup", "How the verdict was reached", "What ran"]
     assert "objective val/loss, toy/accuracy" in found["What ran"]
     assert "* tasks: toy at the end of every trial" in found["What ran"]
     assert found["Search trials"].splitlines()[2].split("|")[5:7] == [" val/loss ", " toy/accuracy "]
