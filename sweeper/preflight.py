@@ -194,6 +194,8 @@ class Admission:
         if recorded and self.run_to_resume and not self.request.fork:
             fresh_seeds.refuse_stale(recorded, store_uri(self.spec, self.storage), self.run_to_resume, self.say)
         if not self.request.reuse_seeds:
+            with naming(self.path):
+                fresh_seeds.refuse_told(self.spec, [] if recorded and recorded.families() else self.warm)
             refuse_used(self.path, self.spec, self.storage, facts, recorded, self.say)
 
 
@@ -391,10 +393,8 @@ def refuse_used(
     """
     if not spec.compared or not facts.get("data_fingerprint"):
         return
-    own: dict[str, str] = {}
-    if journal:
-        if journal.families():
-            return  # declared: what is known of their freshness is on record
-        own = identity(journal, journal.path.parent)
+    if journal and journal.families():
+        return  # declared: what is known of their freshness is on record
+    own = identity(journal, journal.path.parent) if journal else {}
     with naming(path):
         fresh_seeds.refuse_used(spec, store_uri(spec, storage), facts, own, say)

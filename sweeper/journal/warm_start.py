@@ -80,6 +80,11 @@ def recorded(spec: SweepSpec, journal: Journal) -> list[WarmStart] | None:
     return list(starts) if same and starts else None
 
 
+def seeds(starts: Sequence[WarmStart]) -> set[int]:
+    """The seeds of what is told: they steer the search, so they confirm nothing that it finds."""
+    return {one["seed"] for start in starts for one in start.trials}
+
+
 def refuse_other_data(sources: Sequence[Source], facts: Mapping[str, Any]) -> None:
     """Raises ValueError, in one line, for a source that had other data or code. facts: of what is prepared now."""
     now = fingerprints_in(facts)
