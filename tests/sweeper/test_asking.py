@@ -174,6 +174,28 @@ def test_what_no_trial_would_report_is_refused_and_can_be_told_again(opened: Ope
         study.tell(asked, 1.0)
 
 
+def test_a_limit_ends_it_in_words_and_declares_nothing(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("sweeper.api.say", lambda: said.append)
+    study = opened(spec(limits={"failures": 2}, resources={"concurrency": 2}))
+    for _ in range(4):
+        asked = study.ask()
+        assert asked
+        study.tell(asked, trained(asked))
+    last = [study.ask(), study.ask()]
+    for each in last:
+        assert each
+        study.tell(each, failed="the node was gone")
+    assert study.ask() is None
+    assert study.ask() is None
+    assert (study.over, study.journal.families()) == (False, [])
+    (line,) = [line for line in said if line.startswith("stopped by ")]
+    assert line.startswith("stopped by limits.failures: 2 trials failed in a row, the last, t0006: the node was gone")
+    study.close()
+    with opened(study.run) as again:
+        assert again.ask(), "failures are counted anew"
+
+
 def test_a_confirmation_needs_the_test_part(opened: Open) -> None:
     arms = {"baseline": {"x": 0.5}, "better": {"x": 0.3}}
     study = opened(toy_spec(space={}, arms=arms, search={"method": "arms"}, seeds={"search": [], "confirm": SEEDS}))
