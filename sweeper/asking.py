@@ -23,7 +23,9 @@ from sweeper.journal import run_folders
 from sweeper.journal.events import Doubt, End, Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
 from sweeper.journal.limits import Limits
+from sweeper.notify import LAST_S, Notifier
 from sweeper.preflight import Request, Say
+from sweeper.report.summary import summary
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.spec import SweepSpec
 from sweeper.stages import Stages
@@ -164,8 +166,10 @@ class Asking:
             self._open = None
             for identity in sorted(self._out):
                 self.journal.append(End(trial=identity, state="interrupted", reason="it was not told"))
-            signals = Interrupts(self._say, "")
-            self._stages._close(self._tracker, self.over, signals)
+            signals, over = Interrupts(self._say, ""), self.over
+            outcome, _, _ = self._stages._close(self._tracker, over, signals)
+            found = summary(self.spec, self.journal, outcome) | {"stopped": None if over else self._limits.reached()}
+            self._notifier.close(found, signals.left(LAST_S))
         return self.run_dir
 
     def __enter__(self) -> Self:
@@ -175,7 +179,7 @@ class Asking:
         self.close()
 
     def _begin(self) -> None:
-        """Record the session, and have MLflow follow the record."""
+        """Record the session, and have MLflow and those of `on_event` follow the record."""
         self._search: JournalSearch | None = None
         self._rule: JournalScheduler | None = None
         self._out: set[str] = set()
@@ -192,6 +196,9 @@ class Asking:
         tags = {tag.PREFIX + key: value for key, value in fingerprints_in(facts).items()}
         self._tracker = Tracker(self.journal, self.spec, self.run_dir, self._stages.uri, tags=tags, say=self._say)
         self._tracker.start()
+        self._notifier = Notifier(self.spec, self.run_dir, self.journal, self._say, self._stages.called)
+        if not self.over:
+            self._notifier.start()
 
     def _stopped(self) -> str | None:
         """Which limit of the spec is reached, in a line; people are told once."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -172,6 +174,23 @@ def test_what_no_trial_would_report_is_refused_and_can_be_told_again(opened: Ope
     study.tell(asked, 1.0)
     with pytest.raises(sweeper.ConfigError, match="is not out"):
         study.tell(asked, 1.0)
+
+
+def test_on_event_hears_of_failures_the_verdict_and_the_end(opened: Open, tmp_path: Path) -> None:
+    heard = tmp_path / "heard.jsonl"
+    code = f"import sys; open({str(heard)!r}, 'a').write(sys.stdin.read())"
+    study = opened(spec(on_event=[[sys.executable, "-c", code]]))
+    asked = study.ask()
+    assert asked
+    study.tell(asked, failed="the node was gone")
+    while asked := study.ask():
+        study.tell(asked, trained(asked))
+    study.close()
+    lines = [json.loads(line) for line in heard.read_text("utf-8").splitlines()]
+    told = {one["event"]: one for one in lines}
+    assert (len(lines), sorted(told), lines[-1]["event"]) == (3, ["end", "failure", "verdict"], "end")
+    assert told["failure"]["trials"][0]["reason"] == "the node was gone"
+    assert (told["end"]["state"], told["end"]["stopped"]) == ("completed", None)
 
 
 def test_a_limit_ends_it_in_words_and_declares_nothing(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
