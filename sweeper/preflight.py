@@ -250,12 +250,9 @@ def _warm(
     """
     if not spec.search.sources:
         return spec, [], []
-    folder = request.resume if request.resume != run_folders.NEWEST else None
     with naming(path):
-        if folder is not None and (folder / JOURNAL).is_file():
-            journal = Journal(folder / JOURNAL, read_only=True, trust=request.trust_record)
-            if (warm := warm_start.recorded(spec, journal)) is not None:
-                return warm_start.pinned(spec, warm), warm, []
+        if request.resume and (warm := warm_start.resumed(spec, storage, request.resume, request.trust_record)):
+            return warm_start.pinned(spec, warm), warm, []
         sources = warm_start.gathered(spec, storage)
     warm = [one.start for one in sources]
     return warm_start.pinned(spec, warm), warm, sources

@@ -41,11 +41,11 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-def asked(storage: Path, one: SweepSpec, resume: Path | None = None) -> Admission:
-    """A spec as the command line asks for it."""
+def asked(storage: Path, one: SweepSpec, resume: Path | None = None, newest: bool = False) -> Admission:
+    """A spec as the command line asks for it. newest: with `--resume` alone."""
     path = storage.parent / "asked.yaml"
     path.write_text(one.to_yaml(), "utf-8")
-    given = None if resume else path
+    given, resume = None if resume else path, run_folders.NEWEST if newest else resume
     return preflight.admission(Request(spec=given, storage=storage, resume=resume, yes=True), lambda line: None)
 
 
@@ -143,6 +143,25 @@ def test_points_are_the_same_when_a_run_is_resumed_without_its_source(storage: P
     in_process.go_on(stages.spec, run_dir, stages.journal)
     assert params(stages.journal) == params(whole)
     assert len(stages.journal.warm_starts()) == 1
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_the_newest_run_of_a_spec_is_resumed_whatever_became_of_its_source(storage: Path, gone: bool) -> None:
+    source = in_process.sweep(spec("random", 4, 5, name="source"), storage)
+    one, folder = spec("tpe", 3, 0, source.path.parent.name), source.path.parent
+    run_dir = warm(storage, one, stop_after=2).path.parent
+    if gone:
+        folder.rename(storage.parent / "elsewhere")
+    else:
+        in_process.go_on(spec("random", 8, 5, name="source"), folder, source)
+        assert asked(storage, one).spec.spec_hash != run_folders.own_hash(run_dir), "it tells more now"
+    admitted = asked(storage, one, newest=True)
+    assert admitted.run_to_resume == run_dir
+    pinned = admitted.spec.search.sources[0]
+    other = f"{pinned[:-1]}{'1' if pinned.endswith('0') else '0'}"  # somebody names another digest
+    elsewhere = one.model_copy(update={"search": one.search.model_copy(update={"sources": (other,)})})
+    with pytest.raises(ValueError, match=r"search\.from: "):
+        asked(storage, elsewhere, newest=True)
 
 
 def test_a_run_that_was_killed_between_two_sources_gets_the_second(storage: Path) -> None:
