@@ -22,7 +22,10 @@ from sweeper.confirmation import champion, design
 from sweeper.journal import run_folders
 from sweeper.journal.events import Doubt, End, Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
+from sweeper.journal.limits import Limits
+from sweeper.notify import LAST_S, Notifier
 from sweeper.preflight import Request, Say
+from sweeper.report.summary import summary
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.spec import SweepSpec
 from sweeper.stages import Stages
@@ -111,7 +114,7 @@ class Asking:
         return self._stages.over
 
     def ask(self) -> Asked | None:
-        """The next trial. None if all are out that may be, or if the sweep is over: see `over`."""
+        """The next trial. None if all are out that may be, a limit is reached, or the sweep is over: see `over`."""
         self._refuse_closed()
         while self._advance():
             before = len(self.journal.events)
@@ -163,8 +166,10 @@ class Asking:
             self._open = None
             for identity in sorted(self._out):
                 self.journal.append(End(trial=identity, state="interrupted", reason="it was not told"))
-            signals = Interrupts(self._say, "")
-            self._stages._close(self._tracker, self.over, signals)
+            signals, over = Interrupts(self._say, ""), self.over
+            outcome, _, _ = self._stages._close(self._tracker, over, signals)
+            found = summary(self.spec, self.journal, outcome) | {"stopped": None if over else self._limits.reached()}
+            self._notifier.close(found, signals.left(LAST_S))
         return self.run_dir
 
     def __enter__(self) -> Self:
@@ -174,10 +179,11 @@ class Asking:
         self.close()
 
     def _begin(self) -> None:
-        """Record the session, and have MLflow follow the record."""
+        """Record the session, and have MLflow and those of `on_event` follow the record."""
         self._search: JournalSearch | None = None
         self._rule: JournalScheduler | None = None
         self._out: set[str] = set()
+        self._limits, self._told_of_limit = Limits(self.spec, self.journal), False
         from sweeper.trials import tuner
 
         facts = self._stages.prepare_info
@@ -190,6 +196,18 @@ class Asking:
         tags = {tag.PREFIX + key: value for key, value in fingerprints_in(facts).items()}
         self._tracker = Tracker(self.journal, self.spec, self.run_dir, self._stages.uri, tags=tags, say=self._say)
         self._tracker.start()
+        self._notifier = Notifier(self.spec, self.run_dir, self.journal, self._say, self._stages.called)
+        if not self.over:
+            self._notifier.start()
+
+    def _stopped(self) -> str | None:
+        """Which limit of the spec is reached, in a line; people are told once."""
+        line = self._limits.reached()
+        if line and not self._told_of_limit:
+            self._told_of_limit = True
+            self._say(f"stopped by {line}; nothing more is asked for")
+            self._say("to go on, open the study again: failures are counted anew, hours need a higher limit")
+        return line
 
     def _advance(self) -> bool:
         """Judge what has ended and go on to the next stage; whether anything is left to ask for or to be told."""
@@ -197,27 +215,34 @@ class Asking:
 
         spec, journal, stages = self.spec, self.journal, self._stages
         asked = spec, self.run_dir, journal, self._at_once, self._at_once, False, self._say
+        self._conclude()
+        if self.over or self._stopped():
+            return False
         if not design.searched(spec, journal):
             if self._search is None:
                 self._search, self._rule = tuner.searching(*asked)
             return True
-        if self.over:
-            return False
         if not journal.families():
             family = champion.declare(spec, journal, stages.uri, stages.prepare_info, self.run_dir, self._say)
             journal.append(family)
             self._search = None
         elif design.complete(spec, journal):
-            if reason := design.missing_metric_note(spec, journal):
-                self._say(reason)
-            if (verdict := journal.verdict()) is None or verdict["look"] < len(journal.families()):
-                journal.append(Verdict(data=design.conclude(spec, journal, self.run_dir).to_dict()))
             if (family := design.following(spec, journal)) is None:
                 return False
             journal.append(family)
         if self._search is None or self._search.stage != design.STAGE:
             self._search, self._rule = tuner.confirming(*asked)
         return True
+
+    def _conclude(self) -> None:
+        """The verdict of a look whose trials have ended, if it has none."""
+        spec, journal = self.spec, self.journal
+        looks, verdict = len(journal.families()), journal.verdict()
+        if not looks or not design.complete(spec, journal) or (verdict and verdict["look"] >= looks):
+            return
+        if reason := design.missing_metric_note(spec, journal):
+            self._say(reason)
+        journal.append(Verdict(data=design.conclude(spec, journal, self.run_dir).to_dict()))
 
     def _asked(self, record: TrialRecord) -> Asked:
         assert self._rule is not None

@@ -163,10 +163,12 @@ class Notifier:
             "told": verdict["told"] if verdict else None,
             "caution": summary.get("caution"),
             "reason": summary.get("reason"),
+            "stopped": summary.get("stopped"),
             "report": summary.get("report"),
             "resume": run_folders.resume(self._run_dir) if state == "interrupted" else None,
         }
-        text = f"{state}: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'no trials'}"
+        text = f"{state}, stopped by {rest['stopped']}" if rest["stopped"] else state
+        text += f": {', '.join(f'{count} {name}' for name, count in counts.items()) or 'no trials'}"
         text += f"; best of the search {found['trial']}, exploration" if found else ""
         return self._message("end", text, rest)
 

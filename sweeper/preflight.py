@@ -195,6 +195,8 @@ class Admission:
         if recorded and self.run_to_resume and not self.request.fork:
             fresh_seeds.refuse_stale(recorded, store_uri(self.spec, self.storage), self.run_to_resume, self.say)
         if not self.request.reuse_seeds:
+            with naming(self.path):
+                fresh_seeds.refuse_told(self.spec, [] if recorded and recorded.families() else self.warm)
             refuse_used(self.path, self.spec, self.storage, facts, recorded, self.say)
 
 
@@ -249,12 +251,9 @@ def _warm(
     """
     if not spec.search.sources:
         return spec, [], []
-    folder = request.resume if request.resume != run_folders.NEWEST else None
     with naming(path):
-        if folder is not None and (folder / JOURNAL).is_file():
-            journal = Journal(folder / JOURNAL, read_only=True, trust=request.trust_record)
-            if (warm := warm_start.recorded(spec, journal)) is not None:
-                return warm_start.pinned(spec, warm), warm, []
+        if request.resume and (warm := warm_start.resumed(spec, storage, request.resume, request.trust_record)):
+            return warm_start.pinned(spec, warm), warm, []
         sources = warm_start.gathered(spec, storage)
     warm = [one.start for one in sources]
     return warm_start.pinned(spec, warm), warm, sources
@@ -392,10 +391,8 @@ def refuse_used(
     """
     if not spec.compared or not facts.get("data_fingerprint"):
         return
-    own: dict[str, str] = {}
-    if journal:
-        if journal.families():
-            return  # declared: what is known of their freshness is on record
-        own = identity(journal, journal.path.parent)
+    if journal and journal.families():
+        return  # declared: what is known of their freshness is on record
+    own = identity(journal, journal.path.parent) if journal else {}
     with naming(path):
         fresh_seeds.refuse_used(spec, store_uri(spec, storage), facts, own, say)

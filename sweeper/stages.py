@@ -104,8 +104,8 @@ class Stages:
         if request.fork:
             journal.fork()
         run_folders.begin_here(journal)
-        if not journal.warm_starts():
-            for start in admission.warm:
+        if not journal.trials:  # a driver may have been killed between two of them
+            for start in admission.warm[len(journal.warm_starts()) :]:
                 journal.append(start)
         for line in warm_start.words(journal.warm_starts()):
             say(f"the sampler begins with {line}")

@@ -22,7 +22,7 @@ from sweeper.confirmation import looks, verdict_text
 from sweeper.confirmation import verdicts as verdicts_module
 from sweeper.confirmation.documents import Sums
 from sweeper.confirmation.paired_tests import ALPHA
-from sweeper.journal import budget, checkpoints, learned
+from sweeper.journal import budget, checkpoints, learned, warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Family, Verdict
 from sweeper.journal.journal import Journal, TrialRecord
@@ -209,7 +209,7 @@ def declared(spec: SweepSpec, journal: Journal, *, fresh: bool, earlier: int, ch
         arms=arms,
         seeds=list(spec.seeds.confirm[: spec.looks[0]]),
         racing=spec.confirm.racing,
-        fresh=fresh,
+        fresh=fresh and not warm_start.seeds(journal.warm_starts()) & {*spec.seeds.confirm},
         earlier=earlier,
         champion=label,
         baseline_first=True,
@@ -254,6 +254,7 @@ def further(spec: SweepSpec, journal: Journal, number: int, used: set[int]) -> F
     """One more look at the same arms, on that many unused seeds."""
     last = journal.families()[-1]
     taken = used | {record.ask.seed for record in journal.trials.values()} | {*spec.seeds.search, *spec.seeds.confirm}
+    taken |= warm_start.seeds(journal.warm_starts())
     begin = max(taken) + 1
     return replace(last, look=last.look + 1, seeds=[*range(begin, begin + number)], fresh=True, time=time.time())
 

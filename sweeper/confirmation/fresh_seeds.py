@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.journal import object_store
+from sweeper.journal import object_store, warm_start
+from sweeper.journal.events import WarmStart
 from sweeper.journal.journal import Journal
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import history, store
@@ -29,6 +30,16 @@ def refuse_used(spec: SweepSpec, uri: str, facts: Mapping[str, Any], own: Mappin
         raise ValueError(
             f"seeds.confirm: earlier runs on this data used {listed}, so they confirm nothing: choose others "
             f"(--set seeds.confirm=[...]), or give --reuse-seeds to have the verdict marked as not fresh"
+        )
+
+
+def refuse_told(spec: SweepSpec, warm: Sequence[WarmStart]) -> None:
+    """The same of seeds whose losses `search.from` tells the sampler: the store need not have those runs."""
+    if spec.compared and (told := warm_start.seeds(warm) & {*spec.seeds.confirm}):
+        raise ValueError(
+            f"seeds.confirm: runs of search.from used {', '.join(map(str, sorted(told)))}, and what they tell steers "
+            f"the search, so they confirm nothing: choose others (--set seeds.confirm=[...]), or give --reuse-seeds to "
+            f"have the verdict marked as not fresh"
         )
 
 

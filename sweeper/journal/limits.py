@@ -1,9 +1,8 @@
 """What a run has used so far, by its journal, and whether the spec's `limits` end it there.
 
-Hours are those of the run's sessions, each from its first event to its last: what lies between two sessions does not
-count. GPU-hours are the GPUs that a trial holds, times the hours from its start in a session to its end there. Failures
-are counted by a trial's number, so the clock does not matter, and anew in each session: whoever resumes a run has
-seen what failed.
+Hours are those of the run's sessions: what lies between two sessions does not count (hours.py). GPU-hours are the GPUs
+that a trial holds, times the hours from its start in a session to its end there. Failures are counted by a trial's
+number, so the clock does not matter, and anew in each session: whoever resumes a run has seen what failed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sweeper.journal.events import Ask, End, Session
+from sweeper.journal.events import End, Session
+from sweeper.journal.hours import Hours
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.system.files import one_line
 from sweeper.system.secrecy import redact
@@ -33,22 +33,18 @@ class Limits:
 
     def __init__(self, spec: SweepSpec, journal: Journal, now: Callable[[], float] = time.time) -> None:
         self.spec, self.journal, self.now = spec, journal, now
-        self._cursor = 0
-        self._begin: float | None = None  # of the session
-        self._last = self._past = self._held = 0.0  # s: the latest event, earlier sessions, trials that have ended
-        self._since: dict[str, float] = {}  # trials that run in this session
-        self._open: set[str] = set()
+        self._hours, self._cursor, self._begun = Hours(journal), 0, False
         self._failed: dict[str, set[int]] = defaultdict(set)  # by stage, in this session
         self._never_ran: dict[str, set[int]] = defaultdict(set)
         self._in_a_row: str | None = None
 
     def reached(self) -> str | None:
         """Which limit is reached, in a line; None if none is."""
+        self._follow()
         return self.used_up() or self._in_a_row
 
     def used_up(self) -> str | None:
         """The same of hours and GPU-hours alone."""
-        self._follow()
         limits, gpus = self.spec.limits, self.spec.resources.processes * self.spec.resources.gpus_per_worker
         if limits.hours is not None and (hours := self.hours) >= limits.hours:
             return f"limits.hours: the sweep has run for {hours:.3g} hours, the limit is {limits.hours:g}"
@@ -59,20 +55,16 @@ class Limits:
     @property
     def hours(self) -> float:
         """Wall clock of all sessions so far, in hours."""
-        self._follow()
-        return (self._past + (max(0.0, self.now() - self._begin) if self._begin is not None else 0.0)) / HOUR
+        return self._hours.wall(self.now()) / HOUR
 
     @property
     def trial_hours(self) -> float:
         """Hours for which trials held their resources, over all trials."""
-        self._follow()
-        return (self._held + sum(max(0.0, self.now() - since) for since in self._since.values())) / HOUR
+        return self._hours.of_trials(self.now()) / HOUR
 
     def ended(self) -> Limits:
         """The same at the run's last event: of a run that nobody works on now."""
-        self._follow()
-        last = self._last
-        self.now = lambda: last
+        self.now = lambda: self._hours.last
         return self
 
     def _follow(self) -> None:
@@ -81,25 +73,10 @@ class Limits:
             event = events[self._cursor]
             self._cursor += 1
             if isinstance(event, Session):
-                self._session(event.time)
-            elif isinstance(event, Ask):
-                self._since[event.trial] = event.time
-                self._open.add(event.trial)
-            elif isinstance(event, End) and event.state != "interrupted":  # an interrupted one may be tried again
-                self._held += max(0.0, event.time - self._since.pop(event.trial, event.time))
-                self._open.discard(event.trial)
-                if event.state == "failed":
-                    self._fail(self.journal.trials[event.trial], event)
-            self._last = event.time
-
-    def _session(self, begin: float) -> None:
-        """A session begins: what ran in the one before had ended with its last event."""
-        if self._begin is not None:
-            self._past += max(0.0, self._last - self._begin)
-        self._held += sum(max(0.0, self._last - since) for since in self._since.values())
-        self._begin, self._since = begin, dict.fromkeys(self._open, begin)
-        self._failed.clear()
-        self._in_a_row = None
+                self._begun, self._in_a_row = True, None
+                self._failed.clear()
+            elif isinstance(event, End) and event.state == "failed":
+                self._fail(self.journal.trials[event.trial], event)
 
     def _fail(self, record: TrialRecord, end: End) -> None:
         """A trial failed: count those beside it. One whose settings were refused never ran and counts for nothing."""
@@ -115,7 +92,7 @@ class Limits:
             while at in failed or at in skipped:
                 row += at in failed
                 at += step
-        if most is not None and row >= most and self._begin is not None:
+        if most is not None and row >= most and self._begun:
             why = redact(one_line(end.reason or "no reason on record"))
             self._in_a_row = f"limits.failures: {row} trials failed in a row, the last, {record.id}: {why}"
 

@@ -11,6 +11,7 @@ Where a source did not train this baseline, its losses are told as observed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -73,11 +74,31 @@ def gathered(spec: SweepSpec, storage: Path) -> list[Source]:
 def recorded(spec: SweepSpec, journal: Journal) -> list[WarmStart] | None:
     """What a run with such sources is on record to have been told; None if it has none, or others."""
     starts = journal.warm_starts()
-    names = [Path(_split(entry)[0]).name for entry in spec.search.sources]
-    same = len(starts) == len(names) and all(
-        start.source == name or start.source.startswith(f"{name}-") for start, name in zip(starts, names, strict=True)
+    wanted = [(Path(name).name, pin) for name, pin in map(_split, spec.search.sources)]
+    same = len(starts) == len(wanted) and all(
+        (start.source == name or start.source.startswith(f"{name}-")) and pin in ("", digest(start))
+        for start, (name, pin) in zip(starts, wanted, strict=True)
     )
     return list(starts) if same and starts else None
+
+
+def resumed(spec: SweepSpec, storage: Path, resume: Path, trust: bool) -> list[WarmStart] | None:
+    """The same of the run to resume, or, where it is the newest, of the newest of this spec whatever became of them."""
+    if resume != run_folders.NEWEST:
+        path = resume / run_folders.JOURNAL
+        return recorded(spec, Journal(path, read_only=True, trust=trust)) if path.is_file() else None
+    found = list[list[WarmStart]]()
+    for path in storage.glob(f"{spec.name}-*/{run_folders.JOURNAL}"):
+        with contextlib.suppress(ValueError):  # a run that cannot be read is not resumed
+            starts = recorded(spec, Journal(path, read_only=True))
+            if starts and run_folders.own_hash(path.parent) == pinned(spec, starts).spec_hash:
+                found.append(starts)
+    return max(found, key=lambda starts: starts[0].time, default=None)
+
+
+def seeds(starts: Sequence[WarmStart]) -> set[int]:
+    """The seeds of what is told: they steer the search, so they confirm nothing that it finds."""
+    return {one["seed"] for start in starts for one in start.trials}
 
 
 def refuse_other_data(sources: Sequence[Source], facts: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.journal import learned, tasks
 from sweeper.journal.budget import Common
-from sweeper.journal.events import Ask, End, Report, Session
+from sweeper.journal.hours import Hours
 from sweeper.journal.journal import AUDIT, Journal, TrialRecord
 from sweeper.journal.names import Names
 from sweeper.journal.records import ended, state
@@ -41,7 +41,7 @@ def trials(spec: SweepSpec, journal: Journal) -> list[Row]:
     trial that trained the first `started_at` steps.
     """
     records = [record for stage in STAGES for record in journal.stage(stage)]
-    common, spent = Common.of(spec, journal.trials.values()), seconds(journal)
+    common, spent = Common.of(spec, journal.trials.values()), Hours(journal).by_trial()
     paths, measured, called = varied(records), metrics(spec, journal), names(spec, journal)
     taken = {*FIRST, *LAST, *measured}
     heads = {path: f"config.{path}" if path in taken else path for path in paths}
@@ -123,39 +123,6 @@ def resolved(spec: SweepSpec, record: TrialRecord, paths: Iterable[str]) -> dict
         value = DEFAULT if value is _ABSENT else NULL if value is None else veiled(path, value)
         found[path] = json.dumps(value) if isinstance(value, list | tuple | Mapping) else value
     return found
-
-
-def seconds(journal: Journal) -> dict[str, float]:
-    """Seconds that each trial ran, by id; none run between sessions, and what a killed session lost counts, too."""
-    spent: dict[str, float] = {}
-    begun: dict[str, float] = {}
-    session, last = 0.0, 0.0
-
-    def ran(trial: str, begin: float, end: float) -> None:
-        spent[trial] = spent.get(trial, 0.0) + since(begin, end)
-
-    for event in journal.events:
-        match event:
-            case Session():
-                for trial, begin in begun.items():
-                    ran(trial, begin, last)
-                begun, session = {}, event.time
-            case Ask():
-                begun[event.trial] = event.time
-            case Report():
-                begun.setdefault(event.trial, session)
-            case End():
-                begin = begun.pop(event.trial, session if event.state != "interrupted" else event.time)
-                ran(event.trial, begin, event.time)
-        last = event.time
-    for trial, begin in begun.items():
-        ran(trial, begin, last)
-    return spent
-
-
-def since(begin: float, end: float) -> float:
-    """Seconds between two moments of the wall clock; 0 if it was set back between them."""
-    return max(0.0, end - begin)
 
 
 def flat(params: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:

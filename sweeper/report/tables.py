@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.journal.budget import TOKENS
-from sweeper.journal.events import Session
+from sweeper.journal.hours import Hours
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.names import Names
 from sweeper.journal.records import ended
-from sweeper.report.rows import columns, seconds, since, trials
+from sweeper.report.rows import columns, trials
 from sweeper.spec.hints import confidence
 from sweeper.system.files import one_line, printable
 
@@ -140,9 +139,9 @@ def cost(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     records = list(journal.trials.values())
     hours = trial_hours(journal)
     processes, gpus = spec.resources.processes, spec.resources.gpus_per_worker
-    rows = {"wall clock": f"{_wall_hours(journal):.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
+    rows = {"wall clock": f"{Hours(journal).wall() / 3600:.2f} hours", "trials ran": f"{hours:.2f} hours in all"}
     rows["GPU-hours"] = f"{hours * processes * gpus:.2f}" if gpus else "0, on CPUs"
-    rows |= steps_trained(records, trial_hours(journal))
+    rows |= steps_trained(records, hours)
     read = [_tokens(spec, record) for record in records if not record.reused_from]
     tokens = sum(number or 0 for number in read)
     rows["tokens read"] = "not on record" if None in read else f"{tokens:,}"
@@ -199,13 +198,7 @@ def steps_trained(records: Sequence[TrialRecord], hours: float) -> dict[str, str
 
 def trial_hours(journal: Journal) -> float:
     """Hours that trials ran, summed over all; none run between sessions."""
-    return sum(seconds(journal).values()) / 3600
-
-
-def _wall_hours(journal: Journal) -> float:
-    """Hours of all sessions, from the first event of each to its last."""
-    pairs = itertools.pairwise(journal.events)
-    return sum(since(one.time, other.time) for one, other in pairs if not isinstance(other, Session)) / 3600
+    return Hours(journal).of_trials() / 3600
 
 
 def _tokens(spec: SweepSpec, record: TrialRecord) -> int | None:

@@ -614,7 +614,7 @@ def _known_trials(
     Raises ValueError, in one line, if the journal does not have them as points of this space.
     """
     starts, found = journal.warm_starts(), list[FrozenTrial]()
-    if not starts:
+    if warm_start.recorded(spec, journal) is None:
         raise ValueError("search.from: the record does not have what the other runs told: start a new run")
     lengths = {len(one[key]) for start in starts for one in start.trials for key in ("values", "baseline") if one[key]}
     paths = {path for start in starts for one in start.trials for path in one["params"]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -173,6 +175,45 @@ def test_what_no_trial_would_report_is_refused_and_can_be_told_again(opened: Ope
     study.tell(asked, 1.0)
     with pytest.raises(sweeper.ConfigError, match="is not out"):
         study.tell(asked, 1.0)
+
+
+def test_on_event_hears_of_failures_the_verdict_and_the_end(opened: Open, tmp_path: Path) -> None:
+    heard = tmp_path / "heard.jsonl"
+    code = f"import sys; open({str(heard)!r}, 'a').write(sys.stdin.read())"
+    study = opened(spec(on_event=[[sys.executable, "-c", code]]))
+    asked = study.ask()
+    assert asked
+    study.tell(asked, failed="the node was gone")
+    while asked := study.ask():
+        study.tell(asked, trained(asked))
+    study.close()
+    lines = [json.loads(line) for line in heard.read_text("utf-8").splitlines()]
+    told = {one["event"]: one for one in lines}
+    assert (len(lines), sorted(told), lines[-1]["event"]) == (3, ["end", "failure", "verdict"], "end")
+    assert told["failure"]["trials"][0]["reason"] == "the node was gone"
+    assert (told["end"]["state"], told["end"]["stopped"]) == ("completed", None)
+
+
+def test_a_limit_ends_it_in_words_and_declares_nothing(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("sweeper.api.say", lambda: said.append)
+    study = opened(spec(limits={"failures": 2}, resources={"concurrency": 2}))
+    for _ in range(4):
+        asked = study.ask()
+        assert asked
+        study.tell(asked, trained(asked))
+    last = [study.ask(), study.ask()]
+    for each in last:
+        assert each
+        study.tell(each, failed="the node was gone")
+    assert study.ask() is None
+    assert study.ask() is None
+    assert (study.over, study.journal.families()) == (False, [])
+    (line,) = [line for line in said if line.startswith("stopped by ")]
+    assert line.startswith("stopped by limits.failures: 2 trials failed in a row, the last, t0006: the node was gone")
+    study.close()
+    with opened(study.run) as again:
+        assert again.ask(), "failures are counted anew"
 
 
 def test_a_confirmation_needs_the_test_part(opened: Open) -> None:

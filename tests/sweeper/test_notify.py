@@ -95,6 +95,15 @@ def test_a_program_and_an_address_hear_of_failure_verdict_and_end(tmp_path: Path
     assert lines[-1]["event"] == "end"
 
 
+def test_the_end_names_the_limit_that_ended_the_sweep(tmp_path: Path, server: _Server) -> None:
+    notifier = Notifier(samples.toy_spec(on_event=[server.address]), tmp_path, Journal(tmp_path / "j"), pytest.fail)
+    notifier.start()
+    line = "limits.hours: the sweep has run for 2 hours, the limit is 2"
+    notifier.close({**DONE, "state": "interrupted", "stopped": line})
+    assert server.got[0]["stopped"] == line
+    assert server.got[0]["text"] == f"toy: interrupted, stopped by {line}: no trials"
+
+
 def test_whatever_a_call_does_the_sweep_goes_on(
     tmp_path: Path, server: _Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,14 +11,18 @@ import pytest
 from sweeper.closing import lines
 from sweeper.confirmation import design
 from sweeper.journal import limits
-from sweeper.journal.events import Ask, End, Event, Report
+from sweeper.journal.events import Ask, End, Event, Extend, Family, Report, Verdict
+from sweeper.journal.hours import Hours
 from sweeper.journal.journal import Journal
 from sweeper.journal.limits import Limits, Reached
+from sweeper.report.rows import trials
 from sweeper.report.sections import Outcome
+from sweeper.report.tables import cost
 from sweeper.search import optuna_search
 from sweeper.spec.spec import SweepSpec
 from sweeper.trials import tuner
 from tests.sweeper import in_process, samples
+from tests.sweeper.journal.test_journal import SAID
 from tests.sweeper.samples import T0, ask, toy_spec
 
 HOUR = 3600.0
@@ -57,6 +61,36 @@ def test_hours_are_those_of_all_sessions_without_what_lies_between(tmp_path: Pat
     assert Limits(spec(), found, lambda: clock[0]).reached() is None
 
 
+def test_what_a_resumed_driver_writes_before_its_session_is_of_no_session(tmp_path: Path) -> None:
+    """A day before: an Extend for a raised limit, and the Family of --more-seeds."""
+    found = journal(tmp_path, samples.session(0), asked(0, 0), asked(1, 0), ended(0, HOUR, "interrupted"))
+    for event in (
+        Extend(changed=["limits.hours"], spec_hash="x", spec="", time=T0 + 48 * HOUR),
+        Family(look=1, baseline="a", arms={"a": {}}, seeds=[1], time=T0 + 48 * HOUR),
+        Verdict(data=SAID, time=T0 + 48 * HOUR),
+    ):
+        found.append(event)
+    used = Limits(spec(), found, lambda: T0).ended()
+    assert (used.hours, used.trial_hours) == (1.0, 2.0)
+    found.append(samples.session(48 * HOUR))
+    limit = {"limits": {"hours": 2, "gpu_hours": 3}, "resources": {"gpus_per_worker": 1}}
+    assert Limits(spec(**limit), found, lambda: T0 + 48 * HOUR).reached() is None
+    shown = cost(spec(), found)
+    assert (shown["wall clock"], shown["trials ran"]) == ("1.00 hours", "2.00 hours in all")
+    assert [row["seconds"] for row in trials(spec(), found)] == [HOUR, HOUR]
+
+
+def test_trials_that_wait_for_a_place_hold_no_gpu(tmp_path: Path) -> None:
+    found = journal(tmp_path, samples.session(0), *(asked(number, 0) for number in range(3)))
+    found.append(replace(samples.session(10 * HOUR), machine={"concurrency": 3, "slots": 1}))
+    one = Limits(spec(), found, lambda: T0 + 11 * HOUR)
+    assert one.trial_hours == pytest.approx(1)
+    found.append(ended(0, 11 * HOUR))
+    found.append(ended(1, 13 * HOUR))
+    assert Hours(found).by_trial() == {"t0000": HOUR, "t0001": 2 * HOUR, "t0002": 0.0}
+    assert Limits(spec(), found, lambda: T0 + 14 * HOUR).trial_hours == pytest.approx(1 + 2 + 1)
+
+
 def test_before_the_first_session_nothing_is_used(tmp_path: Path) -> None:
     assert Limits(spec(limits={"hours": 1e-9}), journal(tmp_path), lambda: T0).reached() is None
 
@@ -70,7 +104,7 @@ def test_gpu_hours_are_those_of_trials_times_the_gpus_that_each_holds(tmp_path: 
         ended(0, 2 * HOUR),
         ended(1, 2 * HOUR, "interrupted"),  # and tried again
         Report(trial="t0001", step=5, metrics={"val/loss": 1.0}, time=T0 + 3 * HOUR),
-        samples.session(50 * HOUR),  # t0001 goes on
+        replace(samples.session(50 * HOUR), machine={"concurrency": 1, "slots": 1}),  # t0001 goes on
     )
     one = Limits(spec(), found, lambda: T0 + 51 * HOUR)
     assert one.trial_hours == pytest.approx(2 + 2 + 1)

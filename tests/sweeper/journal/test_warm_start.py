@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sweeper import preflight
+from sweeper.confirmation import design
 from sweeper.journal import records, run_folders, warm_start
 from sweeper.journal.events import Doubt, WarmStart
 from sweeper.journal.journal import Journal
@@ -19,7 +20,7 @@ from sweeper.preflight import Admission, Request
 from sweeper.report.sections import Outcome, markdown
 from sweeper.report.summary import summary
 from sweeper.search import optuna_search
-from sweeper.spec.spec import SweepSpec
+from sweeper.spec.spec import Seeds, SweepSpec
 from sweeper.stages import Stages
 from tests.sweeper import in_process
 from tests.sweeper.samples import ask, toy_spec
@@ -40,11 +41,11 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-def asked(storage: Path, one: SweepSpec, resume: Path | None = None) -> Admission:
-    """A spec as the command line asks for it."""
+def asked(storage: Path, one: SweepSpec, resume: Path | None = None, newest: bool = False) -> Admission:
+    """A spec as the command line asks for it. newest: with `--resume` alone."""
     path = storage.parent / "asked.yaml"
     path.write_text(one.to_yaml(), "utf-8")
-    given = None if resume else path
+    given, resume = None if resume else path, run_folders.NEWEST if newest else resume
     return preflight.admission(Request(spec=given, storage=storage, resume=resume, yes=True), lambda line: None)
 
 
@@ -142,6 +143,63 @@ def test_points_are_the_same_when_a_run_is_resumed_without_its_source(storage: P
     in_process.go_on(stages.spec, run_dir, stages.journal)
     assert params(stages.journal) == params(whole)
     assert len(stages.journal.warm_starts()) == 1
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_the_newest_run_of_a_spec_is_resumed_whatever_became_of_its_source(storage: Path, gone: bool) -> None:
+    source = in_process.sweep(spec("random", 4, 5, name="source"), storage)
+    one, folder = spec("tpe", 3, 0, source.path.parent.name), source.path.parent
+    run_dir = warm(storage, one, stop_after=2).path.parent
+    if gone:
+        folder.rename(storage.parent / "elsewhere")
+    else:
+        in_process.go_on(spec("random", 8, 5, name="source"), folder, source)
+        assert asked(storage, one).spec.spec_hash != run_folders.own_hash(run_dir), "it tells more now"
+    admitted = asked(storage, one, newest=True)
+    assert admitted.run_to_resume == run_dir
+    pinned = admitted.spec.search.sources[0]
+    other = f"{pinned[:-1]}{'1' if pinned.endswith('0') else '0'}"  # somebody names another digest
+    elsewhere = one.model_copy(update={"search": one.search.model_copy(update={"sources": (other,)})})
+    with pytest.raises(ValueError, match=r"search\.from: "):
+        asked(storage, elsewhere, newest=True)
+
+
+def test_a_run_that_was_killed_between_two_sources_gets_the_second(storage: Path) -> None:
+    for name, seed in (("one", 5), ("two", 6)):
+        in_process.sweep(spec("random", 4, seed, name=name), storage)
+    admitted = asked(storage, spec("tpe", 4, 0, "one", "two"))
+    admitted.prepare_info, both = {"data_fingerprint": "text"}, admitted.warm
+    run_dir = admitted.run_folder(None)
+    admitted.warm = both[:1]
+    Stages.opened(admitted, run_dir, verbose=False, wait=0).journal.close()
+    again = asked(storage, admitted.spec, resume=run_dir)
+    journal = Stages.opened(again, run_dir, verbose=False, wait=0).journal
+    assert [start.trials for start in journal.warm_starts()] == [start.trials for start in both]
+    half = Journal(storage / "half.jsonl")
+    half.append(both[0])
+    with pytest.raises(ValueError, match="the record does not have what the other runs told"):
+        optuna_search.StudySearch(admitted.spec, half, 1, storage / "log", 1)
+
+
+def test_seeds_that_steered_the_search_confirm_nothing(storage: Path) -> None:
+    """Also where the store does not have the other run: here there is none at all."""
+    in_process.sweep(spec("random", 4, 5, name="source"), storage)
+    seeds = {"search": [0], "confirm": [5, 7, 8]}
+    found = spec("tpe", 3, 0, "source", seeds=seeds, confirm={"best": 1})
+    admitted = asked(storage, found)
+    for facts in ({}, {"data_fingerprint": "text"}):
+        admitted.prepare_info = dict(facts)
+        (line,) = [line for lines in admitted.refusals() for line in lines if "seeds" in line]
+        assert "asked.yaml: seeds.confirm: runs of search.from used 5, and what they tell steers the search" in line
+    journal = warm(storage, found.model_copy(update={"seeds": Seeds(search=(0,), confirm=(7, 8, 9))}))
+    assert design.declared(
+        found.model_copy(update={"seeds": Seeds(search=(0,), confirm=(7, 8))}), journal, fresh=True, earlier=0
+    ).fresh
+    family = design.declared(found, journal, fresh=True, earlier=0)
+    assert not family.fresh, "as --reuse-seeds has it"
+    journal.append(replace(family, seeds=[1, 2]))
+    low = found.model_copy(update={"seeds": Seeds(search=(0,), confirm=(1, 2))})
+    assert design.further(low, journal, 2, set()).seeds == [6, 7]
 
 
 def test_the_hash_is_that_of_what_is_told(storage: Path) -> None:
