@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -157,6 +158,23 @@ def test_a_record_calls_only_what_this_user_gave_it(tmp_path: Path, monkeypatch:
     assert named(spec, Request(resume=record), RUN)
     assert not named(other, Request(resume=record), RUN)  # somebody changed it meanwhile
     assert not named(spec, Request(resume=record), None)
+
+
+def test_a_spec_that_was_read_from_a_record_calls_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    spec, new = samples.toy_spec(on_event=["true"]), "f" * 16
+    assert named(spec, Request(spec=spec.model_dump(mode="json")), new)  # a mapping is the caller's own
+    assert not named(spec, Request(spec=spec), new)
+    assert named(spec, Request(spec=spec, set=["on_event=[true]"]), new)
+    record = tmp_path / "run"
+    record.mkdir()
+    with contextlib.closing(Journal(record / "journal.jsonl")) as journal:
+        journal.born(spec.spec_hash)
+    again = Request(spec=record / "spec.yaml")
+    assert not named(spec, again, new)
+    remember(spec, journal.run)  # the new run goes on with what this user gave to that one
+    assert named(spec, again, new)
+    assert not named(samples.toy_spec(on_event=["false"]), again, new)
 
 
 def test_calls_that_are_not_named_are_not_made(tmp_path: Path) -> None:
