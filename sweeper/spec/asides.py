@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ def _no_secret(text: str) -> str:
 def _tag(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _./-]{0,99}", name) or ".." in name:
         raise ValueError(f"invalid tag {name!r:.60}: use 1 to 100 letters, digits, spaces, _ . / and -")
+    if posixpath.normpath(name) != name:
+        raise ValueError(f"invalid tag {name!r:.60}: MLflow takes no empty part and no . between slashes")
     if name.startswith(("mlflow.", "sweeper.")):
         raise ValueError(f"the tag {name!r:.60} is {name.partition('.')[0]}'s own: choose another name")
     return name
