@@ -15,6 +15,7 @@ import pytest
 
 from sweeper import notify, preflight
 from sweeper.journal import run_folders
+from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal
 from sweeper.notify import Notifier, named, remember
 from sweeper.preflight import Request
@@ -237,6 +238,29 @@ def test_notes_tags_and_calls_move_no_hash() -> None:
     assert asides.spec_hash == plain.spec_hash
     assert "notes" not in plain.model_dump()
     assert sorted({path.partition(".")[0] for path in plain.changed(asides)}) == ["notes", "on_event", "tags"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--set", "on_event=[https://hooks.example.org/T0/s3cr3t]"],
+        ["--set= on_event =[a, https://hooks.example.org/T0/s3cr3t]"],
+        ["-c", "import sweeper; sweeper.run({'on_event': ['https://hooks.example.org/T0/s3cr3t']})"],
+        ["-c", 'sweeper.run("s.yaml", sets={"on_event": [\n"https://hooks.example.org/T0/s3cr3t"]})'],
+    ],
+)
+def test_what_is_called_is_not_in_the_recorded_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "sweeper.run", "on_events.yaml", *given, "--yes"])
+    journal = in_process.sweep(samples.toy_spec(search={"method": "arms"}, space={}), tmp_path)
+    journal.close()
+    text = journal.path.read_text("utf-8")
+    assert "s3cr3t" not in text
+    assert "hooks" not in text
+    command = next(event.command for event in journal.events if isinstance(event, Session))
+    assert command.startswith("python -m sweeper.run on_events.yaml ")
+    assert command.endswith(" --yes")
 
 
 def test_notes_and_tags_change_on_resume_and_calls_are_remembered(
