@@ -17,6 +17,7 @@ from sweeper import housekeeping, runs, status
 from sweeper.confirmation import across
 from sweeper.confirmation.paired_tests import t_tests
 from sweeper.journal import run_folders
+from sweeper.journal.events import WarmStart
 from sweeper.journal.journal import Journal
 from sweeper.journal.records import best
 from sweeper.spec.spec import SweepSpec
@@ -207,6 +208,36 @@ def test_nothing_is_deleted_that_was_not_named_and_agreed_to(
     assert f"{other.name} took trials over from it" in err
     assert err.splitlines()[-1] == "error: nobody to ask: give --yes to delete it"
     assert lender.is_dir()
+
+
+def test_runs_that_begin_from_its_bundle_or_heard_of_its_trials_are_named(
+    storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lender, plain = swept(storage, arms(seeds={"search": [1]})), swept(storage, arms(config={"x": 0.9}))
+    bundle = str(lender / "bundles" / "t0001")
+    begun: dict[str, Any] = {"init_from": {"bundle": bundle}}
+    specs = {
+        "one": arms(name="one").model_copy(update={"config": begun}),
+        "two": arms(name="two").model_copy(update={"arms": {"a": {}, "b": begun}}),
+        "told": arms(name="told", question=f"After {lender}?"),
+    }
+    for name, spec in specs.items():
+        (storage / name).mkdir()
+        (storage / name / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
+        Journal(storage / name / "journal.jsonl").born(spec.spec_hash)
+    run = str(Journal(lender / "journal.jsonl", read_only=True).run)
+    known = {"trial": "t0000", "seed": 1, "params": {"x": 0.5}, "values": [1.0], "baseline": None}
+    Journal(storage / "told" / "journal.jsonl").append(WarmStart(source=lender.name, run=run, trials=[known], outside=0))
+    users = housekeeping.planned(storage, lender.name).users
+    assert (users.beginners, users.told) == (["one", "two"], ["told"])
+    assert plain.name not in users.borrowers
+    code, _, err = command(capsys, storage, "--delete", lender.name)
+    assert code == 2
+    assert "one, two name a place in it" in err
+    assert "the search of told began with its trials" in err
+    code, _, err = command(capsys, storage, "--move", lender.name, tmp_path / "elsewhere")
+    assert code == 0
+    assert f"caution: one, two name a place in {lender}" in err
 
 
 def test_runs_of_a_store_that_has_more_than_the_folder_are_left(
