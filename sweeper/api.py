@@ -103,7 +103,8 @@ def run(
     """Run a sweep here, as `python -m sweeper.run SPEC` does, until it has ended or is interrupted.
 
     Args:
-        spec: a file, a tree such as {"name": "mine", "search": {"trials": 8}}, or a spec that was loaded.
+        spec: a file, a tree such as {"name": "mine", "search": {"trials": 8}}, or the spec of a run that was loaded,
+            which calls nobody and does not say where results go, unless `sets` do.
         profile: one of the spec's profiles.
         sets: changes by dotted path, such as {"config.steps": 200}.
         storage: where run folders lie: ./runs by default, or s3://… or gs://….
@@ -264,11 +265,11 @@ def _private() -> Iterator[None]:
         os.umask(before)
 
 
-def _spec(spec: Spec, profile: str | None) -> Path | Mapping[str, Any]:
+def _spec(spec: Spec, profile: str | None) -> Path | Mapping[str, Any] | SweepSpec:
     if isinstance(spec, SweepSpec):
         if profile is not None:
             raise ConfigError(("profile",), "a spec that was loaded has its profile already: give its file")
-        return spec.model_dump(mode="json")
+        return spec
     if isinstance(spec, Mapping):
         try:
             return json.loads(json.dumps(spec, default=_plain))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
 from collections.abc import Callable
+from itertools import count, islice
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from sweeper.confirmation import design
+from sweeper.confirmation import design, fresh_seeds
 from sweeper.confirmation.verdict_text import headline
 from sweeper.journal import checkpoints, object_store, run_folders
 from sweeper.journal.journal import Journal, TrialRecord
@@ -111,11 +113,10 @@ def lines(
     if stopped:
         shown.append(f"stopped by {stopped}")
     shown.append(f"report         {outcome.run_dir / 'report.html'} (as text: report.md; for a paper: figures/, *.tex)")
-    return [*shown, f"next           {next_step(path, spec, journal, outcome, best, stopped)}"]
+    return [*shown, f"next           {next_step(spec, journal, outcome, best, stopped)}"]
 
 
 def next_step(
-    path: Path,
     spec: SweepSpec,
     journal: Journal,
     outcome: sections.Outcome,
@@ -125,7 +126,6 @@ def next_step(
     """What to type next, with why.
 
     Args:
-        path: of the spec as it was given.
         spec: of the run.
         journal: of the run.
         outcome: where things lie.
@@ -148,10 +148,12 @@ def next_step(
         if lacking:
             more = min(max(8, *lacking), MOST_SEEDS)
             return f"not decided yet; {more} more seeds, as a further look: {again} {more}"
-    if verdict is None and len(spec.arms) > 0 and len(spec.seeds.confirm) < 2 and best:
-        profile = ["--profile", spec.profile] if spec.profile else []
-        seeds = f"seeds.confirm={_fresh(spec)}".replace(" ", "")
-        command = shlex.join(["python", "-m", "sweeper.run", str(path), *profile, "--set", seeds])
+    if verdict is None and len(spec.arms) > 0 and len(spec.seeds.confirm) < 2 and best and _sources_there(spec, folder):
+        # The record and not the spec as it was given: it has the profile and every --set, so its trials are the same.
+        record, place = str(folder / run_folders.SPEC), object_store.of(folder)
+        storage = object_store.Address(place.address).split()[0] if place else str(folder.parent)
+        seeds = f"seeds.confirm={_fresh(spec, journal, outcome.tracking_uri)}".replace(" ", "")
+        command = shlex.join(["python", "-m", "sweeper.run", record, "--storage", storage, "--set", seeds])
         return f"nothing is confirmed; the same trials, which are taken over, and a confirmation: {command}"
     if best:
         command = shlex.join(["python", "-m", "sweeper.run", "--reproduce", str(folder)])
@@ -159,10 +161,18 @@ def next_step(
     return f"see why no trial completed: {shlex.join(['python', '-m', 'sweeper.status', str(folder)])}"
 
 
-def _fresh(spec: SweepSpec) -> list[int]:
-    """Eight seeds that the search does not use."""
-    first = max([100, *spec.seeds.search]) + 1
-    return [*range(first, first + 8)]
+def _fresh(spec: SweepSpec, journal: Journal, uri: str) -> list[int]:
+    """Eight seeds that neither this run nor, as far as its store can say, another on the same data has used."""
+    told = (one["seed"] for start in journal.warm_starts() for one in start.trials)
+    taken = {*spec.seeds.search, *spec.seeds.confirm, *(one.ask.seed for one in journal.trials.values()), *told}
+    with contextlib.suppress(ValueError):  # a store out of reach; the start asks it again
+        taken |= fresh_seeds.spent(uri, journal.facts(), {})
+    return list(islice((seed for seed in count(101) if seed not in taken), 8))
+
+
+def _sources_there(spec: SweepSpec, folder: Path) -> bool:
+    """Whether the runs that its record names as `search.from`, without their folder, lie beside it."""
+    return all((folder.parent / one.rpartition("@")[0]).is_dir() for one in spec.search.sources)
 
 
 def leave(status: int) -> NoReturn:

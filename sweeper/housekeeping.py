@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
 
@@ -58,6 +59,21 @@ def folders(storage: Path) -> list[Path]:
     return sorted(path for path in found if not path.is_symlink() and not path.name.startswith("."))
 
 
+@dataclass(frozen=True)
+class Users:
+    """The other runs of a storage that build on a run, by their folders' names.
+
+    Args:
+        borrowers: they took trials over from it.
+        beginners: their settings name a place in it, as `init_from` names a bundle.
+        told: their search began with its trials, by `search.from`.
+    """
+
+    borrowers: list[str] = field(default_factory=list)
+    beginners: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deletion:
     """What deleting a run would take away. Made by `planned`, done by `carry_out`.
@@ -67,7 +83,7 @@ class Deletion:
         uri: of the store.
         held: what the store has of it.
         left: why MLflow is left alone, if it is.
-        borrowers: runs that took trials over from it.
+        users: the other runs of the storage that build on it.
         seeds: that its confirmation used.
     """
 
@@ -77,7 +93,7 @@ class Deletion:
     uri: str
     held: Held = field(default_factory=lambda: Held([], [], None))
     left: str | None = None
-    borrowers: list[str] = field(default_factory=list)
+    users: Users = field(default_factory=Users)
     seeds: list[int] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -89,10 +105,20 @@ class Deletion:
         shown = [f"deletes {self.run_dir} ({self.size / 1e6:,.1f} MB), {store_has}"]
         if self.left:
             shown.append(f"MLflow is left as it is: {self.left}")
-        if self.borrowers:
+        if self.users.borrowers:
             shown.append(
-                f"{', '.join(self.borrowers)} took trials over from it: they keep rows and checkpoints, but the run "
-                "that they name is gone"
+                f"{', '.join(self.users.borrowers)} took trials over from it: they keep rows and checkpoints, but the "
+                "run that they name is gone"
+            )
+        if self.users.beginners:
+            shown.append(
+                f"{', '.join(self.users.beginners)} name a place in it, as init_from names a bundle: without that they "
+                "cannot be resumed, and none of their trials can be trained again"
+            )
+        if self.users.told:
+            shown.append(
+                f"the search of {', '.join(self.users.told)} began with its trials: what was told is on their record, "
+                "but nobody can look it up"
             )
         if self.seeds and self.held.runs:
             listed = ", ".join(map(str, self.seeds[:12])) + " …" * (len(self.seeds) > 12)
@@ -134,7 +160,7 @@ def planned(storage: Path, given: str, champion: str | None = None) -> Deletion:
         uri=uri,
         held=found,
         left=left,
-        borrowers=_borrowers(storage, run_dir),
+        users=_users(storage, run_dir, journal.run),
         seeds=sorted({seed for family in journal.families() for seed in family.seeds}),
     )
 
@@ -179,6 +205,11 @@ def move(storage: Path, given: str, target: Path, say: Say, trust: bool = False)
     if os.path.lexists(there):
         raise ValueError(f"--move {target}: {there.name} is there already")
     spec, journal = run_folders.opened(run_dir, trust)
+    if beginners := _users(storage, run_dir, journal.run).beginners:
+        say(
+            f"caution: {', '.join(beginners)} name a place in {run_dir}, as init_from names a bundle, and look for it "
+            "there alone: put a copy there before they are resumed"
+        )
     target.mkdir(parents=True, exist_ok=True)
     with _held(run_dir):
         _moved(run_dir, there)
@@ -228,18 +259,36 @@ def _written_anew(spec: SweepSpec, journal: Journal, before: Path, there: Path, 
     say(f"MLflow: {redact(uri)} has its runs now, too; {redact(store.store_uri(spec, before))} keeps what it had")
 
 
-def _borrowers(storage: Path, run_dir: Path) -> list[str]:
-    """The other runs of a storage that took trials over from this one."""
-    return [path.name for path in folders(storage) if path.name != run_dir.name and _borrows(path, run_dir.name)]
+def _users(storage: Path, run_dir: Path, run: str | None) -> Users:
+    """Who builds on a run. A run that cannot be read is none of them. run: its id."""
+    found = Users()
+    for path in folders(storage):
+        with contextlib.suppress(ValueError, OSError):
+            if path.name == run_dir.name:
+                continue
+            run_folders.refuse_strange(path)
+            journal = Journal(path / run_folders.JOURNAL, read_only=True, trust=True)
+            if any((one.reused_from or "").rpartition("/")[0] == run_dir.name for one in journal.trials.values()):
+                found.borrowers.append(path.name)
+            if any(run in (None, one.run) and one.source == run_dir.name for one in journal.warm_starts()):
+                found.told.append(path.name)
+            tree = run_folders.recorded(path / run_folders.SPEC).model_dump(include={"config", "arms", "data", "space"})
+            if any(_lies_in(run_dir, text) for text in _texts(tree)):
+                found.beginners.append(path.name)
+    return found
 
 
-def _borrows(path: Path, name: str) -> bool:
-    try:
-        run_folders.refuse_strange(path)
-        trials = Journal(path / run_folders.JOURNAL, read_only=True, trust=True).trials.values()
-    except (ValueError, OSError):
-        return False
-    return any((one.reused_from or "").rpartition("/")[0] == name for one in trials)
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for below in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(below)
+
+
+def _lies_in(run_dir: Path, text: str) -> bool:
+    """Whether a text is a path into a run's folder."""
+    return run_dir.name in text and Path(text).expanduser().resolve().is_relative_to(run_dir)
 
 
 def _not_ours(storage: Path, run_dir: Path, journal: Journal) -> str | None:

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from sweeper.journal import records, run_folders
 from sweeper.journal.events import End, Verdict
 from sweeper.journal.journal import Journal
-from sweeper.preflight import Request
+from sweeper.preflight import Request, recorded_in
 from sweeper.spec import asides
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, secrecy
@@ -46,14 +46,17 @@ NOT_CALLED = (
 def named(spec: SweepSpec, request: Request, run: str | None) -> bool:
     """Whether this user wrote what `on_event` calls: in a file of their own or a `--set`, now or at an earlier start.
 
-    run: the run's id. What a run folder says counts only if this user gave just that to this run before.
+    run: the run's id; where the spec is another run's record, that run's counts. What a run folder says counts only if
+    this user gave just that to the run before.
     """
-    given = request.spec  # a mapping is the caller's own
-    own = given is not None and not (isinstance(given, Path) and (given.parent / run_folders.JOURNAL).exists())
+    given, record = request.spec, recorded_in(request)  # a mapping is the caller's own, a loaded spec is a record's
+    own = given is not None and record is None and not isinstance(given, SweepSpec)
     if own or any(text.partition("=")[0].strip() == "on_event" for text in request.set):
         return True
-    noted = _noted(run)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
+        if record is not None:
+            run = Journal(record / run_folders.JOURNAL, read_only=True, trust=True).run
+        noted = _noted(run)
         return noted is not None and noted.read_text("utf-8") == _digest(spec)
     return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from sweeper.confirmation import design, fresh_seeds
 from sweeper.journal import limits, run_folders, tasks, warm_start
 from sweeper.journal.events import Session, WarmStart, with_lines
 from sweeper.journal.journal import Journal, fingerprints_in
-from sweeper.journal.run_folders import BEGUN, JOURNAL, SPEC
+from sweeper.journal.run_folders import JOURNAL, SPEC
 from sweeper.plan import capacity, probe
 from sweeper.plan.estimate import Plan, above_limits, few_points
 from sweeper.report.summary import sweep_state
@@ -22,9 +21,8 @@ from sweeper.spec.hints import naming
 from sweeper.spec.load import load, other_baseline, probes
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, nodes
-from sweeper.system.secrecy import redact
 from sweeper.tracking import copies
-from sweeper.tracking.store import identity, sqlite_uri, store_uri
+from sweeper.tracking.store import identity, refuse_store, store_uri
 from sweeper.trainable import Trainable, imported_from
 
 Say = Callable[[str], None]
@@ -36,7 +34,7 @@ class Request:
     """What the command line asks for.
 
     Args:
-        spec: the spec, as a file or as a tree; None where `resume` names the run.
+        spec: the spec, as a file, as a tree, or as a record's; None where `resume` names the run.
         profile: one of the spec's profiles; None for its default.
         set: changes of single keys, `PATH=VALUE`.
         storage: where run folders lie; None for the default.
@@ -51,7 +49,7 @@ class Request:
         dry_run: only plan.
     """
 
-    spec: Path | Mapping[str, Any] | None = None
+    spec: Path | Mapping[str, Any] | SweepSpec | None = None
     profile: str | None = None
     set: list[str] = field(default_factory=list)
     storage: Path | None = None
@@ -210,14 +208,19 @@ def admission(request: Request, say: Say, here: bool = True) -> Admission:
         run_folders.refuse_strange(own)
         run_folders.mend_spec(own)
     path = own / run_folders.SPEC if own is not None else request.spec
+    if isinstance(path, SweepSpec):
+        path = path.model_dump(mode="json")
     if path is None:
         raise ValueError("name a spec, such as search_spaces/mix_ratios.yaml; see --help")
     spec, lacking = load(path, request.profile, request.set, own), list[str]()
     if here:
         spec, lacking = _agreed(request, path, spec, say)
     files.private(spec.shared)
-    if own is not None and not any(change.startswith("tracking") and "uri" in change for change in request.set):
-        refuse_store(spec, own, request.trust_record)
+    record = own or recorded_in(request)
+    if (record or isinstance(request.spec, SweepSpec)) and not any(
+        change.startswith("tracking") and "uri" in change for change in request.set
+    ):
+        refuse_store(spec, record, request.trust_record, run_folders.storage(request.storage, request.resume))
     if own is not None and (line := imported_from(spec.trainable)):
         say(line)
     if line := other_baseline(path, spec):
@@ -299,17 +302,10 @@ def _refused(question: Callable[[], None]) -> list[str]:
     return []
 
 
-def refuse_store(spec: SweepSpec, run_dir: Path, trust: bool) -> None:
-    """Raises ValueError, in one line, where a record that came from elsewhere says where results are to be sent."""
-    uri, storage = spec.tracking.uri, run_dir.resolve().parent
-    if uri in (None, os.environ.get("MLFLOW_TRACKING_URI"), sqlite_uri(storage / "mlflow.db")):
-        return
-    run = Journal(run_dir / JOURNAL, read_only=True, trust=trust).run
-    if not (run and (files.cache_root() / BEGUN / run).exists()):
-        raise ValueError(
-            f"--resume {run_dir}: its record sends results to {redact(str(uri))}, and the run was not begun here: set "
-            "MLFLOW_TRACKING_URI to that address to send them there"
-        )
+def recorded_in(request: Request) -> Path | None:
+    """The run folder whose record a start names as its spec, if it does: a stranger may have written it."""
+    given = request.spec
+    return given.parent if isinstance(given, Path) and (given.parent / JOURNAL).exists() else None
 
 
 def prepare_shared(spec: SweepSpec, say: Say) -> dict[str, Any]:

@@ -291,7 +291,12 @@ def _comparison(runs: Sequence[Listed], found: Comparison) -> list[str]:
         p = "" if one.p is None else f", p {one.p:.3g}" + ("" if one.flip is None else f", sign flip {one.flip:.3g}")
         pairs = f"{len(one.seeds)} pair{'s'[len(one.seeds) == 1 :]}"
         alike = "the same settings" if one.same else "other settings"
-        shown.append(f"  {one.stage} {one.what} ({alike}): {one.metric} {one.mean:+.4f}, {pairs}{interval}{p}")
+        said = f"{interval}{p}" + "".join(
+            f"; not tested: {why} on seed{'s'[len(seeds) == 1 :]} {', '.join(map(str, seeds))}"
+            for why, seeds in (("a stuck run", one.stuck), ("the same run", one.alike))
+            if seeds
+        )
+        shown.append(f"  {one.stage} {one.what} ({alike}): {one.metric} {one.mean:+.4f}, {pairs}{said}")
     shown += [f"caution: {found.doubt}"] if found.doubt else []
     shown += [f"not compared: {line}" for line in found.apart]
     return [one_line(line) if not line.startswith(" ") else f"  {one_line(line)}" for line in shown]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SHOWN = 10  # rows of a table in a notebook
-_PAIR = ("stage", "candidate", "arm", "seed", "baseline", "value", "difference")
+_PAIR = ("stage", "candidate", "arm", "seed", "baseline", "value", "difference", "stuck")
 _VERDICT = (
     "candidate",
     "arm",
@@ -134,7 +134,8 @@ class View:
         """Candidate minus baseline on the same seed, at the last step: a row for each pair of completed runs on budget.
 
         Of the confirmation; if none has run, of the search, whose pairs are exploration. metric: by default the one
-        that the verdict goes by, or the objective. Raises ConfigError for one that no trial reports.
+        that the verdict goes by, or the objective. stuck: whether one of the two did not begin to learn, which leaves
+        its comparison open; None if unknown. Raises ConfigError for a metric that no trial reports.
         """
         spec, journal = self._opened()
         stage = "confirm" if journal.stage("confirm") else "search"
@@ -147,6 +148,8 @@ class View:
             there = sorted({key for one in done for key in one.rows[-1].metrics})
             raise ConfigError(("metric",), f"no trial of the {stage} reports {metric!r}; {', '.join(there)}")
         baseline = {one.ask.seed: value for one, value in values if one.ask.arm == spec.baseline and value is not None}
+        stuck = {one.id: learned.was_stuck(spec, one) for one in done}
+        base = {one.ask.seed: one.id for one in done if one.ask.arm == spec.baseline}
         found = [
             {
                 "stage": stage,
@@ -156,6 +159,7 @@ class View:
                 "baseline": baseline[one.ask.seed],
                 "value": value,
                 "difference": value - baseline[one.ask.seed],
+                "stuck": None if stuck[one.id] is None else stuck[one.id] or stuck[base[one.ask.seed]],
             }
             for one, value in values
             if value is not None and one.ask.arm != spec.baseline and one.ask.seed in baseline

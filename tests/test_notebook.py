@@ -41,7 +41,7 @@ def test_the_example_runs(here: Path) -> None:
     assert "<h3>notebook</h3>" in shown
     assert "Verdicts: difference to the baseline" in shown
     pairs = cells[2].outputs[0].data["text/plain"].splitlines()
-    assert pairs[0].split() == ["stage", "candidate", "arm", "seed", "baseline", "value", "difference"]
+    assert pairs[0].split() == ["stage", "candidate", "arm", "seed", "baseline", "value", "difference", "stuck"]
     assert len(pairs) == 1 + 4
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from sweeper.confirmation.design import STAGE, metric
 from sweeper.confirmation.paired_tests import ALPHA, PAIRS, holm, sign_flip, t_tests
-from sweeper.journal import budget, records
+from sweeper.journal import budget, learned, records
 from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.spec.spec import SweepSpec
@@ -22,7 +22,7 @@ from sweeper.system.secrecy import redact, veiled
 
 EXPLORATION = (
     "exploration, no verdict: nobody declared these comparisons before the runs; intervals are unadjusted, p is of the "
-    "paired t by Holm over all rows"
+    "paired t by Holm over the rows that have one"
 )
 _PLACES = ("name", "question", "notes", "tags", "on_event", "profile")  # say nothing of what was trained
 UNNAMED = "neither record names its data by a fingerprint: only their data settings are known to be the same"
@@ -50,9 +50,11 @@ class Difference:
         seeds: that both completed.
         differences: by seed.
         mean: of the differences.
-        interval: of the mean, at 95 %; None below two pairs.
-        p: two-sided paired t, adjusted by Holm for the rows; None below two pairs.
-        flip: p of the sign-flip test, unadjusted; None below six pairs, which cannot show anything.
+        stuck: seeds on which one of the two did not begin to learn: the row is not tested.
+        alike: seeds on which both are the same run, taken over or trained again: nor is it then.
+        interval: of the mean, at 95 %; None where it is not tested, or below two pairs.
+        p: two-sided paired t, adjusted by Holm for the rows that are tested; None where interval is.
+        flip: p of the sign-flip test, unadjusted; None below six pairs, which cannot show anything, or untested.
     """
 
     stage: str
@@ -62,9 +64,11 @@ class Difference:
     seeds: list[int]
     differences: list[float]
     mean: float
-    interval: list[float] | None
-    p: float | None
-    flip: float | None
+    stuck: list[int] = field(default_factory=list)
+    alike: list[int] = field(default_factory=list)
+    interval: list[float] | None = None
+    p: float | None = None
+    flip: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +104,17 @@ def compared(first: tuple[SweepSpec, Journal], second: tuple[SweepSpec, Journal]
         circumstances=_circumstances(journal, other),
         differences=_tested(rows),
         apart=apart,
-        doubt=UNNAMED if rows and journal.facts().get(DATA) is None else None,
+        doubt=" ".join(_doubts(journal, other, bool(rows))) or None,
     )
+
+
+def _doubts(journal: Journal, other: Journal, paired: bool) -> Iterator[str]:
+    """What each record says against itself, and that nothing shows that the data of pairs are the same."""
+    for letter, one in (("A", journal), ("B", other)):
+        if doubts := one.doubts():
+            yield f"{letter}: {' '.join(doubts)}"
+    if paired and journal.facts().get(DATA) is None:
+        yield UNNAMED
 
 
 def _settings(spec: SweepSpec, other: SweepSpec) -> list[Change]:
@@ -181,18 +194,22 @@ def _pairs(
         by = metric(first[0]) if stage == STAGE else first[0].objective
         scores = {seed: (runs[seed].score(by), others[seed].score(by)) for seed in seeds}
         kept = {seed: b - a for seed, (a, b) in scores.items() if a is not None and b is not None}
+        same = one.ask.config_hash == other.ask.config_hash
         if kept:
             yield Difference(
                 stage=stage,
                 what=what,
                 metric=by,
-                same=one.ask.config_hash == other.ask.config_hash,
+                same=same,
                 seeds=list(kept),
                 differences=list(kept.values()),
                 mean=float(np.mean([*kept.values()])),
-                interval=None,
-                p=None,
-                flip=None,
+                stuck=[
+                    seed
+                    for seed in kept
+                    if learned.stuck(first[0], runs[seed]) or learned.stuck(second[0], others[seed])
+                ],
+                alike=[seed for seed, difference in kept.items() if same and difference == 0],
             )
     if off:
         apart.append(f"not the same budget, so not compared: {', '.join(off[:6])}{' …' * (len(off) > 6)}")
@@ -226,8 +243,8 @@ def _same_budget(one: TrialRecord, other: TrialRecord) -> bool:
 
 
 def _tested(rows: list[Difference]) -> list[Difference]:
-    """The rows with intervals and p."""
-    pairs = [row for row in rows if len(row.differences) > 1]
+    """The rows with intervals and p. One run twice is no pair, and a stuck run's loss is not of what was asked."""
+    pairs = [row for row in rows if len(row.differences) > 1 and not row.stuck and not row.alike]
     if not pairs:
         return rows
     tests = [t_tests(np.array(row.differences), 0.0, ALPHA) for row in pairs]
@@ -242,5 +259,5 @@ def _tested(rows: list[Difference]) -> list[Difference]:
         differences = np.array(row.differences)
         flip = float(sign_flip(differences, float(test.mean))) if len(differences) >= PAIRS else None
         bounds = [float(test.low), float(test.high)]
-        found.append(Difference(**{**vars(row), "mean": float(test.mean), "interval": bounds, "p": p, "flip": flip}))
+        found.append(replace(row, mean=float(test.mean), interval=bounds, p=p, flip=flip))
     return found

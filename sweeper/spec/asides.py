@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ LONGEST, MOST = 5000, 50  # characters of notes and of a tag's value, which is w
 KEYS = ("notes", "tags", "on_event")
 SECRET = "holds a secret, which is stored nowhere: write env:NAME, and set the variable NAME to all of it"
 _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
+_GIVEN = re.compile(r"""(\bon_event\\*["']?\s{0,9}[=:]).*""", re.DOTALL)
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 Call = str | tuple[str, ...]
@@ -30,6 +32,8 @@ def _no_secret(text: str) -> str:
 def _tag(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _./-]{0,99}", name) or ".." in name:
         raise ValueError(f"invalid tag {name!r:.60}: use 1 to 100 letters, digits, spaces, _ . / and -")
+    if posixpath.normpath(name) != name:
+        raise ValueError(f"invalid tag {name!r:.60}: MLflow takes no empty part and no . between slashes")
     if name.startswith(("mlflow.", "sweeper.")):
         raise ValueError(f"the tag {name!r:.60} is {name.partition('.')[0]}'s own: choose another name")
     return name
@@ -81,6 +85,14 @@ Text = Annotated[str, Field(max_length=LONGEST), AfterValidator(_no_secret)]
 Notes = Text
 Tags = Annotated[dict[Annotated[str, AfterValidator(_tag)], Text], Field(max_length=MOST)]
 Calls = Annotated[tuple[Annotated[Call, AfterValidator(_call)], ...], Field(max_length=MOST)]
+
+
+def veiled(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments without what `on_event` is set to, by `--set` or in the code of a `python -c`.
+
+    An address may be all that keeps strangers out, and nothing about it looks like a secret.
+    """
+    return [_GIVEN.sub(rf"\1{secrecy.HIDDEN}", argument) for argument in arguments]
 
 
 def empty(given: Sequence[Any] | dict[str, Any]) -> bool:

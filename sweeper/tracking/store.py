@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from sweeper.journal import run_folders
+from sweeper.journal.journal import Journal
 from sweeper.system import files
 from sweeper.system.secrecy import redact
 from sweeper.tracking import tags as tag
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from sweeper.journal.journal import Journal
     from sweeper.spec.spec import SweepSpec
 
 CHAMPION = "champion"
@@ -57,6 +58,27 @@ def named(journal: Journal, run_dir: Path) -> dict[str, str]:
 def store_uri(spec: SweepSpec, storage: Path) -> str:
     """The tracking store: the spec's, else that of MLFLOW_TRACKING_URI, else a SQLite file in the storage folder."""
     return spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(storage.resolve() / "mlflow.db")
+
+
+def refuse_store(spec: SweepSpec, run_dir: Path | None, trust: bool, storage: Path | None = None) -> None:
+    """Raises ValueError, in one line, where a record that came from elsewhere says where results are to be sent.
+
+    Args:
+        spec: of the record.
+        run_dir: of the record; None for a spec that was read from one, which may be anybody's.
+        trust: read a record that was changed since it was written.
+        storage: where the run is to lie; None for the record's own.
+    """
+    own = storage or (run_dir.resolve().parent if run_dir else None)
+    uri, ours = spec.tracking.uri, own and sqlite_uri(own / "mlflow.db")
+    if uri in (None, os.environ.get("MLFLOW_TRACKING_URI"), ours):
+        return
+    run = Journal(run_dir / run_folders.JOURNAL, read_only=True, trust=trust).run if run_dir else None
+    if not (run and (files.cache_root() / run_folders.BEGUN / run).exists()):
+        raise ValueError(
+            f"{run_dir or 'spec'}: its record sends results to {redact(str(uri))}, and nothing shows that the run was "
+            "begun here: set MLFLOW_TRACKING_URI, or tracking.uri, to that address to send them there"
+        )
 
 
 def sqlite_uri(path: Path) -> str:

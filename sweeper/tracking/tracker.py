@@ -244,9 +244,10 @@ class Tracker:
         tags = {**session_tags(session), tag.MACHINE: json.dumps(session.machine, default=str)}
         tags |= {**self._identity(), **self._digest(), tag.RUN_NAME: self._run_dir.name}
         tags |= {tag.DOUBT: " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
-        tags |= dict(self._spec.tags)
         tags |= {tag.NOTE: wording.sweep(self._spec, self._run_dir), tag.PROFILE: self._spec.profile or "none"}
         store.log(client, self.parent_run_id, tags=tags | shared_settings.to_tags(self._common))
+        if own := dict(self._spec.tags):
+            self._unless_refused("the spec's tags", lambda: store.log(client, self.parent_run_id, tags=own))
         self._say_data(client, str(self.parent_run_id))
         self._unless_refused("the view of this sweep", partial(self._show, client, milliseconds(session.time)))
         self._store_spec(client)

@@ -40,6 +40,7 @@ from sweeper.search.optuna_search import (
     write_study,
 )
 from sweeper.search.schedulers import Hooks, JournalScheduler, scheduler
+from sweeper.spec import asides
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import faults, nodes
 from sweeper.system.secrecy import command
@@ -392,7 +393,7 @@ def _session(spec: SweepSpec, concurrency: int, slots: int, facts: dict[str, Any
         "kernels": provenance.kernels(),
     }
     return Session(
-        command=command(sys.orig_argv),
+        command=command(asides.veiled(sys.orig_argv)),
         versions=provenance.versions(),
         git_commit=provenance.commit(),
         machine=machine,

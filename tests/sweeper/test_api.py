@@ -20,6 +20,7 @@ from sweeper.preflight import Request
 from sweeper.report import rows
 from tests.sweeper import confirmed
 from tests.sweeper.samples import toy_spec, written
+from trainables import toy
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,13 +103,16 @@ def test_pairs_are_the_differences_of_the_verdict(run: api.Run) -> None:
         run.pairs("val/los")
 
 
-def test_pairs_without_a_confirmation_are_the_searchs(tmp_path: Path) -> None:
+def test_pairs_without_a_confirmation_are_the_searchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = toy_spec()
     written(tmp_path, spec).close()
     (tmp_path / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     run = sweeper.load(tmp_path)
     assert run.pairs()[["stage", "arm", "seed"]].values.tolist() == [["search", "published", 0], ["search", "t0002", 0]]
     assert run.pairs()["difference"].tolist() == pytest.approx([0.1, -0.25])
+    assert run.pairs()["stuck"].tolist() == [False, False]
+    monkeypatch.setattr(toy, "stuck", lambda metrics: "stayed" if metrics["val/loss"] == 1.6 else None)
+    assert run.pairs()["stuck"].tolist() == [True, False]
     assert run.verdicts().empty
     assert run.confirmation().empty
     assert run.state == "open"
@@ -241,9 +245,9 @@ def test_bad_input_is_one_line_and_nothing_is_left(
 def test_a_loaded_spec_is_the_same_spec_and_takes_no_profile(run: api.Run) -> None:
     from sweeper.spec.load import load
 
-    tree = api._spec(run.spec, None)
-    assert isinstance(tree, dict)
-    assert load(tree).spec_hash == run.spec.spec_hash
+    given = api._spec(run.spec, None)
+    assert given is run.spec  # so that it is known to be a record's, which calls nobody
+    assert load(run.spec.model_dump(mode="json")).spec_hash == run.spec.spec_hash
     with pytest.raises(sweeper.ConfigError, match="profile"):
         sweeper.run(run.spec, profile="laptop")
 
@@ -310,14 +314,15 @@ def test_ten_lines_from_a_corpus_to_paired_differences(tmp_path: Path) -> None:
     small = small.replace("[1, 2, 3, 4, 5, 6, 7, 8]", "[1, 2]").replace('"block": 32', '"block": 16')
     small = small.replace('"hidden": 64', '"hidden": 32, "heads": 2')
     told = paired(tmp_path, small).splitlines()
-    assert told[0].split() == ["stage", "candidate", "arm", "seed", "baseline", "value", "difference"]
+    assert told[0].split() == ["stage", "candidate", "arm", "seed", "baseline", "value", "difference", "stuck"]
     assert [line.split()[1:5] for line in told[1:]] == [
         ["confirm", "half", "half", "1"],
         ["confirm", "half", "half", "2"],
     ]
     for line in told[1:]:
-        baseline, value, difference = map(float, line.split()[5:])
+        baseline, value, difference = map(float, line.split()[5:8])
         assert difference == pytest.approx(value - baseline, abs=1e-5)
+        assert line.split()[8] in ("True", "False")
     (made,) = sweeper.runs(tmp_path / "runs")
     assert (made.state, made.report.exists()) == ("completed", True)
     assert rows.STAGES == ("search", "confirm")

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import closing, run
-from sweeper.journal import records
+from sweeper import closing, preflight, run
+from sweeper.confirmation import fresh_seeds
+from sweeper.journal import records, run_folders
 from sweeper.journal.journal import Journal
+from sweeper.preflight import Request
 from sweeper.report.sections import Outcome
 from sweeper.report.terminal import picture
+from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
-from tests.sweeper import confirmed, samples
+from tests.sweeper import confirmed, in_process, samples
 
 
 def told(folder: Path, spec: SweepSpec, journal: Journal, interrupted: bool = False) -> list[str]:
@@ -35,8 +38,38 @@ def test_a_search_alone_goes_on_with_a_confirmation(tmp_path: Path) -> None:
     assert lines[-2].startswith(f"report         {tmp_path / 'report.html'} ")
     assert lines[-1].startswith("next           nothing is confirmed")
     words = typed(lines[-1])
-    assert words == ["toy.yaml", "--set", "seeds.confirm=[101,102,103,104,105,106,107,108]"]
+    seeds = "seeds.confirm=[101,102,103,104,105,106,107,108]"
+    assert words == [str(tmp_path / "spec.yaml"), "--storage", str(tmp_path.parent), "--set", seeds]
     assert "best trial     t0002 (70/20/10 x 0.25): val/loss 1.2500 at step 20; exploration" in lines
+
+
+def test_that_confirmation_is_of_the_same_trials_on_seeds_that_nobody_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever profile and `--set` it was begun with, and whatever the spec's file says now."""
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fresh_seeds, "spent", lambda uri, facts, own: {101, 103})
+    tree = samples.toy_spec(search={"method": "arms"}, space={}, seeds={"search": [0, 102]}).model_dump(mode="json")
+    given = {**tree, "profiles": {"small": {"config": {"steps": 40}}}}
+    storage = tmp_path / "my runs"
+    journal = in_process.sweep(resolve(given, "small", ["config.run_sd=0.5"]), storage)
+    folder, said = journal.path.parent, list[str]()
+    spec, journal = run_folders.opened(folder)  # as a resumed run has it
+    args = run._parser().parse_args(typed(told(folder, spec, journal)[-1]))
+    request = Request(spec=args.spec, profile=args.profile, set=args.set, storage=Path(args.storage))
+    admitted = preflight.admission(request, said.append)
+    assert admitted.spec.seeds.confirm == (104, 105, 106, 107, 108, 109, 110, 111)
+    again = in_process.sweep(admitted.spec, admitted.storage)
+    assert [one.reused_from for one in again.trials.values()] == [f"{folder.name}/{one}" for one in journal.trials]
+
+
+def test_a_run_whose_sources_lie_elsewhere_is_not_started_again(tmp_path: Path) -> None:
+    spec = samples.toy_spec()
+    search = spec.search.model_copy(update={"sources": ("other-01234567@0123456789ab",)})
+    spec, journal = spec.model_copy(update={"search": search}), samples.written(tmp_path / "run", spec)
+    assert "--reproduce" in told(tmp_path / "run", spec, journal)[-1]
+    (tmp_path / "other-01234567").mkdir()
+    assert "seeds.confirm" in told(tmp_path / "run", spec, journal)[-1]
 
 
 @pytest.mark.parametrize(

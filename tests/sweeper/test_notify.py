@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from sweeper import notify, preflight
 from sweeper.journal import run_folders
+from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal
 from sweeper.notify import Notifier, named, remember
 from sweeper.preflight import Request
@@ -168,6 +170,23 @@ def test_a_record_calls_only_what_this_user_gave_it(tmp_path: Path, monkeypatch:
     assert not named(spec, Request(resume=record), None)
 
 
+def test_a_spec_that_was_read_from_a_record_calls_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    spec, new = samples.toy_spec(on_event=["true"]), "f" * 16
+    assert named(spec, Request(spec=spec.model_dump(mode="json")), new)  # a mapping is the caller's own
+    assert not named(spec, Request(spec=spec), new)
+    assert named(spec, Request(spec=spec, set=["on_event=[true]"]), new)
+    record = tmp_path / "run"
+    record.mkdir()
+    with contextlib.closing(Journal(record / "journal.jsonl")) as journal:
+        journal.born(spec.spec_hash)
+    again = Request(spec=record / "spec.yaml")
+    assert not named(spec, again, new)
+    remember(spec, journal.run)  # the new run goes on with what this user gave to that one
+    assert named(spec, again, new)
+    assert not named(samples.toy_spec(on_event=["false"]), again, new)
+
+
 def test_calls_that_are_not_named_are_not_made(tmp_path: Path) -> None:
     said: list[str] = []
     spec = samples.toy_spec(on_event=[_keeping(tmp_path / "heard")])
@@ -205,6 +224,9 @@ def test_a_call_that_cannot_be_made_is_refused_in_one_line(call: Any, said: str)
         ({"tags": {"mlflow.parentRunId": "x"}}, "is mlflow's own"),
         ({"tags": {"sweeper.run_id": "x"}}, "is sweeper's own"),
         ({"tags": {"../x": "y"}}, "invalid tag"),
+        ({"tags": {"paper/": "y"}}, "invalid tag 'paper/'"),
+        ({"tags": {"a//b": "y"}}, "invalid tag 'a//b'"),
+        ({"tags": {"a/./b": "y"}}, "invalid tag 'a/./b'"),
         ({"tags": {"year": 2026}}, "tags.year: 2026 should be text"),
         ({"tags": {"a": "password=hunter22"}}, "looks like a secret"),
         ({"notes": "https://me:hunter22@host"}, "looks like a secret"),
@@ -225,6 +247,29 @@ def test_notes_tags_and_calls_move_no_hash() -> None:
     assert asides.spec_hash == plain.spec_hash
     assert "notes" not in plain.model_dump()
     assert sorted({path.partition(".")[0] for path in plain.changed(asides)}) == ["notes", "on_event", "tags"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--set", "on_event=[https://hooks.example.org/T0/s3cr3t]"],
+        ["--set= on_event =[a, https://hooks.example.org/T0/s3cr3t]"],
+        ["-c", "import sweeper; sweeper.run({'on_event': ['https://hooks.example.org/T0/s3cr3t']})"],
+        ["-c", 'sweeper.run("s.yaml", sets={"on_event": [\n"https://hooks.example.org/T0/s3cr3t"]})'],
+    ],
+)
+def test_what_is_called_is_not_in_the_recorded_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "sweeper.run", "on_events.yaml", *given, "--yes"])
+    journal = in_process.sweep(samples.toy_spec(search={"method": "arms"}, space={}), tmp_path)
+    journal.close()
+    text = journal.path.read_text("utf-8")
+    assert "s3cr3t" not in text
+    assert "hooks" not in text
+    command = next(event.command for event in journal.events if isinstance(event, Session))
+    assert command.startswith("python -m sweeper.run on_events.yaml ")
+    assert command.endswith(" --yes")
 
 
 def test_notes_and_tags_change_on_resume_and_calls_are_remembered(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sweeper import preflight
 from sweeper.journal import records, run_folders
 from sweeper.journal.journal import Journal
+from sweeper.preflight import Request
+from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
+from sweeper.tracking import store
 from tests.sweeper.samples import toy_spec
 
 
@@ -64,15 +68,40 @@ def test_a_record_does_not_choose_where_results_go(tmp_path: Path, monkeypatch: 
     journal = Journal(run_dir / "journal.jsonl")
     journal.born("a" * 64)
     spec = toy_spec(tracking={"uri": theirs})
-    preflight.refuse_store(toy_spec(), run_dir, False)
-    preflight.refuse_store(toy_spec(tracking={"uri": f"sqlite:///{run_dir.parent}/mlflow.db"}), run_dir, False)
+    store.refuse_store(toy_spec(), run_dir, False)
+    store.refuse_store(toy_spec(tracking={"uri": f"sqlite:///{run_dir.parent}/mlflow.db"}), run_dir, False)
     with pytest.raises(ValueError, match=r"sends results to https://\*\*\*@elsewhere/x, .* set MLFLOW_TRACKING_URI"):
-        preflight.refuse_store(spec, run_dir, False)
+        store.refuse_store(spec, run_dir, False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", theirs)
-    preflight.refuse_store(spec, run_dir, False)
+    store.refuse_store(spec, run_dir, False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     run_folders.begin_here(journal)
-    preflight.refuse_store(spec, run_dir, False)
+    store.refuse_store(spec, run_dir, False)
+
+
+def test_a_loaded_spec_and_a_records_do_not_choose_where_results_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    theirs, storage = "https://elsewhere/x", tmp_path / "mine"
+    spec = toy_spec(tracking={"uri": theirs})
+    record = tmp_path / "theirs" / "toy"
+    record.mkdir(parents=True)
+    Journal(record / "journal.jsonl").born(spec.spec_hash)
+    (record / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
+
+    def admitted(given: SweepSpec | Path | dict[str, Any], *sets: str) -> str | None:
+        request = Request(spec=given, storage=storage, set=list(sets), yes=True)
+        return preflight.admission(request, lambda line: None).spec.tracking.uri
+
+    for given in (spec, record / "spec.yaml"):
+        with pytest.raises(ValueError, match="sends results to https://elsewhere/x"):
+            admitted(given)
+        assert admitted(given, "tracking.uri=null") is None
+    assert admitted(spec.model_dump(mode="json")) == theirs
+    own = f"sqlite:///{storage}/mlflow.db"
+    assert admitted(toy_spec(tracking={"uri": own})) == own
 
 
 def test_a_bundles_own_metadata_is_no_way_out_and_no_bomb(tmp_path: Path) -> None:

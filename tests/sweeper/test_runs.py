@@ -15,8 +15,9 @@ from mlflow import MlflowClient
 
 from sweeper import housekeeping, runs, status
 from sweeper.confirmation import across
-from sweeper.confirmation.paired_tests import t_tests
+from sweeper.confirmation.paired_tests import holm, t_tests
 from sweeper.journal import run_folders
+from sweeper.journal.events import Doubt, WarmStart
 from sweeper.journal.journal import Journal
 from sweeper.journal.records import best
 from sweeper.spec.spec import SweepSpec
@@ -129,6 +130,8 @@ def test_two_runs_are_paired_where_they_share_seeds(storage: Path, capsys: pytes
     assert set(rows) == {"baseline", "better"}
     assert rows["baseline"]["same"]
     assert rows["baseline"]["differences"] == [0.0] * 2, "the same run"
+    assert rows["baseline"]["alike"] == [2, 3]
+    assert (rows["baseline"]["interval"], rows["baseline"]["p"]) == (None, None)
     mine, theirs = (Journal(folder / "journal.jsonl", read_only=True).trials.values() for folder in (first, second))
     scores, others = (
         {one.ask.seed: one.score("val/loss") for one in trials if one.ask.arm == "better"} for trials in (mine, theirs)
@@ -139,11 +142,28 @@ def test_two_runs_are_paired_where_they_share_seeds(storage: Path, capsys: pytes
     assert better["differences"] == pytest.approx(expected)
     test = t_tests(np.array(expected), 0.0, 0.05)
     assert better["interval"] == pytest.approx([float(test.low), float(test.high)])
-    assert better["p"] == pytest.approx(2 * float(test.p_better)) or better["p"] == 1.0
+    assert better["p"] == pytest.approx(float(holm(np.array([float(test.p_better)]))[0])), "the only row that counts"
     assert better["flip"] is None, "two pairs cannot show anything by signs"
     text = command(capsys, storage, "--compare", first.name, second.name)[1]
     assert "exploration, no verdict" in text
     assert "arms.better.x: 0.6 -> 0.7" in text
+    assert "(the same settings): val/loss +0.0000, 2 pairs; not tested: the same run on seeds 2, 3" in text
+
+
+def test_what_speaks_against_a_comparison_is_said(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = swept(storage, arms())
+    second = swept(storage, arms(arms=ARMS | {"better": {"x": 0.6, "stays": [1, 3]}}))
+    journal = Journal(second / "journal.jsonl")
+    journal.append(Doubt(text="A launcher told its results."))
+    journal.close()
+    found = runs.compared(storage, first.name, second.name)[1]
+    assert found.doubt == "B: A launcher told its results."
+    row = next(one for one in found.differences if one.what == "better")
+    assert (row.seeds, row.stuck) == ([1, 2, 3], [1, 3])
+    assert (row.interval, row.p, row.flip) == (None, None, None)
+    text = command(capsys, storage, "--compare", first.name, second.name)[1]
+    assert "caution: B: A launcher told its results." in text
+    assert "not tested: a stuck run on seeds 1, 3" in text
 
 
 @pytest.mark.parametrize(
@@ -207,6 +227,38 @@ def test_nothing_is_deleted_that_was_not_named_and_agreed_to(
     assert f"{other.name} took trials over from it" in err
     assert err.splitlines()[-1] == "error: nobody to ask: give --yes to delete it"
     assert lender.is_dir()
+
+
+def test_runs_that_begin_from_its_bundle_or_heard_of_its_trials_are_named(
+    storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lender, plain = swept(storage, arms(seeds={"search": [1]})), swept(storage, arms(config={"x": 0.9}))
+    bundle = str(lender / "bundles" / "t0001")
+    begun: dict[str, Any] = {"init_from": {"bundle": bundle}}
+    specs = {
+        "one": arms(name="one").model_copy(update={"config": begun}),
+        "two": arms(name="two").model_copy(update={"arms": {"a": {}, "b": begun}}),
+        "told": arms(name="told", question=f"After {lender}?"),
+    }
+    for name, spec in specs.items():
+        (storage / name).mkdir()
+        (storage / name / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
+        Journal(storage / name / "journal.jsonl").born(spec.spec_hash)
+    run = str(Journal(lender / "journal.jsonl", read_only=True).run)
+    known = {"trial": "t0000", "seed": 1, "params": {"x": 0.5}, "values": [1.0], "baseline": None}
+    Journal(storage / "told" / "journal.jsonl").append(
+        WarmStart(source=lender.name, run=run, trials=[known], outside=0)
+    )
+    users = housekeeping.planned(storage, lender.name).users
+    assert (users.beginners, users.told) == (["one", "two"], ["told"])
+    assert plain.name not in users.borrowers
+    code, _, err = command(capsys, storage, "--delete", lender.name)
+    assert code == 2
+    assert "one, two name a place in it" in err
+    assert "the search of told began with its trials" in err
+    code, _, err = command(capsys, storage, "--move", lender.name, tmp_path / "elsewhere")
+    assert code == 0
+    assert f"caution: one, two name a place in {lender}" in err
 
 
 def test_runs_of_a_store_that_has_more_than_the_folder_are_left(

@@ -64,6 +64,19 @@ def children(client: MlflowClient, parent: str | None) -> dict[str, Any]:
     return {run.data.tags["sweeper.trial"]: run for run in runs}
 
 
+def test_tags_that_mlflow_refuses_hold_up_nothing(storage: Path, client: MlflowClient, tmp_path: Path) -> None:
+    spec = toy_spec("refused").model_copy(update={"tags": {"paper/": "fig 2"}})  # as no spec may have it
+    run_dir, said = storage / "refused-01234567", list[str]()
+    run_dir.mkdir()
+    journal = written(tmp_path / "source", spec)
+    tracker = Tracker(journal, spec, run_dir, store_uri(spec, storage), say=said.append)
+    tracker.start()
+    assert tracker.close("completed", None, None, drain_s=60) == 0
+    assert len(said) == 1
+    assert said[0].startswith("MLflow refuses the spec's tags: ")
+    assert client.get_run(str(tracker.parent_run_id)).info.status == "FINISHED"
+
+
 def test_a_sweep_in_mlflow(
     storage: Path,
     client: MlflowClient,
