@@ -13,12 +13,14 @@ from sweeper.journal.budget import Common
 from sweeper.journal.events import Family, Session
 from sweeper.journal.journal import Journal
 from sweeper.journal.names import Names
+from sweeper.report.setup import trained
 from sweeper.report.tables import OTHER_LETTERS, escape
 from sweeper.spec.early_stopping import Halving
 from sweeper.spec.hints import confidence
 from sweeper.system.files import one_line
 from sweeper.system.markdown import text
 from sweeper.system.secrecy import redact
+from sweeper.trainable import BEGAN
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
@@ -36,7 +38,7 @@ SPENDING = {"obrien_fleming": "an O'Brien-Fleming", "pocock": "a Pocock"}
 def methods(spec: SweepSpec, journal: Journal) -> str:
     """The paragraph as plain text in one line. It may hold a stranger's words: they are not yet escaped."""
     names = Names(spec, (record.ask for record in journal.trials.values()))
-    parts = [*_search(spec, journal), *_budget(spec, journal)]
+    parts = [*_search(spec, journal), *_began(journal), *_budget(spec, journal)]
     parts += _confirmation(spec, journal, names) if journal.families() else _unconfirmed(spec, journal)
     parts += [*_taken_over(journal), *_software(spec, journal), *(f"Caution: {line}." for line in journal.doubts())]
     return redact(one_line(" ".join(parts)))
@@ -94,6 +96,12 @@ def _scheduler(spec: SweepSpec, journal: Journal) -> Iterator[str]:
         yield f"Asynchronous successive halving stopped trials{steps}; the baseline was never stopped."
     else:
         yield "The median rule stopped trials; the baseline was never stopped."
+
+
+def _began(journal: Journal) -> Iterator[str]:
+    said = trained([event for event in journal.events if isinstance(event, Session)])
+    if began := said.get(BEGAN):
+        yield f"Each run began with {began}."
 
 
 def _budget(spec: SweepSpec, journal: Journal) -> Iterator[str]:

@@ -24,7 +24,7 @@ _HARDWARE = ("processor", "device", "threads", "concurrency", "cpus", "platform"
 def setup(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     """Label -> text, in the order of a paper. Texts may come from a stranger's record: they are not yet escaped."""
     sessions = [event for event in journal.events if isinstance(event, Session)]
-    rows = dict(_trained(sessions))
+    rows = dict(trained(sessions))
     records = list(journal.trials.values())
     if (predicted := Common.of(spec, records).predicted) is not None:
         rows["positions predicted a run"] = f"{predicted:,.0f}"
@@ -70,7 +70,7 @@ def tex(spec: SweepSpec, journal: Journal) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _trained(sessions: Sequence[Session]) -> Mapping[str, str]:
+def trained(sessions: Sequence[Session]) -> Mapping[str, str]:
     """What the trainable said of the baseline when the newest session began, and which of it other trials vary."""
     for session in reversed(sessions):
         noted = session.facts.get(recorded.FACT)

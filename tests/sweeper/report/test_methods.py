@@ -40,6 +40,35 @@ def test_the_setup_says_what_a_bert_was_trained_on() -> None:
     assert "M parameters" not in bare["model"]
 
 
+def test_a_setup_and_a_paragraph_say_which_weights_a_run_began_with(tmp_path: Path) -> None:
+    """Else a paper says of training that went on from a bundle that it began from scratch."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "metadata.json").write_text('{"step": 4000}', "utf-8")
+    spec = toy_spec(
+        trainable="trainables.mlm:train",
+        space={},
+        arms={"baseline": {}, "wide": {"model.hidden": 512}},
+        search={"method": "arms"},
+    )
+
+    def said(**config: Any) -> tuple[dict[str, str], str]:
+        begun = spec.model_copy(update={"config": config})
+        journal = Journal(tmp_path / f"{len(config)}.jsonl")
+        journal.append(replace(session(), facts=recorded.trainable_facts(begun, FACTS)))
+        return setup(begun, journal), methods(begun, journal)
+
+    rows, paragraph = said(init_from={"bundle": str(bundle), "weights": "ab" * 32})
+    assert rows["began with"].startswith(
+        f"the weights of {bundle} (SHA-256 {'ab' * 32}), after 4,000 steps of their own"
+    )
+    assert rows["steps"] == "10,000"
+    assert f"Each run began with {rows['began with']}." in paragraph
+    rows, paragraph = said()
+    assert rows["began with"] == "weights drawn from its seed"
+    assert "Each run began with weights drawn from its seed." in paragraph
+
+
 @pytest.mark.parametrize("embedding", ["plain", "nhot"])
 def test_the_parameters_are_those_of_the_model(embedding: str) -> None:
     from trainables.model.bert import CompactBert
