@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.confirmation import design
 from sweeper.confirmation.paired_tests import ALPHA, GUARD, PAIRS
 from sweeper.confirmation.verdicts import RACING_PAIRS, Rule
+from sweeper.journal import warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Family, Session
 from sweeper.journal.journal import Journal
@@ -83,6 +84,8 @@ def _search(spec: SweepSpec, journal: Journal) -> Iterator[str]:
     others = [f"{ended[state]} {state}" for state in ("stopped", "failed", "interrupted", "running") if ended[state]]
     if others:
         yield f"{ended['completed']} of {len(searched)} trials of the search completed ({', '.join(others)})."
+    for told in warm_start.words(journal.warm_starts()):
+        yield f"From its first point on the sampler knew {told}; these are no trials of this sweep."
     if again := len(journal.repeats("search")):
         yield f"{again} proposals repeated an earlier one and were not trained again."
     yield "Scores of the search are exploration and no result."

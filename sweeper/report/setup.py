@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.journal import recorded
+from sweeper.journal import recorded, warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, fingerprints_in
@@ -34,6 +34,7 @@ def setup(spec: SweepSpec, journal: Journal) -> dict[str, str]:
         if found:
             seeds = sorted({record.ask.seed for record in found})
             rows[label] = f"{len(found)} trials, {_counted('seed', seeds)}"
+    rows["sampler knew"] = "; ".join(warm_start.words(journal.warm_starts()))
     if hardware := _alike([_hardware(one.machine) for one in sessions]):
         rows["hardware"] = hardware
     spent = cost(spec, journal) if sessions and records else {}
