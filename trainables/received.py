@@ -38,14 +38,6 @@ _JSON = (
 )
 
 
-def metadata(folder: Path) -> dict[str, Any]:
-    """What a bundle says of its own training; empty if it says nothing that can be read."""
-    try:
-        return limits.json_file(folder / "metadata.json")
-    except (OSError, ValueError):
-        return {}
-
-
 def check_bundle(folder: Path) -> None:
     """Raises ValueError, in one line, for a folder that is not a bundle, or whose files do not fit together."""
     if not folder.is_dir() or not (folder / "config.json").is_file():

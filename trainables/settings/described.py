@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.trainable import BEGAN
-from trainables import received
+from trainables import limits
 from trainables.settings.catalogue import SOURCES
 from trainables.settings.config import Beginning, Config, DataConfig, MaskingConfig, ModelConfig, OptimiserConfig
 
@@ -39,7 +39,7 @@ def setup(config: Config, facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _began(given: Beginning) -> str:
-    step = received.metadata(Path(given.bundle)).get("step")
+    step = limits.metadata(Path(given.bundle)).get("step")
     own = f"after {step:,} steps of their own run" if type(step) is int else "after steps of their own run"
     return f"the weights of {given.bundle} (SHA-256 {given.weights}), {own}, not counted here"
 

@@ -94,7 +94,7 @@ def _same_weights(given: Beginning) -> None:
 
 
 def _begins(given: Beginning, folder: Path) -> str:
-    step = received.metadata(folder).get("step")
+    step = limits.metadata(folder).get("step")
     after = f", after {step:,} steps of their own run" if type(step) is int else ""
     return (
         f"with init_from, training begins with the weights of {folder} (SHA-256 {str(given.weights)[:8]}{after}), not "
@@ -104,7 +104,7 @@ def _begins(given: Beginning, folder: Path) -> str:
 
 def _other_text(folder: Path, prepared: Prepared) -> list[str]:
     """A caution where the weights may have seen what is validation text here."""
-    theirs = received.metadata(folder).get("data_fingerprint")
+    theirs = limits.metadata(folder).get("data_fingerprint")
     if theirs == prepared.fingerprint:
         return []
     why = "come from other text, or from another division of it" if theirs else "do not say which text they saw"
