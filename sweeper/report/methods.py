@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from sweeper.confirmation import design
 from sweeper.confirmation.paired_tests import ALPHA, GUARD, PAIRS
 from sweeper.confirmation.verdicts import RACING_PAIRS, Rule
-from sweeper.journal import warm_start
+from sweeper.journal import recorded, warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Family, Session
 from sweeper.journal.journal import Journal
 from sweeper.journal.names import Names
 from sweeper.report.setup import trained
 from sweeper.report.tables import OTHER_LETTERS, escape
+from sweeper.spec import conditions
 from sweeper.spec.early_stopping import Halving
 from sweeper.spec.hints import confidence
 from sweeper.system.files import one_line
@@ -41,7 +42,11 @@ def methods(spec: SweepSpec, journal: Journal) -> str:
     names = Names(spec, (record.ask for record in journal.trials.values()))
     parts = [*_search(spec, journal), *_began(journal), *_budget(spec, journal)]
     parts += _confirmation(spec, journal, names) if journal.families() else _unconfirmed(spec, journal)
-    parts += [*_taken_over(journal), *_software(spec, journal), *(f"Caution: {line}." for line in journal.doubts())]
+    parts += [
+        *_taken_over(journal),
+        *_software(spec, journal),
+        *(f"Caution: {line.rstrip('.')}." for line in journal.doubts()),
+    ]
     return redact(one_line(" ".join(parts)))
 
 
@@ -74,9 +79,12 @@ def _search(spec: SweepSpec, journal: Journal) -> Iterator[str]:
     else:
         given = [record.ask.arm for record in searched if record.ask.arm in spec.arms]
         first = f", of which the first {len(given)} were given ({', '.join(map(str, given[:NAMED]))})" if given else ""
+        sampler = SAMPLERS.get(spec.search.method, spec.search.method)
+        if spec.conditions:
+            sampler = sampler.replace("a multivariate", "a grouped multivariate")  # as the searcher builds it
         yield (
             f"{trained} configurations{first} were tried, each once with seed {', '.join(map(str, seeds))}; the others "
-            f"were proposed by {SAMPLERS.get(spec.search.method, spec.search.method)} over {_space(spec)}, to minimise "
+            f"were proposed by {sampler} over {_space(spec)}, to minimise "
             f"{spec.objective}{_also(spec)} at the last step of a run."
         )
     yield from _scheduler(spec, journal)
@@ -241,11 +249,12 @@ def _taken_over(journal: Journal) -> Iterator[str]:
 def _software(spec: SweepSpec, journal: Journal) -> Iterator[str]:
     sessions = [event for event in journal.events if isinstance(event, Session)]
     if sessions:
-        versions = sessions[-1].versions
-        used = [f"{shown} {versions[name]}" for name, shown in _LIBRARIES.items() if name in versions]
+        versions, told = sessions[-1].versions, recorded.told(journal)
+        used = [f"{shown} {versions[name]}" for name, shown in _LIBRARIES.items() if name in versions and not told]
         commit, mark, _ = (sessions[-1].git_commit or "").partition("-dirty")
         code = f" at commit {commit[:12]}{' with changes' * bool(mark)}" if commit else ""
-        yield f"Trials were run with sweeper{code}{' on ' * bool(used)}{', '.join(used)}."
+        did = "were chosen and judged, but not trained," if told else "were run"
+        yield f"Trials {did} with sweeper{code}{' on ' * bool(used)}{', '.join(used)}."
 
 
 _LIBRARIES = {"ray": "Ray", "torch": "PyTorch", "optuna": "Optuna"}
@@ -270,7 +279,10 @@ def _arms(spec: SweepSpec) -> str:
 
 
 def _space(spec: SweepSpec) -> str:
-    shown = [f"{path} ({domain.words()})" for path, domain in list(spec.space.items())[:NAMED]]
+    shown = []
+    for path, domain in list(spec.space.items())[:NAMED]:
+        where = f", {conditions.words(spec.conditions[path])}" if path in spec.conditions else ""
+        shown.append(f"{path} ({domain.words()}{where})")
     return ", ".join(shown) + f" and {len(spec.space) - NAMED} more settings" * (len(spec.space) > NAMED)
 
 

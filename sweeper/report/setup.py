@@ -24,7 +24,9 @@ _HARDWARE = ("processor", "device", "threads", "concurrency", "cpus", "platform"
 def setup(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     """Label -> text, in the order of a paper. Texts may come from a stranger's record: they are not yet escaped."""
     sessions = [event for event in journal.events if isinstance(event, Session)]
-    rows = dict(trained(sessions))
+    elsewhere = recorded.told(journal)  # then machine, hours and versions of a session are not those of the training
+    rows = {"training": recorded.TOLD} if elsewhere else {}
+    rows |= trained(sessions)
     records = list(journal.trials.values())
     if (predicted := Common.of(spec, records).predicted) is not None:
         rows["positions predicted a run"] = f"{predicted:,.0f}"
@@ -35,14 +37,8 @@ def setup(spec: SweepSpec, journal: Journal) -> dict[str, str]:
             seeds = sorted({record.ask.seed for record in found})
             rows[label] = f"{len(found)} trials, {_counted('seed', seeds)}"
     rows["sampler knew"] = "; ".join(warm_start.words(journal.warm_starts()))
-    if hardware := _alike([_hardware(one.machine) for one in sessions]):
-        rows["hardware"] = hardware
-    spent = cost(spec, journal) if sessions and records else {}
-    rows |= {key: spent[key] for key in ("wall clock", "trials ran", "GPU-hours") if key in spent}
-    if versions := _alike([", ".join(f"{name} {one.versions[name]}" for name in one.versions) for one in sessions]):
-        rows["versions"] = versions
-    if commits := _alike([one.git_commit or "" for one in sessions]):
-        rows["code"] = f"commit {commits}"
+    if not elsewhere:
+        rows |= _ran(spec, journal, sessions)
     rows |= {key.replace("_", " "): value for key, value in fingerprints_in(journal.facts()).items()}
     return {one_line(label): redact(one_line(said)) for label, said in rows.items() if said}
 
@@ -83,6 +79,17 @@ def trained(sessions: Sequence[Session]) -> Mapping[str, str]:
                 str(label): f"{words} ({VARIES})" if label in varied else str(words) for label, words in said.items()
             }
     return {}
+
+
+def _ran(spec: SweepSpec, journal: Journal, sessions: Sequence[Session]) -> Mapping[str, str]:
+    """Where and how long the trials ran, and with which code."""
+    rows = {"hardware": _alike([_hardware(one.machine) for one in sessions])}
+    spent = cost(spec, journal) if sessions and journal.trials else {}
+    rows |= {key: spent[key] for key in ("wall clock", "trials ran", "GPU-hours") if key in spent}
+    rows["versions"] = _alike([", ".join(f"{name} {one.versions[name]}" for name in one.versions) for one in sessions])
+    if commits := _alike([one.git_commit or "" for one in sessions]):
+        rows["code"] = f"commit {commits}"
+    return rows
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.confirmation import design
 from sweeper.journal import recorded
-from sweeper.journal.events import Family, Verdict
+from sweeper.journal.events import Doubt, Family, Verdict
 from sweeper.journal.journal import Journal
 from sweeper.report.methods import methods
 from sweeper.report.setup import VARIES, setup, tex
@@ -105,6 +105,20 @@ def test_a_record_that_tells_little_has_a_short_setup(tmp_path: Path) -> None:
     assert said["hardware"] == "2 CPUs"
     assert not {"steps", "corpus", "model", "confirmation"} & said.keys()
     assert setup(toy_spec(), Journal(tmp_path / "none")) == {"objective": "val/loss"}
+
+
+def test_a_run_whose_results_were_told_says_so_and_not_where_it_was_asked_for(tmp_path: Path) -> None:
+    """Machine, hours, versions and commit of the process that asks are not those of the training."""
+    journal = written(tmp_path, spec := toy_spec())
+    trained = setup(spec, journal)
+    assert {"hardware", "wall clock", "trials ran", "GPU-hours", "versions", "code"} <= trained.keys()
+    assert "run with sweeper at commit abc123 on Ray 2.60.0, PyTorch 2.13.0." in methods(spec, journal)
+    journal.append(Doubt(text=recorded.TOLD))
+    said, paragraph = setup(spec, journal), methods(spec, journal)
+    assert said == {"training": recorded.TOLD, **{key: said[key] for key in ("objective", "search")}}
+    assert recorded.TOLD in tex(spec, journal)
+    assert "Trials were chosen and judged, but not trained, with sweeper at commit abc123." in paragraph
+    assert paragraph.endswith(f"Caution: {recorded.TOLD}")
 
 
 @pytest.mark.parametrize("facts", [{"trainable": 3}, {"trainable": {"setup": [1]}}, {"trainable": {"setup": {"a": 3}}}])
@@ -213,6 +227,18 @@ def test_racing_a_grid_and_a_further_look(tmp_path: Path) -> None:
     journal.append(Family(**{**vars(first), "look": 2, "seeds": [201, 202]}))
     said = methods(spec, journal)
     assert "1 further look was asked for after results had been seen, on 2 more seeds and at a level of 0.025" in said
+
+
+def test_a_space_is_said_with_its_conditions(tmp_path: Path) -> None:
+    """Without them it reads as a full product, and the sampler as another one."""
+    spec = toy_spec(
+        space={"x": {"uniform": [0, 1]}, "steps": {"choice": [20, 30]}}, conditions={"x": {"steps": 30}}, arms={}
+    )
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(ask(spec, 0, 0, steps=20))
+    said = methods(spec, journal)
+    assert "by a grouped multivariate tree-structured Parzen estimator (Optuna) over" in said
+    assert f"x ({spec.space['x'].words()}, only where steps is 30), steps (one of 20, 30)" in said
 
 
 def test_halving_is_said_with_its_rungs(tmp_path: Path) -> None:
