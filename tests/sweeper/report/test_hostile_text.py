@@ -381,7 +381,8 @@ def test_the_model_card(evil: str) -> None:
         config = bert.Config().model_copy(update={"data": bert.DataConfig().model_copy(update={"corpus": word})})
         metrics = {"step": 1, "val/loss": 1.0, "val/loss_mask": 1.0, "val/unigram_mask": 1.0}
         told = {"notes": [word], "warnings": [word]}
-        return bundle._card(config, {"metrics": metrics, "parameters": 1, "words": 1, "seed": 0, "data": told})
+        made = {"architecture": "BERT", "parameters": 1, "words": 1, "seed": 0}
+        return bundle._card(config, {**made, "metrics": metrics, "data": told})
 
     reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     ours, theirs = (Shape(reader.render(card(word))) for word in (evil, PLAIN))
