@@ -19,7 +19,7 @@ from filelock import Timeout
 
 from sweeper import preflight
 from sweeper.confirmation import champion, design
-from sweeper.journal import run_folders
+from sweeper.journal import recorded, run_folders
 from sweeper.journal.events import Doubt, End, Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
 from sweeper.journal.limits import Limits
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sweeper.search.optuna_search import JournalSearch
     from sweeper.search.schedulers import JournalScheduler
 
-TOLD = "Sweeper did not train the trials of this run: a launcher of its own told their results."
+TOLD = recorded.TOLD
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from sweeper.confirmation import design, fresh_seeds
-from sweeper.confirmation.verdict_text import headline
 from sweeper.journal import checkpoints, object_store, run_folders
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.names import Names
+from sweeper.journal.verdict_text import headline
 from sweeper.plan import probe
 from sweeper.report import sections
 from sweeper.spec.errors import SpecError

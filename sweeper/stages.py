@@ -15,7 +15,7 @@ from typing import Any
 from filelock import Timeout
 
 from sweeper import closing
-from sweeper.confirmation import champion, design, verdict_text
+from sweeper.confirmation import champion, design
 from sweeper.journal import learned, object_store, records, run_folders, warm_start
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
@@ -204,9 +204,7 @@ class Stages:
             steps.run("taking trunks away", lambda: trunks.clear(run_dir), None)
         state, left = sweep_state(trials, not done), signals.left(DRAIN_S)
         promotion, tags = steps.run("choosing the champion", lambda: self.promotion(signals.say), (None, {}))
-        verdict = journal.verdict()
-        told = {"tags": tags, "verdict": verdict_text.headline(verdict) if verdict else ""}
-        steps.run("MLflow", lambda: tracker.close(state, best, bundle, left, promotion=promotion, **told), 0)
+        steps.run("MLflow", lambda: tracker.close(state, best, bundle, left, promotion=promotion, tags=tags), 0)
         return outcome, best, bool(steps.failed)
 
     @property

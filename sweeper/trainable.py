@@ -19,12 +19,12 @@ a comparison with one is inconclusive; `unlearned(metrics)` says in a sentence, 
 metrics, the means over the baseline's, have learned too little for a comparison with them to mean anything, and returns
 None where they have not, or where the metrics do not tell; `setup(config, facts)` says what a configuration trains,
 label -> text, such as "corpus" and "model", for "Setup" in reports and papers; it is asked of every arm and every
-corner of the space, and what differs between them is said to vary. Among the facts of `prepare` may be `judged`, lines
-for people to stand beside every verdict: what the losses that it goes by were measured on. `Config.budget`, a `Budget`,
-is optional, too: without it the settings tell nothing of the budget, and two metrics may (see `TrainContext`). A spec
-names a trainable as text (`trainables.mlm:train`); the text crosses to the workers and is imported there. The driver
-imports the module too, to validate settings, so the module must import nothing heavy: torch belongs inside the
-functions.
+corner of the space, and what differs between them is said to vary; what a run `BEGAN` with is in the methods, too.
+Among the facts of `prepare` may be `judged`, lines for people to stand beside every verdict: what the losses that it
+goes by were measured on. `Config.budget`, a `Budget`, is optional, too: without it the settings tell nothing of the
+budget, and two metrics may (see `TrainContext`). A spec names a trainable as text (`trainables.mlm:train`); the text
+crosses to the workers and is imported there. The driver imports the module too, to validate settings, so the module
+must import nothing heavy: torch belongs inside the functions.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from pydantic import BaseModel
 Report = Callable[[Mapping[str, float], Path | None], None]
 
 _NOT_RUN = "what a record brings along is not run: read it, then put it elsewhere on the path"
+BEGAN = "began with"  # a label of `setup`
 FEW_DOCUMENTS = 20  # with fewer, what other documents would give cannot be told from their spread
 
 

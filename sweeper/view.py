@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper import status
-from sweeper.confirmation import verdict_text
-from sweeper.journal import checkpoints, learned, records, run_folders
+from sweeper.journal import checkpoints, learned, records, run_folders, verdict_text
 from sweeper.journal.budget import Common
 from sweeper.journal.journal import Journal
 from sweeper.report import rows
@@ -227,7 +226,7 @@ class View:
         except (ValueError, OSError) as error:
             return f"<p>{_escaped(f'{self.run_dir}: {error}')}</p>"
         said = journal.verdict()
-        answer = verdict_text.headline(said) if said else verdict_text.unsaid(journal)
+        answer = verdict_text.headline(said, rows.names(spec, journal)) if said else verdict_text.unsaid(journal)
         parts = [f"<h3>{_escaped(spec.name)}</h3>", f"<p>{_escaped(spec.question)}</p>" if spec.question else ""]
         parts += [f"<p><strong>{_escaped(plain(answer))}</strong></p>"]
         parts += [f"<p>{_escaped(line)}</p>" for line in [learned.caution(spec, journal)] if line]

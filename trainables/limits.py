@@ -129,3 +129,11 @@ def fails(call: Callable[[], Any], errors: str) -> Any:
         raise
     except BaseException as error:
         raise ValueError(f"{errors} ({one_line(error)})") from None
+
+
+def metadata(folder: Path) -> dict[str, Any]:
+    """What a bundle says of its own training; empty if it says nothing that can be read."""
+    try:
+        return json_file(folder / "metadata.json")
+    except (OSError, ValueError):
+        return {}

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeper.confirmation import looks, verdict_text
+from sweeper.confirmation import looks
 from sweeper.confirmation import verdicts as verdicts_module
 from sweeper.confirmation.documents import Sums
 from sweeper.confirmation.paired_tests import ALPHA
-from sweeper.journal import budget, checkpoints, learned, warm_start
+from sweeper.journal import budget, checkpoints, learned, verdict_text, warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Family, Verdict
 from sweeper.journal.journal import Journal, TrialRecord

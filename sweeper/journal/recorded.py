@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.journal import budget, provenance
 from sweeper.journal.budget import TOKENS
-from sweeper.journal.events import Session
+from sweeper.journal.events import Doubt, Session
 from sweeper.journal.journal import Journal
 from sweeper.spec.load import probes
 from sweeper.spec.recorded import TrainableStub
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 FACT = "trainable"  # of a session
 SETUP, VARIED = "setup", "varied"  # in it
+TOLD = "Sweeper did not train the trials of this run: a launcher of its own told their results."
+
+
+def told(journal: Journal) -> bool:
+    """Whether trials were asked for and told: then sessions say nothing of where they were trained, or how long."""
+    return any(isinstance(event, Doubt) and event.text == TOLD for event in journal.events)
 
 
 def trainable_facts(spec: SweepSpec, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 MOST = 1_000  # trials of a source, the latest
 _PIN = re.compile(r"(.+)@([0-9a-f]{12})")
 _DIFFERENT = 3  # settings named in a refusal
+_SEEDS = 8  # named of a source
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,16 @@ def words(starts: Sequence[WarmStart]) -> list[str]:
     """For people, a line for each source."""
     lines = list[str]()
     for one in starts:
-        how = "as differences to the baseline" if all(each["baseline"] for each in one.trials) else "as observed"
+        against = sum(each["baseline"] is not None for each in one.trials)
+        observed, how = len(one.trials) - against, "as differences to the baseline"
+        if not against:
+            how = "as observed"
+        elif observed:
+            how = f"{against} {how} and {observed} as observed"
         more = f"; {one.outside} more are no points of this space" if one.outside else ""
-        lines.append(f"{len(one.trials)} trial{'s'[len(one.trials) == 1 :]} of {one.source}, told {how}{more}")
+        seeds = sorted({each["seed"] for each in one.trials})
+        on = f"seed{'s'[len(seeds) == 1 :]} {', '.join(map(str, seeds[:_SEEDS]))}{', …' * (len(seeds) > _SEEDS)}"
+        lines.append(f"{len(one.trials)} trial{'s'[len(one.trials) == 1 :]} of {one.source} ({on}), told {how}{more}")
     return lines
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.confirmation import design
 from sweeper.confirmation.paired_tests import ALPHA, GUARD, PAIRS
 from sweeper.confirmation.verdicts import RACING_PAIRS, Rule
+from sweeper.journal import recorded, warm_start
 from sweeper.journal.budget import Common
-from sweeper.journal.events import Session
+from sweeper.journal.events import Family, Session
 from sweeper.journal.journal import Journal
 from sweeper.journal.names import Names
+from sweeper.report.setup import trained
 from sweeper.report.tables import OTHER_LETTERS, escape
+from sweeper.spec import conditions
 from sweeper.spec.early_stopping import Halving
 from sweeper.spec.hints import confidence
 from sweeper.system.files import one_line
 from sweeper.system.markdown import text
 from sweeper.system.secrecy import redact
+from sweeper.trainable import BEGAN
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
@@ -36,9 +40,13 @@ SPENDING = {"obrien_fleming": "an O'Brien-Fleming", "pocock": "a Pocock"}
 def methods(spec: SweepSpec, journal: Journal) -> str:
     """The paragraph as plain text in one line. It may hold a stranger's words: they are not yet escaped."""
     names = Names(spec, (record.ask for record in journal.trials.values()))
-    parts = [*_search(spec, journal), *_budget(spec, journal)]
-    parts += _confirmation(spec, journal, names) if journal.families() else _unconfirmed(spec)
-    parts += [*_taken_over(journal), *_software(spec, journal), *(f"Caution: {line}." for line in journal.doubts())]
+    parts = [*_search(spec, journal), *_began(journal), *_budget(spec, journal)]
+    parts += _confirmation(spec, journal, names) if journal.families() else _unconfirmed(spec, journal)
+    parts += [
+        *_taken_over(journal),
+        *_software(spec, journal),
+        *(f"Caution: {line.rstrip('.')}." for line in journal.doubts()),
+    ]
     return redact(one_line(" ".join(parts)))
 
 
@@ -71,9 +79,12 @@ def _search(spec: SweepSpec, journal: Journal) -> Iterator[str]:
     else:
         given = [record.ask.arm for record in searched if record.ask.arm in spec.arms]
         first = f", of which the first {len(given)} were given ({', '.join(map(str, given[:NAMED]))})" if given else ""
+        sampler = SAMPLERS.get(spec.search.method, spec.search.method)
+        if spec.conditions:
+            sampler = sampler.replace("a multivariate", "a grouped multivariate")  # as the searcher builds it
         yield (
             f"{trained} configurations{first} were tried, each once with seed {', '.join(map(str, seeds))}; the others "
-            f"were proposed by {SAMPLERS.get(spec.search.method, spec.search.method)} over {_space(spec)}, to minimise "
+            f"were proposed by {sampler} over {_space(spec)}, to minimise "
             f"{spec.objective}{_also(spec)} at the last step of a run."
         )
     yield from _scheduler(spec, journal)
@@ -81,6 +92,8 @@ def _search(spec: SweepSpec, journal: Journal) -> Iterator[str]:
     others = [f"{ended[state]} {state}" for state in ("stopped", "failed", "interrupted", "running") if ended[state]]
     if others:
         yield f"{ended['completed']} of {len(searched)} trials of the search completed ({', '.join(others)})."
+    for told in warm_start.words(journal.warm_starts()):
+        yield f"From its first point on the sampler knew {told}; these are no trials of this sweep."
     if again := len(journal.repeats("search")):
         yield f"{again} proposals repeated an earlier one and were not trained again."
     yield "Scores of the search are exploration and no result."
@@ -94,6 +107,12 @@ def _scheduler(spec: SweepSpec, journal: Journal) -> Iterator[str]:
         yield f"Asynchronous successive halving stopped trials{steps}; the baseline was never stopped."
     else:
         yield "The median rule stopped trials; the baseline was never stopped."
+
+
+def _began(journal: Journal) -> Iterator[str]:
+    said = trained([event for event in journal.events if isinstance(event, Session)])
+    if began := said.get(BEGAN):
+        yield f"Each run began with {began}."
 
 
 def _budget(spec: SweepSpec, journal: Journal) -> Iterator[str]:
@@ -114,16 +133,23 @@ def _budget(spec: SweepSpec, journal: Journal) -> Iterator[str]:
         )
 
 
-def _unconfirmed(spec: SweepSpec) -> Iterator[str]:
-    reason = "the spec declares none" if not spec.compared else "it has not begun"
+def _unconfirmed(spec: SweepSpec, journal: Journal) -> Iterator[str]:
+    why = design.why_no_confirmation(spec, journal) if design.searched(spec, journal) else None
+    reason = (why or "it has not begun").removeprefix("no confirmation: ")
+    if not spec.compared and reason != design.ALONE:
+        reason = "the spec declares none"
     yield f"There is no confirmation on fresh seeds ({reason}), so nothing here is a result."
 
 
 def _confirmation(spec: SweepSpec, journal: Journal, names: Names) -> Iterator[str]:
     families, verdict = journal.families(), journal.verdict()
-    first = families[0]
+    first, done = families[0], families[: _judged(journal)]
     candidates = [arm for arm in first.arms if arm not in (first.baseline, first.champion)]
-    whole = [seed for family in families for seed in family.seeds]
+    told = done or families[:1]
+    seeds = [seed for family in told for seed in family.seeds]
+    were, ran, trained = "were", "ran", "were then each trained"
+    if not done:
+        were, ran, trained = "are to be", "is to run", "are each to be trained"
     chosen = f"The {len(candidates)} configurations" if len(candidates) != 1 else "One configuration"
     if spec.search.method != "arms":
         chosen = f"The {len(candidates)} configurations" if len(candidates) != 1 else "The configuration"
@@ -133,28 +159,29 @@ def _confirmation(spec: SweepSpec, journal: Journal, names: Names) -> Iterator[s
     listed = ", ".join(map(names.label, candidates[:NAMED])) + ", …" * (len(candidates) > NAMED)
     fewer = "up to " * (len(spec.looks) > 1 or first.racing)
     yield (
-        f"{chosen} ({listed}) and {_baseline(first.baseline)} were then each trained to full length on {fewer}"
-        f"{_seeds(whole)} that the search did not use{_fresh(families)}."
+        f"{chosen} ({listed}) and {_baseline(first.baseline)} {trained} to full length on {fewer}"
+        f"{_seeds(seeds)} that the search did not use{_fresh(journal, told)}."
     )
     if first.champion:
-        yield f"The standing champion of earlier sweeps, {names.label(first.champion)}, ran as well, to be challenged."
+        standing = names.label(first.champion)
+        yield f"The standing champion of earlier sweeps, {standing}, {ran} as well, to be challenged."
     if first.racing:
         yield (
-            f"After {RACING_PAIRS} seeds, candidates whose interval excluded the wanted improvement were dropped for "
-            f"futility{_dropped(verdict)}."
+            f"After {RACING_PAIRS} seeds, candidates whose interval {'excluded' if done else 'excludes'} the wanted "
+            f"improvement {were} dropped for futility{_dropped(verdict)}."
         )
     failed = sum(record.state == "failed" for record in journal.stage(design.STAGE))
     if failed:
         yield f"{failed} of {len(journal.stage(design.STAGE))} runs of the confirmation failed."
     yield (
-        f"Runs with the same seed were paired, and the differences in {design.metric(spec)} (candidate minus baseline, "
-        "nats), on a part of the data that the search never read, were tested over seeds."
+        f"Runs with the same seed {were} paired, and the differences in {design.metric(spec)} (candidate minus "
+        f"baseline, nats), on a part of the data that the search never read, {were} tested over seeds."
     )
     yield from _rule(spec, journal, verdict)
 
 
 def _rule(spec: SweepSpec, journal: Journal, verdict: Mapping[str, Any] | None) -> Iterator[str]:
-    count, look = len(journal.families()[0].arms) - 1, len(journal.families())
+    count, look = len(journal.families()[0].arms) - 1, max(1, _judged(journal))
     rule = design.rule(spec, count)
     alpha = rule.level(look) if verdict is None else verdict["alpha"]
     single = len(spec.looks) == 1 == look
@@ -181,18 +208,20 @@ def _rule(spec: SweepSpec, journal: Journal, verdict: Mapping[str, Any] | None) 
     yield from _looks(spec, journal, rule)
     if verdict is None:
         yield "The confirmation has no verdict yet."
+    elif len(families := journal.families()) > look:
+        yield f"Look {len(families)}, which adds {_seeds(families[-1].seeds)}, has no verdict yet."
 
 
 def _looks(spec: SweepSpec, journal: Journal, rule: Rule) -> Iterator[str]:
     families = journal.families()
-    declared = min(len(families), len(spec.looks))
+    taken = min(_judged(journal), len(spec.looks))
     if len(spec.looks) > 1:
         at = ", ".join(map(str, spec.looks))
         shown = ", ".join(f"{level:.2g}" for level in rule.levels)
         yield (
             f"Looks after {at} pairs were declared before the first run; they share a level of {ALPHA:g} by "
             f"{SPENDING[spec.confirm.spending]} spending function (levels {shown}), a candidate runs no further once "
-            f"it is settled, and {declared} of {len(spec.looks)} looks were taken."
+            f"it is settled, and {taken} of {len(spec.looks)} looks {'was' if taken == 1 else 'were'} taken."
         )
     if extra := families[len(spec.looks) :]:
         each = " and ".join(str(len(family.seeds)) for family in extra)
@@ -220,14 +249,20 @@ def _taken_over(journal: Journal) -> Iterator[str]:
 def _software(spec: SweepSpec, journal: Journal) -> Iterator[str]:
     sessions = [event for event in journal.events if isinstance(event, Session)]
     if sessions:
-        versions = sessions[-1].versions
-        used = [f"{shown} {versions[name]}" for name, shown in _LIBRARIES.items() if name in versions]
+        versions, told = sessions[-1].versions, recorded.told(journal)
+        used = [f"{shown} {versions[name]}" for name, shown in _LIBRARIES.items() if name in versions and not told]
         commit, mark, _ = (sessions[-1].git_commit or "").partition("-dirty")
         code = f" at commit {commit[:12]}{' with changes' * bool(mark)}" if commit else ""
-        yield f"Trials were run with sweeper{code}{' on ' * bool(used)}{', '.join(used)}."
+        did = "were chosen and judged, but not trained," if told else "were run"
+        yield f"Trials {did} with sweeper{code}{' on ' * bool(used)}{', '.join(used)}."
 
 
 _LIBRARIES = {"ray": "Ray", "torch": "PyTorch", "optuna": "Optuna"}
+
+
+def _judged(journal: Journal) -> int:
+    """The looks that have their verdict. A look is on record before its first run."""
+    return (journal.verdict() or {"look": 0})["look"]
 
 
 def _baseline(name: str) -> str:
@@ -244,7 +279,10 @@ def _arms(spec: SweepSpec) -> str:
 
 
 def _space(spec: SweepSpec) -> str:
-    shown = [f"{path} ({domain.words()})" for path, domain in list(spec.space.items())[:NAMED]]
+    shown = []
+    for path, domain in list(spec.space.items())[:NAMED]:
+        where = f", {conditions.words(spec.conditions[path])}" if path in spec.conditions else ""
+        shown.append(f"{path} ({domain.words()}{where})")
     return ", ".join(shown) + f" and {len(spec.space) - NAMED} more settings" * (len(spec.space) > NAMED)
 
 
@@ -260,7 +298,9 @@ def _seeds(seeds: list[int]) -> str:
     return f"{len(ordered)} seed{'s' * (len(ordered) != 1)} ({shown})"
 
 
-def _fresh(families: Any) -> str:
+def _fresh(journal: Journal, families: Sequence[Family]) -> str:
+    if not journal.facts().get("data_fingerprint"):  # which `fresh_seeds` finds earlier runs by
+        return "; whether earlier runs used them was not checked, as the trainable names no data"
     if all(family.fresh for family in families):
         return ", nor any earlier run on record on these data"
     return "; not all of them are fresh, as earlier runs on these data used some or could not be asked"

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.confirmation import verdict_text
-from sweeper.journal import budget, learned, tasks, warm_start
+from sweeper.journal import budget, learned, tasks, verdict_text, warm_start
 from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
 from sweeper.journal.names import Names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.journal import recorded
+from sweeper.journal import recorded, warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, fingerprints_in
@@ -24,7 +24,9 @@ _HARDWARE = ("processor", "device", "threads", "concurrency", "cpus", "platform"
 def setup(spec: SweepSpec, journal: Journal) -> dict[str, str]:
     """Label -> text, in the order of a paper. Texts may come from a stranger's record: they are not yet escaped."""
     sessions = [event for event in journal.events if isinstance(event, Session)]
-    rows = dict(_trained(sessions))
+    elsewhere = recorded.told(journal)  # then machine, hours and versions of a session are not those of the training
+    rows = {"training": recorded.TOLD} if elsewhere else {}
+    rows |= trained(sessions)
     records = list(journal.trials.values())
     if (predicted := Common.of(spec, records).predicted) is not None:
         rows["positions predicted a run"] = f"{predicted:,.0f}"
@@ -34,14 +36,9 @@ def setup(spec: SweepSpec, journal: Journal) -> dict[str, str]:
         if found:
             seeds = sorted({record.ask.seed for record in found})
             rows[label] = f"{len(found)} trials, {_counted('seed', seeds)}"
-    if hardware := _alike([_hardware(one.machine) for one in sessions]):
-        rows["hardware"] = hardware
-    spent = cost(spec, journal) if sessions and records else {}
-    rows |= {key: spent[key] for key in ("wall clock", "trials ran", "GPU-hours") if key in spent}
-    if versions := _alike([", ".join(f"{name} {one.versions[name]}" for name in one.versions) for one in sessions]):
-        rows["versions"] = versions
-    if commits := _alike([one.git_commit or "" for one in sessions]):
-        rows["code"] = f"commit {commits}"
+    rows["sampler knew"] = "; ".join(warm_start.words(journal.warm_starts()))
+    if not elsewhere:
+        rows |= _ran(spec, journal, sessions)
     rows |= {key.replace("_", " "): value for key, value in fingerprints_in(journal.facts()).items()}
     return {one_line(label): redact(one_line(said)) for label, said in rows.items() if said}
 
@@ -70,7 +67,7 @@ def tex(spec: SweepSpec, journal: Journal) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _trained(sessions: Sequence[Session]) -> Mapping[str, str]:
+def trained(sessions: Sequence[Session]) -> Mapping[str, str]:
     """What the trainable said of the baseline when the newest session began, and which of it other trials vary."""
     for session in reversed(sessions):
         noted = session.facts.get(recorded.FACT)
@@ -82,6 +79,17 @@ def _trained(sessions: Sequence[Session]) -> Mapping[str, str]:
                 str(label): f"{words} ({VARIES})" if label in varied else str(words) for label, words in said.items()
             }
     return {}
+
+
+def _ran(spec: SweepSpec, journal: Journal, sessions: Sequence[Session]) -> Mapping[str, str]:
+    """Where and how long the trials ran, and with which code."""
+    rows = {"hardware": _alike([_hardware(one.machine) for one in sessions])}
+    spent = cost(spec, journal) if sessions and journal.trials else {}
+    rows |= {key: spent[key] for key in ("wall clock", "trials ran", "GPU-hours") if key in spent}
+    rows["versions"] = _alike([", ".join(f"{name} {one.versions[name]}" for name in one.versions) for one in sessions])
+    if commits := _alike([one.git_commit or "" for one in sessions]):
+        rows["code"] = f"commit {commits}"
+    return rows
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:

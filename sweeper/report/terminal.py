@@ -22,11 +22,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.confirmation.verdict_text import declared
 from sweeper.journal.events import Ask, End, Family, Over, Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.names import Names
 from sweeper.journal.records import best, ended, is_shares, settings
+from sweeper.journal.verdict_text import declared
 from sweeper.report import notebook
 from sweeper.system.files import one_line
 from sweeper.system.markdown import ABSENT

@@ -6,6 +6,7 @@ the runs of the first. Training never waits for the server: what it does not get
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -58,7 +59,6 @@ class _Close:
     deadline: float
     promotion: Promotion | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    verdict: str = ""
 
 
 class Tracker:
@@ -117,7 +117,6 @@ class Tracker:
         *,
         promotion: Promotion | None = None,
         tags: Mapping[str, str] | None = None,
-        verdict: str = "",
     ) -> int:
         """Deliver what is left, end the runs, register the bundles. Returns how many events are left, after saying so.
 
@@ -127,9 +126,8 @@ class Tracker:
             drain_s: give up after so many seconds.
             promotion: the run that becomes the champion.
             tags: further ones of the parent run.
-            verdict: its sentence, in Markdown.
         """
-        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s, promotion, dict(tags or {}), verdict)
+        self._closing = _Close(status, best, bundle, time.monotonic() + drain_s, promotion, dict(tags or {}))
         self._wake.set()
         self._thread.join(drain_s)
         self._copies.close(max(1.0, self._closing.deadline - time.monotonic()))
@@ -244,7 +242,7 @@ class Tracker:
         tags = {**session_tags(session), tag.MACHINE: json.dumps(session.machine, default=str)}
         tags |= {**self._identity(), **self._digest(), tag.RUN_NAME: self._run_dir.name}
         tags |= {tag.DOUBT: " ".join(doubts)} if (doubts := self._journal.doubts()) else {}
-        tags |= {tag.NOTE: wording.sweep(self._spec, self._run_dir), tag.PROFILE: self._spec.profile or "none"}
+        tags |= {tag.NOTE: self._described_as(), tag.PROFILE: self._spec.profile or "none"}
         store.log(client, self.parent_run_id, tags=tags | shared_settings.to_tags(self._common))
         if own := dict(self._spec.tags):
             self._unless_refused("the spec's tags", lambda: store.log(client, self.parent_run_id, tags=own))
@@ -347,7 +345,8 @@ class Tracker:
         parent, best = str(self.parent_run_id), closing.best
         score = best.score(self._spec.objective) if best else None
         rows = wording.verdict_metrics(self._journal.events)
-        tags = {tag.STATE: closing.status, **self._digest(), **closing.tags, tag.NOTE: self._conclusion(closing)}
+        tags = {tag.STATE: closing.status, **self._digest(), **closing.tags, tag.CAUTION: self._caution()}
+        tags |= {tag.NOTE: self._described_as(best)}
         if best and score is not None:
             rows[f"best/{self._spec.objective}", best.step, best.rows[-1].time] = score
             tags |= {tag.BEST: best.id, tag.BEST_SCORE: repr(score)}
@@ -369,10 +368,14 @@ class Tracker:
             if path.exists():
                 self._artifacts.put(client, partial(client.log_artifact, parent, str(path)), source=path)
 
-    def _conclusion(self, closing: _Close) -> str:
-        best, caution = closing.best, closing.tags.get(tag.CAUTION, "")
-        told = {"verdict": closing.verdict, "caution": caution, "best": best}
-        return wording.sweep(self._spec, self._run_dir, best_name=self._names.of(best.ask) if best else "", **told)
+    def _described_as(self, best: TrialRecord | None = None) -> str:
+        said = {"verdict": self._journal.verdict(), "caution": self._caution(), "best": best}
+        return wording.sweep(self._spec, self._run_dir, names=self._names, **said)
+
+    def _caution(self) -> str:
+        with contextlib.suppress(Exception):  # the trainable's own function: it fails again when the reports ask it
+            return learned.caution(self._spec, self._journal) or ""
+        return ""
 
     def _say_verdict(self, client: MlflowClient) -> None:
         """Tag each run of the confirmation with the verdict of its arm, so that it is a column."""
@@ -388,8 +391,8 @@ class Tracker:
         best, bundle, promotion = closing.best, closing.bundle, closing.promotion
         registry = Registry(self._client, self._spec, self._artifacts, self._identity())
         if best and bundle and (run_id := self.run_ids.get(best.id)):
-            more = {key: text for key, text in closing.tags.items() if key == tag.CAUTION}
-            register = partial(registry.register, bundle, best, run_id, seconds=self._most(), alias=ALIAS, more=more)
+            more = {"alias": ALIAS, "more": {tag.CAUTION: self._caution()}, "seconds": self._most()}
+            register = partial(registry.register, bundle, best, run_id, **more)
             self._unless_refused("the bundle", register)
         if promotion and (run_id := self.run_ids.get(promotion.trial.id)):
             told = {"alias": store.CHAMPION, "more": promotion.tags, "seconds": self._most()}

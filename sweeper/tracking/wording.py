@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.journal import verdict_text
 from sweeper.journal.events import Ask, Verdict
 from sweeper.journal.run_folders import resume
 from sweeper.system.markdown import code, text
@@ -18,6 +19,7 @@ from sweeper.system.secrecy import redact
 if TYPE_CHECKING:
     from sweeper.journal.events import Event
     from sweeper.journal.journal import TrialRecord
+    from sweeper.journal.names import Names
     from sweeper.spec.spec import SweepSpec
 
 NO_VERDICT = "No verdict yet."
@@ -32,21 +34,23 @@ def sweep(
     spec: SweepSpec,
     run_dir: Path,
     *,
-    verdict: str = "",
+    names: Names | None = None,
+    verdict: Mapping[str, Any] | None = None,
     caution: str = "",
     best: TrialRecord | None = None,
-    best_name: str = "",
 ) -> str:
     """The description of a sweep's run: the question, the verdict, and how to reproduce it.
 
-    verdict: its sentence, in Markdown. caution: what stands beside it. best_name: what people call the best trial.
+    names: of its configurations. verdict: as the journal has it. caution: what stands beside it.
     """
-    parts = [f"**Question.** {text(spec.question)}" if spec.question else "", f"**Verdict.** {verdict or NO_VERDICT}"]
+    answer = verdict_text.headline(verdict, names) if verdict else NO_VERDICT
+    parts = [f"**Question.** {text(spec.question)}" if spec.question else "", f"**Verdict.** {answer}"]
     parts += [f"**Caution.** {text(caution)}"] if caution else []
     notes = [text(part) for part in spec.notes.split("\n\n") if part.strip()]
     parts += [f"**Notes.** {notes[0]}", *notes[1:]] if notes else []
     if best and (score := best.score(spec.objective)) is not None:
-        what = f"{code(best_name or best.id)} ({best.id}), {code(spec.objective)} {score:.4f} at step {best.step:,}"
+        name = names.of(best.ask) if names else best.id
+        what = f"{code(name)} ({best.id}), {code(spec.objective)} {score:.4f} at step {best.step:,}"
         parts.append(f"**Best of the search**, which is no verdict: {what}.")
     lines = [
         f"* Train the best trial again, and compare: {code(_reproduce(run_dir))}",

@@ -16,6 +16,7 @@ import pytest
 import sweeper
 from sweeper import api
 from sweeper.journal.events import Verdict
+from sweeper.journal.names import Names
 from sweeper.preflight import Request
 from sweeper.report import rows
 from tests.sweeper import confirmed
@@ -177,6 +178,13 @@ def test_a_notebook_gets_no_markup_of_a_record(tmp_path: Path) -> None:
     assert {*re.findall(r"<(\w+)", text)} == {"div", "h3", "p", "strong", "table", "thead", "tbody", "tr", "th", "td"}
     (tmp_path / "journal.jsonl").write_text("<b>\n", "utf-8")
     assert "journal line 1" in sweeper.load(tmp_path)._repr_html_()
+
+
+def test_a_notebook_names_a_configuration_as_reports_do(tmp_path: Path) -> None:
+    journal = confirmed.written(tmp_path, spec := confirmed.spec(trials=8), {"t0005": -0.02})
+    name = Names(spec, (one.ask for one in journal.trials.values())).name("t0005")
+    assert name != "t0005"
+    assert f"Confirmed: t0005 ({name}) against" in sweeper.load(tmp_path)._repr_html_()
 
 
 # To find one

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from sweeper.trainable import BEGAN
+from trainables import limits
 from trainables.settings.catalogue import SOURCES
-from trainables.settings.config import Config, DataConfig, MaskingConfig, ModelConfig, OptimiserConfig
+from trainables.settings.config import Beginning, Config, DataConfig, MaskingConfig, ModelConfig, OptimiserConfig
 
 PARTS = ("train", "val", "test")
 
@@ -27,11 +30,18 @@ def setup(config: Config, facts: Mapping[str, Any]) -> dict[str, str]:
         **{label: text for label, text in counted.items() if text},
         "tokenizer": _tokenizer(config.data) + (f", {entries:,} entries" if entries else ""),
         "model": _model(config.model) + (f", {config.parameters(entries) / 1e6:.2f} M parameters" if entries else ""),
+        BEGAN: _began(config.init_from) if config.init_from else "weights drawn from its seed",
         "batch": f"{config.batch_size:,} rows of {config.data.block:,} tokens" + _lengths(config),
         "optimiser": _optimiser(config.optimiser),
         "masking": masking(config.masking),
         "precision": config.precision,
     }
+
+
+def _began(given: Beginning) -> str:
+    step = limits.metadata(Path(given.bundle)).get("step")
+    own = f"after {step:,} steps of their own run" if type(step) is int else "after steps of their own run"
+    return f"the weights of {given.bundle} (SHA-256 {given.weights}), {own}, not counted here"
 
 
 def _lengths(config: Config) -> str:

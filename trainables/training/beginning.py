@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from sweeper.system import files
 from trainables import limits, received
@@ -91,7 +90,7 @@ def _same_weights(given: Beginning) -> None:
 
 
 def _begins(given: Beginning, folder: Path) -> str:
-    step = _metadata(folder).get("step")
+    step = limits.metadata(folder).get("step")
     after = f", after {step:,} steps of their own run" if type(step) is int else ""
     return (
         f"with init_from, training begins with the weights of {folder} (SHA-256 {str(given.weights)[:8]}{after}), not "
@@ -101,7 +100,7 @@ def _begins(given: Beginning, folder: Path) -> str:
 
 def _other_text(folder: Path, prepared: Prepared) -> list[str]:
     """A caution where the weights may have seen what is validation text here."""
-    theirs = _metadata(folder).get("data_fingerprint")
+    theirs = limits.metadata(folder).get("data_fingerprint")
     if theirs == prepared.fingerprint:
         return []
     why = "come from other text, or from another division of it" if theirs else "do not say which text they saw"
@@ -109,13 +108,6 @@ def _other_text(folder: Path, prepared: Prepared) -> list[str]:
         f"the weights of {folder} {why}: they may have seen validation or test documents of this corpus, whose losses "
         "are then too low"
     ]
-
-
-def _metadata(folder: Path) -> dict[str, Any]:
-    try:
-        return limits.json_file(folder / "metadata.json")
-    except (OSError, ValueError):
-        return {}
 
 
 def load(model: MaskedLM, config: Config) -> None:

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from sweeper import stages
-from sweeper.confirmation import champion, design, fresh_seeds, verdict_text
+from sweeper.confirmation import champion, design, fresh_seeds
+from sweeper.journal import verdict_text
 from sweeper.journal.events import Ask, End, Family, Report, Session, Verdict
 from sweeper.journal.journal import Journal
 from sweeper.report import sections

@@ -14,10 +14,11 @@ import pytest
 from scipy import special
 
 from sweeper import stages
-from sweeper.confirmation import champion, looks, verdict_text
+from sweeper.confirmation import champion, looks
 from sweeper.confirmation import design as design_module
 from sweeper.confirmation.looks import Spending
 from sweeper.confirmation.verdicts import Rule, verdicts
+from sweeper.journal import verdict_text
 from sweeper.journal.events import Family, Verdict
 from sweeper.journal.journal import Journal
 from sweeper.preflight import Admission, Request

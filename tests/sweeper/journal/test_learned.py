@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sweeper import closing
-from sweeper.confirmation import champion, design, verdict_text
-from sweeper.journal import learned
+from sweeper.confirmation import champion, design
+from sweeper.journal import learned, verdict_text
 from sweeper.journal.events import Ask, End, Family, Report, Verdict
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.report import sections, tables, write

@@ -17,7 +17,9 @@ from sweeper.journal import records, run_folders, warm_start
 from sweeper.journal.events import Doubt, WarmStart
 from sweeper.journal.journal import Journal
 from sweeper.preflight import Admission, Request
+from sweeper.report.methods import methods
 from sweeper.report.sections import Outcome, markdown
+from sweeper.report.setup import setup
 from sweeper.report.summary import summary
 from sweeper.search import optuna_search
 from sweeper.spec.spec import Seeds, SweepSpec
@@ -100,7 +102,9 @@ def test_what_is_known_is_no_trial_of_this_run(storage: Path) -> None:
     assert [each["id"] for each in told["trials"]] == list(found.trials)
     name = found.warm_starts()[0].source
     assert told["warm_start"] == [{"run": name, "trials": 25, "outside": 0}]
-    assert f"the sampler knew 25 trials of {name}, told as differences to the baseline" in markdown(one, found, outcome)
+    assert f"the sampler knew 25 trials of {name} (seed 5), told as differences to the baseline" in markdown(
+        one, found, outcome
+    )
 
 
 def test_losses_are_told_at_the_level_of_this_runs_baseline(storage: Path) -> None:
@@ -124,7 +128,7 @@ def test_a_source_without_the_baseline_is_told_as_observed(storage: Path) -> Non
     assert [values for _, values in warm_start.told(starts, [3.0])] == [
         [one.score("val/loss")] for one in source.trials.values()
     ]
-    assert warm_start.words(starts) == [f"4 trials of {source.path.parent.name}, told as observed"]
+    assert warm_start.words(starts) == [f"4 trials of {source.path.parent.name} (seed 5), told as observed"]
 
 
 def test_points_are_the_same_when_a_run_is_resumed_without_its_source(storage: Path) -> None:
@@ -282,6 +286,26 @@ def test_arms_on_several_seeds_are_told_each_against_its_own_baseline(storage: P
     (start,) = asked(storage, spec("tpe", 3, 0, "arms")).warm
     values = [value[0] for _, value in warm_start.told([start], [2.0])]
     assert values == pytest.approx([2.0, values[1]] * 3)
+
+
+def test_a_source_that_lacks_the_baseline_on_one_seed_is_said_to_be_told_both_ways(storage: Path) -> None:
+    """A paper says of each loss how it was told, and on which seeds: they steered the search."""
+    given = {"baseline": {"x": 0.9, "y": 0.1}, "near": {"x": 0.3, "y": 0.6}}
+    in_process.sweep(
+        spec("arms", 4, arms=given, space={}, seeds={"search": [5, 6]}, name="arms"), storage, stop_after=3
+    )
+    one = spec("tpe", 3, 0, "arms")
+    found = warm(storage, one)
+    (start,) = found.warm_starts()
+    (line,) = warm_start.words([start])
+    lost = replace(
+        start, trials=[{**each, "baseline": each["baseline"] if each["seed"] == 5 else None} for each in start.trials]
+    )
+    (mixed,) = warm_start.words([lost])
+    assert line == f"3 trials of {start.source} (seeds 5, 6), told as differences to the baseline"
+    assert mixed.endswith("told 2 as differences to the baseline and 1 as observed")
+    assert f"From its first point on the sampler knew {line}; these are no trials of this sweep." in methods(one, found)
+    assert setup(one, found)["sampler knew"] == line
 
 
 def test_the_sampler_sees_no_more_than_it_can(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:

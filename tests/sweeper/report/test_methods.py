@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.confirmation import design
 from sweeper.journal import recorded
-from sweeper.journal.events import Family
+from sweeper.journal.events import Doubt, Family, Verdict
 from sweeper.journal.journal import Journal
 from sweeper.report.methods import methods
 from sweeper.report.setup import VARIES, setup, tex
@@ -38,6 +38,35 @@ def test_the_setup_says_what_a_bert_was_trained_on() -> None:
     bare = mlm.setup(config, {})
     assert not {"documents", "words", "unknown tokens"} & bare.keys()
     assert "M parameters" not in bare["model"]
+
+
+def test_a_setup_and_a_paragraph_say_which_weights_a_run_began_with(tmp_path: Path) -> None:
+    """Else a paper says of training that went on from a bundle that it began from scratch."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "metadata.json").write_text('{"step": 4000}', "utf-8")
+    spec = toy_spec(
+        trainable="trainables.mlm:train",
+        space={},
+        arms={"baseline": {}, "wide": {"model.hidden": 512}},
+        search={"method": "arms"},
+    )
+
+    def said(**config: Any) -> tuple[dict[str, str], str]:
+        begun = spec.model_copy(update={"config": config})
+        journal = Journal(tmp_path / f"{len(config)}.jsonl")
+        journal.append(replace(session(), facts=recorded.trainable_facts(begun, FACTS)))
+        return setup(begun, journal), methods(begun, journal)
+
+    rows, paragraph = said(init_from={"bundle": str(bundle), "weights": "ab" * 32})
+    assert rows["began with"].startswith(
+        f"the weights of {bundle} (SHA-256 {'ab' * 32}), after 4,000 steps of their own"
+    )
+    assert rows["steps"] == "10,000"
+    assert f"Each run began with {rows['began with']}." in paragraph
+    rows, paragraph = said()
+    assert rows["began with"] == "weights drawn from its seed"
+    assert "Each run began with weights drawn from its seed." in paragraph
 
 
 @pytest.mark.parametrize("embedding", ["plain", "nhot"])
@@ -78,6 +107,20 @@ def test_a_record_that_tells_little_has_a_short_setup(tmp_path: Path) -> None:
     assert setup(toy_spec(), Journal(tmp_path / "none")) == {"objective": "val/loss"}
 
 
+def test_a_run_whose_results_were_told_says_so_and_not_where_it_was_asked_for(tmp_path: Path) -> None:
+    """Machine, hours, versions and commit of the process that asks are not those of the training."""
+    journal = written(tmp_path, spec := toy_spec())
+    trained = setup(spec, journal)
+    assert {"hardware", "wall clock", "trials ran", "GPU-hours", "versions", "code"} <= trained.keys()
+    assert "run with sweeper at commit abc123 on Ray 2.60.0, PyTorch 2.13.0." in methods(spec, journal)
+    journal.append(Doubt(text=recorded.TOLD))
+    said, paragraph = setup(spec, journal), methods(spec, journal)
+    assert said == {"training": recorded.TOLD, **{key: said[key] for key in ("objective", "search")}}
+    assert recorded.TOLD in tex(spec, journal)
+    assert "Trials were chosen and judged, but not trained, with sweeper at commit abc123." in paragraph
+    assert paragraph.endswith(f"Caution: {recorded.TOLD}")
+
+
 @pytest.mark.parametrize("facts", [{"trainable": 3}, {"trainable": {"setup": [1]}}, {"trainable": {"setup": {"a": 3}}}])
 def test_a_setup_that_nobody_writes_does_no_harm(tmp_path: Path, facts: dict[str, Any]) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
@@ -87,19 +130,41 @@ def test_a_setup_that_nobody_writes_does_no_harm(tmp_path: Path, facts: dict[str
 
 def test_a_search_and_its_confirmation(tmp_path: Path) -> None:
     spec = confirmed.spec()
-    said = methods(spec, confirmed.written(tmp_path, spec, {"t0005": -0.012, "published": 0.02}))
+    journal = confirmed.written(tmp_path, spec, {"t0005": -0.012, "published": 0.02})
+    journal.append(replace(session(9500), facts={"data_fingerprint": "d1"}))
+    said = methods(spec, journal)
     for part in (
         "24 configurations, of which the first 2 were given (baseline, published) were tried, each once with seed 0",
         "a multivariate tree-structured Parzen estimator",
         "21 of 24 trials of the search completed (3 failed)",
         "The 2 configurations with the lowest val/loss in the search (t0005 (84/11/5 x 0.31 y 0.73), published)",
-        "on 8 seeds (101 to 108) that the search did not use, nor any earlier run",
+        "each trained to full length on 8 seeds (101 to 108) that the search did not use, nor any earlier run",
         "Holm's method for 2 comparisons at a level of 0.05",
         "lies within ±0.01 nats",
     ):
         assert part in said, part
     assert not {"look", "futility", "taken over"} & {*said.split()}
     assert "No confirmation" not in said
+
+
+def test_seeds_are_called_fresh_only_where_that_was_asked(tmp_path: Path) -> None:
+    """No data fingerprint, no earlier run on these data that anybody could find."""
+    spec = confirmed.spec()
+    said = methods(spec, confirmed.written(tmp_path, spec, {"t0005": -0.012}))
+    assert "any earlier run on record" not in said
+    assert "whether earlier runs used them was not checked, as the trainable names no data" in said
+
+
+def test_a_search_without_a_result_says_why_nothing_follows(tmp_path: Path) -> None:
+    spec = toy_spec(seeds={"search": [0], "confirm": list(range(101, 109))}, search={"method": "tpe", "trials": 2})
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(ask(spec, 0, 0, "baseline"))
+    assert "(it has not begun)" in methods(spec, journal)
+    journal.append(end(0, "failed", 1, "RuntimeError: it broke"))
+    journal.append(ask(spec, 1, 2, "published"))
+    journal.append(end(1, "failed", 3, "RuntimeError: it broke"))
+    said = methods(spec, journal)
+    assert "There is no confirmation on fresh seeds (no trial of the search completed)" in said
 
 
 def test_a_search_alone_is_no_result(tmp_path: Path) -> None:
@@ -117,13 +182,21 @@ def test_arms_without_a_search_with_looks_and_seeds_that_are_not_fresh(tmp_path:
     journal = sweep(spec, tmp_path, confirm=True)
     said = methods(spec, journal)
     assert "There was no search: the 3 arms (plain, better, same) went straight to the confirmation." in said
-    assert "the baseline, plain, were then each trained to full length on up to 6 seeds (101 to 106)" in said
+    assert "the baseline, plain, are each to be trained to full length on up to 6 seeds (101 to 106)" in said
     assert "not all of them are fresh" in said
     assert "lower than the baseline's by more than 0.001 nats" in said
     assert "Looks after 6, 8 pairs were declared before the first run" in said
     assert "an O'Brien-Fleming spending function" in said
-    assert "1 of 2 looks were taken" in said
+    assert "0 of 2 looks were taken" in said
     assert "The confirmation has no verdict yet." in said
+    journal.append(Verdict(data=design.conclude(spec, journal, journal.path.parent).to_dict()))
+    second = {**vars(journal.families()[0]), "look": 2, "seeds": [107, 108]}
+    journal.append(Family(**second))  # before its first run, as the driver does: a limit may end the sweep here
+    said = methods(spec, journal)
+    assert "the baseline, plain, were then each trained to full length on up to 6 seeds (101 to 106)" in said
+    assert "1 of 2 looks was taken" in said
+    assert said.count("107") == 1
+    assert "Look 2, which adds 2 seeds (107, 108), has no verdict yet." in said
 
 
 def test_racing_a_grid_and_a_further_look(tmp_path: Path) -> None:
@@ -146,11 +219,26 @@ def test_racing_a_grid_and_a_further_look(tmp_path: Path) -> None:
         "Each of 4 declared configurations (the grid of x (one of 0.1, 0.2, 0.3, 0.5) and the spec's own arms)" in said
     )
     assert "The 2 configurations with the lowest mean val/loss in the search" in said
-    assert "After 4 seeds, candidates whose interval excluded the wanted improvement were dropped for futility." in said
+    assert (
+        "After 4 seeds, candidates whose interval excludes the wanted improvement are to be dropped for futility."
+        in said
+    )
     assert "further look" not in said
     journal.append(Family(**{**vars(first), "look": 2, "seeds": [201, 202]}))
     said = methods(spec, journal)
     assert "1 further look was asked for after results had been seen, on 2 more seeds and at a level of 0.025" in said
+
+
+def test_a_space_is_said_with_its_conditions(tmp_path: Path) -> None:
+    """Without them it reads as a full product, and the sampler as another one."""
+    spec = toy_spec(
+        space={"x": {"uniform": [0, 1]}, "steps": {"choice": [20, 30]}}, conditions={"x": {"steps": 30}}, arms={}
+    )
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(ask(spec, 0, 0, steps=20))
+    said = methods(spec, journal)
+    assert "by a grouped multivariate tree-structured Parzen estimator (Optuna) over" in said
+    assert f"x ({spec.space['x'].words()}, only where steps is 30), steps (one of 20, 30)" in said
 
 
 def test_halving_is_said_with_its_rungs(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from sweeper.confirmation import fresh_seeds
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal
+from sweeper.journal.names import Names
 from sweeper.journal.records import best
 from sweeper.report.sections import ui_command
 from sweeper.spec.spec import SweepSpec
@@ -31,6 +32,7 @@ from sweeper.tracking import tags as tag
 from sweeper.tracking import tracker as tracker_module
 from sweeper.tracking.store import store_uri
 from sweeper.tracking.tracker import Tracker
+from tests.sweeper import confirmed
 from tests.sweeper.samples import T0, ask, audit, end, report, session, toy_spec, written
 from trainables import toy
 
@@ -86,6 +88,7 @@ def test_a_sweep_in_mlflow(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(toy, "stuck", lambda metrics: "stayed there" if metrics["val/loss"] in (1.6, 1.1) else None)
+    monkeypatch.setattr(toy, "unlearned", lambda metrics: "They learned nothing.", raising=False)
     calls = ["https://example.org/a-hook-that-nobody-else-may-know"]
     spec = toy_spec("whole", notes="Look\n\n*again*", tags={"paper": "fig 2"}, on_event=calls)
     run_dir = storage / "whole-01234567"
@@ -103,8 +106,7 @@ def test_a_sweep_in_mlflow(
     bundle.mkdir()
     (bundle / "metadata.json").write_text('{"data_fingerprint": "d1", "seed": 0}', "utf-8")
     found, caution = best(spec, journal.trials.values()), {tag.CAUTION: "They learned nothing."}
-    told = "**Nothing is confirmed**."
-    assert tracker.close("interrupted", found, bundle, drain_s=60, tags=caution, verdict=told) == 0
+    assert tracker.close("interrupted", found, bundle, drain_s=60) == 0
     assert said == []
 
     parent = client.get_run(str(tracker.parent_run_id))
@@ -152,7 +154,7 @@ def test_a_sweep_in_mlflow(
     (data,) = parent.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("data", "f" * 36)
     described = parent.data.tags["mlflow.note.content"]
-    assert "**Verdict.** **Nothing is confirmed**." in described
+    assert "**Verdict.** No verdict yet." in described
     assert "**Caution.** They learned nothing." in described
     experiment = client.get_experiment(parent.info.experiment_id)
     assert tracker.page.endswith(f"viewStateShareKey={parent.info.run_id}")
@@ -601,13 +603,14 @@ def test_a_run_of_the_confirmation_has_its_data_its_verdict_and_where_it_began(
         for event in (asked, first, end(number, "completed", 3)):
             journal.append(event)
     one = {"arm": "published", "mean": -0.5, "interval": [-0.7, -0.3], "adjusted": 0.02, "n": 8}
-    told = {"published": "confirmed"}
-    journal.events.append(Verdict(data={"look": 1, "comparisons": [one], "told": told}, time=T0 + 4))
+    said = {"look": 1, "comparisons": [one], "told": {"published": "confirmed"}, "champion": "published"}
+    said |= {"metric": "test/loss", "baseline": "baseline", "alpha": 0.05, "seeds": [7], "fresh": True}
+    journal.events.append(Verdict(data=said, time=T0 + 4))
     journal.digests.append("0" * 32)
     for _ in range(2):
         tracker = Tracker(journal, spec, tmp_path, "http://fake", tags={tag.DATA: "f" * 64})
         tracker.start()
-        assert tracker.close("completed", None, None, verdict="**Confirmed**") == 0
+        assert tracker.close("completed", None, None) == 0
     runs = held.picture()["runs"]
     assert runs["t0001"]["tags"]["sweeper.verdict"] == "confirmed"
     assert "sweeper.verdict" not in runs["t0000"]["tags"]
@@ -617,7 +620,28 @@ def test_a_run_of_the_confirmation_has_its_data_its_verdict_and_where_it_began(
     assert runs["t0001"]["inputs"] == runs["sweep"]["inputs"] == {("data", "f" * 36)}
     figures = {key: value for key, step, _, value in runs["sweep"]["metrics"] if step == 1}
     assert figures["verdict/published/difference"] == -0.5
-    assert "**Verdict.** **Confirmed**" in runs["sweep"]["tags"]["mlflow.note.content"]
+    assert "**Verdict.** **Confirmed: `published`**" in runs["sweep"]["tags"]["mlflow.note.content"]
+
+
+@pytest.mark.parametrize("status", ["completed", "interrupted"])
+def test_whoever_closes_the_verdict_and_its_caution_stand_in_the_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """Also a driver that ends by an error, and a run that is moved: both close with nothing but where it stands."""
+    spec, held = confirmed.spec(8), Store()
+    journal = confirmed.written(tmp_path, spec, {"t0005": -0.02})
+    said = {**(journal.verdict() or {}), "unlearned": "The baseline learned nothing."}
+    journal.append(Verdict(data=said))
+    monkeypatch.setattr(tracker_module.store, "connection", lambda uri: held)
+    tracker = Tracker(journal, spec, tmp_path, "http://fake")
+    tracker.start()
+    assert tracker.close(status, None, None) == 0
+    sweep = held.picture()["runs"]["sweep"]["tags"]
+    name = Names(spec, (one.ask for one in journal.trials.values())).name("t0005")
+    assert len(name) > len("t0005")
+    assert f"**Verdict.** **Confirmed: `t0005` ({name})**" in sweep["mlflow.note.content"]
+    assert "**Caution.** The baseline learned nothing." in sweep["mlflow.note.content"]
+    assert sweep[tag.CAUTION] == "The baseline learned nothing."
 
 
 def born(folder: Path, spec: SweepSpec) -> Journal:

@@ -11,6 +11,7 @@ import pytest
 
 from sweeper.journal.events import End, Verdict
 from sweeper.journal.journal import Journal, TrialRecord
+from sweeper.journal.names import Names
 from sweeper.tracking import shared_settings, view, wording
 from tests.sweeper.samples import T0, ask, report, toy_spec, written
 
@@ -72,14 +73,18 @@ def test_a_setting_that_a_trial_lacks_is_not_taken_from_the_sweep() -> None:
     assert shared_settings.whole(own, common) == {"a": "1", "seed": "0"}
 
 
-def test_descriptions_give_the_question_the_verdict_and_the_commands_as_text(tmp_path: Path) -> None:
+def test_descriptions_give_the_question_the_verdict_and_the_commands_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = toy_spec(question=HOSTILE)
     folder = tmp_path / "it's a run"
     journal = written(folder, spec)
-    best = journal.trials["t0002"]
-    told = {"verdict": "**Nothing is confirmed**.", "caution": HOSTILE, "best_name": "x`y"}
-    shown = wording.sweep(spec, folder, best=best, **told)
-    assert "**Verdict.** **Nothing is confirmed**." in shown
+    best, names = journal.trials["t0002"], Names(spec)
+    monkeypatch.setattr(names, "of", lambda ask: "x`y")
+    told = {"metric": "test/loss", "baseline": "b", "champion": None, "comparisons": [], "told": {"a": HOSTILE}}
+    told |= {"seeds": [1, 2], "fresh": True, "look": 1}
+    shown = wording.sweep(spec, folder, names=names, verdict=told, caution=HOSTILE, best=best)
+    assert "**Verdict.** **Nothing is confirmed** against" in shown
     assert "``x`y`` (t0002), `val/loss` 1.2500 at step 20" in shown
     assert "--reproduce" in shown
     assert "--resume" in shown
