@@ -20,7 +20,7 @@ from sweeper.spec.errors import ConfigError, SpecError, refusal, setting_paths
 from sweeper.spec.hints import key_path, nearest, nearest_path, shown
 from sweeper.spec.layers import merge_all, origin, stack
 from sweeper.spec.recorded import TrainableStub
-from sweeper.spec.settings import config_model, dumped, settings
+from sweeper.spec.settings import config_model, dumped, settings, with_defaults
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, secrecy, yaml_reader
 from sweeper.trainable import Settings, Trainable, shipped
@@ -53,12 +53,13 @@ def completed(spec: SweepSpec, outside: Path | None = None) -> SweepSpec:
         raise ConfigError(
             ("evaluate",), f"{spec.trainable} has no check_tasks, so it scores no tasks; leave evaluate out"
         )
-    arms = {name: _arm(spec, name, base, trainable) for name in spec.arms}
+    whole = with_defaults(plain, base)
+    arms = {name: _arm(spec, name, whole, trainable) for name in spec.arms}
     if spec.search.method == "grid":
         spec = expanded(spec.model_copy(update={"arms": arms}), lambda params: _settled(spec, params))
         arms = spec.arms
     if spec.ablation:
-        spec = ablation.expanded(spec.model_copy(update={"arms": arms}), trainable.expand, base)
+        spec = ablation.expanded(spec.model_copy(update={"arms": arms}), trainable.expand, whole)
         arms = spec.arms
     probed: list[Any] = []
     for where, params in probes(spec, arms):

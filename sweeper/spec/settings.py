@@ -82,6 +82,19 @@ def dumped(spec: Described, params: Mapping[str, Any]) -> dict[str, Any]:
     return secrecy.returned(settings(spec, params).model_dump(mode="json"), _tree(spec, params), kinds)
 
 
+def with_defaults(model: BaseModel, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A settings' plain tree with what the dump leaves out at its default, so that an arm can be asked for it."""
+    found = dict(tree)
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            below = found.get(name)
+            found[name] = with_defaults(value, below if isinstance(below, Mapping) else {})
+        elif name not in found and isinstance(value, bool | int | float | str):
+            found[name] = value
+    return found
+
+
 def _tree(spec: Described, params: Mapping[str, Any]) -> dict[str, Any]:
     model, tree = config_model(spec), copy.deepcopy(dict(spec.config))
     if spec.data:

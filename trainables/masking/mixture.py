@@ -6,7 +6,7 @@ of the global batch, b rows of this rank, T tokens a row, V vocabulary entries, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from trainables.masking.difficulty import Difficulty
 from trainables.masking.policy import Answers, Floats, MaskingPolicy, Vocabulary
 from trainables.masking.sources import Scored, largest
 from trainables.noise import StepNoise
-from trainables.settings.config import Config
+from trainables.settings.config import Config, Replacements
 
 
 class Mixture:
@@ -174,7 +174,7 @@ def build(config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device
 
 @dataclass(frozen=True)
 class Replacement:
-    """Replaces the selected positions: 80 % by [MASK], 10 % by a uniform vocabulary id, 10 % by themselves (BERT).
+    """Replaces the selected positions, by chance: by [MASK], by a uniform vocabulary id, or by themselves.
 
     Noise is indexed by position: two policies that select the same position do the same to it.
     """
@@ -182,6 +182,7 @@ class Replacement:
     mask_id: int
     vocab_size: int
     rows: slice
+    chances: Replacements = field(default_factory=Replacements)
 
     def __call__(self, ids_bT: torch.Tensor, selection: Selection, noise: StepNoise) -> torch.Tensor:
         """The model's input, [b, T], from the token ids and a selection."""
@@ -189,7 +190,8 @@ class Replacement:
         other = noise.get_or_draw(
             "other", lambda noise: noise.integers("other", self.vocab_size)[self.rows], ids_bT.device
         )
-        instead = torch.where(chance < 0.8, self.mask_id, torch.where(chance < 0.9, other, ids_bT))
+        mask, changed = self.chances.mask, self.chances.mask + self.chances.random
+        instead = torch.where(chance < mask, self.mask_id, torch.where(chance < changed, other, ids_bT))
         selected = torch.zeros(ids_bT.numel() + 1, dtype=torch.bool, device=ids_bT.device)
         selected[selection.positions] = True
         return torch.where(selected[:-1].view_as(ids_bT), instead, ids_bT)

@@ -216,6 +216,26 @@ class Shares(Frozen):
         return self
 
 
+class Replacements(Frozen):
+    """What takes the place of a predicted token, by chance (Devlin et al. 2019; Wettig et al. 2023 try 100/0/0).
+
+    Args:
+        mask: [MASK].
+        random: an entry of the vocabulary, all alike.
+        keep: the token itself.
+    """
+
+    mask: Fraction = 0.8
+    random: Fraction = 0.1
+    keep: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        if not math.isclose(total := self.mask + self.random + self.keep, 1, abs_tol=1e-6):
+            raise ValueError(f"replacement must sum to 1, this sums to {total:g}: give mask, random and keep")
+        return self
+
+
 class MaskingConfig(Frozen):
     """Which positions are predicted. Defaults are Accuracy-Morph as released (BabyLM 2026).
 
@@ -240,6 +260,7 @@ class MaskingConfig(Frozen):
             of the old weight (amlm, 0.2).
         mask_warmup: share of the steps in which every position is drawn at random.
         shares: mixture: how the budget is divided.
+        replacement: what takes the place of a predicted token. The masks of validation stay 80/10/10.
         signal: mixture: what the shares `token` and `trigram` follow: `accuracy` (top-1 error rates), `loss` (counts
             of losses from the batch's loss_quantile upwards), `frequency` (counts in the batch) or `permuted`
             (`accuracy`, dealt to other tokens: a control without information). The last two are ours (presets.py).
@@ -276,6 +297,7 @@ class MaskingConfig(Frozen):
     ema_decay: Fraction = 1.0
     mask_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.30
     shares: Shares = Shares(random=0.8, token=0.15, trigram=0.05)
+    replacement: Replacements = Field(default=Replacements(), exclude_if=lambda given: given == Replacements())
     signal: Literal["accuracy", "loss", "frequency", "permuted"] = "accuracy"
     smoothing: Annotated[float, Field(gt=0)] = 1.0
     min_seen: Annotated[float, Field(ge=0)] = 3.0
@@ -482,7 +504,7 @@ class Config(Frozen):
         if not 0 < step <= shared or not self.masking.on_budget or self.series is not None:
             return None
         settings = self.model_dump(mode="json", exclude={"masking", "length", "series"})
-        return {**settings, "rate": self.masking.rate}
+        return {**settings, "rate": self.masking.rate, "replacement": self.masking.replacement.model_dump()}
 
     def refreshes(self, done: int) -> bool:
         """Whether the masking policy is refreshed after so many steps."""

@@ -9,7 +9,15 @@ from typing import Any
 from sweeper.trainable import BEGAN
 from trainables import limits
 from trainables.settings.catalogue import SOURCES
-from trainables.settings.config import Beginning, Config, DataConfig, MaskingConfig, ModelConfig, OptimiserConfig
+from trainables.settings.config import (
+    Beginning,
+    Config,
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimiserConfig,
+    Replacements,
+)
 
 PARTS = ("train", "val", "test")
 
@@ -53,7 +61,11 @@ def _lengths(config: Config) -> str:
 def masking(given: MaskingConfig) -> str:
     """The masking rule."""
     falling = f"{given.rate_start:.0%} falling to " if given.rate_schedule == "linear" else ""
-    predicted = f"with {falling}{given.rate:.0%} of the positions predicted: "
+    shown = given.replacement
+    put = f"{shown.mask:.1%} shown as [MASK], {shown.random:.1%} as another token, {shown.keep:.1%} as they are"
+    predicted = f"with {falling}{given.rate:.0%} of the positions predicted" + (
+        ": " if shown == Replacements() else f" ({put}): "
+    )
     if given.policy == "amlm":
         return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025)"
     parts = [f"{share:.1%} {SOURCES[source].words}" for source, share in given.shares if share]

@@ -52,7 +52,9 @@ class Run:
         vocabulary = policy.Vocabulary(*by_id, self.batches.word_start)
         self.statistics = statistics.MaskStatistics(vocabulary)
         self.policy = mixture.build(config, vocabulary, self.rows, context.seed, context.device)
-        self.replacement = mixture.Replacement(self.prepared.mask_id, self.prepared.vocab_size, self.rows)
+        self.replacement = mixture.Replacement(
+            self.prepared.mask_id, self.prepared.vocab_size, self.rows, config.masking.replacement
+        )
         self.where = (context.device, context.rank, context.world_size)
         self.validation = validation.Validation(self.prepared, *self.where)
         self.losses = torch.zeros(2, dtype=torch.float64, device=context.device)  # their sum, and how many

@@ -364,3 +364,17 @@ def test_a_setting_under_another_name_or_in_another_section_is_found(path: str, 
     value = "{uniform: [0, 1]}" if path.startswith("space") else "0.1"
     with pytest.raises(SpecError, match=re.escape(told)):
         load(MIX, None, [f"{path}={value}"])
+
+
+def test_an_arm_takes_what_config_leaves_out_at_its_default() -> None:
+    """Settings that came later are not in a dump while they have their default."""
+    arms = {"bert": {}, "all": {"masking.replacement": {"mask": 1, "random": 0, "keep": 0}}}
+    space = {
+        "masking.replacement": {"simplex": {"mask": 0.5, "random": 0, "keep": 0}},
+        "optimiser.schedule": {"choice": ["linear", "cosine"]},
+    }
+    found = resolve({"name": "late", "arms": arms, "space": space, "search": {"method": "random", "trials": 4}})
+    assert found.arms["bert"] == {
+        "masking.replacement": {"mask": 0.8, "random": 0.1, "keep": 0.1},
+        "optimiser.schedule": "linear",
+    }

@@ -15,7 +15,8 @@ from trainables.masking.budget import Budget, Selection
 from trainables.masking.mixture import Mixture, Replacement
 from trainables.masking.policy import Answers, Vocabulary
 from trainables.noise import StepNoise
-from trainables.settings.config import Config, Shares
+from trainables.settings import described
+from trainables.settings.config import Config, Replacements, Shares
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(95)
@@ -203,3 +204,34 @@ def test_noise_depends_on_seed_salt_and_step_only() -> None:
     }
     assert len(set(draws.values())) == 8
     assert StepNoise(1, 0, 1, (2, 3)).uniform("random").tobytes() == draws[1, 0, 1]
+
+
+@pytest.mark.parametrize(("mask", "random", "keep"), [(1.0, 0.0, 0.0), (0.5, 0.2, 0.3), (0.8, 0.1, 0.1)])
+def test_predicted_tokens_are_replaced_as_told(mask: float, random: float, keep: float) -> None:
+    """By chance, and each position by the noise that it would have under other chances."""
+    chances = Replacements(mask=mask, random=random, keep=keep)
+    replacement, usual = (Replacement(4, 100, slice(0, ROWS), each) for each in (chances, Replacements()))
+    counts = [0, 0, 0]
+    for step in range(40):
+        tokens = ids(step).clamp(min=5)
+        selection = Selection(torch.arange(tokens.numel()), torch.ones(tokens.numel()), tokens.numel())
+        found = replacement(tokens, selection, noise(step))
+        counts[0] += int((found == 4).sum())
+        counts[2] += int((found == tokens).sum())
+        counts[1] += int(((found != tokens) & (found != 4)).sum())
+        if chances == Replacements():
+            assert torch.equal(found, usual(tokens, selection, noise(step)))
+        as_usual = usual(tokens, selection, noise(step)) == 4
+        assert torch.equal((found == 4) & as_usual, as_usual) or mask < 0.8, "a larger chance masks what a smaller does"
+    total = sum(counts)
+    assert [count / total for count in counts] == pytest.approx([mask, random, keep], abs=0.02)
+
+
+def test_replacements_sum_to_one_and_are_of_a_runs_past() -> None:
+    with pytest.raises(ValueError, match="replacement must sum to 1"):
+        Replacements(mask=1.0)
+    told = Config.model_validate({"masking": {"replacement": {"mask": 1, "random": 0, "keep": 0}, "mask_warmup": 0.5}})
+    assert told.past(10) != Config.model_validate({"masking": {"mask_warmup": 0.5}}).past(10)
+    assert "replacement" not in Config().model_dump()["masking"]
+    assert "100.0% shown as [MASK]" in described.masking(told.masking)
+    assert "shown as" not in described.masking(Config().masking)
