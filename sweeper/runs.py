@@ -18,6 +18,7 @@ from sweeper import housekeeping, status
 from sweeper.confirmation import across
 from sweeper.confirmation.across import Change, Comparison
 from sweeper.journal import object_store, records, run_folders
+from sweeper.journal.names import Names
 from sweeper.spec.hints import nearest
 from sweeper.system import faults, files
 from sweeper.system.files import one_line
@@ -123,7 +124,7 @@ def _read(run_dir: Path, disk: int, trust: bool) -> Listed:
         if best is None
         else {
             "trial": best.id,
-            "what": records.describe(best.ask),
+            "what": Names(spec, (record.ask for record in journal.trials.values())).of(best.ask),
             "score": best.score(spec.objective),
             "objective": spec.objective,
         },
