@@ -354,6 +354,7 @@ class Store:
         self.runs: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[tuple[str, str], int] = {}
         self.versions: list[tuple[str, str]] = []
+        self.version_tags: dict[tuple[str, str], str] = {}
         self.aliases: dict[str, str] = {}
         self.views: dict[str, str] = {}
         self.order: list[int] = []
@@ -446,12 +447,16 @@ class Store:
     def create_registered_model(self, name: str, description: str) -> None:
         self.call(lambda: None)
 
-    def create_model_version(self, name: str, source: str, run_id: str, **_: Any) -> Any:
+    def create_model_version(self, name: str, source: str, run_id: str, tags: dict[str, str], **_: Any) -> Any:
         def effect() -> Any:
             self.versions.append((name, run_id))
+            self.version_tags |= {(str(len(self.versions)), key): value for key, value in tags.items()}
             return SimpleNamespace(version=len(self.versions))
 
         return self.call(effect)
+
+    def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
+        self.call(lambda: self.version_tags.update({(version, key): value}))
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         self.call(lambda: self.aliases.update({alias: version}))
@@ -467,6 +472,7 @@ class Store:
             "runs": {names[run_id]: run for run_id, run in runs.items()},
             "artifacts": {(names[run_id], path) for run_id, path in self.artifacts},
             "versions": [(name, names[run_id]) for name, run_id in self.versions],
+            "version_tags": self.version_tags,
             "aliases": self.aliases,
         }
 
