@@ -126,8 +126,8 @@ def scheme_of(tokenizer: Tokenizer) -> Scheme:
 
 def refuse(config: Config, kind: str) -> None:
     """Raises ValueError, in one line, for settings that need words where the entries do not show them."""
-    shares = config.masking.shares
-    asked = [f"masking.shares.{name}" for name in ("whole_word", "trigram") if getattr(shares, name)]
+    shares = config.masking.largest_shares
+    asked = [f"masking.shares.{name}" for name in ("whole_word", "trigram") if shares[name]]
     asked = asked if config.masking.policy == "mixture" else []
     asked += ["model.embedding nhot"] if config.model.embedding == "nhot" else []
     if kind == UNKNOWN.kind and asked:

@@ -34,13 +34,15 @@ class Mixture:
         masking = config.masking
         self.config, self.rows, self.seed = config, rows, seed
         self.eligible_V = torch.tensor(vocabulary.eligible, device=device)
-        shares = {name: share for name, share in masking.shares if share or name in ("random", "token", "trigram")}
+        largest = masking.largest_shares.items()
+        shares = {name: share for name, share in largest if share or name in ("random", "token", "trigram")}
         made = {name: sources.make(name, config, vocabulary, device) for name in shares}
         self.random, token, trigram = made.pop("random"), made["token"], made["trigram"]
         assert isinstance(token, Scored)
         assert isinstance(trigram, Scored)
         self.token, self.trigram = token, trigram
-        self.others = [(shares[name], source) for name, source in made.items()]
+        self.others = [(shares[name], source) for name, source in made.items()]  # the largest of a run
+        self.names = list(made)
         self.remainder = 1 if masking.shares.trigram or len(self.others) == 2 else None  # of rounding a row
         self.difficulty = Difficulty(vocabulary.forms, masking, device)
         names = [self.random.name, *(source.name for _, source in self.others)]
@@ -75,14 +77,18 @@ class Mixture:
         """The budget; the parts of this rank's rows and their sources, [1 + sources, b]; and the batch's total."""
         config = self.config
         rate, shape = config.rate_at(noise.step), (config.batch_size, config.data.block)
-        shares = [share if warm else 0.0 for share, _ in self.others]
+
+        def shares_of(step: int) -> list[float]:
+            shares = config.masking.shares_at(step, config.steps)
+            return [shares[name] if warm else 0.0 for name in self.names]
+
         if config.masking.by_row:
             by_row, random = RowBudget(rate, *shape), config.masking.shares.random if warm else 1.0
-            quotas = by_row.quotas(self.eligible_V[ids_BT].sum(1), random, shares, self.remainder)
+            quotas = by_row.quotas(self.eligible_V[ids_BT].sum(1), random, shares_of(noise.step), self.remainder)
             return by_row, quotas[:, self.rows], quotas[0].sum()
 
-        def drawn(noise: StepNoise) -> Counts:  # for the step of that noise: the rate may change
-            return Budget(config.rate_at(noise.step), *shape).quotas(shares, noise)[:, self.rows]
+        def drawn(noise: StepNoise) -> Counts:  # for the step of that noise: the rate and the shares may change
+            return Budget(config.rate_at(noise.step), *shape).quotas(shares_of(noise.step), noise)[:, self.rows]
 
         budget = Budget(rate, *shape)
         return budget, noise.get_or_draw("quotas", drawn, ids_BT.device), budget.total

@@ -29,7 +29,7 @@ from trainables.settings.catalogue import SOURCES
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[int, BeforeValidator(word_amounts.words)]
-Schedule = Literal["linear", "cosine", "trapezoid", "warmup-stable-decay"]
+Fall = Literal["linear", "cosine", "trapezoid", "warmup-stable-decay"]
 Lengths = Annotated[tuple[tuple[Fraction, Positive], ...], BeforeValidator(lambda value: _tuples(value))]
 Milestones = Annotated[tuple[int, ...] | None, BeforeValidator(word_amounts.series)]
 
@@ -158,7 +158,7 @@ class OptimiserConfig(Frozen):
     """
 
     name: Literal["adamw", "lamb"] = Field(default="adamw", exclude_if=lambda name: name == "adamw")
-    schedule: Schedule = Field(default="linear", exclude_if=lambda schedule: schedule == "linear")
+    schedule: Fall = Field(default="linear", exclude_if=lambda schedule: schedule == "linear")
     lr: Annotated[float, Field(gt=0)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -216,6 +216,51 @@ class Shares(Frozen):
         return self
 
 
+def _with_the_rest(value: Any) -> Any:
+    """Shares by moment, random with what the others leave where it is not named."""
+    if isinstance(value, list):
+        return tuple(map(_with_the_rest, value))
+    numbers = isinstance(value, Mapping) and all(isinstance(share, int | float) for share in value.values())
+    if not numbers or "random" in value:
+        return value
+    return {**value, "random": max(0.0, round(1 - sum(value.values()), 9))}
+
+
+class Schedule(Frozen):
+    """Shares that change in the course of a run, such as whole words for seven epochs of ten, then single tokens.
+
+    Args:
+        shares: [share of the run, shares] from which on these hold, from 0 on and rising. They take the place of
+            `masking.shares`; random takes what others leave.
+        interpolate: `step` from one to the next, or `linear` between them.
+    """
+
+    shares: Annotated[tuple[tuple[Fraction, Shares], ...], BeforeValidator(lambda value: _with_the_rest(value))]
+    interpolate: Literal["step", "linear"] = "step"
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        begins = [begin for begin, _ in self.shares]
+        if begins[:1] != [0] or begins != sorted({*begins}):
+            raise ValueError(
+                "schedule.shares must begin at 0 and rise, such as [[0, {whole_word: 1}], [0.7, {random: 1}]]"
+            )
+        return self
+
+    def at(self, step: int, steps: int) -> dict[str, float]:
+        """The shares of a step, counted from 0, of a run of so many."""
+        begins = [round(begin * steps) for begin, _ in self.shares]
+        now = max(n for n, begin in enumerate(begins) if begin <= step)
+        shares = dict(self.shares[now][1])
+        if self.interpolate == "step" or now == len(begins) - 1:
+            return shares
+        part = (step - begins[now]) / (begins[now + 1] - begins[now])
+        return {
+            name: share + part * (self.shares[now + 1][1].model_dump().get(name, 0.0) - share)
+            for name, share in shares.items()
+        }
+
+
 class Replacements(Frozen):
     """What takes the place of a predicted token, by chance (Devlin et al. 2019; Wettig et al. 2023 try 100/0/0).
 
@@ -260,6 +305,7 @@ class MaskingConfig(Frozen):
             of the old weight (amlm, 0.2).
         mask_warmup: share of the steps in which every position is drawn at random.
         shares: mixture: how the budget is divided.
+        schedule: mixture: shares that change in the course of the run, in place of `shares`.
         replacement: what takes the place of a predicted token. The masks of validation stay 80/10/10.
         signal: mixture: what the shares `token` and `trigram` follow: `accuracy` (top-1 error rates), `loss` (counts
             of losses from the batch's loss_quantile upwards), `frequency` (counts in the batch) or `permuted`
@@ -297,6 +343,7 @@ class MaskingConfig(Frozen):
     ema_decay: Fraction = 1.0
     mask_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.30
     shares: Shares = Shares(random=0.8, token=0.15, trigram=0.05)
+    schedule: Schedule | None = Field(default=None, exclude_if=_absent)
     replacement: Replacements = Field(default=Replacements(), exclude_if=lambda given: given == Replacements())
     signal: Literal["accuracy", "loss", "frequency", "permuted"] = "accuracy"
     smoothing: Annotated[float, Field(gt=0)] = 1.0
@@ -325,9 +372,21 @@ class MaskingConfig(Frozen):
             raise ValueError(f"band_low {self.band_low:g} must lie below band_high {self.band_high:g}")
         if self.policy == "mixture" and self.draw == "bernoulli":
             raise ValueError("draw bernoulli belongs to policy amlm; a mixture's draw is exact")
+        if self.schedule and (self.policy != "mixture" or self.by_row):
+            raise ValueError("schedule belongs to policy mixture with apportion batch, without replicate")
         if self.policy == "amlm" and self.apportion == "row":
             raise ValueError("apportion row belongs to policy mixture; for amlm write draw: bernoulli")
         return self
+
+    def shares_at(self, step: int, steps: int) -> dict[str, float]:
+        """How a step, counted from 0, of a run of so many divides the budget."""
+        return self.schedule.at(step, steps) if self.schedule else dict(self.shares)
+
+    @property
+    def largest_shares(self) -> dict[str, float]:
+        """The largest that each share becomes in a run."""
+        every = [dict(shares) for _, shares in self.schedule.shares] if self.schedule else [dict(self.shares)]
+        return {name: max(shares[name] for shares in every) for name in every[0]}
 
     @property
     def by_row(self) -> bool:

@@ -68,9 +68,16 @@ def masking(given: MaskingConfig) -> str:
     )
     if given.policy == "amlm":
         return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025)"
-    parts = [f"{share:.1%} {SOURCES[source].words}" for source, share in given.shares if share]
-    scored = given.shares.token or given.shares.trigram
-    return predicted + ", ".join(parts) + (f" (scores of {given.signal})" if scored else "")
+    parts = _parts(dict(given.shares))
+    if given.schedule:
+        of_run = (f"from {begin:.0%} of the run on {_parts(dict(shares))}" for begin, shares in given.schedule.shares)
+        parts = f"{'; '.join(of_run)}{', linear in between' * (given.schedule.interpolate == 'linear')}"
+    scored = given.largest_shares["token"] or given.largest_shares["trigram"]
+    return predicted + parts + (f" (scores of {given.signal})" if scored else "")
+
+
+def _parts(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{share:.1%} {SOURCES[source].words}" for source, share in shares.items() if share)
 
 
 def _counts(parts: Mapping[str, Mapping[str, Any]], key: str) -> str:

@@ -41,6 +41,7 @@ Tree = dict[str, Any]
 _RULE: Tree = {
     "policy": "mixture",
     "shares": {"random": 0.8, "token": 0.15, "trigram": 0.05},
+    "schedule": None,
     "signal": "accuracy",
     "mask_warmup": 0.30,
     "ema_decay": 1.0,

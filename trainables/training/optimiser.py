@@ -10,13 +10,13 @@ import torch
 from torch.optim.adamw import adamw
 
 from trainables.noise import StepNoise
-from trainables.settings.config import Config, Schedule
+from trainables.settings.config import Config, Fall
 
 EPS = 1e-8
 KEYS = ("exp_avg", "exp_avg_sq", "step")  # as torch.optim names them
 
 
-def schedule(step: int, warmup: int, steps: int, kind: Schedule = "linear", decay: int = 0) -> float:
+def schedule(step: int, warmup: int, steps: int, kind: Fall = "linear", decay: int = 0) -> float:
     """Factor of the learning rate at a step, counted from 0: linear from 0 over the warm-up, then down to 0.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,3 +236,45 @@ def test_replacements_sum_to_one_and_are_of_a_runs_past() -> None:
     assert "replacement" not in Config().model_dump()["masking"]
     assert "100.0% shown as [MASK]" in described.masking(told.masking)
     assert "shown as" not in described.masking(Config().masking)
+
+
+def scheduled(interpolate: str = "step", **changes: Any) -> Config:
+    schedule = {"shares": [[0, {"whole_word": 1}], [0.5, {"random": 1}]], "interpolate": interpolate}
+    return base(masking={"schedule": schedule, "mask_warmup": 0, "update_every": 2, **changes})
+
+
+def base(**changes: Any) -> Config:
+    tree = {"steps": 20, "batch_size": ROWS, "data": {"block": LENGTH}, "model": {"max_positions": max(LENGTH, 32)}}
+    return Config.model_validate({**tree, **changes})
+
+
+def test_shares_that_change_are_those_of_the_moment() -> None:
+    """Each half of the run selects just what a mixture with its shares selects, and the budget is exact throughout."""
+    words, random = (
+        base(masking={"shares": shares, "mask_warmup": 0}) for shares in ({"random": 0, "whole_word": 1}, {"random": 1})
+    )
+    policies = [untrained(each) for each in (scheduled(), words, random)]
+    for step in range(20):
+        changing, first, second = (policy.select(ids(step), noise(step)).positions for policy in policies)
+        same = first if step < 10 else second
+        slots = changing < ROWS * LENGTH
+        assert int(slots.sum()) == Budget(0.15, ROWS, LENGTH).total
+        assert torch.equal(changing[slots], same[same < ROWS * LENGTH])
+    assert policies[0].metrics(lambda _: None)["audit/matched"] == 1
+
+
+def test_shares_between_two_moments_are_linear() -> None:
+    told = scheduled("linear").masking
+    assert [told.shares_at(step, 20)["whole_word"] for step in (0, 5, 10, 19)] == [1, 0.5, 0, 0]
+    assert [told.shares_at(step, 20)["random"] for step in (0, 5, 10)] == [0, 0.5, 1]
+    assert told.largest_shares["whole_word"] == told.largest_shares["random"] == 1
+    assert "from 50% of the run on 100.0%" in described.masking(told)
+    assert described.masking(told).endswith("linear in between")
+
+
+@pytest.mark.parametrize("given", [[[0.1, {"random": 1}]], [[0, {"random": 1}], [0, {"token": 1}]], [[0, {"no": 1}]]])
+def test_a_schedule_that_cannot_be_is_refused(given: list[Any]) -> None:
+    with pytest.raises(ValueError, match="schedule"):
+        base(masking={"schedule": {"shares": given}})
+    with pytest.raises(ValueError, match="schedule belongs to policy mixture"):
+        scheduled(policy="amlm")

@@ -12,7 +12,18 @@ from trainables.settings.config import Config, MaskingConfig
 from trainables.settings.presets import _RULE, MASKING, expand, expand_tree
 
 # The budget and how a rule is carried out, which no preset touches.
-KEPT = {"preset", "replicate", "rate", "apportion", "update_every", "sketch", "sketch_width", "sketch_depth", "draw"}
+KEPT = {
+    "replacement",
+    "preset",
+    "replicate",
+    "rate",
+    "apportion",
+    "update_every",
+    "sketch",
+    "sketch_width",
+    "sketch_depth",
+    "draw",
+}
 # Steps between refreshes: a rule that has a pace of its own unsets what the base settings say, so that it holds.
 OWN_PACE = {"update_every"}
 # Nothing here is a default, or what any preset sets.
