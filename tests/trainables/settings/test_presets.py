@@ -29,6 +29,7 @@ OWN_PACE = {"update_every"}
 # Nothing here is a default, or what any preset sets.
 FOREIGN: dict[str, Any] = {
     "shares": {"random": 0.1, "token": 0.2, "trigram": 0.3, "whole_word": 0.1, "span": 0.1, "rarity": 0.2},
+    "schedule": {"shares": [[0, {"token": 1}], [0.5, {"random": 1}]]},
     "mask_warmup": 0.2,
     "ema_decay": 0.5,
     "smoothing": 2.0,
