@@ -155,9 +155,11 @@ def next_step(
         seeds = f"seeds.confirm={_fresh(spec, journal, outcome.tracking_uri)}".replace(" ", "")
         command = shlex.join(["python", "-m", "sweeper.run", record, "--storage", storage, "--set", seeds])
         return f"nothing is confirmed; the same trials, which are taken over, and a confirmation: {command}"
-    if best:
-        command = shlex.join(["python", "-m", "sweeper.run", "--reproduce", str(folder)])
-        return f"train the best trial again and compare the bits: {command}"
+    done = [one.id for one in journal.trials.values() if one.state == "completed"]
+    if best or done:
+        which = [] if best else ["--trial", done[0]]
+        command = shlex.join(["python", "-m", "sweeper.run", "--reproduce", str(folder), *which])
+        return f"train {'the best trial' if best else 'a trial'} again and compare the bits: {command}"
     return f"see why no trial completed: {shlex.join(['python', '-m', 'sweeper.status', str(folder)])}"
 
 

@@ -160,7 +160,7 @@ def _confirmation(spec: SweepSpec, journal: Journal, names: Names) -> Iterator[s
     fewer = "up to " * (len(spec.looks) > 1 or first.racing)
     yield (
         f"{chosen} ({listed}) and {_baseline(first.baseline)} {trained} to full length on {fewer}"
-        f"{_seeds(seeds)} that the search did not use{_fresh(journal, told)}."
+        f"{_seeds(seeds)}{' that the search did not use' * bool(journal.stage('search'))}{_fresh(journal, told)}."
     )
     if first.champion:
         standing = names.label(first.champion)

@@ -100,6 +100,8 @@ def differences(spec: SweepSpec, records: Sequence[TrialRecord], names: Names) -
     ]
     baseline = {record.ask.seed: score for score, record in done if record.ask.arm == name}
     if name is None or not baseline:
+        if not any(record.ask.stage == "search" for record in records):
+            return "There was no search. The confirmation's differences to the baseline stand with the verdict."
         return "No run of the baseline completed, so there is nothing to compare with."
     rows: list[list[str]] = []
     for score, record in sorted(done, key=lambda pair: (pair[0], pair[1].ask.number)):

@@ -45,6 +45,7 @@ def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]
 
 def _figures(spec: SweepSpec, journal: Journal, outcome: Outcome) -> None:
     """The figures as SVG and PDF. files.Unsafe, in one line, if their folder is a link."""
+    # Plotly looks whether there is a pandas; the tracker's thread may be half way through importing it, with MLflow.
     from sweeper.report import printed  # with Matplotlib, which takes a second
 
     files.inside(outcome.run_dir, run_folders.FIGURES).mkdir(exist_ok=True)

@@ -136,7 +136,8 @@ class ModelConfig(Frozen):
         theirs = {"options": bool(self.options), "gradient_checkpointing": self.gradient_checkpointing}
         for name in (name for name, given in (theirs if self.compact else ours).items() if given):
             whose = "a family of transformers" if self.compact else f"{COMPACT} alone"
-            raise ValueError(f"{name} belongs to {whose}, and architecture is {self.architecture}")
+            usual = "" if self.compact else f": set {name} to {'plain' if name == 'embedding' else 'published'}"
+            raise ValueError(f"{name} belongs to {whose}, and architecture is {self.architecture!r:.60}{usual}")
         return self
 
 

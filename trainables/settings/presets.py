@@ -115,12 +115,16 @@ _MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": _NHOT, "published/amlm
 def expand(params: Mapping[str, Any]) -> Tree:
     """Settings by dotted path, with `masking.preset` replaced by what it stands for; other settings win over it.
 
-    An unknown name stays, for the Config to refuse.
+    An unknown name stays, for the Config to refuse. Shares end a schedule that the base settings have: without that,
+    it would go on in their place.
     """
     whole = expand_tree({"masking": params["masking"]}) if "masking" in params else Tree()
     name = _preset_named(params.get("masking.preset"))
     rest = {path: value for path, value in params.items() if name is None or path != "masking.preset"}
     rule = {f"masking.{key}": value for key, value in _rule(name).items()} if name else Tree()
+    shares = any(path == "masking.shares" or path.startswith("masking.shares.") for path in params)
+    if shares and "masking.schedule" not in params:
+        rule["masking.schedule"] = None
     model = {**whole.pop("model", {}), **(_MODEL.get(name, {}) if name else {})}
     return {**rule, **{f"model.{key}": value for key, value in model.items()}, **rest, **whole}
 

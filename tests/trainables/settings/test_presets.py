@@ -231,3 +231,17 @@ def test_contradictions_are_refused_in_one_line(settings: dict[str, Any], messag
     with pytest.raises(SpecError, match=message) as error:
         sweep({"masking": settings})
     assert "\n" not in str(error.value)
+
+
+def test_shares_end_a_schedule_of_the_base() -> None:
+    """Else it would go on in their place, whatever an arm or a point of the space says."""
+    base = {"masking": {"schedule": {"shares": [[0, {"whole_word": 1}], [0.7, {"random": 1}]]}}}
+    arms = {
+        "base": {},
+        "half": {"masking.shares": {"random": 0.5, "token": 0.5}},
+        "random": {"masking.shares.random": 1},
+    }
+    spec = sweep(base, **arms)
+    found = {name: spec.trainable_config(arm)["masking"].get("schedule") for name, arm in spec.arms.items()}
+    assert found["base"]
+    assert found["half"] is None
