@@ -105,3 +105,13 @@ def test_the_runs_of_a_confirmation_are_not_shown_among_those_of_the_search(tmp_
     assert sum(line.startswith("c00") for line in lines) == 16
     assert not any(line.startswith("t00") for line in lines)
     assert "best t0" in lines[-1]
+
+
+def test_without_a_search_a_trial_of_the_confirmation_is_named(tmp_path: Path) -> None:
+    """There is no best trial of a search, and nothing has failed."""
+    spec = confirmed.spec(trials=8)
+    journal = confirmed.written(tmp_path, spec, {"published": 0.02})
+    outcome = Outcome(run_dir=tmp_path, tracking_uri="x", interrupted=False)
+    words = typed(closing.next_step(spec, journal, outcome, None))
+    assert words[:2] == ["--reproduce", str(tmp_path)]
+    assert journal.trials[words[words.index("--trial") + 1]].state == "completed"

@@ -236,12 +236,7 @@ def test_contradictions_are_refused_in_one_line(settings: dict[str, Any], messag
 def test_shares_end_a_schedule_of_the_base() -> None:
     """Else it would go on in their place, whatever an arm or a point of the space says."""
     base = {"masking": {"schedule": {"shares": [[0, {"whole_word": 1}], [0.7, {"random": 1}]]}}}
-    arms = {
-        "base": {},
-        "half": {"masking.shares": {"random": 0.5, "token": 0.5}},
-        "random": {"masking.shares.random": 1},
-    }
-    spec = sweep(base, **arms)
+    spec = sweep(base, base={}, half={"masking.shares": {"random": 0.5, "token": 0.5}})
     found = {name: spec.trainable_config(arm)["masking"].get("schedule") for name, arm in spec.arms.items()}
     assert found["base"]
     assert found["half"] is None
