@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from sweeper import preflight, status
 from sweeper.asking import Asking
 from sweeper.journal import object_store, run_folders
@@ -222,7 +220,7 @@ def _drive(request: Request, verbose: bool) -> Path:
             admission = preflight.admission(request, told)
             run_dir = admission.run_folder(admission.answer())
             signals.hint = f"resume with: {run_folders.resume(run_dir)}"
-        with _locked(run_dir):
+        with run_folders.held(run_dir):
             with _refused():
                 stages = Stages.opened(admission, run_dir, verbose=verbose, wait=0)
             with contextlib.closing(stages.journal):
@@ -241,15 +239,6 @@ def _refused() -> Iterator[None]:
         raise
     except ValueError as error:
         raise ConfigError((), " ".join(str(error).split())) from None
-
-
-@contextlib.contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    try:
-        with files.locked(run_dir / run_folders.LOCK, 0.5):
-            yield
-    except Timeout:
-        raise ConfigError((), f"another sweep is running in {run_dir}") from None
 
 
 @contextlib.contextmanager

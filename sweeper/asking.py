@@ -15,8 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from filelock import Timeout
-
 from sweeper import preflight
 from sweeper.confirmation import champion, design
 from sweeper.journal import recorded, run_folders
@@ -88,10 +86,7 @@ class Asking:
             if admission.spec.scheduler != "none":
                 raise ConfigError(("scheduler",), "a study runs every trial to its end: set scheduler to none")
             self.run_dir: Path = admission.run_folder(admission.answer())
-            try:
-                stack.enter_context(files.locked(self.run_dir / run_folders.LOCK, 0.5))
-            except Timeout:
-                raise ConfigError((), f"another sweep is running in {self.run_dir}") from None
+            stack.enter_context(run_folders.held(self.run_dir))
             self._stages = Stages.opened(admission, self.run_dir, verbose=False, wait=0)
             self._say = say
             stack.callback(self.journal.close)

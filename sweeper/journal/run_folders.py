@@ -16,11 +16,14 @@ from importlib.machinery import all_suffixes
 from itertools import count
 from pathlib import Path
 
+from filelock import Timeout
+
 from sweeper import in_record
 from sweeper.journal import object_store
 from sweeper.journal.journal import Journal
 from sweeper.journal.recorded import trainable_stub as recorded_of
 from sweeper.spec import asides
+from sweeper.spec.errors import ConfigError
 from sweeper.spec.load import load, recorded
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import files, nodes
@@ -54,6 +57,16 @@ def here(given: str | None, resume: str | Path | None) -> tuple[Path | None, Pat
     if given is not None and object_store.is_address(given):
         return object_store.mirror(given), found
     return Path(given) if given is not None else None, found
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Hold a run's lock, so that nothing else drives it. Raises ConfigError, in one line, if something does."""
+    try:
+        with files.locked(run_dir / LOCK, 0.5):
+            yield
+    except Timeout:
+        raise ConfigError((), f"another sweep is running in {run_dir}") from None
 
 
 def storage(given: Path | None, resume: Path | None) -> Path:

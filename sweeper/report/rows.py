@@ -17,6 +17,7 @@ from sweeper.journal.hours import Hours
 from sweeper.journal.journal import AUDIT, Journal, TrialRecord
 from sweeper.journal.names import Names
 from sweeper.journal.records import ended, state
+from sweeper.spec.spec import flat
 from sweeper.system.secrecy import veiled
 
 if TYPE_CHECKING:
@@ -123,15 +124,6 @@ def resolved(spec: SweepSpec, record: TrialRecord, paths: Iterable[str]) -> dict
         value = DEFAULT if value is _ABSENT else NULL if value is None else veiled(path, value)
         found[path] = json.dumps(value) if isinstance(value, list | tuple | Mapping) else value
     return found
-
-
-def flat(params: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted path; shares, and whatever else is nested, by path and part."""
-    for path, value in params.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{at}{path}.")
-        else:
-            yield f"{at}{path}", value
 
 
 def _at(tree: Mapping[str, Any], path: str) -> Any:

@@ -25,14 +25,14 @@ def cautions(config: Config, vocabulary: int) -> list[str]:
     """Cautions for people, at most one for each start. vocabulary: entries of the tokenizer."""
     if config.init_from:
         return []  # another start
-    if not config.model.compact:
-        return _family(config)
-    return _neighbours(config, vocabulary) if config.model.start == "neighbours" else _published(config)
+    if config.model.start == "neighbours":
+        return _neighbours(config, vocabulary)
+    if config.model.hidden >= SMALL or config.steps >= SHORT:
+        return []
+    return _published(config) if config.model.compact else _family(config)
 
 
 def _family(config: Config) -> list[str]:
-    if config.model.hidden >= SMALL or config.steps >= SHORT:
-        return []
     return [
         f"model.architecture {config.model.architecture} with model.hidden {config.model.hidden} was not tried: small "
         f"models that start at random may stay at word frequencies for thousands of steps, and these runs have "
@@ -62,8 +62,6 @@ def _neighbours(config: Config, vocabulary: int) -> list[str]:
 
 
 def _published(config: Config) -> list[str]:
-    if config.model.hidden >= SMALL or config.steps >= SHORT:
-        return []
     return [
         f"model.start published with model.hidden {config.model.hidden}: models smaller than {SMALL} stay at word "
         f"frequencies for thousands of steps and leave them at a random moment, but these runs have {config.steps:,} "

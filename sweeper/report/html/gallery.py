@@ -19,9 +19,9 @@ from sweeper.report.html import figures, setting_figures
 from sweeper.report.html.curves import curves_of, gaps_of
 from sweeper.report.html.setting_figures import Axis, Point
 from sweeper.report.pareto import trades
-from sweeper.report.rows import flat
 from sweeper.report.sections import FRONT
 from sweeper.spec.space import Choice, LogUniform, Simplex
+from sweeper.spec.spec import flat
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
