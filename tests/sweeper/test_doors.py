@@ -209,3 +209,9 @@ def test_a_disk_that_closes_while_a_sweep_runs_is_one_line_and_status_1(
     assert "(runs/toy/journal.jsonl: Permission denied)" in told
     assert "; finished trials are kept; resume with: python -m" in told
     assert Journal(folder / "j.jsonl").events == []
+
+
+def test_the_package_itself_is_the_command(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "sweeper", "nope.yaml"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nope.yaml: cannot be read" in done.stderr

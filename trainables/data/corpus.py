@@ -113,7 +113,8 @@ class Files:
             return Files(_in_folder(place, f"{setting} files:{pattern}"), setting)
         paths = tuple(Path(name) for name in sorted(_found(place)) if os.path.isfile(name))
         if not paths:
-            raise ValueError(f"{setting} files:{pattern} matches no file under {Path.cwd()}")
+            where = "" if os.path.isabs(place) else f" under {Path.cwd()}"
+            raise ValueError(f"{setting} files:{pattern} matches no file{where}")
         for path in paths:
             if not formats.kind(path):
                 raise ValueError(f"{setting}: {path} is not {formats.LEGAL}: rename it or name a narrower glob")

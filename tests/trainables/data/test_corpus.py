@@ -348,7 +348,8 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message:
 
 
 BAD_NAMES = [
-    ("files:nowhere/*.txt", "matches no file"),
+    ("files:nowhere/*.txt", "matches no file under"),
+    ("files:/nowhere/*.txt", r"/nowhere/\*\.txt matches no file$"),
     ("files:", "matches no file"),
     ("embeded", "did you mean embedded"),
     ("file:a.txt", "did you mean files:GLOB"),
