@@ -448,7 +448,7 @@ class PolicyContract(_Contract):
 
     def test_a_step_can_be_drawn_ahead_and_replayed(self) -> None:
         """As on a GPU: the host waits for no value, and what is random comes through `StepNoise.get_or_draw` alone."""
-        if self.settings.rate_at(0) != self.settings.rate_at(STEPS):
+        if self.settings.masking.rate_changes:
             raise SkipTest("the rate changes, so steps are not replayed")
         launched, replayed, rows = self.made(), self.made(), slice(0, self.shape[0])
         self._play(replayed, range(1), refresh=False)
@@ -487,10 +487,10 @@ class PolicyContract(_Contract):
         return _named(type(self).policy)(settings, self.vocabulary(), rows, seed, device)
 
     def _random(self, settings: Config) -> MaskingPolicy:
-        """Random masking at the same rate and length."""
-        rule = {"preset": "random", "rate": settings.masking.rate, "rate_schedule": settings.masking.rate_schedule}
-        rule |= {"rate_start": settings.masking.rate_start, "apportion": settings.masking.apportion}
-        rule |= {"mask_warmup": settings.masking.mask_warmup, "replicate": settings.masking.by_row}
+        """Random masking at the same rates and length."""
+        same = ("rate", "rate_schedule", "rate_start", "rates", "row_rates", "apportion", "mask_warmup")
+        rule = {name: getattr(settings.masking, name) for name in same}
+        rule |= {"preset": "random", "replicate": settings.masking.by_row}
         plain = Config.model_validate({**settings.model_dump(exclude={"masking"}), "masking": rule})
         return mixture.build(plain, self.vocabulary(), slice(0, self.shape[0]), SEED, "cpu")
 

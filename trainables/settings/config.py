@@ -396,9 +396,9 @@ class MaskingConfig(Frozen):
             raise ValueError("schedule belongs to policy mixture with apportion batch, without replicate")
         if self.policy == "amlm" and self.apportion == "row":
             raise ValueError("apportion row belongs to policy mixture; for amlm write draw: bernoulli")
-        if (self.rate_schedule == "step") != (self.rates is not None):
-            raise ValueError("rates belong to rate_schedule step, and step needs them: give both, or neither")
-        begins = [begin for begin, _ in self.rates or ((0.0, self.rate),)]
+        if self.rate_schedule == "step" and self.rates is None:
+            raise ValueError("rate_schedule step needs rates, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
+        begins = [begin for begin, _ in self.rates] if self.rates is not None else [0]
         if begins[:1] != [0] or begins != sorted({*begins}):
             raise ValueError("rates must begin at 0 and rise, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
         if self.row_rates and (self.policy != "mixture" or self.by_row):
@@ -443,8 +443,8 @@ class MaskingConfig(Frozen):
         """The rate of a step, counted from 0, of a run of so many."""
         if not self.rate_changes:
             return self.rate
-        if self.rates:
-            return [rate for begin, rate in self.rates if round(begin * steps) <= step][-1]
+        if self.rate_schedule == "step":
+            return [rate for begin, rate in self.rates or () if round(begin * steps) <= step][-1]
         begin, end = self.rate_start, self.rate
         last = max(1, steps - 1)
         if self.rate_schedule == "linear":
@@ -457,8 +457,8 @@ class MaskingConfig(Frozen):
     @property
     def rates_of_run(self) -> list[float]:
         """Rates of a run, the lowest and the highest among them."""
-        if self.rates:
-            return [rate for _, rate in self.rates]
+        if self.rate_schedule == "step":
+            return [rate for _, rate in self.rates or ()]
         return [self.rate_start, self.rate] if self.rate_changes else [self.rate]
 
     @property
