@@ -64,6 +64,6 @@ def test_loss_weights_after_each_of_6_refreshes(prepared: batches.Prepared) -> N
     check(oracles.loss_weights(prepared))
 
 
-@pytest.mark.parametrize("compare", (*DRAWS, *LABORATORY), ids=lambda compare: compare.__name__)
+@pytest.mark.parametrize("compare", [*DRAWS, *LABORATORY], ids=lambda compare: compare.__name__)
 def test_draws(compare: Callable[[], list[Compared]]) -> None:
     check(compare())

@@ -23,8 +23,8 @@ class Selection:
     """What one rank predicts in one step.
 
     positions: [S] flat indices into [b * T], ascending; b * T in unused slots. weight: [S], 0 in those, else 1.
-    total: positions predicted in the global batch; a tensor, [], if only the device knows. by_row: [B], those in each row
-    of the global batch, where positions are corrupted apart from prediction. loss_weight: [S], of each position in the
+    total: positions predicted in the global batch; a tensor, [], if only the device knows. by_row: [B], those in each
+    row of the global batch, which corruption apart from prediction needs. loss_weight: [S], of each position in the
     loss, 0 in unused slots; `weight` where it is None.
     """
 

@@ -62,7 +62,7 @@ def masking(given: MaskingConfig) -> str:
     """The masking rule."""
     shown = given.replacement
     put = f"{shown.mask:.1%} shown as [MASK], {shown.random:.1%} as another token, {shown.keep:.1%} as they are"
-    details = [put] if shown != Replacements() else []
+    details = [*_rate_in_between(given), *([put] if shown != Replacements() else [])]
     if given.row_rates:
         details.append(f"at a rate of each row's own, {given.row_rates}, as many in every batch")
     if given.corrupt is not None:
@@ -82,13 +82,17 @@ def masking(given: MaskingConfig) -> str:
 
 
 def _rate(given: MaskingConfig) -> str:
-    """The share of the positions that is predicted, in the course of the run."""
-    if not given.rate_changes:
-        return f"{given.rate:.0%}"
+    """The share of the positions that is predicted, at first and at last."""
+    first, last = given.rates_of_run[0], given.rates_of_run[-1]
+    if given.rate_schedule in ("constant", "step"):
+        return f"{first:.0%}"
+    return f"{first:.0%} {'rising' if first < last else 'falling'} to {last:.0%}"
+
+
+def _rate_in_between(given: MaskingConfig) -> list[str]:
     if given.rate_schedule == "step":
-        return ", then ".join(f"{rate:.0%} from {begin:.0%} of the run on" for begin, rate in given.rates or ())
-    way = {"linear": "", "cosine": " along half a cosine", "inverse": " with 1 / rate linear"}[given.rate_schedule]
-    return f"{given.rate_start:.0%} {'rising' if given.rate_start < given.rate else 'falling'} to {given.rate:.0%}{way}"
+        return [f"{rate:.0%} from {begin:.0%} of the run on" for begin, rate in (given.rates or ())[1:]]
+    return {"cosine": ["along half a cosine"], "inverse": ["with 1 / rate linear"]}.get(given.rate_schedule, [])
 
 
 def _parts(shares: Mapping[str, float]) -> str:

@@ -1,8 +1,8 @@
 """Rates that differ from row to row of a batch: how they are drawn, and how uneven they can become. Free of torch.
 
 B rows have t = (k + u) / B, k = 0 .. B - 1 in random order and one u in (0, 1) for all: each t is uniform, and their
-mean stays within 1 / 2B of 1/2. A row's rate is proportional to t (`uniform`: masked diffusion, Austin et al. 2021) or to
-cos(pi t / 2) (`cosine`: MaskGIT, Chang et al. 2022), and the rows' rates add up to the batch's.
+mean stays within 1 / 2B of 1/2. A row's rate is proportional to t (`uniform`: masked diffusion, Austin et al. 2021) or
+to cos(pi t / 2) (`cosine`: MaskGIT, Chang et al. 2022), and the rows' rates add up to the batch's.
 """
 
 from __future__ import annotations
