@@ -22,6 +22,7 @@ import torch
 
 from tests.trainables import obvious
 from tests.trainables.drawn import DRAWS, EXACT, Compared, Row, alone, answered, furthest, published_rounding
+from tests.trainables.laboratory import LABORATORY
 from trainables.data import batches as batches_module
 from trainables.data import corpus
 from trainables.masking import amlm, mixture
@@ -189,6 +190,37 @@ def code(
     return [Compared(name, kind, one, EXACT) for kind, one in zip(kinds, worst, strict=True)]
 
 
+def loss_weights(prepared: batches_module.Prepared, share: float = 0.2) -> list[Compared]:
+    """What a token's loss counts, after every 50th of 300 batches, and of the positions of the batches after those."""
+    strings, slow, worst, places = prepared.token_strings, obvious.Morph(1.0, 1.0, 3.0, 0.9), 0.0, 0.0
+    eligible = np.asarray(prepared.eligible)
+    chances = {token: float(p) for token, p, may in zip(strings, prepared.unigram, eligible, strict=True) if may}
+    rule = {"preset": "rho_like", "loss_weight": share, "mask_warmup": 0.2, "update_every": 50}
+    index = {token: i for i, token in enumerate(strings)}
+    for step, policy, batch, answers in settled(prepared, 300, **rule):
+        assert isinstance(policy, mixture.Mixture)
+        ids = torch.tensor([index[token] for token in batch]).view(ROWS, LENGTH)
+        if step % 50 == 0 and step:
+            selection = policy.select(ids, StepNoise(7, 0, step, (ROWS, LENGTH)))
+            assert (selection.loss_weight is None) == (step < 60)
+            if selection.loss_weight is not None:
+                used = selection.weight > 0
+                expected = policy.loss_weight_V[ids.flatten()[selection.positions[used]]]
+                places = max(places, furthest(selection.loss_weight[used], expected))
+        slow.observe([strings[i] for i in answers.labels.tolist()], (answers.predictions == answers.labels).tolist())
+        if (step + 1) % 50 == 0:
+            slow.refresh()
+            scores = {token: slow.token_score(token) for token in strings}
+            weights = [obvious.loss_weight(scores[token], scores, chances, share) for token in strings]
+            worst = max(worst, furthest(policy.loss_weight_V, weights))
+            assert max(weights) > 1.2
+    return [
+        Compared("rho_like", "weights by token after each of 6 refreshes", worst, IN_FLOAT32),
+        Compared("rho_like", "weights of the selected positions", places, 0),
+    ]
+
+
+IN_FLOAT32 = 1e-5
 PUBLISHED = "published/accuracy-morph"
 MORPHS: dict[str, tuple[dict[str, Any], Callable[[], obvious.Morph]]] = {
     "accuracy-morph": ({"preset": PUBLISHED}, lambda: obvious.Morph(1.0, 1.0, 3, 0.9)),
@@ -237,7 +269,8 @@ def table(prepared: batches_module.Prepared) -> list[Compared]:
     rows += [row for name, settings in AMLMS.items() for row in weights(name, settings, prepared)]
     rows += [row for name, settings in CODES.items() for row in code(name, settings, prepared)]
     rows += published_rounding(every=1)
-    return rows + [row for compare in DRAWS for row in compare()]
+    rows += loss_weights(prepared)
+    return rows + [row for compare in (*DRAWS, *LABORATORY) for row in compare()]
 
 
 def main() -> int:

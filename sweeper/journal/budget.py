@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PREDICTED, TOKENS = "train/predicted", "tokens_per_step"
 FREE = "a larger budget lowers the loss by itself, whatever is masked"
+WEIGHTS = "weights"  # the way of a budget whose predictions have unequal parts in the loss
+WEIGHTED = "predictions weighted in the loss"
 NAMED = 6  # arms in a line
 
 
@@ -122,7 +124,7 @@ def planned(spec: SweepSpec) -> Iterator[tuple[str, str]]:
         return
     found = {name: spec.budget_of(params) for name, params in spec.arms.items()}
     off = {name: one for name, one in found.items() if one and not one.same(budget)}
-    why = {name: _count(one) if one.exact else "not the same number in every batch" for name, one in off.items()}
+    why = {name: _count(one) if one.exact else _inexact(one.way) for name, one in off.items()}
     parts = [f"{name} ({why[name]})" for name in list(off)[:NAMED]]
     parts += [f"{len(off) - NAMED} more arms"] * (len(off) > NAMED)
     if spec.search.method != "arms":
@@ -147,6 +149,13 @@ def _leaving(spec: SweepSpec, base: Mapping[str, Any], budget: Budget) -> list[s
         if found and not found.same(budget):
             paths[path] = None
     return list(paths)
+
+
+def _inexact(way: str) -> str:
+    """What is not exact about a budget. `weights`: as many predictions in every batch, which weigh differently."""
+    ways = way.split("+")
+    said = ["not the same number in every batch"] * (ways != [WEIGHTS]) + [WEIGHTED] * (WEIGHTS in ways)
+    return ", ".join(said)
 
 
 def _count(budget: Budget) -> str:

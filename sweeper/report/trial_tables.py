@@ -167,7 +167,8 @@ def _each_stage(records: Sequence[TrialRecord], shown: Callable[[Sequence[TrialR
 def _apart(spec: SweepSpec, common: Common) -> str:
     due = f" ({common.predicted:,.0f} positions)" if common.predicted is not None else ""
     return (
-        f"These trials do not predict as many positions as the baseline{due}, or not as exactly. Their "
+        f"These trials do not predict as many positions as the baseline{due}, or not as exactly, or weigh their "
+        f"predictions in the loss otherwise. Their "
         f"{text(spec.objective)} cannot be compared with the others, is not ranked and confirms nothing: "
         f"{budget.FREE}. `budget: free` in the spec compares them anyway."
     )

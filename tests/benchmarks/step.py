@@ -160,7 +160,8 @@ class Ours:
         def select() -> None:
             self.at += 1
             noise = StepNoise(0, 0, self.at, shape)
-            run.replacement(ids, run.policy.select(ids, noise), noise)
+            corrupted, _ = run.corruption(ids, run.policy.select(ids, noise), noise)
+            run.replacement(ids, corrupted, noise)
 
         def observe() -> None:
             run.policy.observe(selection, answers, nobody)

@@ -295,3 +295,46 @@ def spans(length: int, number: int, draw: random.Random) -> list[int]:
             if len(taken) == number:
                 return taken
     return taken
+
+
+def rate_at(kind: str, step: int, steps: int, begin: float, end: float, parts: Sequence[tuple[float, float]]) -> float:
+    """Of a step, counted from 0: the first has the begin, the last the end."""
+    if kind == "step":
+        now = 0.0
+        for since, rate in parts:
+            if step >= round(since * steps):
+                now = rate
+        return now
+    through = step / (steps - 1)
+    if kind == "linear":
+        return (1 - through) * begin + through * end
+    if kind == "cosine":
+        return (begin + end) / 2 + (begin - end) / 2 * math.cos(through * math.pi)
+    return begin * end / (through * begin + (1 - through) * end)
+
+
+def row_totals(kind: str, times: Sequence[float], total: int, start: float) -> list[int]:
+    """Rows lie side by side on a line as long as the total, each as long as its rate is high; marks lie 1 apart."""
+    lengths = [t if kind == "uniform" else math.cos(t * math.pi / 2) for t in times]
+    scale = total / math.fsum(lengths)
+    marks, counts, begin = [n - start for n in range(1, total + 1)], [], 0.0
+    for length in lengths:
+        end = begin + length * scale
+        counts.append(sum(begin < mark <= end for mark in marks))
+        begin = end
+    return counts
+
+
+def corrupted_chance(eligible: Sequence[int], predicted: Sequence[int], number: int) -> tuple[list[float], list[float]]:
+    """By row, the chances that a predicted position is corrupted, and that another one is that may be predicted."""
+    every = sum(predicted)
+    if number <= every:
+        return [number / every] * len(eligible), [0.0] * len(eligible)
+    free = sum(eligible) - every
+    return [1.0] * len(eligible), [(number - every) / free] * len(eligible)
+
+
+def loss_weight(score: float, scores: dict[str, float], chances: dict[str, float], share: float) -> float:
+    """Of a token with that score; the mean is that of the train part's tokens."""
+    average = math.fsum(scores[token] * chance for token, chance in chances.items()) / math.fsum(chances.values())
+    return 1.0 if average == 0 else 1 - share + share * score / average

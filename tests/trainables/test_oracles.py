@@ -10,6 +10,7 @@ import torch
 from tests import oracles
 from tests.oracles import AMLMS, CMSES, CODES, MORPHS
 from tests.trainables.drawn import DRAWS, Compared
+from tests.trainables.laboratory import LABORATORY
 from trainables.data import batches
 
 OFTEN = ("accuracy-morph", "amlm hard", "amlm soft")
@@ -59,6 +60,10 @@ def test_amlms_code_through_five_updates(name: str, prepared: batches.Prepared) 
     check(oracles.code(name, CODES[name], prepared, update_every=20))
 
 
-@pytest.mark.parametrize("compare", DRAWS, ids=lambda compare: compare.__name__)
+def test_loss_weights_after_each_of_6_refreshes(prepared: batches.Prepared) -> None:
+    check(oracles.loss_weights(prepared))
+
+
+@pytest.mark.parametrize("compare", [*DRAWS, *LABORATORY], ids=lambda compare: compare.__name__)
 def test_draws(compare: Callable[[], list[Compared]]) -> None:
     check(compare())

@@ -66,11 +66,12 @@ class Amlm:
         config, shape = self.config, ids_BT.shape
 
         def drawn(noise: StepNoise) -> Counts:  # for the step of that noise: the rate may change
-            return Budget(config.rate_at(noise.step), *shape).quotas([], noise)[0, self.rows]
+            return Budget(config.rate_at(noise.step), *shape).quotas([], noise)[0]
 
-        budget, due = Budget(self.rate, *shape), noise.get_or_draw("row totals", drawn, ids_BT.device)
+        budget, by_row = Budget(self.rate, *shape), noise.get_or_draw("row totals", drawn, ids_BT.device)
+        due = by_row[self.rows]
         taken, _ = largest(self.random.priorities(ids_BT, noise, self.rows), free, due, budget.largest(), False)
-        selection = Selection.of(taken, budget.slots(self.rows), budget.total)
+        selection = Selection.of(taken, budget.slots(self.rows), budget.total, by_row)
         return selection, Draw(taken.sum()[None], selection.weight.sum() != due.sum())
 
     def _exact(self, weight: torch.Tensor, eligible: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
@@ -80,7 +81,7 @@ class Amlm:
         mine = chosen[self.rows]
         every = len(mine) == len(chosen)
         slots = budget.total if every else min(budget.total, len(mine) * math.ceil(budget.total / len(chosen)))
-        selection = Selection.of(mine, slots, budget.total)
+        selection = Selection.of(mine, slots, budget.total, chosen.sum(1))
         return selection, Draw(mine.sum()[None], chosen.sum() != budget.total)
 
     def _independent(self, weight: torch.Tensor, eligible: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
@@ -90,7 +91,7 @@ class Amlm:
         mine, chance = chosen[self.rows], chance[self.rows]
         mean = self.rate * mine.numel()
         slots = min(mine.numel(), math.ceil(mean + SPARE_SDS * math.sqrt(mean)))
-        selection = Selection.of(mine, slots, chosen.sum())
+        selection = Selection.of(mine, slots, chosen.sum(), chosen.sum(1))
         broken = selection.weight.sum() != mine.sum()
         expected = chance.sum() if as_coded else self.rate * eligible[self.rows].sum()
         variance = (chance - chance**2).sum()

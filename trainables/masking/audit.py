@@ -55,6 +55,7 @@ class Audit:
         self.by_id = torch.zeros(vocab_size, dtype=torch.int64, device=device)  # predictions, by the label
         self.initial = torch.zeros_like(self.by_id)  # those of them that begin a word
         self.words = torch.zeros(2, dtype=torch.int64, device=device)  # of several pieces: touched, predicted whole
+        self.corrupted = torch.zeros(2, dtype=torch.int64, device=device)  # positions; batches of the wrong number
 
     def count(self, selection: Selection, draw: Draw, positions: int, warm: bool) -> None:
         """Count a step's selection among so many positions of this rank. warm: past the mask warm-up."""
@@ -73,6 +74,11 @@ class Audit:
         """Count the tokens at the selected positions, [S] each."""
         if self.warm:
             self.by_id.index_add_(0, labels, weight.long())
+
+    def tally_corrupted(self, corrupted_bT: torch.Tensor, broken: torch.Tensor | bool) -> None:
+        """Count the positions chosen for corruption, [b, T]; broken: their number is not the one that was due."""
+        self.corrupted[0] += corrupted_bT.sum()
+        self.corrupted[1] += broken
 
     def tally_words(self, labels: torch.Tensor, selection: Selection, word_start_bT: torch.Tensor) -> None:
         """Count predictions that begin a word, and words of several pieces: touched, and predicted whole.
@@ -100,8 +106,11 @@ class Audit:
         positions, predicted, broken, short, cut, *by_source = summed(self.counts, all_reduce).tolist()
         expected, variance = summed(self.moments, all_reduce).tolist()
         touched, whole = summed(self.words, all_reduce).tolist()
+        corrupted, miscorrupted = summed(self.corrupted, all_reduce).tolist()
         if broken:
             raise RuntimeError(f"mask audit: {broken} batches predicted the wrong number of positions")
+        if miscorrupted:
+            raise RuntimeError(f"mask audit: {miscorrupted} batches corrupted the wrong number of positions")
         if variance and abs(predicted - expected) > SD * variance**0.5:
             raise RuntimeError(
                 f"mask audit: {predicted} positions predicted, {expected:.0f} +- {variance**0.5:.0f} expected"
@@ -110,6 +119,7 @@ class Audit:
         shares = [n / drawn for n in by_source] if drawn else [1.0, *[0.0] * (len(by_source) - 1)]
         return {
             "audit/rate": predicted / positions,
+            "audit/corrupted": corrupted / positions,
             **{f"audit/shares/{name}": share for name, share in zip(self.sources, shares, strict=True)},
             "audit/fallbacks": float(short),
             "audit/short": short / drawn if drawn else 0.0,
@@ -128,13 +138,14 @@ class Audit:
             "by_id": summed(self.by_id, all_reduce).cpu(),
             "initial": summed(self.initial, all_reduce).cpu(),
             "words": summed(self.words, all_reduce).cpu(),
+            "corrupted": summed(self.corrupted, all_reduce).cpu(),
             "refreshes": torch.tensor(self.refreshes),
         }
 
     def load(self, state: State, rank: int) -> None:
         """Restore `state()`. Rank 0 takes the counts of all ranks, so that their sum stays the same."""
         own = {"audit": self.counts, "moments": self.moments, "by_id": self.by_id}
-        own |= {"initial": self.initial, "words": self.words}
+        own |= {"initial": self.initial, "words": self.words, "corrupted": self.corrupted}
         for name, counts in own.items():
             counts.copy_(state[name] if rank == 0 else torch.zeros_like(state[name]))
         self.refreshes = int(state["refreshes"])

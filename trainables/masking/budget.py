@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainables.noise import StepNoise
+from trainables.settings.row_rates import RowRates, largest_part, weight
 
 Counts = NDArray[np.int64]
 
@@ -22,18 +23,30 @@ class Selection:
     """What one rank predicts in one step.
 
     positions: [S] flat indices into [b * T], ascending; b * T in unused slots. weight: [S], 0 in those, else 1.
-    total: positions predicted in the global batch; a tensor, [], if only the device knows.
+    total: positions predicted in the global batch; a tensor, [], if only the device knows. by_row: [B], those in each
+    row of the global batch, which corruption apart from prediction needs. loss_weight: [S], of each position in the
+    loss, 0 in unused slots; `weight` where it is None.
     """
 
     positions: torch.Tensor
     weight: torch.Tensor
     total: int | torch.Tensor
+    by_row: torch.Tensor | None = None
+    loss_weight: torch.Tensor | None = None
 
     @staticmethod
-    def of(chosen: torch.Tensor, slots: int, total: int | torch.Tensor) -> Selection:
+    def of(
+        chosen: torch.Tensor, slots: int, total: int | torch.Tensor, by_row: torch.Tensor | None = None
+    ) -> Selection:
         """From a mask, [b, T], which has at most `slots` positions."""
         positions = torch.nonzero_static(chosen.flatten(), size=slots, fill_value=chosen.numel()).squeeze(1)
-        return Selection(positions, (positions < chosen.numel()).float(), total)
+        return Selection(positions, (positions < chosen.numel()).float(), total, by_row)
+
+    def chosen(self, shape: torch.Size) -> torch.Tensor:
+        """[b, T] bool, the predicted positions of so many rows and tokens."""
+        chosen = torch.zeros(shape.numel() + 1, dtype=torch.bool, device=self.positions.device)
+        chosen[self.positions] = True
+        return chosen[:-1].view(shape)
 
 
 @dataclass(frozen=True)
@@ -41,12 +54,14 @@ class Budget:
     """Quotas that add up to the budget exactly, whatever the shares and the number of ranks.
 
     K = round(rate * B * T) positions a batch, divided among rows, and among sources within them, by systematic sampling
-    (Madow 1949): each row, each run of rows and each source is within one of its part, and shares act smoothly.
+    (Madow 1949): each row, each run of rows and each source is within one of its part, and shares act smoothly. Rows
+    have equal parts, or those of `row_rates`, drawn for the batch.
     """
 
     rate: float
     rows: int
     length: int
+    row_rates: RowRates | None = None
 
     @property
     def total(self) -> int:
@@ -55,17 +70,31 @@ class Budget:
 
     def largest(self, share: float = 1.0) -> int:
         """The most that any row gets of a share of the budget."""
+        if self.row_rates:  # a large row may be rounded up in each source
+            return min(self.length, math.ceil(share * self.total * largest_part(self.row_rates, self.rows, 1)) + 4)
         return min(self.length, math.ceil(share * self.total / self.rows) + 2)
 
     def slots(self, rows: slice) -> int:
         """S, index slots for some rows: a constant, enough for the most that they can get."""
         count = len(range(*rows.indices(self.rows)))
+        if self.row_rates:
+            most = math.ceil(self.total * largest_part(self.row_rates, self.rows, count)) + (count < self.rows)
+            return min(most, self.total, count * self.length)
         return math.ceil(self.total * count / self.rows) + (count < self.rows)
+
+    def _row_totals(self, noise: StepNoise, start: float) -> Counts:
+        """[B + 1] positions that the first rows take together: each row's own part of the total."""
+        if self.row_rates is None:
+            return _spread(np.arange(self.rows + 1), self.total, self.rows, start)
+        own = noise.starts("row rates", self.rows + 1)
+        u, order = own[0] + 2.0**-33, np.argsort(own[1:], kind="stable")  # u is never 0
+        parts = np.array([0.0, *(weight(self.row_rates, (k + u) / self.rows) for k in order.tolist())]).cumsum()
+        return np.floor(parts / parts[-1] * self.total + start).astype(np.int64)
 
     def quotas(self, shares: list[float], noise: StepNoise) -> Counts:
         """[1 + sources, B]: the total of each row, then the part of each share. Shares sum to at most 1."""
         starts = iter(noise.starts("quota", 1 + 2 * len(shares)))
-        free = _spread(np.arange(self.rows + 1), self.total, self.rows, next(starts))
+        free = self._row_totals(noise, next(starts))
         left, quotas = self.total, [np.diff(free)]
         for share in shares:
             wanted = min(left, math.floor(share * self.total + next(starts)))

@@ -1,4 +1,4 @@
-"""Which positions are predicted, and what replaces them: the mixture of sources, and the replacement.
+"""Which positions are predicted: the mixture of sources, and the policy of the settings.
 
 Tensors and integers only: everything happens in the step, on the device, without a loop over tokens. Shapes: B rows
 of the global batch, b rows of this rank, T tokens a row, V vocabulary entries, S index slots.
@@ -6,7 +6,7 @@ of the global batch, b rows of this rank, T tokens a row, V vocabulary entries, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from trainables.masking.difficulty import Difficulty
 from trainables.masking.policy import Answers, Floats, MaskingPolicy, Vocabulary
 from trainables.masking.sources import Scored, largest
 from trainables.noise import StepNoise
-from trainables.settings.config import Config, Replacements
+from trainables.settings.config import Config
 
 
 class Mixture:
@@ -34,6 +34,9 @@ class Mixture:
         masking = config.masking
         self.config, self.rows, self.seed = config, rows, seed
         self.eligible_V = torch.tensor(vocabulary.eligible, device=device)
+        eligible = np.where(vocabulary.eligible, vocabulary.unigram, 0.0)
+        self.probability = eligible / eligible.sum()
+        self.loss_weight_V = torch.ones(vocabulary.size, device=device)
         largest = masking.largest_shares.items()
         shares = {name: share for name, share in largest if share or name in ("random", "token", "trigram")}
         made = {name: sources.make(name, config, vocabulary, device) for name in shares}
@@ -51,7 +54,8 @@ class Mixture:
 
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
         warm = noise.step >= self.config.warmup_steps
-        budget, (due, *wanted), total = self._due(ids_BT, noise, warm)
+        budget, quotas, total = self._due(ids_BT, noise, warm)
+        due, *wanted = quotas[:, self.rows]
         left = due
         free = eligible = self.eligible_V[ids_BT[self.rows]]
         supplied, cut = [], left.new_zeros(())
@@ -64,33 +68,42 @@ class Mixture:
             else:
                 supplied.append(left.new_zeros(()))
         rest, _ = largest(self.random.priorities(ids_BT, noise, self.rows), free, left, budget.largest(), False)
-        selection = Selection.of((eligible & ~free) | rest, budget.slots(self.rows), total)
+        selection = Selection.of((eligible & ~free) | rest, budget.slots(self.rows), total, quotas[0])
         short = torch.stack(wanted).sum() - torch.stack(supplied).sum()
         broken = selection.weight.sum() != due.sum()
         draw = Draw(torch.stack([rest.sum(), *supplied]), broken, short, cut)
         self.audit.count(selection, draw, eligible.numel(), warm)
-        return selection
+        if not (warm and self.config.masking.loss_weight):
+            return selection
+        labels = ids_BT[self.rows].flatten()[selection.positions.clamp(max=eligible.numel() - 1)]
+        return replace(selection, loss_weight=selection.weight * self.loss_weight_V[labels])
 
     def _due(
         self, ids_BT: torch.Tensor, noise: StepNoise, warm: bool
     ) -> tuple[Budget | RowBudget, torch.Tensor, int | torch.Tensor]:
-        """The budget; the parts of this rank's rows and their sources, [1 + sources, b]; and the batch's total."""
+        """The budget; the parts of all rows and of their sources, [1 + sources, B]; and the batch's total."""
         config = self.config
-        rate, shape = config.rate_at(noise.step), (config.batch_size, config.data.block)
+        shape = (config.batch_size, config.data.block)
+
+        def budget_of(step: int) -> Budget:
+            return Budget(config.rate_at(step), *shape, config.masking.row_rates)
 
         def shares_of(step: int) -> list[float]:
             shares = config.masking.shares_at(step, config.steps)
             return [shares[name] if warm else 0.0 for name in self.names]
 
         if config.masking.by_row:
-            by_row, random = RowBudget(rate, *shape), config.masking.shares.random if warm else 1.0
+            by_row, random = (
+                RowBudget(config.rate_at(noise.step), *shape),
+                config.masking.shares.random if warm else 1.0,
+            )
             quotas = by_row.quotas(self.eligible_V[ids_BT].sum(1), random, shares_of(noise.step), self.remainder)
-            return by_row, quotas[:, self.rows], quotas[0].sum()
+            return by_row, quotas, quotas[0].sum()
 
         def drawn(noise: StepNoise) -> Counts:  # for the step of that noise: the rate and the shares may change
-            return Budget(config.rate_at(noise.step), *shape).quotas(shares_of(noise.step), noise)[:, self.rows]
+            return budget_of(noise.step).quotas(shares_of(noise.step), noise)
 
-        budget = Budget(rate, *shape)
+        budget = budget_of(noise.step)
         return budget, noise.get_or_draw("quotas", drawn, ids_BT.device), budget.total
 
     @property
@@ -144,6 +157,9 @@ class Mixture:
             order = np.argsort(randomness.words(len(difficulty.token_score), self.seed, "deal", self.audit.refreshes))
         self.token.set(difficulty.token_score[order])
         self.trigram.set(difficulty.trigram_score[order])
+        if masking.loss_weight:
+            weights = loss_weights(difficulty.token_score[order], self.probability, masking.loss_weight)
+            self.loss_weight_V.copy_(torch.from_numpy(weights))
 
     def scores(self) -> dict[str, Floats]:
         scores = {"token": np.exp(self.token.log_score.cpu().numpy())}
@@ -164,6 +180,15 @@ class Mixture:
         self._renew()
 
 
+def loss_weights(score_V: Floats, probability_V: Floats, share: float) -> Floats:
+    """[V] what a prediction's loss counts, by its token: 1 - share + share * score / mean score, 1 where all are 0.
+
+    The mean is that of a position drawn at random from the train part, so the weights' own is 1 there.
+    """
+    mean = float(score_V @ probability_V)
+    return 1 - share + share * score_V / mean if mean > 0 else np.ones_like(score_V)
+
+
 def build(config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device: str) -> MaskingPolicy:
     """The masking policy of the settings.
 
@@ -176,28 +201,3 @@ def build(config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device
     """
     policy = Amlm if config.masking.policy == "amlm" else Mixture
     return policy(config, vocabulary, rows, seed, device)
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """Replaces the selected positions, by chance: by [MASK], by a uniform vocabulary id, or by themselves.
-
-    Noise is indexed by position: two policies that select the same position do the same to it.
-    """
-
-    mask_id: int
-    vocab_size: int
-    rows: slice
-    chances: Replacements = field(default_factory=Replacements)
-
-    def __call__(self, ids_bT: torch.Tensor, selection: Selection, noise: StepNoise) -> torch.Tensor:
-        """The model's input, [b, T], from the token ids and a selection."""
-        chance = noise.get_or_draw("replace", lambda noise: noise.uniform("replace")[self.rows], ids_bT.device)
-        other = noise.get_or_draw(
-            "other", lambda noise: noise.integers("other", self.vocab_size)[self.rows], ids_bT.device
-        )
-        mask, changed = self.chances.mask, self.chances.mask + self.chances.random
-        instead = torch.where(chance < mask, self.mask_id, torch.where(chance < changed, other, ids_bT))
-        selected = torch.zeros(ids_bT.numel() + 1, dtype=torch.bool, device=ids_bT.device)
-        selected[selection.positions] = True
-        return torch.where(selected[:-1].view_as(ids_bT), instead, ids_bT)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
@@ -25,11 +26,14 @@ from sweeper.system.nearest import nearest, nearest_path
 from sweeper.trainable import Budget
 from trainables.settings import presets, word_amounts
 from trainables.settings.catalogue import SOURCES
+from trainables.settings.row_rates import RowRates, largest_part
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[int, BeforeValidator(word_amounts.words)]
 Fall = Literal["linear", "cosine", "trapezoid", "warmup-stable-decay"]
+Rate = Annotated[float, Field(gt=0, le=0.5)]
+Rates = Annotated[tuple[tuple[Fraction, Rate], ...], BeforeValidator(lambda value: _tuples(value))]
 Lengths = Annotated[tuple[tuple[Fraction, Positive], ...], BeforeValidator(lambda value: _tuples(value))]
 Milestones = Annotated[tuple[int, ...] | None, BeforeValidator(word_amounts.series)]
 
@@ -285,8 +289,8 @@ class Replacements(Frozen):
 class MaskingConfig(Frozen):
     """Which positions are predicted. Defaults are Accuracy-Morph as released (BabyLM 2026).
 
-    `rate_schedule: linear`, `apportion: row`, `replicate` and `draw: bernoulli` leave the exact budget. Reports say so,
-    and also say when an arm's rate differs from the baseline's.
+    A `rate_schedule`, `apportion: row`, `replicate`, `draw: bernoulli` and `loss_weight` leave the exact budget.
+    Reports say so, and also say when an arm's rate differs from the baseline's.
 
     Args:
         preset: a rule by name (presets.py); it is replaced by the settings that it stands for.
@@ -294,8 +298,19 @@ class MaskingConfig(Frozen):
             independently, mask special tokens too, lose what a probability has above 1, end a linear rate one step
             short.
         rate: the budget, as a share of all positions.
-        rate_schedule: `linear` goes from rate_start to rate over the run.
-        rate_start: where a linear schedule begins.
+        rate_schedule: how the rate goes from rate_start to rate over the run: `linear` (Ankner et al. 2024, from 0.30
+            to 0.15), `cosine` (half a cosine) or `inverse` (ours: 1 / rate is linear, so it falls fast, then slowly);
+            `step` takes `rates`.
+        rate_start: where a schedule begins, but for `step`.
+        rates: [share of the run, rate] from which on each holds, from 0 on and rising, for `rate_schedule: step`; they
+            take the place of `rate` (mmBERT, Marone et al. 2025: 0.30, 0.15, 0.05).
+        row_rates: mixture: every row of a batch has a rate of its own, and the batch still predicts K: proportional to
+            t (`uniform`, as in masked diffusion) or to cos(pi t / 2) (`cosine`; Chang et al. 2022), with a uniform t.
+        corrupt: share of all positions that are replaced, where those are not the predicted ones: above `rate` all
+            predicted ones and others that may be predicted, below it so many of the predicted ones (replacement.py).
+        loss_weight: mixture: a predicted position's loss counts (1 - a) + a * its token's score / the mean score, with
+            this as a; 0 before the mask warm-up ends. Ours, after Rho-1 (Lin et al. 2024), which selects by the loss
+            in excess of a reference model's.
         apportion: `batch` (exactly rate * positions a batch) or `row` (the published rounding, row by row).
         policy: `mixture` divides the budget by `shares`; `amlm` draws by weights (Edman & Fraser 2025).
         update_every: steps between refreshes; None is the rule's own `pace`, or else 2 % of the run (the published
@@ -333,9 +348,13 @@ class MaskingConfig(Frozen):
 
     preset: presets.Preset | None = None
     replicate: bool = False
-    rate: Annotated[float, Field(gt=0, le=0.5)] = 0.15
-    rate_schedule: Literal["constant", "linear"] = "constant"
-    rate_start: Annotated[float, Field(gt=0, le=0.5)] = 0.40
+    rate: Rate = 0.15
+    rate_schedule: Literal["constant", "linear", "cosine", "inverse", "step"] = "constant"
+    rate_start: Rate = 0.40
+    rates: Rates | None = Field(default=None, exclude_if=_absent)
+    row_rates: RowRates | None = Field(default=None, exclude_if=_absent)
+    corrupt: Rate | None = Field(default=None, exclude_if=_absent)
+    loss_weight: Fraction = Field(default=0.0, exclude_if=lambda share: not share)
     apportion: Literal["batch", "row"] = "batch"
     policy: Literal["mixture", "amlm"] = "mixture"
     update_every: Positive | None = None
@@ -377,6 +396,17 @@ class MaskingConfig(Frozen):
             raise ValueError("schedule belongs to policy mixture with apportion batch, without replicate")
         if self.policy == "amlm" and self.apportion == "row":
             raise ValueError("apportion row belongs to policy mixture; for amlm write draw: bernoulli")
+        if self.rate_schedule == "step" and self.rates is None:
+            raise ValueError("rate_schedule step needs rates, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
+        begins = [begin for begin, _ in self.rates] if self.rates is not None else [0]
+        if begins[:1] != [0] or begins != sorted({*begins}):
+            raise ValueError("rates must begin at 0 and rise, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
+        if self.row_rates and (self.policy != "mixture" or self.by_row):
+            raise ValueError("row_rates belong to policy mixture with apportion batch, without replicate")
+        if self.loss_weight and (self.policy != "mixture" or self.signal == "frequency"):
+            raise ValueError(
+                "loss_weight belongs to policy mixture with a signal that a refresh renews, which frequency is not"
+            )
         return self
 
     def shares_at(self, step: int, steps: int) -> dict[str, float]:
@@ -405,9 +435,47 @@ class MaskingConfig(Frozen):
         return self.policy == "amlm" and (self.replicate or self.draw == "bernoulli")
 
     @property
+    def rate_changes(self) -> bool:
+        """Whether the rate is not the same in every step."""
+        return self.rate_schedule != "constant"
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """The rate of a step, counted from 0, of a run of so many."""
+        if not self.rate_changes:
+            return self.rate
+        if self.rate_schedule == "step":
+            return [rate for begin, rate in self.rates or () if round(begin * steps) <= step][-1]
+        begin, end = self.rate_start, self.rate
+        last = max(1, steps - 1)
+        if self.rate_schedule == "linear":
+            return begin + (end - begin) * step / (steps if self.as_coded else last)
+        done = step / last
+        if self.rate_schedule == "cosine":
+            return end + (begin - end) * (1 + math.cos(math.pi * done)) / 2
+        return 1 / ((1 - done) / begin + done / end)
+
+    @property
+    def rates_of_run(self) -> list[float]:
+        """Rates of a run, the lowest and the highest among them."""
+        if self.rate_schedule == "step":
+            return [rate for _, rate in self.rates or ()]
+        return [self.rate_start, self.rate] if self.rate_changes else [self.rate]
+
+    @property
+    def off_budget(self) -> tuple[str, ...]:
+        """What leaves the budget, in a word each: numbers that vary by batch, or unequal parts in the loss."""
+        ways = {
+            "rows": self.by_row,
+            "draws": self.independent,
+            "schedule": self.rate_changes,
+            "weights": self.loss_weight > 0,
+        }
+        return tuple(name for name, so in ways.items() if so)
+
+    @property
     def on_budget(self) -> bool:
-        """Whether every batch predicts exactly the budget."""
-        return not (self.by_row or self.independent or self.rate_schedule == "linear")
+        """Whether every batch predicts exactly the budget, and its loss is the plain mean."""
+        return not self.off_budget
 
 
 BOTH_LENGTHS = "both steps and length are set: keep one and set the other to null"
@@ -525,8 +593,13 @@ class Config(Frozen):
         begins = [round(share * self.steps) for share in shares]
         if begins[-1] >= self.steps or len({*begins}) < len(begins):
             raise ValueError(f"sequence_lengths has a part without a step: the run has {self.steps}")
-        if self.masking.by_row and not round(self.masking.rate * self.data.block):
-            raise ValueError(f"masking.rate {self.masking.rate:g} of a row of {self.data.block} rounds to no position")
+        least = min(self.masking.rates_of_run)
+        if self.masking.by_row and not round(least * self.data.block):
+            raise ValueError(f"masking.rate {least:g} of a row of {self.data.block} rounds to no position")
+        if self.masking.rate_changes and not round(least * self.tokens_per_step):
+            raise ValueError(f"a rate of {least:g} of a batch of {self.tokens_per_step} rounds to no position")
+        if self.masking.row_rates:
+            self._rows_have_room(self.masking.row_rates)
         delay = self.masking.refresh_delay or 0
         largest = (self.steps - self.warmup_steps - delay) // MIN_REFRESHES
         given = self.masking.update_every is not None or delay
@@ -538,6 +611,17 @@ class Config(Frozen):
                 f"the mask warm-up of {self.warmup_steps} of {self.steps} steps: the largest legal value is {largest}"
             )
         return self
+
+    def _rows_have_room(self, kind: RowRates) -> None:
+        """ValueError if a row could be asked for more than half of its positions, which every row has."""
+        room, part = -(-self.data.block // 2), largest_part(kind, self.batch_size, 1)
+        asked = math.ceil(part * round(max(self.masking.rates_of_run) * self.tokens_per_step) - 1e-6)
+        if asked > room:
+            highest = math.floor(1000 * room / part / self.tokens_per_step) / 1000
+            raise ValueError(
+                f"masking.row_rates {kind} could ask a row for {asked} of its {self.data.block} positions, and it is "
+                f"sure to have {room}: rates up to about {highest:g} go"
+            )
 
     @property
     def warmup_steps(self) -> int:
@@ -564,7 +648,10 @@ class Config(Frozen):
         if not 0 < step <= shared or not self.masking.on_budget or self.series is not None:
             return None
         settings = self.model_dump(mode="json", exclude={"masking", "length", "series"})
-        return {**settings, "rate": self.masking.rate, "replacement": self.masking.replacement.model_dump()}
+        masking = self.masking
+        added = {"row_rates": masking.row_rates, "corrupt": masking.corrupt}
+        later = {name: value for name, value in added.items() if value is not None}
+        return {**settings, "rate": masking.rate, "replacement": masking.replacement.model_dump(), **later}
 
     def refreshes(self, done: int) -> bool:
         """Whether the masking policy is refreshed after so many steps."""
@@ -585,27 +672,23 @@ class Config(Frozen):
     def predicted_per_step(self) -> int:
         """K, the positions predicted in one batch: the mean under a rate schedule, the most where rows are rounded."""
         masking = self.masking
-        rate = masking.rate if masking.rate_schedule == "constant" else (masking.rate_start + masking.rate) / 2
+        if masking.rate_changes:
+            return _mean_predicted(masking, self.steps, self.batch_size, self.data.block)
         if masking.by_row:  # where all of a row may be predicted
-            return self.batch_size * round(rate * self.data.block)
-        return round(rate * self.tokens_per_step)
+            return self.batch_size * round(masking.rate * self.data.block)
+        return round(masking.rate * self.tokens_per_step)
 
     @property
     def budget(self) -> Budget:
         """What makes runs comparable: the positions predicted in all, and whether every batch predicts the same."""
         masking, each = self.masking, self.predicted_per_step
-        ways = {"rows": masking.by_row, "draws": masking.independent, "schedule": masking.rate_schedule == "linear"}
-        way = "+".join(name for name, so in ways.items() if so)
         usual = round(MaskingConfig.model_fields["rate"].default * self.tokens_per_step)
+        way = "+".join(masking.off_budget)
         return Budget(each * self.steps, masking.on_budget, masking.on_budget and each == usual, way)
 
     def rate_at(self, step: int) -> float:
         """The share of positions that a step predicts, counted from 0."""
-        masking = self.masking
-        if masking.rate_schedule == "constant":
-            return masking.rate
-        last = self.steps if masking.as_coded else max(1, self.steps - 1)
-        return masking.rate_start + (masking.rate - masking.rate_start) * step / last
+        return self.masking.rate_at(step, self.steps)
 
     def sequence_length(self, step: int) -> int:
         """Tokens of a row that the model sees in a step, counted from 0."""
@@ -669,6 +752,15 @@ class Config(Frozen):
         """Entries of the vocabulary, from the settings alone; a named tokenizer is taken to have BERT's 30,522."""
         trained = re.match(r"train:([0-9]+)(?:,|$)", self.data.tokenizer)
         return int(trained[1]) if trained else ASSUMED_ENTRIES
+
+
+@lru_cache(maxsize=4096)
+def _mean_predicted(masking: MaskingConfig, steps: int, rows: int, length: int) -> int:
+    """Of all steps of a rate schedule, each with its own K, rounded as its budget rounds it."""
+    rates = (masking.rate_at(step, steps) for step in range(steps))
+    if masking.by_row:
+        return round(rows * sum(round(rate * length) for rate in rates) / steps)
+    return round(sum(round(rate * rows * length) for rate in rates) / steps)
 
 
 Whole = TypeVar("Whole", bound=Config)

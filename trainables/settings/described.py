@@ -60,20 +60,39 @@ def _lengths(config: Config) -> str:
 
 def masking(given: MaskingConfig) -> str:
     """The masking rule."""
-    falling = f"{given.rate_start:.0%} falling to " if given.rate_schedule == "linear" else ""
     shown = given.replacement
     put = f"{shown.mask:.1%} shown as [MASK], {shown.random:.1%} as another token, {shown.keep:.1%} as they are"
-    predicted = f"with {falling}{given.rate:.0%} of the positions predicted" + (
-        ": " if shown == Replacements() else f" ({put}): "
-    )
+    details = [*_rate_in_between(given), *([put] if shown != Replacements() else [])]
+    if given.row_rates:
+        details.append(f"at a rate of each row's own, {given.row_rates}, as many in every batch")
+    if given.corrupt is not None:
+        details.append(f"{given.corrupt:.1%} of all positions corrupted, in place of the predicted ones")
+    if given.loss_weight:
+        details.append(f"{given.loss_weight:.0%} of a prediction's weight in the loss by its token's score")
+    told = f" ({'; '.join(details)})" if details else ""
+    predicted = f"with {_rate(given)} of the positions predicted{told}: "
     if given.policy == "amlm":
         return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025)"
     parts = _parts(dict(given.shares))
     if given.schedule:
         of_run = (f"from {begin:.0%} of the run on {_parts(dict(shares))}" for begin, shares in given.schedule.shares)
         parts = f"{'; '.join(of_run)}{', linear in between' * (given.schedule.interpolate == 'linear')}"
-    scored = given.largest_shares["token"] or given.largest_shares["trigram"]
+    scored = given.largest_shares["token"] or given.largest_shares["trigram"] or given.loss_weight
     return predicted + parts + (f" (scores of {given.signal})" if scored else "")
+
+
+def _rate(given: MaskingConfig) -> str:
+    """The share of the positions that is predicted, at first and at last."""
+    first, last = given.rates_of_run[0], given.rates_of_run[-1]
+    if given.rate_schedule in ("constant", "step"):
+        return f"{first:.0%}"
+    return f"{first:.0%} {'rising' if first < last else 'falling'} to {last:.0%}"
+
+
+def _rate_in_between(given: MaskingConfig) -> list[str]:
+    if given.rate_schedule == "step":
+        return [f"{rate:.0%} from {begin:.0%} of the run on" for begin, rate in (given.rates or ())[1:]]
+    return {"cosine": ["along half a cosine"], "inverse": ["with 1 / rate linear"]}.get(given.rate_schedule, [])
 
 
 def _parts(shares: Mapping[str, float]) -> str:

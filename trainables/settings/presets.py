@@ -34,6 +34,16 @@ Preset = Literal[
     "whole_word",
     "span",
     "rarity",
+    "rate_linear",
+    "rate_cosine",
+    "rate_inverse",
+    "rate_steps",
+    "row_uniform",
+    "row_cosine",
+    "dense_corruption",
+    "sparse_corruption",
+    "mask_only",
+    "rho_like",
 ]
 Tree = dict[str, Any]
 
@@ -56,6 +66,10 @@ _RULE: Tree = {
     "renormalise": False,
     "rate_schedule": "constant",
     "rate_start": 0.40,
+    "rates": None,
+    "row_rates": None,
+    "corrupt": None,
+    "loss_weight": 0.0,
     "loss_quantile": 0.75,
     "rarity_power": 1.0,
     "pace": None,
@@ -78,6 +92,9 @@ _CMS: Tree = {
     "counted": "after_warmup",
     "trigram_mean": "all",
 }
+# Random masking from the first step, for what changes something else than the positions.
+_PLAIN: Tree = {"shares": {"random": 1.0}, "mask_warmup": 0.0}
+_FALLING: Tree = {**_PLAIN, "rate_start": 0.30}
 
 # Accuracy-Morph and CMS-Morph (BabyLM 2026), AMLM (Edman & Fraser, BabyLM 2025), and rules of our own. `frequency` and
 # `random_sketch_control` take their names from Accuracy-Morph's study, but the rules are ours: there, frequency has the
@@ -107,6 +124,16 @@ MASKING: dict[Preset, Tree] = {
     "whole_word": {"shares": {"random": 0.0, "whole_word": 1.0}, "mask_warmup": 0.0},
     "span": {"shares": {"random": 0.0, "span": 1.0}, "mask_warmup": 0.0},
     "rarity": {"shares": {"random": 0.8, "rarity": 0.2}, "mask_warmup": 0.0},
+    "rate_linear": {**_FALLING, "rate_schedule": "linear"},
+    "rate_cosine": {**_FALLING, "rate_schedule": "cosine"},
+    "rate_inverse": {**_FALLING, "rate_schedule": "inverse"},
+    "rate_steps": {**_PLAIN, "rate_schedule": "step", "rates": [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]},
+    "row_uniform": {**_PLAIN, "row_rates": "uniform"},
+    "row_cosine": {**_PLAIN, "row_rates": "cosine"},
+    "dense_corruption": {**_PLAIN, "corrupt": 0.40},
+    "sparse_corruption": {**_PLAIN, "corrupt": 0.10},
+    "mask_only": {**_PLAIN, "replacement": {"mask": 1.0, "random": 0.0, "keep": 0.0}},
+    "rho_like": {"shares": {"random": 1.0}, "loss_weight": 0.2},
 }
 _NHOT: Tree = {"embedding": "nhot"}
 _MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": _NHOT, "published/amlm-hard-nhot-code": _NHOT}

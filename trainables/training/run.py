@@ -17,7 +17,7 @@ from sweeper.trainable import TrainContext
 from trainables import limits, received
 from trainables.data import words_seen
 from trainables.data.batches import Batches, Prepared
-from trainables.masking import mixture, policy, statistics
+from trainables.masking import mixture, policy, replacement, statistics
 from trainables.masking.budget import Selection
 from trainables.model import initialisation
 from trainables.model.masked_lm import Build
@@ -52,9 +52,11 @@ class Run:
         vocabulary = policy.Vocabulary(*by_id, self.batches.word_start)
         self.statistics = statistics.MaskStatistics(vocabulary)
         self.policy = mixture.build(config, vocabulary, self.rows, context.seed, context.device)
-        self.replacement = mixture.Replacement(
+        self.replacement = replacement.Replacement(
             self.prepared.mask_id, self.prepared.vocab_size, self.rows, config.masking.replacement
         )
+        eligible = torch.tensor(vocabulary.eligible | config.masking.as_coded, device=context.device)
+        self.corruption = replacement.Corruption(config.masking.corrupt, eligible, self.rows)
         self.where = (context.device, context.rank, context.world_size)
         self.validation = validation.Validation(self.prepared, *self.where)
         self.losses = torch.zeros(2, dtype=torch.float64, device=context.device)  # their sum, and how many
@@ -128,8 +130,7 @@ class Run:
             raise ValueError(f"{folder} is damaged: it has no row of step {lacking}")
         for step in range(begun.step):
             noise = self.noise(step)
-            global_ids = self.batches.ids(noise, context.device)
-            ids, selection = global_ids[self.rows], self.policy.select(global_ids, noise)
+            ids, selection, _ = self.select(noise)
             labels = ids.flatten()[selection.positions.clamp(max=ids.numel() - 1)]
             answers = begun.at(context.rank, step, labels)
             self.learn(selection, answers, noise)
@@ -162,13 +163,14 @@ class Run:
         return history
 
     def completed(self, masking: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A policy's state with the two counts that earlier versions lacked.
+        """A policy's state with the counts that earlier versions lacked.
 
         `initial` is filled in from the vocabulary: earlier versions took an entry to begin a word or not wherever it
-        stood. `words`, the words of several pieces, starts at zero.
+        stood. `words`, the words of several pieces, starts at zero. `corrupted` was what was predicted.
         """
         initial = masking["by_id"] * torch.from_numpy(self.prepared.forms.begins)
-        return {"initial": initial, "words": torch.zeros(2, dtype=torch.int64), **masking}
+        corrupted = torch.stack([masking["audit"][1], torch.zeros_like(masking["audit"][1])])
+        return {"initial": initial, "words": torch.zeros(2, dtype=torch.int64), "corrupted": corrupted, **masking}
 
     @property
     def done(self) -> int:
@@ -198,21 +200,28 @@ class Run:
         """
         config, context = self.config, self.context
         bfloat16 = torch.autocast(torch.device(context.device).type, torch.bfloat16, config.precision == "bfloat16")
-        global_ids = self.batches.ids(noise, context.device)
-        ids = global_ids[self.rows]
-        selection = self.policy.select(global_ids, noise)
+        ids, selection, corrupted = self.select(noise)
         at = selection.positions.clamp(max=ids.numel() - 1)
         labels = ids.flatten()[at]
-        inputs = self.replacement(ids, selection, noise)
+        inputs = self.replacement(ids, corrupted, noise)
         with bfloat16:
             rows = inputs.view(-1, config.sequence_length(noise.step))
             losses, predictions = self.model.losses(rows, selection.positions, labels, self.dropout_seed(noise.step))
         loss = (losses * selection.weight).sum()
-        (loss / selection.total).backward()
+        weighted = loss if selection.loss_weight is None else (losses * selection.loss_weight).sum()
+        (weighted / selection.total).backward()
         self.optimiser.step(self.optimiser.rate(noise), context.all_reduce, alone=context.world_size == 1)
         answers = policy.Answers(labels, predictions, losses.detach(), inputs.flatten()[at] == self.prepared.mask_id)
         self.learn(selection, answers, noise)
         self.losses += torch.stack([loss.detach(), selection.weight.sum()])
+
+    def select(self, noise: StepNoise) -> tuple[torch.Tensor, Selection, torch.Tensor]:
+        """This rank's rows of a step, [b, T]; what to predict of them, and what to corrupt, [b, T], both counted."""
+        global_ids = self.batches.ids(noise, torch.device(self.context.device))
+        selection = self.policy.select(global_ids, noise)
+        corrupted, broken = self.corruption(global_ids, selection, noise)
+        self.policy.audit.tally_corrupted(corrupted, broken)
+        return global_ids[self.rows], selection, corrupted
 
     def learn(self, selection: Selection, answers: policy.Answers, noise: StepNoise) -> None:
         """Show the answers to the masking policy, to its audit and to the log of a trunk that is to be left."""
@@ -239,7 +248,7 @@ class Run:
     def replayed(self, capture: cuda_graph.Capture) -> cuda_graph.Steps:
         """Steps that `capture` turns into graphs; one by one with several ranks or a masking rate that changes."""
         config = self.config
-        constant = self.context.world_size == 1 and config.rate_at(0) == config.rate_at(config.steps)
+        constant = self.context.world_size == 1 and not config.masking.rate_changes
 
         def kind(step: int) -> tuple[bool, int]:
             return step >= config.warmup_steps, config.sequence_length(step)

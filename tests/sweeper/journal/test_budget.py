@@ -179,6 +179,10 @@ def test_where_the_spec_frees_the_budget_all_is_compared_and_the_report_says_wha
         ({"masking.rate": 0.1504}, True),  # as many positions in every batch
         ({"masking.rate_schedule": "linear"}, False),
         ({"masking.rate_schedule": "linear", "masking.rate_start": 0.15}, False),  # as many, but not in every batch
+        ({"masking.rate_schedule": "cosine", "masking.rate_start": 0.3}, False),
+        ({"masking.loss_weight": 0.2}, False),  # as many in every batch, but they weigh differently
+        ({"masking.loss_weight": 0.0, "masking.corrupt": 0.4}, True),
+        ({"masking.row_rates": "cosine"}, True),
         ({"masking.apportion": "row"}, False),
         ({"masking.replicate": True}, False),
         ({"masking.policy": "amlm", "masking.draw": "bernoulli"}, False),
@@ -345,3 +349,20 @@ def test_other_objectives_and_tasks_set_it_apart_too(tmp_path: Path) -> None:
     assert [trade.name for trade in pareto.trades(sweep, journal)] == ["mix", "baseline"]
     rows = scores.section(sweep, journal, records_of.describe).splitlines()[-3:]
     assert ["baseline" in rows[0], "mix" in rows[1], "big (budget not matched)" in rows[2]] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ({"masking.loss_weight": 0.2}, "other (predictions weighted in the loss)"),
+        ({"masking.rate_schedule": "cosine"}, "other (not the same number in every batch)"),
+        (
+            {"masking.rate_schedule": "cosine", "masking.loss_weight": 0.2},
+            "other (not the same number in every batch, predictions weighted in the loss)",
+        ),
+    ],
+    ids=str,
+)
+def test_the_plan_says_in_which_way_a_budget_is_left(arm: dict[str, Any], said: str) -> None:
+    told = [text for _, text in budget.planned(spec(arms={"baseline": {}, "other": arm}))]
+    assert any(said in text for text in told), told

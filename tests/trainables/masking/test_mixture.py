@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from trainables.data.word_forms import WORDPIECE
 from trainables.masking.budget import Budget, Selection
-from trainables.masking.mixture import Mixture, Replacement
+from trainables.masking.mixture import Mixture
 from trainables.masking.policy import Answers, Vocabulary
+from trainables.masking.replacement import Replacement
 from trainables.noise import StepNoise
 from trainables.settings import described
 from trainables.settings.config import Config, Replacements, Shares
@@ -175,13 +176,11 @@ def test_state_carries_everything_that_selection_needs() -> None:
 
 def test_replacement_is_80_10_10_and_belongs_to_the_position() -> None:
     replacement = Replacement(4, 100, slice(0, ROWS))
-    tokens, every = ids(), torch.arange(ROWS * LENGTH)
+    tokens, every = ids(), torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    even = (torch.arange(ROWS * LENGTH) % 2 == 0).view(ROWS, LENGTH)
     kinds = np.zeros(3)
     for step in range(40):
-        whole = replacement(tokens, Selection(every, torch.ones(len(every)), len(every)), noise(step)).flatten()
-        half = replacement(
-            tokens, Selection(every[::2], torch.ones(len(every) // 2), len(every) // 2), noise(step)
-        ).flatten()
+        whole, half = (replacement(tokens, corrupted, noise(step)).flatten() for corrupted in (every, even))
         assert torch.equal(half[::2], whole[::2])
         assert torch.equal(half[1::2], tokens.flatten()[1::2])
         masked, kept = whole == 4, whole == tokens.flatten()
@@ -192,7 +191,7 @@ def test_replacement_is_80_10_10_and_belongs_to_the_position() -> None:
 
 def test_padding_slots_change_nothing() -> None:
     replacement, tokens = Replacement(4, 100, slice(0, ROWS)), ids()
-    nothing = Selection(torch.tensor([ROWS * LENGTH]), torch.zeros(1), 0)
+    nothing = Selection(torch.tensor([ROWS * LENGTH]), torch.zeros(1), 0).chosen(tokens.shape)
     assert torch.equal(replacement(tokens, nothing, noise()), tokens)
 
 
@@ -215,14 +214,14 @@ def test_predicted_tokens_are_replaced_as_told(mask: float, random: float, keep:
     counts = [0, 0, 0]
     for step in range(40):
         tokens = ids(step).clamp(min=5)
-        selection = Selection(torch.arange(tokens.numel()), torch.ones(tokens.numel()), tokens.numel())
-        found = replacement(tokens, selection, noise(step))
+        every = torch.ones_like(tokens, dtype=torch.bool)
+        found = replacement(tokens, every, noise(step))
         counts[0] += int((found == 4).sum())
         counts[2] += int((found == tokens).sum())
         counts[1] += int(((found != tokens) & (found != 4)).sum())
         if chances == Replacements():
-            assert torch.equal(found, usual(tokens, selection, noise(step)))
-        as_usual = usual(tokens, selection, noise(step)) == 4
+            assert torch.equal(found, usual(tokens, every, noise(step)))
+        as_usual = usual(tokens, every, noise(step)) == 4
         assert torch.equal((found == 4) & as_usual, as_usual) or mask < 0.8, "a larger chance masks what a smaller does"
     total = sum(counts)
     assert [count / total for count in counts] == pytest.approx([mask, random, keep], abs=0.02)

@@ -31,9 +31,13 @@ VOCABULARY = Vocabulary(WORDPIECE.forms(STRINGS), np.arange(SIZE) >= len(SPECIAL
 ROWS, LENGTH, STEPS = 12, 32, 100
 # One name a rule: `published/random` is `random`, and so on (test_presets.py).
 PRESETS = list({Config.model_validate({"masking": {"preset": name}}).masking: name for name in MASKING}.values())
-BLIND = ("random", "frequency", "whole_word", "span", "rarity")
+BY_ROW = ("row_uniform", "row_cosine")  # each row with a rate of its own
+ELSEWHERE = ("dense_corruption", "sparse_corruption", "mask_only", "rho_like")  # select as random masking does
+FALLING = ("rate_linear", "rate_cosine", "rate_inverse", "rate_steps")
+BLIND = ("random", "frequency", "whole_word", "span", "rarity", *FALLING, *BY_ROW, *ELSEWHERE)
 LEARNING = [name for name in PRESETS if name not in BLIND]
 
+RATES = ("rate_schedule", "rate_start", "rates", "row_rates")
 every_preset = pytest.mark.parametrize("preset", PRESETS)
 
 
@@ -98,8 +102,10 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
-@every_preset
-@pytest.mark.parametrize(("unknown", "replicate"), [(0.3, False), (0.1, True)])
+@pytest.mark.parametrize(
+    ("preset", "unknown", "replicate"),
+    [*((name, 0.3, False) for name in PRESETS), *((name, 0.1, True) for name in PRESETS if name not in BY_ROW)],
+)
 def test_the_budget_is_what_it_promises(preset: str, unknown: float, replicate: bool) -> None:
     settings = config(preset, replicate=replicate)
     policy, predicted, specials, refreshes = made(settings), 0, 0, 0
@@ -210,7 +216,8 @@ def test_nothing_is_learned_before_a_refresh_nor_used_in_the_mask_warmup(preset:
 @every_preset
 def test_the_mask_warmup_is_that_of_random_masking_bitwise(preset: str) -> None:
     settings = config(preset, mask_warmup=0.5)
-    plain, steps = config("random", rate_schedule=settings.masking.rate_schedule), range(1, 50, 6)
+    rates = {name: getattr(settings.masking, name) for name in RATES}
+    plain, steps = config("random", **rates), range(1, 50, 6)
     assert same(play(made(settings), settings, steps), play(made(plain), plain, steps))
     together = []
     for rows in (slice(0, 5), slice(5, ROWS)):
@@ -250,6 +257,8 @@ def test_a_broken_budget_fails_loudly(preset: str, monkeypatch: pytest.MonkeyPat
     policy.select(nearly_all, noise(0))
     with pytest.raises(RuntimeError, match="mask audit: 1 batches"):
         policy.metrics(alone)
+    if preset in BY_ROW:
+        return
     monkeypatch.setattr(amlm, "SPARE_SDS", -3)
     replica = config(preset, replicate=True)
     policy = made(replica)
@@ -263,7 +272,7 @@ def test_a_broken_budget_fails_loudly(preset: str, monkeypatch: pytest.MonkeyPat
 
 @every_preset
 def test_a_linear_schedule_predicts_its_own_budget_at_every_step(preset: str) -> None:
-    settings = config(preset, rate_schedule="linear")
+    settings = config(preset, rate_schedule="linear", rate_start=0.40, row_rates=None)
     policy = made(settings)
     totals = [len(play(policy, settings, range(step, step + 1))[0]) for step in (0, 1, 50, 98, 99)]
     expected = [0.40 - 0.25 * step / 99 for step in (0, 1, 50, 98, 99)]
@@ -289,7 +298,7 @@ def test_what_was_masked_sums_to_one(preset: str) -> None:
 @every_preset
 def test_rows_with_half_their_tokens_unknown_are_filled(preset: str) -> None:
     """By random where a source has too little, up to every position that may be predicted."""
-    for rate in (0.15, 0.5):
+    for rate in (0.15, 0.25 if preset in BY_ROW else 0.5):
         settings = config(preset, rate=rate, rate_schedule="constant")
         batch = ids(0, 0.0)
         batch[:, ::2] = UNKNOWN
@@ -353,7 +362,8 @@ def test_cms_morph_counts_from_the_end_of_the_warmup_and_is_read_by_every_batch(
 
 
 def test_no_two_rules_select_the_same() -> None:
-    assert len(PRESETS) == 17
+    assert len(PRESETS) == 27
     chosen = {name: play(made(config(name)), config(name), range(8)) for name in PRESETS}
-    for one, other in itertools.combinations(PRESETS, 2):
+    assert all(same(chosen.pop(name), chosen["random"]) for name in ELSEWHERE)
+    for one, other in itertools.combinations(chosen, 2):
         assert not same(chosen[one], chosen[other]), (one, other)

@@ -26,6 +26,8 @@ KEPT = {
 }
 # Steps between refreshes: a rule that has a pace of its own unsets what the base settings say, so that it holds.
 OWN_PACE = {"update_every"}
+# What one preset sets though others keep it: how a predicted token is shown (mask_only).
+SHOWN = {"replacement"}
 # Nothing here is a default, or what any preset sets.
 FOREIGN: dict[str, Any] = {
     "shares": {"random": 0.1, "token": 0.2, "trigram": 0.3, "whole_word": 0.1, "span": 0.1, "rarity": 0.2},
@@ -42,14 +44,18 @@ FOREIGN: dict[str, Any] = {
     "pseudo_count": 2.0,
     "floor": 0.01,
     "renormalise": True,
-    "rate_start": 0.3,
+    "rate_start": 0.35,
+    "rates": [[0, 0.2], [0.5, 0.1]],
+    "row_rates": "uniform",
+    "corrupt": 0.3,
+    "loss_weight": 0.5,
     "pace": 3,
     "refresh_delay": 2,
     "counted": "after_warmup",
     "trigram_mean": "all",
 }
-# Of these there is no other value than one preset's.
-ONE_VALUE = {"counted", "trigram_mean", "renormalise"}
+# Of these there is no other value than a preset's.
+ONE_VALUE = {"counted", "trigram_mean", "renormalise", "row_rates"}
 
 
 def sweep(config: dict[str, Any], **arms: dict[str, Any]) -> Any:
@@ -69,7 +75,7 @@ def placed(paths: dict[str, Any]) -> dict[str, Any]:
 def test_every_setting_belongs_to_the_rule_or_is_kept() -> None:
     assert {*_RULE} | KEPT == {*MaskingConfig.model_fields}
     assert not {*_RULE} & KEPT
-    assert all({*changes} <= {*_RULE} | OWN_PACE for changes in MASKING.values())
+    assert all({*changes} <= {*_RULE} | OWN_PACE | SHOWN for changes in MASKING.values())
     assert all("pace" in changes for changes in MASKING.values() if OWN_PACE & {*changes})
 
 
@@ -80,7 +86,7 @@ def test_by_path_and_by_tree_are_the_same(name: str) -> None:
     assert Config.model_validate(placed(expand({"masking": {"preset": name}}))) == by_tree
     assert by_tree.masking.preset is None
     assert (by_tree.masking.apportion, by_tree.masking.draw, by_tree.masking.rate) == ("batch", "exact", 0.15)
-    assert by_tree.masking.on_budget == ("decay" not in name)
+    assert by_tree.masking.on_budget == ("decay" not in name and "rate_" not in name and name != "rho_like")
 
 
 @pytest.mark.parametrize("name", MASKING)
@@ -142,7 +148,8 @@ def test_the_rate_of_amlms_code_ends_one_step_short() -> None:
 def test_settings_that_came_later_are_written_where_they_say_something_only() -> None:
     """Hashes of the settings before them stay."""
     plain = MaskingConfig().model_dump(mode="json")
-    assert not {"pace", "refresh_delay", "counted", "trigram_mean"} & {*plain}
+    later = {"pace", "refresh_delay", "counted", "trigram_mean", "rates", "row_rates", "corrupt", "loss_weight"}
+    assert not later & {*plain}
     cms = Config.model_validate({"masking": {"preset": "cms_morph"}}).masking.model_dump(mode="json")
     assert {*cms} - {*plain} == {"pace", "counted", "trigram_mean"}
 

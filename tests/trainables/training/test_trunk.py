@@ -98,6 +98,19 @@ def test_what_a_fork_leaves_is_what_the_run_from_step_0_leaves(corpus: Path, tmp
     assert files(fork[11]) == files(whole[11])
 
 
+@pytest.mark.parametrize("rule", [{"corrupt": 0.4}, {"corrupt": 0.1, "row_rates": "uniform"}])
+def test_a_fork_counts_what_was_corrupted(corpus: Path, tmp_path: Path, rule: dict[str, Any]) -> None:
+    begun = left(settings(corpus, "random", 11, **rule), tmp_path / "first", 11)[11]
+    morph = settings(corpus, "accuracy_morph", 11, **rule)
+    assert morph.past(11) == settings(corpus, "random", 11, **rule).past(11)
+    for name in ("whole", "fork"):
+        (tmp_path / name).mkdir()
+    whole, fork = run(morph, tmp_path / "whole"), run(morph, tmp_path / "fork", fork_from=begun)
+    assert fork.rows == whole.rows
+    assert files(fork.checkpoint) == files(whole.checkpoint)
+    assert whole.rows[-1]["audit/corrupted"] == round(rule["corrupt"] * 128) / 128
+
+
 def test_a_fork_that_is_cut_off_goes_on(corpus: Path, tmp_path: Path) -> None:
     rule, point = settings(corpus, "accuracy_morph", 8), 8
     trunks = left(settings(corpus, "random", point), tmp_path / "first", point)
@@ -127,6 +140,8 @@ def test_what_is_no_past_of_another(corpus: Path) -> None:
     assert settings(corpus, "accuracy_morph", 16).past(7) == base.past(7)
     for other in (
         settings(corpus, "accuracy_morph", 10, rate=0.2),
+        settings(corpus, "accuracy_morph", 10, row_rates="cosine"),
+        settings(corpus, "accuracy_morph", 10, corrupt=0.2),
         base.model_copy(update={"steps": 40}),
         base.model_copy(update={"batch_size": 4}),
         base.model_copy(update={"noise_salt": 1}),
@@ -139,6 +154,8 @@ def test_what_is_no_past_of_another(corpus: Path) -> None:
         {"apportion": "row"},
         {"replicate": True},
         {"rate_schedule": "linear"},
+        {"rate_schedule": "step", "rates": [[0, 0.3], [0.5, 0.15]]},
+        {"loss_weight": 0.2},
         {"policy": "amlm", "draw": "bernoulli"},
     ):
         assert settings(corpus, "random", 10, **apart).past(7) is None, apart
