@@ -45,7 +45,8 @@ def answered(draw: np.random.Generator, labels: torch.Tensor) -> Answers:
     right = draw.random(len(ids)) < 1 / (1 + ids % 7)
     losses = (draw.exponential(1 + ids % 5)).astype(np.float32)
     predictions = np.where(right, ids, 0)
-    return Answers(labels, *map(torch.from_numpy, (predictions, losses, draw.random(len(ids)) < 0.8)))
+    masked, entropies = draw.random(len(ids)) < 0.8, (draw.random(len(ids)) * (1 + ids % 5)).astype(np.float32)
+    return Answers(labels, *map(torch.from_numpy, (predictions, losses, masked, entropies)))
 
 
 def alone(_tensor: torch.Tensor) -> None:

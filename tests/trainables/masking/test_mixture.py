@@ -276,5 +276,5 @@ def test_shares_between_two_moments_are_linear() -> None:
 def test_a_schedule_that_cannot_be_is_refused(given: list[Any]) -> None:
     with pytest.raises(ValueError, match="schedule"):
         base(masking={"schedule": {"shares": given}})
-    with pytest.raises(ValueError, match="schedule belongs to policy mixture"):
+    with pytest.raises(ValueError, match="schedule.shares belongs to policy mixture"):
         scheduled(policy="amlm")

@@ -55,7 +55,7 @@ def test_the_head_runs_at_the_selected_positions_alone(name: str) -> None:
         found = model.logits(ids, at)
         assert found.shape == (6, 300)
         torch.testing.assert_close(found, whole[at.clamp(max=63)], rtol=0, atol=1e-5)
-        losses, guesses = model.losses(ids, at, torch.arange(6))
+        losses, guesses, _ = model.losses(ids, at, torch.arange(6))
     expected = torch.nn.functional.cross_entropy(whole[at.clamp(max=63)], torch.arange(6), reduction="none")
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5)
     assert torch.equal(guesses, whole[at.clamp(max=63)].argmax(1))

@@ -39,6 +39,8 @@ FOREIGN: dict[str, Any] = {
     "band_low": 0.1,
     "band_high": 0.5,
     "rarity_power": 3.0,
+    "span_p": 0.5,
+    "span_longest": 3,
     "pseudo_count": 2.0,
     "floor": 0.01,
     "renormalise": True,
