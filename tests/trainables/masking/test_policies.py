@@ -32,6 +32,7 @@ ROWS, LENGTH, STEPS = 12, 32, 100
 # One name a rule: `published/random` is `random`, and so on (test_presets.py).
 PRESETS = list({Config.model_validate({"masking": {"preset": name}}).masking: name for name in MASKING}.values())
 BLIND = ("random", "frequency", "whole_word", "span", "span_short", "rarity", "rarity_ramp", "words_then_tokens")
+SCHEDULED = ("rarity_ramp", "words_then_tokens")  # their shares change, which rows that are rounded do not
 LEARNING = [name for name in PRESETS if name not in BLIND]
 
 every_preset = pytest.mark.parametrize("preset", PRESETS)
@@ -100,8 +101,10 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
-@every_preset
-@pytest.mark.parametrize(("unknown", "replicate"), [(0.3, False), (0.1, True)])
+@pytest.mark.parametrize(
+    ("preset", "unknown", "replicate"),
+    [*((name, 0.3, False) for name in PRESETS), *((name, 0.1, True) for name in PRESETS if name not in SCHEDULED)],
+)
 def test_the_budget_is_what_it_promises(preset: str, unknown: float, replicate: bool) -> None:
     settings = config(preset, replicate=replicate)
     policy, predicted, specials, refreshes = made(settings), 0, 0, 0
@@ -252,6 +255,8 @@ def test_a_broken_budget_fails_loudly(preset: str, monkeypatch: pytest.MonkeyPat
     policy.select(nearly_all, noise(0))
     with pytest.raises(RuntimeError, match="mask audit: 1 batches"):
         policy.metrics(alone)
+    if preset in SCHEDULED:
+        return
     monkeypatch.setattr(amlm, "SPARE_SDS", -3)
     replica = config(preset, replicate=True)
     policy = made(replica)
@@ -355,7 +360,8 @@ def test_cms_morph_counts_from_the_end_of_the_warmup_and_is_read_by_every_batch(
 
 
 def test_no_two_rules_select_the_same() -> None:
-    assert len(PRESETS) == 17
-    chosen = {name: play(made(config(name)), config(name), range(8)) for name in PRESETS}
+    assert len(PRESETS) == 24
+    steps = range(3, STEPS, 8)  # through the run, each with a refresh
+    chosen = {name: play(made(config(name)), config(name), steps) for name in PRESETS}
     for one, other in itertools.combinations(PRESETS, 2):
         assert not same(chosen[one], chosen[other]), (one, other)

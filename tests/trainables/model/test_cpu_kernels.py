@@ -92,6 +92,32 @@ def test_losses_predictions_and_gradients_are_those_of_autograd(rate: float, emb
         torch.testing.assert_close(gradient, gradients_2[name], atol=2e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, 60.0])
+def test_entropies_are_those_of_the_softmax_and_change_nothing_else(scale: float) -> None:
+    """Uniform, in between and nearly certain; with more rows and columns than one piece has."""
+    size = cpu_kernels.COLUMNS + 100
+    draws = torch.Generator().manual_seed(5)
+    x = torch.randn(cpu_kernels.ROWS + 9, 8, generator=draws)
+    word, bias = torch.randn(size, 8, generator=draws) * scale, torch.randn(size, generator=draws) * min(scale, 1)
+    labels, found = torch.arange(len(x)), []
+    for wanted in (False, True):
+        leaves = [each.clone().requires_grad_() for each in (x, word, bias)]
+        losses, top, entropies = cpu_kernels.cross_entropy(
+            leaves[0], labels, leaves[1], leaves[2], cpu_kernels.Workspace(), wanted
+        )
+        losses.sum().backward()
+        found.append((losses.detach(), top, *(each.grad for each in leaves)))
+        assert (entropies is not None) == wanted
+    assert entropies is not None
+    assert not entropies.requires_grad
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+    chances = (x.double() @ word.double().t() + bias.double()).softmax(1)
+    torch.testing.assert_close(entropies.double(), torch.special.entr(chances).sum(1), atol=2e-4, rtol=1e-5)
+
+
 def test_gradients_add_up_until_they_are_cleared() -> None:
     made = model(0.0).train()
     ids, positions = torch.arange(LENGTH)[None], torch.tensor([1, 5])
