@@ -25,7 +25,7 @@ from tests.trainables.drawn import DRAWS, EXACT, Compared, Row, alone, answered,
 from tests.trainables.laboratory import LABORATORY
 from trainables.data import batches as batches_module
 from trainables.data import corpus
-from trainables.masking import amlm, mixture
+from trainables.masking import amlm, mixture, sources
 from trainables.masking.policy import Answers, MaskingPolicy, Vocabulary
 from trainables.noise import StepNoise
 from trainables.settings.config import Config, DataConfig
@@ -93,6 +93,49 @@ def morph(
         differences = dict(zip(differences, map(max, differences.values(), new), strict=True))
     assert sum(slow.seen.values()) > 29 * BATCHES / 2
     return [Compared(name, what, difference, EXACT) for what, difference in differences.items()]
+
+
+def moving(
+    name: str,
+    settings: Mapping[str, Any],
+    make: Callable[[int], obvious.Morph],
+    prepared: batches_module.Prepared,
+    every: int = 100,
+) -> list[Compared]:
+    """Scores after every refresh in 1,000 batches, by other signals and by constants that change in the run."""
+    strings, slow = prepared.token_strings, make(len(prepared.token_strings))
+    given = Config.model_validate({"masking": settings}).masking
+    points = given.schedule.constants.points if given.schedule and given.schedule.constants else {}
+    gradual = given.schedule is not None and given.schedule.interpolate == "linear"
+    worst, positive = [0.0, 0.0, 0.0], 0
+    for step, policy, _, answers in settled(prepared, **settings, update_every=every):
+        assert isinstance(policy, mixture.Mixture)
+        tokens = [strings[i] for i in answers.labels.tolist()]
+        if isinstance(slow, obvious.Entropies):
+            slow.observe_values(tokens, (answers.losses if isinstance(slow, obvious.Progress) else answers[4]).tolist())
+        else:
+            slow.observe(tokens, (answers.predictions == answers.labels).tolist())
+        if (step + 1) % every:
+            continue
+        now = {key: obvious.of_moment(each, step + 1, BATCHES, gradual) for key, each in points.items()}
+        slow.decay, slow.a = now.get("ema_decay", slow.decay), now.get("smoothing", slow.a)
+        slow.min_seen, slow.cap = now.get("min_seen", slow.min_seen), now.get("cap", slow.cap)
+        slow.refresh()
+        fast = [np.exp(source.log_score.numpy()) for source in (policy.token, policy.trigram)]
+        scores = [[one(token) for token in strings] for one in (slow.token_score, slow.trigram_score)]
+        low, high = now.get("band_low", 0.0), now.get("band_high", np.inf)
+        scores = [[score if low <= score <= high else 0.0 for score in part] for part in scores]
+        positive += sum(score > 0 for score in scores[0])
+        rarest = 0.0
+        if "rarity_power" in now:
+            frequency = np.asarray(prepared.unigram).tolist()
+            (source,) = (source for _, source in policy.others if source.name == "rarity")
+            assert isinstance(source, sources.Rarity)
+            rarest = furthest(np.exp(source.log_score), obvious.rarity_weights(frequency, now["rarity_power"]))
+        worst = list(map(max, worst, [*map(furthest, fast, scores), rarest]))
+    assert positive > 200
+    kinds = ("scores by token", "scores by trigram", *(("weights by rarity",) if "rarity_power" in points else ()))
+    return [Compared(name, kind, one, EXACT) for kind, one in zip(kinds, worst, strict=False)]
 
 
 def cms(
@@ -239,6 +282,36 @@ MORPHS: dict[str, tuple[dict[str, Any], Callable[[], obvious.Morph]]] = {
     ),
     "random_sketch_control": ({"preset": "random_sketch_control"}, lambda: obvious.Morph(1.0, 1.0, 3, 0.9)),
 }
+MOVING: dict[str, tuple[dict[str, Any], Callable[[int], obvious.Morph]]] = {
+    "entropy": ({"preset": "entropy"}, lambda size: obvious.Entropies(size, 1.0, 3, 0.9)),
+    "entropy, ema_decay 0.5, cap 0.2": (
+        {"preset": "entropy", "ema_decay": 0.5, "cap": 0.2, "min_seen": 0},
+        lambda size: obvious.Entropies(size, 0.5, 0, 0.2),
+    ),
+    "learning_progress": ({"preset": "learning_progress"}, lambda size: obvious.Progress(size, 0.0, 3, 0.9)),
+    "learning_progress, ema_decay 0.6": (
+        {"preset": "learning_progress", "ema_decay": 0.6, "min_seen": 5},
+        lambda size: obvious.Progress(size, 0.6, 5, 0.9),
+    ),
+    "easy_to_hard": ({"preset": "easy_to_hard"}, lambda _: obvious.Morph(1.0, 1.0, 3, 0.9)),
+    "hard_to_easy": ({"preset": "hard_to_easy"}, lambda _: obvious.Morph(1.0, 1.0, 3, 0.9)),
+    "accuracy-morph, all constants in steps": (
+        {
+            "shares": {"random": 0.5, "token": 0.2, "trigram": 0.1, "rarity": 0.2},
+            "schedule": {
+                "constants": {
+                    "ema_decay": [[0, 1.0], [0.35, 0.4], [0.8, 0.9]],
+                    "smoothing": [[0, 1.0], [0.5, 0.2]],
+                    "min_seen": [[0, 3], [0.6, 20]],
+                    "cap": [[0, 0.9], [0.2, 0.6]],
+                    "band_low": [[0, 0.0], [0.4, 0.3]],
+                    "rarity_power": [[0, 1.0], [0.45, 3.0]],
+                }
+            },
+        },
+        lambda _: obvious.Morph(1.0, 1.0, 3, 0.9),
+    ),
+}
 CMSES: dict[str, dict[str, Any]] = {
     "cms-morph": {},
     "cms-morph, cap 1.5": {"cap": 1.5},
@@ -263,6 +336,7 @@ AMLMS: dict[str, dict[str, Any]] = {
 def table(prepared: batches_module.Prepared) -> list[Compared]:
     """All comparisons."""
     rows = [row for name, (settings, slow) in MORPHS.items() for row in morph(name, settings, slow(), prepared)]
+    rows += [row for name, (settings, slow) in MOVING.items() for row in moving(name, settings, slow, prepared)]
     rows += [row for name, settings in CMSES.items() for row in cms(name, settings, prepared)]
     rows += cms("cms-morph", {}, prepared, batches=900, every=100)
     rows += frequency(prepared)

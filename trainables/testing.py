@@ -508,7 +508,8 @@ class PolicyContract(_Contract):
         labels, chance = ids[rows].flatten()[at], chances.flatten()[at]
         hard = labels % 5
         predictions = torch.where(chance < hard / 5, 0, labels)
-        return Answers(labels, predictions, (chance**24 * (1 + hard)).float(), chance > 0.2)
+        entropies = (chance * (1 + hard)).float() if self.settings.masking.wants_entropies else None
+        return Answers(labels, predictions, (chance**24 * (1 + hard)).float(), chance > 0.2, entropies)
 
     def _learn(
         self,

@@ -45,7 +45,8 @@ def answered(draw: np.random.Generator, labels: torch.Tensor) -> Answers:
     right = draw.random(len(ids)) < 1 / (1 + ids % 7)
     losses = (draw.exponential(1 + ids % 5)).astype(np.float32)
     predictions = np.where(right, ids, 0)
-    return Answers(labels, *map(torch.from_numpy, (predictions, losses, draw.random(len(ids)) < 0.8)))
+    masked, entropies = draw.random(len(ids)) < 0.8, (draw.random(len(ids)) * (1 + ids % 5)).astype(np.float32)
+    return Answers(labels, *map(torch.from_numpy, (predictions, losses, masked, entropies)))
 
 
 def alone(_tensor: torch.Tensor) -> None:
@@ -151,16 +152,17 @@ def mixture_draws() -> list[Compared]:
 
 
 def span_draws() -> list[Compared]:
-    """Spans of 10 and of 24 tokens against 20,000 rows of the sequential draw."""
+    """Spans in rows of 10 to 24 tokens against 20,000 rows of the sequential draw."""
     compared = []
-    for length, number in ((10, 4), (24, 10)):
+    for length, number, p, longest in ((10, 4, 0.2, 10), (24, 10, 0.2, 10), (12, 4, 0.4, 4), (10, 4, 0.7, 2)):
         words = [f"{a}{b}" for a in "abcde" for b in "vwxyz"][:length]
-        fast = sets(draws(*policy_of(number / length, words, {"span": 1})))
+        fast = sets(draws(*policy_of(number / length, words, {"span": 1}, span_p=p, span_longest=longest)))
         draw = Random(2)
-        slow = [frozenset(obvious.spans(length, number, draw)) for _ in fast]
+        slow = [frozenset(obvious.spans(length, number, draw, p, longest)) for _ in fast]
         for what, of in (("sets", lambda taken: taken), ("longest run", longest_run), ("first", min), ("last", max)):
             difference = two_samples(list(map(of, fast)), list(map(of, slow)))
-            compared.append(Compared("span", f"{number} of {length}, {what}, 20,000 rows, sd", difference, SDS))
+            name = f"span, p {p:g}, at most {longest}"
+            compared.append(Compared(name, f"{number} of {length}, {what}, 20,000 rows, sd", difference, SDS))
     return compared
 
 

@@ -77,6 +77,77 @@ class Morph:
         return min(mean(positive), self.cap) if positive else 0.0
 
 
+class Entropies(Morph):
+    """A key's mean entropy over ln V, by the counting of Accuracy-Morph."""
+
+    def __init__(self, size: int, decay: float, min_seen: float, cap: float) -> None:
+        super().__init__(decay, 0.0, min_seen, cap)
+        self.size = size
+
+    def observe_values(self, tokens: Sequence[str], entropies: Sequence[float]) -> None:
+        for token, entropy in zip(tokens, entropies, strict=True):
+            for key in ["token " + key_of(token)] + ["trigram " + trigram for trigram in trigrams_of(token)]:
+                self.window_seen[key] += 1
+                self.window_hard[key] += entropy  # pyright: ignore[reportArgumentType]
+
+    def _score(self, key: str) -> float:
+        seen = self.seen.get(key, 0.0)
+        if seen == 0 or seen < self.min_seen:
+            return 0.0
+        return min(self.hard[key] / seen / math.log(self.size), self.cap)
+
+
+class Progress(Entropies):
+    """By how much a key's mean loss fell from the windows before to the last one that saw it, over ln V.
+
+    The windows that saw a key are all kept, each as the losses in it.
+    """
+
+    def __init__(self, size: int, decay: float, min_seen: float, cap: float) -> None:
+        super().__init__(size, decay, min_seen, cap)
+        self.now: dict[str, list[float]] = {}
+        self.windows: dict[str, list[list[float]]] = {}
+
+    def observe_values(self, tokens: Sequence[str], losses: Sequence[float]) -> None:
+        for token, loss in zip(tokens, losses, strict=True):
+            for key in ["token " + key_of(token)] + ["trigram " + trigram for trigram in trigrams_of(token)]:
+                self.now.setdefault(key, []).append(loss)
+
+    def refresh(self) -> None:
+        for key, losses in self.now.items():
+            self.windows.setdefault(key, []).append(losses)
+        self.now = {}
+
+    def _score(self, key: str) -> float:
+        *before, last = self.windows.get(key, [[]])
+        weights = [self.decay**age for age in range(len(before))][::-1]
+        seen = sum(weight * len(losses) for weight, losses in zip(weights, before, strict=True))
+        if min(seen, len(last)) < max(self.min_seen, 1):
+            return 0.0
+        total = sum(weight * math.fsum(losses) for weight, losses in zip(weights, before, strict=True))
+        return min(max(0.0, total / seen - mean(last)) / math.log(self.size), self.cap)
+
+
+def of_moment(points: Sequence[tuple[float, float]], done: int, steps: int, gradual: bool) -> float:
+    """What a constant is after so many steps: that of the last point before, or on the line to the next one."""
+    value = points[0][1]
+    for (begin, first), (end, second) in itertools.pairwise(points):
+        if gradual and begin * steps <= done < end * steps:
+            return first + (second - first) * (done - begin * steps) / ((end - begin) * steps)
+        if done >= end * steps:
+            value = second
+    return value
+
+
+def rarity_weights(frequency: Sequence[float], power: float) -> list[float]:
+    """The rank by frequency over their number, to the power; tokens of one frequency share the mean of their ranks."""
+    weights = []
+    for own in frequency:
+        above, alike = sum(other > own for other in frequency), sum(other == own for other in frequency)
+        weights.append(((above + (alike + 1) / 2) / len(frequency)) ** power)
+    return weights
+
+
 class Cms:
     """Counts and scores of CMS-Morph, made when its warm-up has ended: nothing is counted before.
 
@@ -275,21 +346,21 @@ def whole_words(tokens: Sequence[str], number: int) -> Probabilities:
     return by_set
 
 
-def span_length(draw: random.Random) -> int:
-    """Geometric with p = 0.2, drawn again until it is at most 10 (mean 3.8)."""
+def span_length(draw: random.Random, p: float = 0.2, longest: int = 10) -> int:
+    """Geometric, drawn again until it is at most the longest (SpanBERT's mean: 3.8)."""
     while True:
         length = 1
-        while draw.random() >= 0.2:
+        while draw.random() >= p:
             length += 1
-        if length <= 10:
+        if length <= longest:
             return length
 
 
-def spans(length: int, number: int, draw: random.Random) -> list[int]:
+def spans(length: int, number: int, draw: random.Random, p: float = 0.2, longest: int = 10) -> list[int]:
     """Spans from starts in random order, each taken but for what earlier ones took, the last one cut to fit."""
     taken: list[int] = []
     for start in draw.sample(range(length), length):
-        for place in range(start, min(start + span_length(draw), length)):
+        for place in range(start, min(start + span_length(draw, p, longest), length)):
             if place not in taken:
                 taken.append(place)
             if len(taken) == number:

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tests import oracles
-from tests.oracles import AMLMS, CMSES, CODES, MORPHS
+from tests.oracles import AMLMS, CMSES, CODES, MORPHS, MOVING
 from tests.trainables.drawn import DRAWS, Compared
 from tests.trainables.laboratory import LABORATORY
 from trainables.data import batches
 
-OFTEN = ("accuracy-morph", "amlm hard", "amlm soft")
+OFTEN = ("accuracy-morph", "amlm hard", "amlm soft", "entropy", "learning_progress", "easy_to_hard")
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +38,12 @@ def check(rows: list[Compared]) -> None:
 def test_counts_and_scores_after_1000_batches(name: str, prepared: batches.Prepared) -> None:
     settings, slow = MORPHS[name]
     check(oracles.morph(name, settings, slow(), prepared))
+
+
+@pytest.mark.parametrize("name", names({**MOVING}))
+def test_other_signals_and_changing_constants_after_every_refresh(name: str, prepared: batches.Prepared) -> None:
+    settings, slow = MOVING[name]
+    check(oracles.moving(name, settings, slow, prepared))
 
 
 @pytest.mark.parametrize("name", CMSES)

@@ -12,13 +12,13 @@ import torch
 
 from trainables.masking.audit import AllReduce, Audit, Draw, State, summed
 from trainables.masking.budget import Budget, Counts, Selection
+from trainables.masking.difficulty import grained
 from trainables.masking.policy import Answers, Floats, Vocabulary
 from trainables.masking.sources import Random, largest
 from trainables.noise import StepNoise
 from trainables.settings.config import Config, MaskingConfig
 
 NEARLY_NEVER = 1e-9  # in place of a weight of 0, so that a row of such tokens can still fill its quota
-LOSS_GRAIN = 2.0**-32  # sums of its multiples are exact in any order: on any device, over any ranks
 SPARE_SDS = 8  # index slots for independent draws, beyond their mean
 
 
@@ -103,7 +103,7 @@ class Amlm:
         weight = selection.weight.double()
         if self.config.masking.score == "soft":
             weight = weight * answers.masked
-            value = torch.round(answers.losses.double() / LOSS_GRAIN) * LOSS_GRAIN
+            value = grained(answers.losses)
         else:
             value = (answers.predictions == answers.labels).double()
         self.window[0].index_add_(0, answers.labels, weight)
@@ -112,7 +112,8 @@ class Amlm:
     def refresh(self, all_reduce: AllReduce) -> None:
         all_reduce(self.window)
         number, total = self.window.cpu().numpy()
-        masking = self.config.masking
+        self.audit.refreshes += 1
+        masking = self.config.masking_since(self.audit.refreshes)
         easy = accuracy(number, total) if masking.score == "hard" else ease(number, total, masking)
         self.window.zero_()
         weight = masking.ema_decay * self.weight.cpu().numpy() + (1 - masking.ema_decay) * self.rate * (1 - easy)
@@ -120,7 +121,6 @@ class Amlm:
         if masking.renormalise:
             weight *= self.rate / weight.mean()
         self.weight.copy_(torch.from_numpy(weight))
-        self.audit.refreshes += 1
 
     def scores(self) -> dict[str, Floats]:
         return {"token": self.weight.cpu().numpy().copy()}

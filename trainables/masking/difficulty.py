@@ -1,4 +1,4 @@
-"""What the model finds hard: counts of wrong predictions or high losses, and the two score vectors made from them.
+"""What the model finds hard, or learns: sums over the predictions of a token, and the two score vectors made from them.
 
 A step only adds to a window of counts by vocabulary id. Everything else (keys shared by ids, trigrams, decay, sketches,
 scores) happens at a refresh, on the host, in float64: the same bits on every device.
@@ -7,6 +7,7 @@ scores) happens at a refresh, on the host, in float64: the same bits on every de
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable
 from typing import Protocol
@@ -20,6 +21,13 @@ from trainables.settings.config import MaskingConfig
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+GRAIN = 2.0**-32  # of a nat: sums of its multiples are exact in any order, on any device, over any ranks
+
+
+def grained(values: torch.Tensor) -> torch.Tensor:
+    """Nats as multiples of the grain, in float64."""
+    return torch.round(values.double() / GRAIN) * GRAIN
 
 
 class Keys:
@@ -65,7 +73,10 @@ def trigrams(key: str) -> list[str]:
 
 
 class DifficultyStore(Protocol):
-    """Settled counts by key. Additive: the sum of two tables is that of one store that was given both their counts."""
+    """Settled counts by key. Additive: the sum of two tables is that of one store that was given both their counts.
+
+    `wrong` stands for what the signal sums: wrong predictions, high losses, entropies or losses.
+    """
 
     def decay(self, factor: float) -> None:
         """Multiply every count by a factor."""
@@ -76,7 +87,7 @@ class DifficultyStore(Protocol):
         ...
 
     def counts(self) -> tuple[Floats, Floats]:
-        """(seen, wrong) by key, [keys] each, with wrong <= seen."""
+        """(seen, wrong) by key, [keys] each, with wrong <= seen where no prediction adds more than 1."""
         ...
 
     @property
@@ -152,48 +163,119 @@ def log_count(seen: Floats, high: Floats, config: MaskingConfig) -> Floats:
     return np.where(seen < config.min_seen, 0.0, np.log1p(high))
 
 
+def mean_entropy(seen: Floats, total: Floats, config: MaskingConfig) -> Floats:
+    """Nats a prediction; 0 below `min_seen`."""
+    return _mean(seen, total, config.min_seen)
+
+
+def progress(before: tuple[Floats, Floats], last: tuple[Floats, Floats], config: MaskingConfig) -> Floats:
+    """By how many nats the mean loss fell; 0 where it rose, and below `min_seen` in either.
+
+    before, last: (seen, sum of losses) of the windows up to the last one that saw a key, and of that one.
+    """
+    enough = np.minimum(before[0], last[0]) >= max(config.min_seen, 1)
+    fall = _mean(*before, 0) - _mean(*last, 0)
+    return np.where(enough, np.maximum(fall, 0.0), 0.0)
+
+
+def _mean(seen: Floats, total: Floats, least: float) -> Floats:
+    return np.divide(total, seen, out=np.zeros_like(total), where=(seen > 0) & (seen >= least))
+
+
+class Memory:
+    """What is remembered of keys of one kind, and the scores that follow.
+
+    settled: count = ema_decay * count + window. The signal `progress` compares two: `last` has the last window that saw
+    a key, and `settled` those before it, by the same rule and only where a window saw the key. A sketch does so cell
+    by cell. So `ema_decay: 0` is the fall between the last two windows that saw it (Graves et al. 2017; Oudeyer et al.
+    2007).
+    """
+
+    def __init__(self, keys: Keys, config: MaskingConfig) -> None:
+        self.keys, self.signal = keys, config.signal
+        self.unit = math.log(keys.vocab_size)  # nats: the entropy of a guess among all entries
+        self.settled = _store(keys, config)
+        self.last = _store(keys, config) if config.signal == "progress" else None
+        self._window = _store(keys, config) if self.last else None  # reused: a sketch's hashes take time
+
+    def add(self, seen: Floats, total: Floats, decay: float) -> None:
+        """Add a window, [V] each."""
+        by_key = self.keys.counts(seen), self.keys.counts(total)
+        if self.last is None or self._window is None:
+            self.settled.decay(decay)
+            self.settled.add(*by_key)
+            return
+        window, last, settled = self._window.table, self.last.table, self.settled.table
+        window[...] = 0
+        self._window.add(*by_key)
+        saw = window[0] > 0
+        settled[:, saw] = decay * settled[:, saw] + last[:, saw]
+        last[:, saw] = window[:, saw]
+
+    def scores(self, config: MaskingConfig) -> Floats:
+        """By key, not capped."""
+        if self.last is not None:
+            return progress(self.settled.counts(), self.last.counts(), config) / self.unit
+        counts = self.settled.counts()
+        if self.signal == "entropy":
+            return mean_entropy(*counts, config) / self.unit
+        return (log_count if self.signal == "loss" else error_rate)(*counts, config)
+
+    @property
+    def tables(self) -> dict[str, Floats]:
+        """The state, by what is added to the name of the keys' kind."""
+        return {"": self.settled.table, **({"_last": self.last.table} if self.last else {})}
+
+
+def _store(keys: Keys, config: MaskingConfig) -> DifficultyStore:
+    if config.sketch == "exact":
+        return ExactStore(keys)
+    return CountMinStore(keys, config.sketch_width, config.sketch_depth)
+
+
 class Difficulty:
     """The counts of a run, and the scores by vocabulary id that follow from them.
 
-    window: [2, V] float64 on the device, seen and hard since the last refresh. token_score, trigram_score: [V].
+    config: with the constants that are in force; whoever schedules them sets it before a refresh.
+    window: [2, V] float64 on the device, since the last refresh: predictions, and what the signal sums over them.
+    token_score, trigram_score: [V].
     """
 
     def __init__(self, forms: WordForms, config: MaskingConfig, device: str = "cpu") -> None:
         self.config = config
-        self.rule = log_count if config.signal == "loss" else error_rate
         self.token_keys, self.trigram_keys = token_keys(forms), trigram_keys(forms)
-        self.token_store = self._store(self.token_keys)
-        self.trigram_store = self._store(self.trigram_keys)
+        self.token, self.trigram = Memory(self.token_keys, config), Memory(self.trigram_keys, config)
+        self.token_store, self.trigram_store = self.token.settled, self.trigram.settled
         self.window = torch.zeros(2, len(forms.texts), dtype=torch.float64, device=device)
         self._score()
 
-    def _store(self, keys: Keys) -> DifficultyStore:
-        if self.config.sketch == "exact":
-            return ExactStore(keys)
-        return CountMinStore(keys, self.config.sketch_width, self.config.sketch_depth)
+    def observe(self, labels: torch.Tensor, value: torch.Tensor, weight: torch.Tensor) -> None:
+        """Count predictions, [S] each.
 
-    def observe(self, labels: torch.Tensor, hard: torch.Tensor, weight: torch.Tensor) -> None:
-        """Count predictions, [S] each. hard: bool. weight: 0 in padding slots, else 1."""
+        Args:
+            labels: the tokens.
+            value: what the signal sums: bool, whether they are hard, or multiples of `GRAIN`.
+            weight: 0 in padding slots, else 1.
+        """
         weight = weight.double()
         self.window[0].index_add_(0, labels, weight)
-        self.window[1].index_add_(0, labels, weight * hard)
+        self.window[1].index_add_(0, labels, weight * value)
 
     def refresh(self, all_reduce: Callable[[torch.Tensor], object]) -> None:
         """Add the window, summed over the ranks, to the counts and rescore: count = ema_decay * count + window."""
         all_reduce(self.window)
-        seen, wrong = self.window.cpu().numpy()
-        for keys, store in ((self.token_keys, self.token_store), (self.trigram_keys, self.trigram_store)):
-            store.decay(self.config.ema_decay)
-            store.add(keys.counts(seen), keys.counts(wrong))
+        seen, total = self.window.cpu().numpy()
+        for memory in (self.token, self.trigram):
+            memory.add(seen, total, self.config.ema_decay)
         self.window.zero_()
         self._score()
 
     def _score(self) -> None:
         """Accuracy-Morph caps each trigram and their mean; CMS-Morph (`trigram_mean: all`) the mean alone."""
         every, cap = self.config.trigram_mean == "all", self.config.cap
-        by_key = np.minimum(self.rule(*self.token_store.counts(), self.config), cap)
+        by_key = np.minimum(self.token.scores(self.config), cap)
         self.token_score: Floats = self._in_band(by_key[self.token_keys.key])
-        by_trigram = self.rule(*self.trigram_store.counts(), self.config)
+        by_trigram = self.trigram.scores(self.config)
         self.by_trigram = by_trigram if every else np.minimum(by_trigram, cap)
         by_token = np.minimum(self.trigram_keys.mean(self.by_trigram, zeros=every), cap)
         self.trigram_score: Floats = self._in_band(by_token)
@@ -212,15 +294,16 @@ class Difficulty:
         """Settled counts, and pending ones summed over the ranks."""
         window = self.window.clone()
         all_reduce(window)
-        return {
-            "window": window.cpu(),
-            "token": torch.from_numpy(self.token_store.table),
-            "trigram": torch.from_numpy(self.trigram_store.table),
-        }
+        return {"window": window.cpu(), **{name: torch.from_numpy(table) for name, table in self._tables.items()}}
 
     def load(self, state: dict[str, torch.Tensor], rank: int) -> None:
         """Restore `state()`. Rank 0 takes the pending counts of all ranks, so that their sum stays the same."""
         self.window.copy_(state["window"] if rank == 0 else torch.zeros_like(state["window"]))
-        self.token_store.table[...] = state["token"].numpy()
-        self.trigram_store.table[...] = state["trigram"].numpy()
+        for name, table in self._tables.items():
+            table[...] = state[name].numpy()
         self._score()
+
+    @property
+    def _tables(self) -> dict[str, Floats]:
+        kinds = {"token": self.token, "trigram": self.trigram}
+        return {f"{kind}{more}": table for kind, memory in kinds.items() for more, table in memory.tables.items()}

@@ -16,11 +16,11 @@ from trainables.masking import sources
 from trainables.masking.amlm import Amlm
 from trainables.masking.audit import AllReduce, Audit, Draw, State
 from trainables.masking.budget import Budget, Counts, RowBudget, Selection
-from trainables.masking.difficulty import Difficulty
+from trainables.masking.difficulty import Difficulty, grained
 from trainables.masking.policy import Answers, Floats, MaskingPolicy, Vocabulary
-from trainables.masking.sources import Scored, largest
+from trainables.masking.sources import Rarity, Scored, largest
 from trainables.noise import StepNoise
-from trainables.settings.config import Config
+from trainables.settings.config import Config, MaskingConfig
 
 
 class Mixture:
@@ -47,7 +47,9 @@ class Mixture:
         self.others = [(shares[name], source) for name, source in made.items()]  # the largest of a run
         self.names = list(made)
         self.remainder = 1 if masking.shares.trigram or len(self.others) == 2 else None  # of rounding a row
-        self.difficulty = Difficulty(vocabulary.forms, masking, device)
+        self.difficulty = Difficulty(vocabulary.forms, config.masking_since(0), device)
+        rarity = made.get("rarity")
+        self.rarity = rarity if isinstance(rarity, Rarity) and "rarity_power" in masking.changing else None
         names = [self.random.name, *(source.name for _, source in self.others)]
         self.audit = Audit(names, vocabulary.size, masking.on_budget, device)
         self._renew()
@@ -115,12 +117,18 @@ class Mixture:
         self.audit.tally(answers.labels, selection.weight)
         if not self._counting:
             return
-        if self.config.masking.signal == "loss":
+        self.difficulty.observe(answers.labels, self._value(selection, answers, all_reduce), selection.weight)
+
+    def _value(self, selection: Selection, answers: Answers, all_reduce: AllReduce) -> torch.Tensor:
+        """[S] what the signal sums over a token's predictions."""
+        signal = self.config.masking.signal
+        if signal == "loss":
             losses = answers.losses.double()
-            hard = losses >= self._threshold(selection, losses, all_reduce)
-        else:
-            hard = answers.predictions != answers.labels
-        self.difficulty.observe(answers.labels, hard, selection.weight)
+            return losses >= self._threshold(selection, losses, all_reduce)
+        if signal == "entropy":
+            assert answers.entropies is not None, "the settings want them"
+            return grained(answers.entropies)
+        return grained(answers.losses) if signal == "progress" else answers.predictions != answers.labels
 
     def _threshold(self, selection: Selection, losses: torch.Tensor, all_reduce: AllReduce) -> torch.Tensor:
         """The quantile of the global batch's losses, [], linear between two of them. losses: [S] float64."""
@@ -144,12 +152,20 @@ class Mixture:
     def refresh(self, all_reduce: AllReduce) -> None:
         if not self._counting:
             return
-        self.difficulty.refresh(all_reduce)
         self.audit.refreshes += 1
+        self.difficulty.config = self._constants
+        self.difficulty.refresh(all_reduce)
         self._renew()
 
+    @property
+    def _constants(self) -> MaskingConfig:
+        """The settings with the constants that are in force since the last refresh."""
+        return self.config.masking_since(self.audit.refreshes)
+
     def _renew(self) -> None:
-        masking, difficulty = self.config.masking, self.difficulty
+        masking, difficulty = self._constants, self.difficulty
+        if self.rarity:
+            self.rarity.follow(masking.rarity_power)
         if masking.signal == "frequency":
             return
         order = slice(None)
@@ -163,7 +179,7 @@ class Mixture:
 
     def scores(self) -> dict[str, Floats]:
         scores = {"token": np.exp(self.token.log_score.cpu().numpy())}
-        by_trigram = self.config.masking.signal in ("accuracy", "loss")
+        by_trigram = self.config.masking.signal not in ("frequency", "permuted")
         return {**scores, "trigram": self.difficulty.by_trigram} if by_trigram else scores
 
     def metrics(self, all_reduce: AllReduce) -> dict[str, float]:
@@ -175,6 +191,7 @@ class Mixture:
 
     def load(self, state: State, rank: int) -> None:
         self.audit.load(state, rank)
+        self.difficulty.config = self._constants
         self.difficulty.load(state, rank)
         self.token.log_score.copy_(state["log_score"])
         self._renew()

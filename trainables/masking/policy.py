@@ -54,12 +54,14 @@ class Answers(NamedTuple):
         predictions: the top-1.
         losses: cross-entropy in nats.
         masked: bool, whether the input had [MASK] there.
+        entropies: of the predicted distribution, in nats; None unless the settings want them.
     """
 
     labels: torch.Tensor
     predictions: torch.Tensor
     losses: torch.Tensor
     masked: torch.Tensor
+    entropies: torch.Tensor | None = None
 
 
 class MaskingPolicy(Protocol):

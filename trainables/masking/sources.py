@@ -26,9 +26,6 @@ NEVER = -torch.inf
 # Priorities in groups: the group's noise in multiples of 2^-40, less the place in the group in multiples of 2^-50.
 GROUP_GRAIN, PLACE_GRAIN = 2.0**-40, 2.0**-50
 
-# SpanBERT (Joshi et al. 2020, 3.1). Its mean length, 3.8, shows that longer spans are drawn again, not cut to 10.
-SPAN_P, SPAN_LONGEST = 0.2, 10
-
 
 class Source:
     """Gives every position a priority: the largest of a row are drawn, -inf never.
@@ -162,8 +159,9 @@ class WholeWord(Source):
 
 
 class Span(Source):
-    """Runs of tokens of geometric length, p = 0.2, at most 10, from uniform starts (SpanBERT, Joshi et al. 2020).
+    """Runs of tokens of geometric length from uniform starts (SpanBERT, Joshi et al. 2020): p = 0.2, at most 10.
 
+    Longer ones are drawn again, not cut: the paper's mean length, 3.8, shows it. `span_p` and `span_longest` set both.
     Every position of a row proposes one span; they come in random order. A span that overlaps an earlier one adds only
     the positions that one left.
     """
@@ -171,12 +169,17 @@ class Span(Source):
     name = "span"
     grouped = True
 
+    def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
+        self.p, self.longest = config.masking.span_p, config.masking.span_longest
+
     def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
         device = ids_BT.device
         order = _grain(noise, self.name, rows, device)
-        length = noise.get_or_draw("span length", lambda noise: _span_lengths(noise)[rows], device)
+        length = noise.get_or_draw(
+            "span length", lambda noise: _span_lengths(noise, self.p, self.longest)[rows], device
+        )
         priorities = order
-        for reach in range(1, min(SPAN_LONGEST, order.shape[1])):
+        for reach in range(1, min(self.longest, order.shape[1])):
             covered = torch.where(length[:, :-reach] > reach, order[:, :-reach] - reach * PLACE_GRAIN, NEVER)
             priorities = torch.cat([priorities[:, :reach], torch.maximum(priorities[:, reach:], covered)], dim=1)
         return priorities
@@ -196,11 +199,17 @@ def trigram(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
     return Scored("trigram", vocabulary.size, device)
 
 
-def rarity_source(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
-    """The source that follows the `rarity` of the token."""
-    source = Scored("rarity", vocabulary.size, device)
-    source.set(rarity(vocabulary.unigram, config.masking.rarity_power))
-    return source
+class Rarity(Scored):
+    """Follows the `rarity` of the token."""
+
+    def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
+        super().__init__("rarity", vocabulary.size, device)
+        self.unigram = vocabulary.unigram
+        self.follow(config.masking_since(0).rarity_power)
+
+    def follow(self, power: float) -> None:
+        """Set the power."""
+        self.set(rarity(self.unigram, power))
 
 
 def rarity(unigram_V: Floats, power: float) -> Floats:
@@ -220,8 +229,8 @@ def _grain(noise: StepNoise, name: str, rows: slice, device: torch.device) -> to
     )
 
 
-def _span_lengths(noise: StepNoise) -> Floats:
-    """[B, T] geometric, at most SPAN_LONGEST."""
-    within = 1 - (1 - SPAN_P) ** SPAN_LONGEST
-    longer = np.log1p(-within * noise.uniform("span length")) / np.log1p(-SPAN_P)
-    return np.minimum(1 + np.floor(longer), SPAN_LONGEST)
+def _span_lengths(noise: StepNoise, p: float, longest: int) -> Floats:
+    """[B, T] geometric, given that it is at most the longest."""
+    within = 1 - (1 - p) ** longest
+    longer = np.log1p(-within * noise.uniform("span length")) / np.log1p(-p)
+    return np.minimum(1 + np.floor(longer), longest)

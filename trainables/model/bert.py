@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from trainables.data.batches import Prepared
 from trainables.model import cpu_kernels, dropout
-from trainables.model.masked_lm import WEIGHTS, MaskedLM, inside, refuse_shapes
+from trainables.model.masked_lm import WEIGHTS, Guesses, MaskedLM, inside, refuse_shapes
 from trainables.model.nhot import NHot, substrings
 from trainables.noise import normal
 from trainables.settings.config import ModelConfig
@@ -123,15 +123,17 @@ class CompactBert(MaskedLM):
         """Logits at flat positions of [b * T], [S, V]; a position past the end stands for padding."""
         return F.linear(self._head(self.hidden(ids_bT, inside(positions, ids_bT))), self.word, self.decoder_bias)
 
-    def losses(self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Cross-entropy at the slots (nats, float32), and the top-1 predictions, [S] each.
+    def losses(
+        self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0, entropies: bool = False
+    ) -> Guesses:
+        """Losses and predictions at the slots, and the entropies if they are wanted.
 
         seed: of the dropout done by hand, on a CPU; elsewhere torch's generator draws it.
         """
         if self.training and ids_bT.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             head = self._head(self._by_hand(ids_bT, inside(positions, ids_bT), seed))
-            return cpu_kernels.cross_entropy(head, labels, self.word, self.decoder_bias, self.work)
-        return super().losses(ids_bT, positions, labels, seed)
+            return Guesses(*cpu_kernels.cross_entropy(head, labels, self.word, self.decoder_bias, self.work, entropies))
+        return super().losses(ids_bT, positions, labels, seed, entropies)
 
     def export(self, folder: Path) -> None:
         """Write the `config.json` and the `model.safetensors` of an equal `BertForMaskedLM`."""

@@ -24,6 +24,7 @@ from trainables.model.dropout import DropoutMask
 
 PIECE = 2**20  # attention weights at a time: 4 MB
 COLUMNS = 4096  # of the vocabulary at a time
+ROWS = 32  # of a piece of logits at a time, where a second look at them must come from the cache
 SKEW = 16  # floats of padding between rows of logits, so that a column does not fall into one set of the cache
 
 
@@ -225,19 +226,23 @@ class _FeedForward(torch.autograd.Function):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Losses and top-1 predictions, [S] each, of the decoder at hidden states [S, H].
+    """Losses, top-1 predictions and, if wanted, entropies, [S] each, of the decoder at hidden states [S, H].
 
     The vocabulary goes through the cache in pieces of columns. Logits l are stored as exp(l - m), with m the row's
     largest in the piece. The softmax is that times a factor by row and piece, which the backward pass applies to the
-    smaller operand of its products. The top-1 is where exp(l - m) is largest in the piece with the largest m.
+    smaller operand of its products. The top-1 is where exp(l - m) is largest in the piece with the largest m. A piece
+    adds to the entropy the sum of exp(l - m) (l - m), taken while both are in the cache.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, labels: Tensor, word: Tensor, bias: Tensor, work: Workspace) -> Any:
+    def forward(
+        ctx: Any, x: Tensor, labels: Tensor, word: Tensor, bias: Tensor, work: Workspace, entropies: bool
+    ) -> Any:
         count, size = len(x), len(word)
         pieces = list(_columns(size))
         powers = work("powers", len(pieces), count, min(COLUMNS, size) + SKEW)
         largest, sums = x.new_empty(len(pieces), count), x.new_empty(len(pieces), count)
+        spread = x.new_empty(len(pieces), count) if entropies else None
         right = torch.empty_like(x[:, 0])
         for i, columns in enumerate(pieces):
             logits = powers[i, :, : columns.stop - columns.start]
@@ -245,13 +250,22 @@ class _CrossEntropy(torch.autograd.Function):
             torch.amax(logits, 1, out=largest[i])
             here = ((labels >= columns.start) & (labels < columns.stop)).nonzero().squeeze(1)
             right[here] = logits[here, labels[here] - columns.start]
-            torch.sum(logits.sub_(largest[i, :, None]).exp_(), 1, out=sums[i])
+            logits.sub_(largest[i, :, None])
+            if spread is None:
+                logits.exp_()
+            else:
+                _exponentiate(logits, spread[i])
+            torch.sum(logits, 1, out=sums[i])
         total = torch.logsumexp(largest + sums.log(), 0)
         ctx.factor = torch.exp(largest - total)
         predictions = _top(powers, largest, size)
         ctx.powers, ctx.passes, ctx.work, ctx.saved = powers, work.passes, work, (x, labels, word, bias)
         ctx.mark_non_differentiable(predictions)
-        return total - right, predictions
+        if spread is None:
+            return total - right, predictions, None
+        found = ((total - largest) * sums - spread).mul_(ctx.factor).sum(0).clamp_(min=0)
+        ctx.mark_non_differentiable(predictions, found)
+        return total - right, predictions, found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -267,7 +281,7 @@ class _CrossEntropy(torch.autograd.Function):
             to_bias[columns].addmv_(power.t(), factor)
         to_word.index_add_(0, labels, x * upstream[:, None], alpha=-1)
         to_bias.index_add_(0, labels, upstream, alpha=-1)
-        return to_x, None, None, None, None
+        return to_x, None, None, None, None, None
 
 
 class _Rows(torch.autograd.Function):
@@ -320,8 +334,10 @@ def layer(x: Tensor, place: LayerContext, at: Tensor | None = None) -> Tensor:
     return _FeedForward.apply(_Attention.apply(x, place, at), place)  # pyright: ignore[reportReturnType]
 
 
-def cross_entropy(x: Tensor, labels: Tensor, word: Tensor, bias: Tensor, work: Workspace) -> tuple[Tensor, Tensor]:
-    """Losses (nats) and top-1 predictions of the decoder, [S] each.
+def cross_entropy(
+    x: Tensor, labels: Tensor, word: Tensor, bias: Tensor, work: Workspace, entropies: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Losses (nats), top-1 predictions and, if wanted, entropies (nats) of the decoder, [S] each.
 
     Args:
         x: [S, H] hidden states.
@@ -329,8 +345,9 @@ def cross_entropy(x: Tensor, labels: Tensor, word: Tensor, bias: Tensor, work: W
         word: [V, H], the decoder's weight.
         bias: [V], the decoder's bias.
         work: the buffers.
+        entropies: whether they are wanted.
     """
-    return _CrossEntropy.apply(x, labels, word, bias, work)  # pyright: ignore[reportReturnType]
+    return _CrossEntropy.apply(x, labels, word, bias, work, entropies)  # pyright: ignore[reportReturnType]
 
 
 def _pieces(place: LayerContext, length: int) -> Iterator[tuple[int, slice, DropoutMask | None]]:
@@ -356,6 +373,14 @@ def _scale(site: DropoutMask | None) -> float:
 def _columns(size: int) -> Iterator[slice]:
     for begin in range(0, size, COLUMNS):
         yield slice(begin, min(begin + COLUMNS, size))
+
+
+def _exponentiate(shifted: Tensor, spread: Tensor) -> None:
+    """Replace l - m, [S, columns], by its exponential, and write the sum of both's product by row, [S]."""
+    for begin in range(0, len(shifted), ROWS):
+        part = shifted[begin : begin + ROWS]
+        before = part.clone()
+        spread[begin : begin + ROWS] = before.mul_(part.exp_()).sum(1)
 
 
 def _top(powers: Tensor, largest: Tensor, size: int) -> Tensor:

@@ -8,14 +8,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainables.data.batches import Prepared
 from trainables.settings.config import Config
+
+
+class Guesses(NamedTuple):
+    """What a model makes of the selected positions, [S] each.
+
+    Args:
+        losses: cross-entropy, nats, float32; what training differentiates.
+        predictions: the top-1.
+        entropies: of the predicted distribution, nats, float32; None where nobody asked for them.
+    """
+
+    losses: Tensor
+    predictions: Tensor
+    entropies: Tensor | None
 
 
 class MaskedLM(nn.Module):
@@ -47,13 +62,16 @@ class MaskedLM(nn.Module):
         refuse_shapes(folder, *({name: each.shape for name, each in one.items()} for one in (state, self.state())))
         self.load(state)
 
-    def losses(self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Cross-entropy at the slots (nats, float32), and the top-1 predictions, [S] each.
+    def losses(
+        self, ids_bT: Tensor, positions: Tensor, labels: Tensor, seed: int = 0, entropies: bool = False
+    ) -> Guesses:
+        """Losses and predictions at the slots, and the entropies if they are wanted.
 
         seed: of a step's dropout, for a model that draws it by itself; torch's generator has it already.
         """
         logits = self.logits(ids_bT, positions).float()
-        return F.cross_entropy(logits, labels, reduction="none"), logits.detach().argmax(1)
+        found = torch.special.entr(logits.detach().softmax(1)).sum(1) if entropies else None
+        return Guesses(F.cross_entropy(logits, labels, reduction="none"), logits.detach().argmax(1), found)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: every tensor once, so tied weights under one name."""

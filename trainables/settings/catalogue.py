@@ -21,5 +21,5 @@ SOURCES: dict[str, Entry] = {
     "trigram": Entry("by trigram score", "trainables.masking.sources:trigram"),
     "whole_word": Entry("as whole words", "trainables.masking.sources:WholeWord"),
     "span": Entry("as spans", "trainables.masking.sources:Span"),
-    "rarity": Entry("by rarity", "trainables.masking.sources:rarity_source"),
+    "rarity": Entry("by rarity", "trainables.masking.sources:Rarity"),
 }

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -30,6 +30,9 @@ from trainables.settings.row_rates import RowRates, largest_part
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Above0 = Annotated[float, Field(gt=0)]
+AtLeast0 = Annotated[float, Field(ge=0)]
+Floor = Annotated[float, Field(ge=0, lt=0.5)]
 Words = Annotated[int, BeforeValidator(word_amounts.words)]
 Fall = Literal["linear", "cosine", "trapezoid", "warmup-stable-decay"]
 Rate = Annotated[float, Field(gt=0, le=0.5)]
@@ -231,39 +234,146 @@ def _with_the_rest(value: Any) -> Any:
     return {**value, "random": max(0.0, round(1 - sum(value.values()), 9))}
 
 
-class Schedule(Frozen):
-    """Shares that change in the course of a run, such as whole words for seven epochs of ten, then single tokens.
+Number = TypeVar("Number")
+Points = Annotated[tuple[tuple[Fraction, Number], ...], BeforeValidator(lambda value: _tuples(value))]
 
-    Args:
-        shares: [share of the run, shares] from which on these hold, from 0 on and rising. They take the place of
-            `masking.shares`; random takes what others leave.
-        interpolate: `step` from one to the next, or `linear` between them.
+
+class Constants(Frozen):
+    """Constants of a rule that change in the course of a run: [share of the run, value] from which on it holds.
+
+    They enter when scores are renewed, so a refresh takes the values of its step. The names are those of the settings
+    whose place they take; `floor` and `pseudo_count` are AMLM's, `ema_decay` is both rules', the others the mixture's.
     """
 
-    shares: Annotated[tuple[tuple[Fraction, Shares], ...], BeforeValidator(lambda value: _with_the_rest(value))]
-    interpolate: Literal["step", "linear"] = "step"
+    ema_decay: Points[Fraction] | None = Field(default=None, exclude_if=_absent)
+    smoothing: Points[Above0] | None = Field(default=None, exclude_if=_absent)
+    min_seen: Points[AtLeast0] | None = Field(default=None, exclude_if=_absent)
+    cap: Points[Above0] | None = Field(default=None, exclude_if=_absent)
+    band_low: Points[AtLeast0] | None = Field(default=None, exclude_if=_absent)
+    band_high: Points[Above0] | None = Field(default=None, exclude_if=_absent)
+    rarity_power: Points[Above0] | None = Field(default=None, exclude_if=_absent)
+    pseudo_count: Points[AtLeast0] | None = Field(default=None, exclude_if=_absent)
+    floor: Points[Floor] | None = Field(default=None, exclude_if=_absent)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and (other := next((name for name in given if name not in cls.model_fields), "")):
+            raise ValueError(
+                f"{other!r:.60} stays the same in a run; those that may change: {_listed(cls.model_fields)}"
+            )
+        return given
 
     @model_validator(mode="after")
-    def _rises(self) -> Self:
-        begins = [begin for begin, _ in self.shares]
-        if begins[:1] != [0] or begins != sorted({*begins}):
-            raise ValueError(
-                "schedule.shares must begin at 0 and rise, such as [[0, {whole_word: 1}], [0.7, {random: 1}]]"
-            )
+    def _rise(self) -> Self:
+        for name, points in self.points.items():
+            _refuse_begins(points, f"schedule.constants.{name}", "[[0, 0.0], [1, 0.5]]")
         return self
 
-    def at(self, step: int, steps: int) -> dict[str, float]:
-        """The shares of a step, counted from 0, of a run of so many."""
-        begins = [round(begin * steps) for begin, _ in self.shares]
-        now = max(n for n, begin in enumerate(begins) if begin <= step)
-        shares = dict(self.shares[now][1])
-        if self.interpolate == "step" or now == len(begins) - 1:
-            return shares
-        part = (step - begins[now]) / (begins[now + 1] - begins[now])
+    @property
+    def points(self) -> dict[str, tuple[tuple[float, float], ...]]:
+        """Those that change, by name."""
+        return {name: points for name, points in self if points is not None}
+
+
+AMLM_CONSTANTS = ("ema_decay", "pseudo_count", "floor")
+MIXTURE_CONSTANTS = tuple(name for name in Constants.model_fields if name not in ("pseudo_count", "floor"))
+
+
+class Schedule(Frozen):
+    """What changes in the course of a run: shares, such as whole words for seven epochs of ten, and constants.
+
+    Args:
+        shares: mixture: [share of the run, shares] from which on these hold, from 0 on and rising. They take the place
+            of `masking.shares`; random takes what others leave. None: `masking.shares` holds throughout.
+        interpolate: `step` from one to the next, or `linear` between them.
+        constants: those of the rule that change.
+        switch: SOURCE to SOURCE, the whole budget by one, then by the other, as a search can name it. It is read and
+            replaced by the `shares` that it stands for.
+        at: the share of the run at which it switches; with `interpolate: linear` the first has faded by then.
+    """
+
+    shares: Annotated[
+        tuple[tuple[Fraction, Shares], ...] | None, BeforeValidator(lambda value: _with_the_rest(value))
+    ] = None
+    interpolate: Literal["step", "linear"] = "step"
+    constants: Constants | None = Field(default=None, exclude_if=_absent)
+    switch: str | None = Field(default=None, exclude_if=_absent)
+    at: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, exclude_if=_absent)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_switch(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or (given.get("switch") is None and given.get("at") is None):
+            return given
+        switch, at = given.get("switch"), given.get("at")
+        first, _, then = switch.partition(" to ") if isinstance(switch, str) else ("", "", "")
+        if first == then or not {first, then} <= {*SOURCES}:
+            sources = ", ".join(SOURCES)
+            raise ValueError(f"schedule.switch names two sources, such as whole_word to random: two of {sources}")
+        if given.get("shares") is not None:
+            raise ValueError("schedule.switch stands for shares: give one of the two")
+        if isinstance(at, bool) or not isinstance(at, int | float) or not 0 < at < 1:
+            raise ValueError("schedule.switch needs schedule.at, the share of the run at which it switches, in (0, 1)")
+        rest = {key: value for key, value in given.items() if key not in ("switch", "at")}
         return {
-            name: share + part * (self.shares[now + 1][1].model_dump().get(name, 0.0) - share)
-            for name, share in shares.items()
+            **rest,
+            "shares": tuple((begin, {"random": 0, source: 1}) for begin, source in ((0, first), (at, then))),
         }
+
+    @model_validator(mode="after")
+    def _changes(self) -> Self:
+        if self.shares is not None:
+            _refuse_begins(self.shares, "schedule.shares", "[[0, {whole_word: 1}], [0.7, {random: 1}]]")
+        elif not (self.constants and self.constants.points):
+            raise ValueError("schedule has nothing that changes: give shares, switch or constants, or null")
+        return self
+
+    def shares_at(self, step: int, steps: int) -> dict[str, float] | None:
+        """The shares of a step, counted from 0, of a run of so many; None if they do not change."""
+        if self.shares is None:
+            return None
+        now, then, part = self._between(self.shares, step, steps)
+        after = then.model_dump()
+        return {name: share + part * (after.get(name, 0.0) - share) for name, share in now} if part else dict(now)
+
+    def constants_at(self, step: int, steps: int) -> dict[str, float]:
+        """The constants that change, as they are before a step."""
+        found = {}
+        for name, points in (self.constants.points if self.constants else {}).items():
+            now, then, part = self._between(points, step, steps)
+            found[name] = now + part * (then - now)
+        return found
+
+    def begins(self, steps: int) -> list[int]:
+        """The steps from which on a constant is another one, or moves on to another one."""
+        every = (self.constants.points if self.constants else {}).values()
+        return sorted({round(begin * steps) for points in every for begin, _ in points})
+
+    def _between(self, points: tuple[tuple[float, Number], ...], step: int, steps: int) -> tuple[Number, Number, float]:
+        """The last point before a step, the next, and how much of the way there is behind it."""
+        begins = [round(begin * steps) for begin, _ in points]
+        now = max(n for n, begin in enumerate(begins) if begin <= step)
+        if self.interpolate == "step" or now == len(begins) - 1:
+            return points[now][1], points[now][1], 0.0
+        part = (step - begins[now]) / (begins[now + 1] - begins[now])
+        return points[now][1], points[now + 1][1], part
+
+
+def _refuse_begins(points: tuple[tuple[float, Any], ...], name: str, example: str) -> None:
+    begins = [begin for begin, _ in points]
+    if begins[:1] != [0] or begins != sorted({*begins}):
+        raise ValueError(f"{name} must begin at 0 and rise, such as {example}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _no_schedule(value: Any) -> Any:
+    """None for a schedule whose parts are all null: what is left of a base's once something else ends it."""
+    parts = [part for key, part in value.items() if key != "interpolate"] if isinstance(value, Mapping) else []
+    return None if parts and all(part is None for part in parts) else value
 
 
 class Replacements(Frozen):
@@ -321,14 +431,16 @@ class MaskingConfig(Frozen):
             of the old weight (amlm, 0.2).
         mask_warmup: share of the steps in which every position is drawn at random.
         shares: mixture: how the budget is divided.
-        schedule: mixture: shares that change in the course of the run, in place of `shares`.
+        schedule: shares and constants that change in the course of the run, in place of those beside it.
         replacement: what takes the place of a predicted token. The masks of validation stay 80/10/10.
         signal: mixture: what the shares `token` and `trigram` follow: `accuracy` (top-1 error rates), `loss` (counts
-            of losses from the batch's loss_quantile upwards), `frequency` (counts in the batch) or `permuted`
-            (`accuracy`, dealt to other tokens: a control without information). The last two are ours (presets.py).
+            of losses from the batch's loss_quantile upwards), `entropy` (mean entropy of the predicted distribution
+            over ln V), `progress` (fall of the mean loss from the windows before to the last one that saw a token, over
+            ln V), `frequency` (counts in the batch) or `permuted` (`accuracy`, dealt to other tokens: a control without
+            information). The last two are ours (presets.py).
         smoothing: mixture: added to the counts of an error rate.
         min_seen: mixture: with fewer predictions a score is 0.
-        cap: mixture: the largest error rate, or log(1 + count).
+        cap: mixture: the largest score: an error rate, a share of ln V, or log(1 + count).
         loss_quantile: mixture: of the losses of a batch, for `signal: loss`.
         band_low: mixture: scores below count as 0.
         band_high: mixture: scores above count as 0.
@@ -339,6 +451,8 @@ class MaskingConfig(Frozen):
         sketch_width: columns of a Count-Min sketch.
         sketch_depth: rows of a Count-Min sketch.
         rarity_power: of a token's frequency rank, for the share `rarity`.
+        span_p: of the geometric lengths of spans, for the share `span` (SpanBERT's 0.2).
+        span_longest: tokens of a span; longer ones are drawn again (SpanBERT's 10).
         score: amlm: `hard` (accuracy) or `soft` (cross-entropy).
         draw: amlm: `exact` (K a batch) or `bernoulli` (as printed).
         pseudo_count: amlm, in its code alone: 1 smooths the soft mean towards ln V.
@@ -363,37 +477,40 @@ class MaskingConfig(Frozen):
     ema_decay: Fraction = 1.0
     mask_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.30
     shares: Shares = Shares(random=0.8, token=0.15, trigram=0.05)
-    schedule: Schedule | None = Field(default=None, exclude_if=_absent)
+    schedule: Annotated[Schedule | None, BeforeValidator(_no_schedule)] = Field(default=None, exclude_if=_absent)
     replacement: Replacements = Field(default=Replacements(), exclude_if=lambda given: given == Replacements())
-    signal: Literal["accuracy", "loss", "frequency", "permuted"] = "accuracy"
-    smoothing: Annotated[float, Field(gt=0)] = 1.0
-    min_seen: Annotated[float, Field(ge=0)] = 3.0
-    cap: Annotated[float, Field(gt=0)] = 0.9
+    signal: Literal["accuracy", "loss", "entropy", "progress", "frequency", "permuted"] = "accuracy"
+    smoothing: Above0 = 1.0
+    min_seen: AtLeast0 = 3.0
+    cap: Above0 = 0.9
     loss_quantile: Fraction = 0.75
-    band_low: Annotated[float, Field(ge=0)] = 0.0
-    band_high: Annotated[float, Field(gt=0)] | None = None
+    band_low: AtLeast0 = 0.0
+    band_high: Above0 | None = None
     counted: Literal["after_warmup"] | None = Field(default=None, exclude_if=_absent)
     trigram_mean: Literal["all"] | None = Field(default=None, exclude_if=_absent)
     sketch: Literal["exact", "count_min"] = "exact"
     sketch_width: Positive = 65_536
     sketch_depth: Annotated[int, Field(gt=0, le=8)] = 4
-    rarity_power: Annotated[float, Field(gt=0)] = 1.0
+    rarity_power: Above0 = 1.0
+    span_p: Annotated[float, Field(ge=0.001, lt=1)] = Field(default=0.2, exclude_if=lambda p: p == 0.2)
+    span_longest: Annotated[int, Field(gt=0, le=100)] = Field(default=10, exclude_if=lambda longest: longest == 10)
     score: Literal["hard", "soft"] = "hard"
     draw: Literal["exact", "bernoulli"] = "exact"
-    pseudo_count: Annotated[float, Field(ge=0)] = 0.0
-    floor: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    pseudo_count: AtLeast0 = 0.0
+    floor: Floor = 0.0
     renormalise: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.signal != "loss" and self.cap > 1:
-            raise ValueError(f"cap {self.cap:g} is above 1, the largest possible error rate")
-        if self.band_high is not None and self.band_low >= self.band_high:
-            raise ValueError(f"band_low {self.band_low:g} must lie below band_high {self.band_high:g}")
+        if not self.changing:
+            self.refuse_constants()
         if self.policy == "mixture" and self.draw == "bernoulli":
             raise ValueError("draw bernoulli belongs to policy amlm; a mixture's draw is exact")
-        if self.schedule and (self.policy != "mixture" or self.by_row):
-            raise ValueError("schedule belongs to policy mixture with apportion batch, without replicate")
+        if self.schedule and self.schedule.shares and (self.policy != "mixture" or self.by_row):
+            raise ValueError("schedule.shares belongs to policy mixture with apportion batch, without replicate")
+        own = MIXTURE_CONSTANTS if self.policy == "mixture" else AMLM_CONSTANTS
+        if other := next((name for name in self.changing if name not in own), ""):
+            raise ValueError(f"schedule.constants.{other}: of policy {self.policy} these may change: {_listed(own)}")
         if self.policy == "amlm" and self.apportion == "row":
             raise ValueError("apportion row belongs to policy mixture; for amlm write draw: bernoulli")
         if self.rate_schedule == "step" and self.rates is None:
@@ -409,15 +526,39 @@ class MaskingConfig(Frozen):
             )
         return self
 
+    def refuse_constants(self, when: str = "") -> None:
+        """Raises ValueError for constants that do not go together. when: in the run, for the message."""
+        if self.signal != "loss" and self.cap > 1:
+            largest = "error rate" if self.signal in ("accuracy", "permuted", "frequency") else "score"
+            raise ValueError(f"cap {self.cap:g} is above 1, the largest possible {largest}{when}")
+        if self.band_high is not None and self.band_low >= self.band_high:
+            raise ValueError(f"band_low {self.band_low:g} must lie below band_high {self.band_high:g}{when}")
+
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """The names of the constants that change in the course of a run."""
+        return tuple(self.schedule.constants.points) if self.schedule and self.schedule.constants else ()
+
+    def constants_at(self, step: int, steps: int) -> Self:
+        """These settings with the constants that hold before a step, counted from 0, of a run of so many."""
+        return self.model_copy(update=self.schedule.constants_at(step, steps)) if self.schedule else self
+
     def shares_at(self, step: int, steps: int) -> dict[str, float]:
         """How a step, counted from 0, of a run of so many divides the budget."""
-        return self.schedule.at(step, steps) if self.schedule else dict(self.shares)
+        scheduled = self.schedule.shares_at(step, steps) if self.schedule else None
+        return dict(self.shares) if scheduled is None else scheduled
 
     @property
     def largest_shares(self) -> dict[str, float]:
         """The largest that each share becomes in a run."""
-        every = [dict(shares) for _, shares in self.schedule.shares] if self.schedule else [dict(self.shares)]
+        points = self.schedule.shares if self.schedule else None
+        every = [dict(shares) for _, shares in points] if points else [dict(self.shares)]
         return {name: max(shares[name] for shares in every) for name in every[0]}
+
+    @property
+    def wants_entropies(self) -> bool:
+        """Whether the rule learns from the entropies of predictions."""
+        return self.policy == "mixture" and self.signal == "entropy"
 
     @property
     def by_row(self) -> bool:
@@ -600,6 +741,8 @@ class Config(Frozen):
             raise ValueError(f"a rate of {least:g} of a batch of {self.tokens_per_step} rounds to no position")
         if self.masking.row_rates:
             self._rows_have_room(self.masking.row_rates)
+        for step in self.masking.schedule.begins(self.steps) if self.masking.schedule else ():
+            self.masking.constants_at(step, self.steps).refuse_constants(f" after step {step} of {self.steps}")
         delay = self.masking.refresh_delay or 0
         largest = (self.steps - self.warmup_steps - delay) // MIN_REFRESHES
         given = self.masking.update_every is not None or delay
@@ -651,12 +794,24 @@ class Config(Frozen):
         masking = self.masking
         added = {"row_rates": masking.row_rates, "corrupt": masking.corrupt}
         later = {name: value for name, value in added.items() if value is not None}
-        return {**settings, "rate": masking.rate, "replacement": masking.replacement.model_dump(), **later}
+        logged = {"entropies": True} if masking.wants_entropies else {}  # by the run that others start from
+        shared = {"rate": masking.rate, "replacement": masking.replacement.model_dump()}
+        return {**settings, **shared, **later, **logged}
 
     def refreshes(self, done: int) -> bool:
         """Whether the masking policy is refreshed after so many steps."""
         since = done - (self.masking.refresh_delay or 0)
         return since > 0 and since % self.update_every == 0
+
+    def masking_since(self, refreshes: int) -> MaskingConfig:
+        """The masking settings with the constants in force since so many refreshes that counted."""
+        masking = self.masking
+        if not masking.changing:
+            return masking
+        delay, late = masking.refresh_delay or 0, masking.policy == "mixture" and masking.counted == "after_warmup"
+        before = max(0, self.warmup_steps - delay) // self.update_every if late else 0  # refreshes that do not count
+        done = delay + (before + refreshes) * self.update_every if refreshes else 0
+        return masking.constants_at(done, self.steps)
 
     @property
     def reporting_every(self) -> int:

@@ -71,14 +71,35 @@ def masking(given: MaskingConfig) -> str:
         details.append(f"{given.loss_weight:.0%} of a prediction's weight in the loss by its token's score")
     told = f" ({'; '.join(details)})" if details else ""
     predicted = f"with {_rate(given)} of the positions predicted{told}: "
+    changing = _changing(given)
     if given.policy == "amlm":
-        return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025)"
+        return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025){changing}"
     parts = _parts(dict(given.shares))
-    if given.schedule:
+    if given.schedule and given.schedule.shares:
         of_run = (f"from {begin:.0%} of the run on {_parts(dict(shares))}" for begin, shares in given.schedule.shares)
         parts = f"{'; '.join(of_run)}{', linear in between' * (given.schedule.interpolate == 'linear')}"
     scored = given.largest_shares["token"] or given.largest_shares["trigram"] or given.loss_weight
-    return predicted + parts + (f" (scores of {given.signal})" if scored else "")
+    signal = f" (scores of {given.signal})" if scored else ""
+    return predicted + parts + signal + _spans(given) + changing
+
+
+def _spans(given: MaskingConfig) -> str:
+    """How long spans are, where there are some and SpanBERT's are others."""
+    usual = (given.span_p, given.span_longest) == (0.2, 10)
+    if usual or not given.largest_shares["span"]:
+        return ""
+    return f" (span lengths Geo({given.span_p:g}), at most {given.span_longest})"
+
+
+def _changing(given: MaskingConfig) -> str:
+    """The constants that change in the course of the run."""
+    if not (given.schedule and given.schedule.constants):
+        return ""
+    to = " gradually to " if given.schedule.interpolate == "linear" else " to "
+    series = []
+    for name, points in given.schedule.constants.points.items():
+        series.append(f"{name} from {to.join(f'{value:g} at {begin:.0%}' for begin, value in points)}")
+    return f"; {', '.join(series)} of the run"
 
 
 def _rate(given: MaskingConfig) -> str:

@@ -33,6 +33,7 @@ Preset = Literal[
     "amlm",
     "whole_word",
     "span",
+    "span_short",
     "rarity",
     "rate_linear",
     "rate_cosine",
@@ -44,6 +45,12 @@ Preset = Literal[
     "sparse_corruption",
     "mask_only",
     "rho_like",
+    "rarity_ramp",
+    "words_then_tokens",
+    "easy_to_hard",
+    "hard_to_easy",
+    "entropy",
+    "learning_progress",
 ]
 Tree = dict[str, Any]
 
@@ -72,6 +79,8 @@ _RULE: Tree = {
     "loss_weight": 0.0,
     "loss_quantile": 0.75,
     "rarity_power": 1.0,
+    "span_p": 0.2,
+    "span_longest": 10,
     "pace": None,
     "refresh_delay": None,
     "counted": None,
@@ -95,11 +104,14 @@ _CMS: Tree = {
 # Random masking from the first step, for what changes something else than the positions.
 _PLAIN: Tree = {"shares": {"random": 1.0}, "mask_warmup": 0.0}
 _FALLING: Tree = {**_PLAIN, "rate_start": 0.30}
+_EASY_TO_HARD: Tree = {"band_low": [[0, 0.0], [1, 0.5]], "band_high": [[0, 0.5], [1, 1.0]]}
+_HARD_TO_EASY: Tree = {"band_low": [[0, 0.5], [1, 0.0]], "band_high": [[0, 1.0], [1, 0.5]]}
 
 # Accuracy-Morph and CMS-Morph (BabyLM 2026), AMLM (Edman & Fraser, BabyLM 2025), and rules of our own. `frequency` and
 # `random_sketch_control` take their names from Accuracy-Morph's study, but the rules are ours: there, frequency has the
 # whole budget from step 1, by id and without trigrams, and the control draws uniformly through the heavy-hitter code,
-# at 50/25/25.
+# at 50/25/25. The moving bands, `entropy` and `learning_progress` are ours; `rarity_ramp` and `words_then_tokens`
+# follow entries of BabyLM 2025 and 2026.
 MASKING: dict[Preset, Tree] = {
     "published/random": {"shares": {"random": 1.0}},
     "published/accuracy-morph": {},
@@ -123,6 +135,7 @@ MASKING: dict[Preset, Tree] = {
     "amlm": _AMLM,
     "whole_word": {"shares": {"random": 0.0, "whole_word": 1.0}, "mask_warmup": 0.0},
     "span": {"shares": {"random": 0.0, "span": 1.0}, "mask_warmup": 0.0},
+    "span_short": {"shares": {"random": 0.0, "span": 1.0}, "mask_warmup": 0.0, "span_p": 0.4, "span_longest": 4},
     "rarity": {"shares": {"random": 0.8, "rarity": 0.2}, "mask_warmup": 0.0},
     "rate_linear": {**_FALLING, "rate_schedule": "linear"},
     "rate_cosine": {**_FALLING, "rate_schedule": "cosine"},
@@ -134,24 +147,34 @@ MASKING: dict[Preset, Tree] = {
     "sparse_corruption": {**_PLAIN, "corrupt": 0.10},
     "mask_only": {**_PLAIN, "replacement": {"mask": 1.0, "random": 0.0, "keep": 0.0}},
     "rho_like": {"shares": {"random": 1.0}, "loss_weight": 0.2},
+    "rarity_ramp": {
+        **_PLAIN,
+        "schedule": {"shares": [[0, {"random": 1.0}], [1, {"random": 0.6, "rarity": 0.4}]], "interpolate": "linear"},
+    },
+    "words_then_tokens": {**_PLAIN, "schedule": {"switch": "whole_word to random", "at": 0.7}},
+    "easy_to_hard": {"schedule": {"constants": _EASY_TO_HARD, "interpolate": "linear"}},
+    "hard_to_easy": {"schedule": {"constants": _HARD_TO_EASY, "interpolate": "linear"}},
+    "entropy": {"signal": "entropy"},
+    "learning_progress": {"signal": "progress", "ema_decay": 0.0},
 }
 _NHOT: Tree = {"embedding": "nhot"}
+_SCHEDULED = tuple(f"masking.schedule.{key}" for key in ("shares", "switch", "at"))  # what says how shares change
 _MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": _NHOT, "published/amlm-hard-nhot-code": _NHOT}
 
 
 def expand(params: Mapping[str, Any]) -> Tree:
     """Settings by dotted path, with `masking.preset` replaced by what it stands for; other settings win over it.
 
-    An unknown name stays, for the Config to refuse. Shares end a schedule that the base settings have: without that,
-    it would go on in their place.
+    An unknown name stays, for the Config to refuse. Shares end those of a schedule that the base settings or the preset
+    have: without that, they would go on in their place.
     """
     whole = expand_tree({"masking": params["masking"]}) if "masking" in params else Tree()
     name = _preset_named(params.get("masking.preset"))
     rest = {path: value for path, value in params.items() if name is None or path != "masking.preset"}
     rule = {f"masking.{key}": value for key, value in _rule(name).items()} if name else Tree()
     shares = any(path == "masking.shares" or path.startswith("masking.shares.") for path in params)
-    if shares and "masking.schedule" not in params:
-        rule["masking.schedule"] = None
+    if shares and not any(path in params for path in ("masking.schedule", *_SCHEDULED)):
+        rule |= dict.fromkeys(_SCHEDULED)
     model = {**whole.pop("model", {}), **(_MODEL.get(name, {}) if name else {})}
     return {**rule, **{f"model.{key}": value for key, value in model.items()}, **rest, **whole}
 

@@ -123,6 +123,8 @@ class Run:
             self.optimiser.load(begun.optimiser)
 
         limits.fails(load, f"{folder} is damaged or of another model")
+        if self.config.masking.wants_entropies and trunk.ENTROPIES not in begun.answers:
+            raise ValueError(f"{folder} has no entropies, which masking.signal entropy learns from")
         rows = {row["step"]: row for row in begun.rows}
         if lacking := next(
             (step for step in range(1, begun.step + 1) if self.reports(step) and step not in rows), None
@@ -206,12 +208,16 @@ class Run:
         inputs = self.replacement(ids, corrupted, noise)
         with bfloat16:
             rows = inputs.view(-1, config.sequence_length(noise.step))
-            losses, predictions = self.model.losses(rows, selection.positions, labels, self.dropout_seed(noise.step))
+            guesses = self.model.losses(
+                rows, selection.positions, labels, self.dropout_seed(noise.step), config.masking.wants_entropies
+            )
+        losses = guesses.losses
         loss = (losses * selection.weight).sum()
         weighted = loss if selection.loss_weight is None else (losses * selection.loss_weight).sum()
         (weighted / selection.total).backward()
         self.optimiser.step(self.optimiser.rate(noise), context.all_reduce, alone=context.world_size == 1)
-        answers = policy.Answers(labels, predictions, losses.detach(), inputs.flatten()[at] == self.prepared.mask_id)
+        masked = inputs.flatten()[at] == self.prepared.mask_id
+        answers = policy.Answers(labels, guesses.predictions, losses.detach(), masked, guesses.entropies)
         self.learn(selection, answers, noise)
         self.losses += torch.stack([loss.detach(), selection.weight.sum()])
 

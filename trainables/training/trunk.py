@@ -29,6 +29,7 @@ AllReduce = Callable[[Tensor], object]
 
 STATES = ("model", "optimiser", "answers")
 LOGGED = ("predictions", "losses", "masked")
+ENTROPIES = "entropies"  # logged by runs whose rule wants them, and only such runs start from there
 ORIGIN = "origin.json"
 
 
@@ -36,18 +37,19 @@ class Log:
     """The answers of the steps so far, as they come."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._steps: list[dict[str, Tensor]] = []
 
     def add(self, answers: Answers) -> None:
         """Keep a step's answers."""
-        self._steps.append((answers.predictions.to(torch.int32), answers.losses.float(), answers.masked))
+        kept = (answers.predictions.to(torch.int32), answers.losses.float(), answers.masked.to(torch.uint8))
+        entropies = {} if answers.entropies is None else {ENTROPIES: answers.entropies.float()}
+        self._steps.append({**dict(zip(LOGGED, kept, strict=True)), **entropies})
 
     def tensors(self, losses_since: Tensor, rank: int, world_size: int, all_reduce: AllReduce) -> dict[str, Tensor]:
         """The answers of all ranks, [W, N, S] each, and `losses_since`, [W, 2]. Every rank calls it."""
-        predictions, losses, masked = (torch.stack(each) for each in zip(*self._steps, strict=True))
-        own = dict(zip(LOGGED, (predictions, losses, masked.to(torch.uint8)), strict=True))
-        slots = torch.zeros(world_size, dtype=torch.int64, device=losses.device)
-        slots[rank] = losses.shape[1]
+        own = {name: torch.stack([step[name] for step in self._steps]) for name in self._steps[0]}
+        slots = torch.zeros(world_size, dtype=torch.int64, device=losses_since.device)
+        slots[rank] = own["losses"].shape[1]
         all_reduce(slots)
         padded = {name: functional.pad(each, (0, int(slots.max()) - each.shape[1])) for name, each in own.items()}
         return {
@@ -86,9 +88,11 @@ class Trunk(NamedTuple):
 
     def at(self, rank: int, step: int, labels: Tensor) -> Answers:
         """A rank's answers of a step, counted from 0. labels: the tokens at its selected positions."""
-        own = (self.answers[name][rank, step, : labels.numel()] for name in LOGGED)
-        predictions, losses, masked = own
-        return Answers(labels, predictions.to(labels.dtype), losses, masked.bool())
+        own = {
+            name: each[rank, step, : labels.numel()] for name, each in self.answers.items() if name != "losses_since"
+        }
+        predictions = own["predictions"].to(labels.dtype)
+        return Answers(labels, predictions, own["losses"], own["masked"].bool(), own.get(ENTROPIES))
 
 
 def write(trunk: Trunk) -> Path:
@@ -112,7 +116,7 @@ def read(folder: Path) -> Trunk:
         raise ValueError(f"{folder} has no rows")
     step = int(rows[-1]["step"])
     answers = states["answers"]
-    shapes = {tuple(answers[name].shape) for name in LOGGED if name in answers}
+    shapes = {tuple(answers[name].shape) for name in (*LOGGED, ENTROPIES) if name in answers}
     since = tuple(answers["losses_since"].shape) if "losses_since" in answers else ()
     if len(shapes) != 1 or not {*LOGGED} <= {*answers} or next(iter(shapes))[:2] != (*since[:1], step):
         raise ValueError(f"{folder} does not have the answers of {step} steps")

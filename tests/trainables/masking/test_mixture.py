@@ -16,6 +16,7 @@ from trainables.masking.budget import Budget, Selection
 from trainables.masking.mixture import Mixture
 from trainables.masking.policy import Answers, Vocabulary
 from trainables.masking.replacement import Replacement
+from trainables.masking.sources import Rarity
 from trainables.noise import StepNoise
 from trainables.settings import described
 from trainables.settings.config import Config, Replacements, Shares
@@ -271,9 +272,109 @@ def test_shares_between_two_moments_are_linear() -> None:
     assert described.masking(told).endswith("linear in between")
 
 
+def test_a_switch_is_the_schedule_that_it_stands_for() -> None:
+    short = base(
+        masking={"schedule": {"switch": "whole_word to random", "at": 0.5}, "mask_warmup": 0, "update_every": 2}
+    )
+    assert short == scheduled()
+    assert short.model_dump_json() == scheduled().model_dump_json()
+    for schedule in (
+        {"switch": "whole_word to random"},
+        {"at": 0.5},
+        {"switch": "random to random", "at": 0.5},
+        {"switch": "words to random", "at": 0.5},
+        {"switch": "span to random", "at": 1.5},
+        {"switch": "span to random", "at": 0.5, "shares": [[0, {"random": 1}]]},
+        {},
+        {"interpolate": "linear"},
+    ):
+        with pytest.raises(ValueError, match=r"schedule"):
+            base(masking={"schedule": schedule})
+
+
+MOVING = {"band_low": [[0, 0.0], [1, 0.4]], "band_high": [[0, 0.2], [0.5, 0.6]], "rarity_power": [[0, 1], [1, 3]]}
+
+
+def moving(interpolate: str = "linear", **changes: Any) -> Config:
+    shares = {"random": 0.5, "token": 0.25, "rarity": 0.25}
+    schedule = {"constants": MOVING, "interpolate": interpolate}
+    return base(masking={"shares": shares, "schedule": schedule, "mask_warmup": 0, "update_every": 2, **changes})
+
+
+def test_constants_are_those_of_the_refreshs_step() -> None:
+    """Between two refreshes nothing changes, and at one the rarity follows, too."""
+    told, policy = moving(), untrained(moving())
+    rarity = next(source for _, source in policy.others if source.name == "rarity")
+    assert isinstance(rarity, Rarity)
+    rank = np.exp(rarity.log_score.numpy())
+    labels = torch.arange(5, 100).repeat(20)
+    wrong = torch.arange(len(labels)) % 95 > 5 * (torch.arange(len(labels)) // 95)  # error rates from 0 to 0.95
+    for refreshes in range(1, 8):
+        done = 2 * refreshes
+        answer(policy, labels, torch.where(wrong, 0, labels))
+        policy.refresh(lambda _: None)
+        now = policy.difficulty.config
+        assert now == told.masking_since(refreshes)
+        assert now.band_low == pytest.approx(0.4 * done / 20)
+        assert now.band_high == pytest.approx(min(0.6, 0.2 + 0.4 * done / 10))
+        score = policy.difficulty.token_score
+        assert (score > 0).any()
+        assert (score[score > 0] >= now.band_low).all()
+        assert (score[score > 0] <= now.band_high).all()
+        np.testing.assert_allclose(np.exp(rarity.log_score.numpy()), rank ** (1 + 2 * done / 20), rtol=1e-12)
+    copy = untrained(moving())
+    copy.load({name: value.clone() for name, value in policy.state(lambda _: None).items()}, 0)
+    assert copy.difficulty.config == policy.difficulty.config
+    for one, other in ((copy.token, policy.token), (copy.trigram, policy.trigram)):
+        assert torch.equal(one.log_score, other.log_score)
+    assert copy.rarity is not None
+    assert torch.equal(copy.rarity.log_score, rarity.log_score)
+
+
+def test_the_step_of_a_refresh_is_known_from_their_number() -> None:
+    for delay, counted, warmup in (
+        (None, None, 0.3),
+        (1, None, 0.3),
+        (None, "after_warmup", 0.3),
+        (3, "after_warmup", 0.35),
+    ):
+        given = {"mask_warmup": warmup, "update_every": 2, "refresh_delay": delay, "counted": counted}
+        told = base(
+            steps=40,
+            masking={"schedule": {"constants": {"band_low": [[0, 0.0], [1, 0.4]]}, "interpolate": "linear"}, **given},
+        )
+        refreshes = [done for done in range(1, 41) if told.refreshes(done)]
+        if counted:
+            refreshes = [done for done in refreshes if done > told.warmup_steps]
+        for number, done in enumerate(refreshes, 1):
+            assert told.masking_since(number).band_low == pytest.approx(0.4 * done / 40)
+        assert told.masking_since(0).band_low == 0
+
+
+def test_constants_that_cannot_be_are_one_line() -> None:
+    for constants, message in (
+        ({"loss_quantile": [[0, 0.5]]}, "loss_quantile.*those that may change: ema_decay, smoothing"),
+        ({"floor": [[0, 0.1]]}, "of policy mixture these may change: ema_decay, smoothing"),
+        ({"cap": [[0, 0.5], [0.5, 1.5]]}, r"cap 1\.5 is above 1, .* after step 10 of 20"),
+        ({"cap": [[0.1, 0.5]]}, r"schedule\.constants\.cap must begin at 0 and rise"),
+        ({"band_low": [[0, 0.5]], "band_high": [[0, 0.9], [0.25, 0.4]]}, r"below band_high 0\.4 after step 5 of 20"),
+        ({"ema_decay": [[0, 1.5]]}, "less than or equal to 1"),
+        ({"band_low": [[0, -0.5]]}, "greater than or equal to 0"),
+        ({"rarity_power": [[0, 0]]}, "greater than 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            base(masking={"schedule": {"constants": constants}})
+    amlm = {"policy": "amlm", "mask_warmup": 0, "update_every": 4}
+    with pytest.raises(ValueError, match="of policy amlm these may change: ema_decay, pseudo_count, floor"):
+        base(masking={**amlm, "schedule": {"constants": {"cap": [[0, 0.5]]}}})
+    told = base(masking={**amlm, "schedule": {"constants": {"ema_decay": [[0, 0.9], [0.5, 0.2]]}}})
+    assert [told.masking_since(number).ema_decay for number in (0, 1, 2, 3)] == [0.9, 0.9, 0.9, 0.2]
+    assert "ema_decay from 0.9 at 0% to 0.2 at 50% of the run" in described.masking(told.masking)
+
+
 @pytest.mark.parametrize("given", [[[0.1, {"random": 1}]], [[0, {"random": 1}], [0, {"token": 1}]], [[0, {"no": 1}]]])
 def test_a_schedule_that_cannot_be_is_refused(given: list[Any]) -> None:
     with pytest.raises(ValueError, match="schedule"):
         base(masking={"schedule": {"shares": given}})
-    with pytest.raises(ValueError, match="schedule belongs to policy mixture"):
+    with pytest.raises(ValueError, match=r"schedule\.shares belongs to policy mixture"):
         scheduled(policy="amlm")

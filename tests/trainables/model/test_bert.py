@@ -65,7 +65,7 @@ def test_training_follows_the_plain_loop() -> None:
         ids = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(step))
         positions = torch.arange(step % 5, 64, 5)
         labels = torch.full((64,), -100).index_copy(0, positions, ids.flatten()[positions])
-        losses, _ = model.losses(ids, positions, ids.flatten()[positions])
+        losses, *_ = model.losses(ids, positions, ids.flatten()[positions])
         loss = losses.sum()
         plain = twin(input_ids=ids, labels=labels.view(4, 16)).loss
         assert loss.item() / len(positions) == pytest.approx(plain.item(), abs=1e-4)
@@ -107,8 +107,8 @@ def test_initial_weights_depend_on_seed_and_name_alone() -> None:
 def test_padding_slots_have_no_gradient() -> None:
     model = small().eval()
     ids, labels = torch.arange(16)[None], torch.tensor([3, 9])
-    both, _ = model.losses(ids, torch.tensor([3, 16]), labels)
-    alone, _ = model.losses(ids, torch.tensor([3]), labels[:1])
+    both, *_ = model.losses(ids, torch.tensor([3, 16]), labels)
+    alone, *_ = model.losses(ids, torch.tensor([3]), labels[:1])
     assert both[0].item() == pytest.approx(alone.item(), rel=1e-6)
 
 

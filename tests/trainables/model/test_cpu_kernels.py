@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -80,7 +81,8 @@ def test_losses_predictions_and_gradients_are_those_of_autograd(rate: float, emb
     found = []
     for by_hand in (True, False):
         made = model(rate, embedding).train()
-        losses, top = made.losses(ids, positions, labels, 7) if by_hand else obvious(made, ids, positions, labels, 7)
+        how = made.losses if by_hand else partial(obvious, made)
+        losses, top, *_ = how(ids, positions, labels, 7)
         (losses * weight).sum().backward()
         found.append((losses.detach(), top, {name: p.grad for name, p in made.named_parameters()}))
     (losses, top, gradients), (losses_2, top_2, gradients_2) = found
@@ -88,6 +90,32 @@ def test_losses_predictions_and_gradients_are_those_of_autograd(rate: float, emb
     assert torch.equal(top, top_2)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, gradients_2[name], atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 60.0])
+def test_entropies_are_those_of_the_softmax_and_change_nothing_else(scale: float) -> None:
+    """Uniform, in between and nearly certain; with more rows and columns than one piece has."""
+    size = cpu_kernels.COLUMNS + 100
+    draws = torch.Generator().manual_seed(5)
+    x = torch.randn(cpu_kernels.ROWS + 9, 8, generator=draws)
+    word, bias = torch.randn(size, 8, generator=draws) * scale, torch.randn(size, generator=draws) * min(scale, 1)
+    labels, found = torch.arange(len(x)), []
+    for wanted in (False, True):
+        leaves = [each.clone().requires_grad_() for each in (x, word, bias)]
+        losses, top, entropies = cpu_kernels.cross_entropy(
+            leaves[0], labels, leaves[1], leaves[2], cpu_kernels.Workspace(), wanted
+        )
+        losses.sum().backward()
+        found.append((losses.detach(), top, *(each.grad for each in leaves)))
+        assert (entropies is not None) == wanted
+    assert entropies is not None
+    assert not entropies.requires_grad
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+    chances = (x.double() @ word.double().t() + bias.double()).softmax(1)
+    torch.testing.assert_close(entropies.double(), torch.special.entr(chances).sum(1), atol=2e-4, rtol=1e-5)
 
 
 def test_gradients_add_up_until_they_are_cleared() -> None:
@@ -115,7 +143,7 @@ def test_large_logits_neither_overflow_nor_vanish() -> None:
     x = torch.randn(9, 8, generator=torch.Generator().manual_seed(3)).mul_(60).requires_grad_()
     word = torch.randn(VOCABULARY, 8, generator=torch.Generator().manual_seed(4)).requires_grad_()
     bias, labels = torch.zeros(VOCABULARY, requires_grad=True), torch.arange(9) * 30
-    losses, top = cpu_kernels.cross_entropy(x, labels, word, bias, cpu_kernels.Workspace())
+    losses, top, _ = cpu_kernels.cross_entropy(x, labels, word, bias, cpu_kernels.Workspace())
     logits = (x @ word.t()).detach()
     torch.testing.assert_close(losses, F.cross_entropy(logits, labels, reduction="none"), atol=1e-4, rtol=1e-6)
     assert torch.equal(top, logits.argmax(1))

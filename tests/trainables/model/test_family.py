@@ -55,10 +55,13 @@ def test_the_head_runs_at_the_selected_positions_alone(name: str) -> None:
         found = model.logits(ids, at)
         assert found.shape == (6, 300)
         torch.testing.assert_close(found, whole[at.clamp(max=63)], rtol=0, atol=1e-5)
-        losses, guesses = model.losses(ids, at, torch.arange(6))
+        losses, guesses, entropies = model.losses(ids, at, torch.arange(6), entropies=True)
     expected = torch.nn.functional.cross_entropy(whole[at.clamp(max=63)], torch.arange(6), reduction="none")
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5)
     assert torch.equal(guesses, whole[at.clamp(max=63)].argmax(1))
+    assert entropies is not None
+    expected = torch.distributions.Categorical(logits=whole[at.clamp(max=63)]).entropy()
+    torch.testing.assert_close(entropies, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SIX)

@@ -41,6 +41,8 @@ FOREIGN: dict[str, Any] = {
     "band_low": 0.1,
     "band_high": 0.5,
     "rarity_power": 3.0,
+    "span_p": 0.5,
+    "span_longest": 3,
     "pseudo_count": 2.0,
     "floor": 0.01,
     "renormalise": True,
@@ -238,6 +240,26 @@ def test_contradictions_are_refused_in_one_line(settings: dict[str, Any], messag
     with pytest.raises(SpecError, match=message) as error:
         sweep({"masking": settings})
     assert "\n" not in str(error.value)
+
+
+def test_shares_end_those_of_a_schedule_and_leave_its_constants() -> None:
+    """Of the base, or of the preset beside them."""
+    constants = {"band_low": [[0, 0.1]]}
+    base = {"masking": {"schedule": {"switch": "whole_word to random", "at": 0.7, "constants": constants}}}
+    half = {"masking.shares": {"random": 0.5, "token": 0.5}}
+    arms = {"half": half, "easy": {"masking.preset": "easy_to_hard", **half}, "plain": {"masking.preset": "random"}}
+    arms["words"] = {"masking.preset": "words_then_tokens", **half}
+    arms["late"] = {"masking.preset": "words_then_tokens", "masking.schedule.at": 0.9}
+    spec = sweep(base, base={}, **arms)
+    found = {name: spec.settings(arm).masking for name, arm in spec.arms.items()}
+    assert found["base"].schedule.shares is not None
+    assert found["half"].schedule.shares is None
+    assert found["half"].changing == ("band_low",)
+    assert found["easy"].changing == ("band_low", "band_high")
+    assert found["easy"].shares_at(0, 100)["token"] == 0.5
+    assert found["plain"].schedule is None
+    assert found["words"].schedule is None
+    assert [found["late"].shares_at(step, 100)["whole_word"] for step in (89, 90)] == [1, 0]
 
 
 def test_shares_end_a_schedule_of_the_base() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,21 @@ def files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def compared(corpus: Path, folder: Path, point: int, presets: Iterable[str]) -> None:
+def compared(corpus: Path, folder: Path, point: int, presets: Collection[str]) -> None:
     """Bit for bit: what forks of one trunk and runs from step 0 report and leave."""
-    trunks = left(settings(corpus, "random", point), folder / "first", point, test=True)
-    assert trunks.keys() == {point}
+    firsts = {"random": settings(corpus, "random", point), "entropy": settings(corpus, "entropy", point, cap=0.5)}
+    trunks = {
+        name: left(first, folder / f"first-{name}", point, test=True)[point]
+        for name, first in firsts.items()
+        if name == "random" or name in presets  # entropies are left by such a rule alone
+    }
     for preset in presets:
-        rule = settings(corpus, preset, point)
-        assert rule.past(point) == settings(corpus, "random", point).past(point)
+        rule, first = settings(corpus, preset, point), "entropy" if preset == "entropy" else "random"
+        assert rule.past(point) == firsts[first].past(point)
         whole, fork = (folder / f"{preset.replace('/', '-')}-{name}" for name in ("whole", "fork"))
         whole.mkdir()
         fork.mkdir()
-        expected, found = run(rule, whole, test=True), run(rule, fork, test=True, fork_from=trunks[point])
+        expected, found = run(rule, whole, test=True), run(rule, fork, test=True, fork_from=trunks[first])
         assert found.rows == expected.rows, preset
         assert [list(row) for row in found.rows] == [list(row) for row in expected.rows], "columns in the same order"
         assert files(found.checkpoint) == files(expected.checkpoint), preset
@@ -78,7 +82,7 @@ def compared(corpus: Path, folder: Path, point: int, presets: Iterable[str]) -> 
 @pytest.mark.parametrize("at", [3, *(pytest.param(at, marks=pytest.mark.slow) for at in (0, 1, 2, 4))])
 def test_a_fork_is_the_run_from_step_0(corpus: Path, tmp_path: Path, at: int) -> None:
     """Every rule at one of the points, and two of them at all; the slow ones are the other points."""
-    chosen = {*FORKING[at :: len(POINTS)], "accuracy_morph", "amlm"} & {*FORKING}
+    chosen = {*FORKING[at :: len(POINTS)], "accuracy_morph", "amlm", "entropy", "easy_to_hard"} & {*FORKING}
     compared(corpus, tmp_path, POINTS[at], sorted(chosen))
 
 
@@ -128,6 +132,19 @@ def test_a_fork_that_is_cut_off_goes_on(corpus: Path, tmp_path: Path) -> None:
         mlm.train(rule, TrainContext(again, restore_from=restore, fork_from=trunks[point]))
         assert files(again.checkpoint) == files(whole.checkpoint)
         assert again.rows == whole.rows[len(whole.rows) - len(again.rows) :]
+
+
+def test_entropies_are_left_by_a_rule_that_wants_them_and_others_are_refused(corpus: Path, tmp_path: Path) -> None:
+    rule, point = settings(corpus, "entropy", 8), 8
+    assert rule.past(point) != settings(corpus, "random", point).past(point)
+    assert rule.past(point) == settings(corpus, "entropy", point, ema_decay=0.5).past(point)
+    plain = left(settings(corpus, "random", point), tmp_path / "plain", point)[point]
+    own = left(rule, tmp_path / "own", point)[point]
+    assert {*trunk.read(own).answers} - {*trunk.read(plain).answers} == {"entropies"}
+    same = [(folder / "model.safetensors").read_bytes() for folder in (plain, own)]
+    assert same[0] == same[1], "entropies change no step"
+    with pytest.raises(ValueError, match="has no entropies"):
+        run(rule, tmp_path, fork_from=plain)
 
 
 def test_what_is_no_past_of_another(corpus: Path) -> None:
