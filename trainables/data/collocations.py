@@ -88,7 +88,7 @@ def sequences(ids: NDArray[Any], word_start: Bools, line_start: Bools, eligible:
     """The frequent sequences of two words, of three, ... A probability is a count over that of all of the length."""
     begins = edges(word_start)
     room = _room(line_start[begins], np.logical_or.reduceat(~eligible[ids], begins))
-    word = np.unique(forms(ids, word_start), return_inverse=True)[1]
+    word = _words(ids, word_start, len(eligible))
     counts = np.bincount(word, weights=room > 0)
     kinds = {1: np.where((counts > OVER)[word] & (room > 0), word, -1).astype(np.int32)}  # by length, [W]; -1: rare
     with np.errstate(divide="ignore"):
@@ -119,17 +119,27 @@ def sequences(ids: NDArray[Any], word_start: Bools, line_start: Bools, eligible:
     return found
 
 
-def _room(line_start: Bools, apart: Bools) -> Ints:
+def _words(ids: NDArray[Any], word_start: Bools, size: int) -> Ints:
+    """[W] which word each is: the id of its one token, or from `size` on a number for its pieces."""
+    begins = edges(word_start)
+    word = ids[begins].astype(np.int64)
+    several = np.flatnonzero(np.diff(begins, append=len(ids)) > 1)
+    word[several] = size + np.unique(forms(ids, word_start)[several], return_inverse=True)[1]
+    return word
+
+
+def _room(line_start: Bools, apart: Bools) -> NDArray[np.int8]:
     """[W] how many words follow one another from each on, itself included, up to the end of its line or to one apart.
 
-    0 at those apart.
+    0 at those apart; at most as many as a collocation may have.
     """
     begins = line_start | apart
     begins[1:] |= apart[:-1]
     begins[0] = True
     at = np.flatnonzero(begins)
     lengths = np.diff(at, append=len(begins))
-    return np.where(apart, 0, np.repeat(at + lengths, lengths) - np.arange(len(begins)))
+    left = np.repeat(at + lengths, lengths) - np.arange(len(begins))
+    return np.where(apart, 0, np.minimum(left, max(ONE_IN))).astype(np.int8)
 
 
 def _levels(pmi: Floats, one_in: int) -> Ints:

@@ -34,6 +34,8 @@ Preset = Literal[
     "whole_word",
     "span",
     "rarity",
+    "pmi",
+    "informask",
 ]
 Tree = dict[str, Any]
 
@@ -107,6 +109,8 @@ MASKING: dict[Preset, Tree] = {
     "whole_word": {"shares": {"random": 0.0, "whole_word": 1.0}, "mask_warmup": 0.0},
     "span": {"shares": {"random": 0.0, "span": 1.0}, "mask_warmup": 0.0},
     "rarity": {"shares": {"random": 0.8, "rarity": 0.2}, "mask_warmup": 0.0},
+    "pmi": {"shares": {"random": 0.0, "pmi": 1.0}, "mask_warmup": 0.0},
+    "informask": {"shares": {"random": 0.8, "informask": 0.2}, "mask_warmup": 0.0},
 }
 _NHOT: Tree = {"embedding": "nhot"}
 _MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": _NHOT, "published/amlm-hard-nhot-code": _NHOT}

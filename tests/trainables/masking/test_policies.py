@@ -31,7 +31,7 @@ VOCABULARY = Vocabulary(WORDPIECE.forms(STRINGS), np.arange(SIZE) >= len(SPECIAL
 ROWS, LENGTH, STEPS = 12, 32, 100
 # One name a rule: `published/random` is `random`, and so on (test_presets.py).
 PRESETS = list({Config.model_validate({"masking": {"preset": name}}).masking: name for name in MASKING}.values())
-BLIND = ("random", "frequency", "whole_word", "span", "rarity")
+BLIND = ("random", "frequency", "whole_word", "span", "rarity", "pmi", "informask")
 LEARNING = [name for name in PRESETS if name not in BLIND]
 
 every_preset = pytest.mark.parametrize("preset", PRESETS)
@@ -353,7 +353,7 @@ def test_cms_morph_counts_from_the_end_of_the_warmup_and_is_read_by_every_batch(
 
 
 def test_no_two_rules_select_the_same() -> None:
-    assert len(PRESETS) == 17
+    assert len(PRESETS) == 19
     chosen = {name: play(made(config(name)), config(name), range(8)) for name in PRESETS}
     for one, other in itertools.combinations(PRESETS, 2):
         assert not same(chosen[one], chosen[other]), (one, other)
