@@ -267,11 +267,15 @@ def cut_chance(tokens: Sequence[str], number: int) -> float:
 
 def whole_words(tokens: Sequence[str], number: int) -> Probabilities:
     """Every order of the row's words is equally likely; whole words are taken until one must be cut to fit."""
-    words = words_of(tokens)
+    return whole_units(words_of(tokens), number)
+
+
+def whole_units(units: Sequence[Sequence[int]], number: int) -> Probabilities:
+    """The same of units of a row, each as its places."""
     by_set: Probabilities = {}
-    for order in itertools.permutations(words):
-        taken = frozenset([place for word in order for place in word][:number])
-        by_set[taken] = by_set.get(taken, 0.0) + 1 / math.factorial(len(words))
+    for order in itertools.permutations(units):
+        taken = frozenset([place for unit in order for place in unit][:number])
+        by_set[taken] = by_set.get(taken, 0.0) + 1 / math.factorial(len(units))
     return by_set
 
 

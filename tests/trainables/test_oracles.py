@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests import oracles
-from tests.oracles import AMLMS, CMSES, CODES, MORPHS
+from tests.oracles import AMLMS, CMSES, CODES, MORPHS, TEXTS
 from tests.trainables.drawn import DRAWS, Compared
 from trainables.data import batches
 
@@ -57,6 +57,11 @@ def test_amlm_weights_after_each_of_5_updates(name: str, prepared: batches.Prepa
 @pytest.mark.parametrize("name", CODES)
 def test_amlms_code_through_five_updates(name: str, prepared: batches.Prepared) -> None:
     check(oracles.code(name, CODES[name], prepared, update_every=20))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_is_counted_in_the_text(name: str, prepared: batches.Prepared) -> None:
+    check(TEXTS[name](prepared))
 
 
 @pytest.mark.parametrize("compare", DRAWS, ids=lambda compare: compare.__name__)
