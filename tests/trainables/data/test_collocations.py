@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.trainables import obvious
-from trainables.data import collocations, relevance
+from trainables import mlm
+from trainables.data import batches, relevance
+from trainables.data.batches import Batches, Prepared
 from trainables.data.collocations import Units, from_left, sequences, units
+from trainables.noise import StepNoise
+from trainables.settings.config import DataConfig, override
 
-SIZE = 40
+SIZE, CPU = 40, torch.device("cpu")
 ALL = np.ones(SIZE, np.bool_)
 Word = tuple[int, ...]
 
@@ -133,6 +141,56 @@ def test_relevance_is_that_of_a_loop(seed: int, longest: int, monkeypatch: pytes
     assert np.abs(found - due).max() < 1e-12
     assert found[7] == found[39] == 0.0
     assert len({*found.tolist()}) > 25
+
+
+@pytest.fixture(scope="module")
+def phrases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    """A corpus where "new york city" is a collocation among words that follow by chance, by lines."""
+    draw, folder = np.random.default_rng(0), tmp_path_factory.mktemp("phrases")
+    words = [a + b for a in "bdfgkl" for b in "aeiou"]
+    documents = []
+    for _ in range(60):
+        lines = (" ".join([*draw.choice(words, 5), "new york city", *draw.choice(words, 3)]) for _ in range(4))
+        documents.append("\n".join(lines))
+    (folder / "text.txt").write_text("\n\n".join(documents), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEPER_CACHE", str(folder / "cache"))
+        yield batches.prepare(DataConfig(corpus=f"files:{folder}/*.txt", tokenizer="train:300", block=16, held_out=0.1))
+
+
+def test_a_corpus_is_prepared_with_its_units(phrases: Prepared) -> None:
+    strings, facts = phrases.token_strings, phrases.facts["parts"]["train"]
+    begins = np.flatnonzero(phrases.collocation_start)
+    found = Counter(
+        " ".join(strings[i] for i in phrases.tokens[a:b]) for a, b in itertools.pairwise([*begins, len(phrases.tokens)])
+    )
+    assert found["new york city"] == (phrases.tokens == strings.index("york")).sum() > 100
+    assert not (phrases.collocation_start & ~phrases.word_start).any()
+    assert facts["collocations"] >= 3  # both pairs, too
+    assert 0.25 < facts["in_collocations"] < 0.6
+    assert phrases.relevance.shape == (phrases.vocab_size,)
+    assert (phrases.relevance >= -1e-12).all()
+    assert not phrases.relevance[~phrases.eligible].any()
+
+
+def test_batches_say_where_units_begin(phrases: Prepared) -> None:
+    made, noise = Batches(phrases, 6, seed=2), StepNoise(2, 0, 3, (6, 16))
+    for found, flat in (
+        (made.collocation_start(noise, CPU), phrases.collocation_start),
+        (made.word_start(noise, CPU), phrases.word_start),
+    ):
+        assert found.tolist() == flat.reshape(-1, 16)[made.block_ids(3)].tolist()
+
+
+def test_a_text_without_collocations_masks_whole_words_and_says_so() -> None:
+    given = override(["masking.preset=pmi", "masking.schedule=null"])
+    facts: dict[str, Any] = {"vocabulary": 300, "word_scheme": "wordpiece", "parts": {"train": {"collocations": 0}}}
+    (line,) = (line for line in mlm.check(given, facts) if "collocation" in line)
+    assert line.startswith("masking.shares.pmi masks whole words alone: the train part has no collocation")
+    facts["parts"]["train"]["collocations"] = 1
+    assert not [line for line in mlm.check(given, facts) if "collocation" in line]
+    facts["parts"]["train"]["collocations"] = 0
+    assert not [line for line in mlm.check(override(["masking.preset=span"]), facts) if "collocation" in line]
 
 
 def test_a_text_without_pairs_has_no_relevance() -> None:
