@@ -13,23 +13,25 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from tests.trainables import obvious
 from tests.trainables.drawn import DRAWS, EXACT, Compared, Row, alone, answered, furthest, published_rounding
 from tests.trainables.laboratory import LABORATORY
 from trainables.data import batches as batches_module
-from trainables.data import corpus
+from trainables.data import collocations, corpus, relevance
 from trainables.masking import amlm, mixture, sources
 from trainables.masking.policy import Answers, MaskingPolicy, Vocabulary
 from trainables.noise import StepNoise
 from trainables.settings.config import Config, DataConfig
 
+CLOSE = 1e-12  # for what is counted once, without sums over batches
 BATCHES, ROWS, LENGTH = 1_000, 6, 32  # 29 of a batch: their upper quartile is one of them, not between two
 
 
@@ -37,8 +39,12 @@ def prepared_slice(folder: Path) -> batches_module.Prepared:
     """400 conversations with a WordPiece of 1,000 entries, prepared in $SWEEPER_CACHE."""
     path = folder / "slice.txt"
     path.write_text("\n\n".join(islice(corpus.Embedded().texts(), 400)), "utf-8")
-    settings = DataConfig(corpus=f"files:{path}", tokenizer="train:1000", block=LENGTH, held_out=0.1)
-    return batches_module.prepare(settings)
+    return batches_module.prepare(slice_settings(f"files:{path}"))
+
+
+def slice_settings(text: str) -> DataConfig:
+    """How the slice is prepared."""
+    return DataConfig(corpus=text, tokenizer="train:1000", block=LENGTH, held_out=0.1)
 
 
 def settled(
@@ -264,6 +270,62 @@ def loss_weights(prepared: batches_module.Prepared, share: float = 0.2) -> list[
 
 
 IN_FLOAT32 = 1e-5
+
+
+def lines_of(prepared: batches_module.Prepared) -> list[obvious.Line]:
+    """The train part by lines, each as its words: read, divided and encoded line by line, as far as it was kept."""
+    text = corpus.divide(
+        slice_settings(prepared.facts["corpus"]), corpus.find(prepared.facts["corpus"], Path()), None, None
+    ).train
+    tool = Tokenizer.from_file(str(prepared.tokenizer_files() / "tokenizer.json"))
+    left, lines = len(prepared.tokens), list[obvious.Line]()
+    for line in (line for document in text for line in document.text.split("\n")):
+        encoding = tool.encode(line, add_special_tokens=False)
+        pieces = list(zip(encoding.word_ids, encoding.ids, strict=True))[:left]
+        left -= len(pieces)
+        lines.append([tuple(i for _, i in word) for _, word in groupby(pieces, key=lambda piece: piece[0])])
+    assert [i for line in lines for word in line for i in word] == prepared.tokens.tolist()
+    return lines
+
+
+def collocation_values(prepared: batches_module.Prepared) -> list[Compared]:
+    """Every frequent sequence of 2 to 5 words and its PMI, from the text itself."""
+    unknown = prepared.token_strings.index("[UNK]")
+    lines = lines_of(prepared)
+    words = [word for line in lines for word in line]
+    due = obvious.collocations([[() if unknown in word else word for word in line] for line in lines])
+    starts = [np.array([at == 0 for word in part for at in range(len(word))]) for part in (words, map(sum_of, lines))]
+    found = collocations.sequences(prepared.tokens, *starts, np.asarray(prepared.eligible))
+    fast = {
+        tuple(words[place : place + length]): float(one.pmi[kind])
+        for length, one in found.items()
+        for place, kind in zip(one.places.tolist(), one.kind.tolist(), strict=True)
+    }
+    assert {*map(len, due)} == {2, 3, 4, 5}
+    wrong = len(fast.keys() ^ due.keys())
+    return [
+        Compared("pmi", f"which of {len(due)} sequences are frequent, wrong ones", wrong, 0),
+        Compared("pmi", f"PMI of {len(due)} sequences", furthest([fast[w] for w in due], [*due.values()]), CLOSE),
+    ]
+
+
+def sum_of(line: obvious.Line) -> tuple[int, ...]:
+    """A line as one word."""
+    return tuple(i for word in line for i in word)
+
+
+def relevance_values(prepared: batches_module.Prepared) -> list[Compared]:
+    """The relevance of every entry, from the text itself."""
+    lines, longest = [*map(sum_of, lines_of(prepared))], relevance.LONGEST
+    known = [[i for i in line if prepared.eligible[i]] for line in lines]
+    pieces = [line[at : at + longest] for line in known for at in range(0, len(line), longest)]
+    due = obvious.relevance(pieces, prepared.vocab_size)
+    return [
+        Compared("informask", f"relevance of {prepared.vocab_size} entries", furthest(prepared.relevance, due), CLOSE)
+    ]
+
+
+TEXTS = {"collocations": collocation_values, "relevance": relevance_values}
 PUBLISHED = "published/accuracy-morph"
 MORPHS: dict[str, tuple[dict[str, Any], Callable[[], obvious.Morph]]] = {
     "accuracy-morph": ({"preset": PUBLISHED}, lambda: obvious.Morph(1.0, 1.0, 3, 0.9)),
@@ -344,6 +406,7 @@ def table(prepared: batches_module.Prepared) -> list[Compared]:
     rows += [row for name, settings in CODES.items() for row in code(name, settings, prepared)]
     rows += published_rounding(every=1)
     rows += loss_weights(prepared)
+    rows += [row for compare in TEXTS.values() for row in compare(prepared)]
     return rows + [row for compare in (*DRAWS, *LABORATORY) for row in compare()]
 
 

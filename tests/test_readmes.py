@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
 from pydantic import BaseModel
 
@@ -37,7 +38,7 @@ from sweeper.testing import TrainableContract
 from sweeper.trainable import Trainable, TrainContext
 from tests.suites import failing, names_of
 from tests.trainables.tiny import write_corpus
-from trainables.masking import sources
+from trainables.noise import StepNoise
 from trainables.settings.config import Config
 from trainables.testing import PolicyContract, SourceContract
 from trainables.toy import Config as ToyConfig
@@ -72,7 +73,7 @@ def _blocks(path: Path) -> list[Block]:
 
 
 BLOCKS = [block for path in READMES for block in _blocks(path)]
-LATE, ENTRY, TRAIN, PAIRS, TOLD, OWN, MINE = blocks("python")
+LATE, TRAIN, PAIRS, TOLD, OWN, MINE = blocks("python")
 
 
 def test_every_block_is_of_a_kind_that_is_tried() -> None:
@@ -213,51 +214,90 @@ def test_the_citation_is_of_this_version() -> None:
 # Python
 
 
+SOURCE_LINES = 10  # of Python at most, and the entry
+
+
+def test_the_recipe_of_a_source_is_ten_lines_and_an_entry() -> None:
+    assert LATE.path == ROOT / "README.md"
+    lines = [line for line in LATE.text.splitlines() if line.strip()]
+    assert lines[-1].startswith("Config = with_source(")
+    assert len(lines) - 1 <= SOURCE_LINES
+
+
 def test_the_recipe_of_a_source_trains_and_writes_its_card(tmp_path: Path) -> None:
-    """The class into sources.py, its entry into the catalogue, and nothing else."""
+    """A copy of the packages, the recipe as printed in a file beside the spec, and the two arms of 20 steps."""
     for package in ("sweeper", "trainables"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    sources, catalogue = (next((tmp_path / "trainables").rglob(name)) for name in ("sources.py", "catalogue.py"))
-    sources.write_text(f"{sources.read_text('utf-8')}\n\n{LATE.text}", "utf-8")
-    before = catalogue.read_text("utf-8")
-    after = re.sub(r"(?<=\n)}\n$", f"    {ENTRY.text}}}\n", before)
-    assert after != before
-    catalogue.write_text(after, "utf-8")
-    settings = {
-        "steps": 10,
+    (tmp_path / "late.py").write_text(LATE.text, "utf-8")
+    config = {
+        "steps": 20,
         "batch_size": 8,
         "data": {"corpus": f"files:{write_corpus(tmp_path)}", "tokenizer": "train:300", "block": 16, "held_out": 0.1},
         "model": {"hidden": 16, "layers": 1, "heads": 2, "intermediate": 32, "max_positions": 16},
-        "masking": {"shares": {"random": 0.7, "late": 0.3}, "mask_warmup": 0, "update_every": 2},
+        "masking": {"mask_warmup": 0},
     }
+    arms = {"random": {"masking.preset": "random"}, "late": {"masking.shares": {"random": 0.8, "late": 0.2}}}
+    spec = {"name": "late", "trainable": "late:train", "config": config, "arms": arms, "search": {"method": "arms"}}
+    (tmp_path / "late.yaml").write_text(yaml.safe_dump(spec), "utf-8")
     code = """
-import json, pickle, sys
-from trainables import mlm
-from trainables.settings.config import Config, Shares
-late = Shares(random=0.5, late=0.5)
-assert pickle.loads(pickle.dumps(late)) == late
-print(json.dumps([Config().model_dump(), late.model_dump()]))
-sys.exit(mlm.main(["--threads", "1", "--output", sys.argv[1], *sys.argv[2:]]))
+import json, shutil, sys
+from pathlib import Path
+from sweeper.journal import provenance
+from sweeper.spec.load import load
+from sweeper.trainable import Trainable, TrainContext
+from trainables.settings.config import Config as Plain
+
+spec, own = load(Path("late.yaml")), Trainable.load("late:train")
+kept = lambda arm: lambda row, checkpoint: shutil.move(checkpoint, Path(arm, str(row["step"])))
+for arm, params in spec.arms.items():
+    Path(arm).mkdir()
+    own.train(own.config.model_validate(spec.trainable_config(params)), TrainContext(kept(arm), seed=3))
+schedule = {"masking": {"mask_warmup": 0, "schedule": {"shares": [[0, {"late": 0.5}], [0.5, {"random": 1}]]}}}
+told = {
+    "dumps": [own.config().model_dump(mode="json"), Plain().model_dump(mode="json")],
+    "schedule": own.config.model_validate(schedule).masking.shares_at(0, 10)["late"],
+    "setup": own.setup(spec.settings(spec.arms["late"]), {})["masking"],
+    "code": provenance.code("late"),
+}
+with Path("late.py").open("a") as file:
+    file.write("#")
+print(json.dumps({**told, "other code": provenance.code("late")}))
 """
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     environment = {"PYTHONPATH": str(tmp_path), "SWEEPER_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
-    command = [sys.executable, "-c", code, str(tmp_path / "out"), *sets]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    whole, late = json.loads(done.stdout)
-    assert whole == json.loads(Config().model_dump_json()), "a source that nothing uses changes no hash"
-    assert late == {"random": 0.5, "token": 0, "trigram": 0, "whole_word": 0, "span": 0, "rarity": 0, "late": 0.5}
-    bundle = tmp_path / "out" / "checkpoint" / "bundle"
-    card = " ".join((bundle / "README.md").read_text("utf-8").split())
-    assert "predicted: 70.0% at random, 30.0% towards the end of a row" in card
-    audit = json.loads((bundle / "metadata.json").read_text("utf-8"))["mask_audit"]
-    assert audit["audit/shares/late"] == pytest.approx(0.3, abs=0.02)
+    told = json.loads(done.stdout)
+    assert told["dumps"][0] == told["dumps"][1], "a source that nothing uses changes no hash"
+    assert told["schedule"] == 0.5
+    assert "80.0% at random, 20.0% towards the end of a row" in told["setup"]
+    assert told["code"] != told["other code"], "the record knows which source it was"
+    audits, cards = {}, {}
+    for arm in arms:
+        bundle = tmp_path / arm / "20" / "bundle"
+        cards[arm] = " ".join((bundle / "README.md").read_text("utf-8").split())
+        audits[arm] = json.loads((bundle / "metadata.json").read_text("utf-8"))["mask_audit"]
+    assert "predicted: 80.0% at random, 20.0% towards the end of a row" in cards["late"]
+    assert audits["late"]["audit/shares/late"] == pytest.approx(0.2, abs=0.02)
+    assert audits["late"]["audit/rate"] == audits["random"]["audit/rate"]
+
+
+def own_source() -> Any:
+    """The class of the recipe, without what its module adds to the catalogue."""
+    within = dict[str, Any]()
+    exec(LATE.text.rpartition("Config = ")[0], within)
+    return within["Late"]
 
 
 def test_the_recipe_of_a_source_keeps_its_contract() -> None:
-    within = dict(vars(sources))
-    exec(LATE.text, within)
-    assert failing(type("Own", (SourceContract,), {"source": within["Late"]})) == set()
+    assert failing(type("Own", (SourceContract,), {"source": own_source()})) == set()
+
+
+def test_the_recipe_of_a_source_changes_what_is_masked() -> None:
+    """Positions towards the end of a row come first: half of a row's quota lies in its last third."""
+    source, row = own_source()(Config(), None, "cpu"), torch.zeros(200, 30, dtype=torch.int64)
+    keys = source.priorities(row, StepNoise(1, 0, 0, (200, 30)), slice(0, 200))
+    taken = keys.topk(5, dim=1).indices
+    assert (taken >= 20).double().mean() > 0.5 > (taken < 10).double().mean() * 3
 
 
 @pytest.mark.slow

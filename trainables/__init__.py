@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trainables.masking.policy import Answers, MaskingPolicy, Vocabulary
     from trainables.masking.sources import Scored, Source
     from trainables.noise import StepNoise
-    from trainables.settings.config import Config
+    from trainables.settings.config import Config, with_source
 
 __all__ = [
     "Answers",
@@ -25,6 +25,7 @@ __all__ = [
     "Source",
     "StepNoise",
     "Vocabulary",
+    "with_source",
 ]
 
 _MODULES = {
@@ -33,7 +34,7 @@ _MODULES = {
     "masking.policy": ("Answers", "MaskingPolicy", "Vocabulary"),
     "masking.sources": ("Scored", "Source"),
     "noise": ("StepNoise",),
-    "settings.config": ("Config",),
+    "settings.config": ("Config", "with_source"),
 }
 
 

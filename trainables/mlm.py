@@ -159,13 +159,13 @@ def check(config: settings.Config, prepare_info: Mapping[str, Any]) -> list[str]
     """Refuse rules that need words if the tokenizer's entries do not show them. ValueError in one line.
 
     Also for a bundle to begin with that does not fit. Returns cautions for people: about a start that may not get
-    beyond word frequencies, and about weights that are not drawn.
+    beyond word frequencies, about weights that are not drawn, and about a text without collocations for a share `pmi`.
     """
     from trainables.data import word_forms
     from trainables.training import tried
 
     word_forms.refuse(config, prepare_info["word_scheme"])
-    cautions = tried.cautions(config, prepare_info["vocabulary"])
+    cautions = [*tried.cautions(config, prepare_info["vocabulary"]), *_without_collocations(config, prepare_info)]
     if not config.model.compact:
         from trainables.model import family
 
@@ -175,6 +175,19 @@ def check(config: settings.Config, prepare_info: Mapping[str, Any]) -> list[str]
     from trainables.training import beginning
 
     return [*cautions, *beginning.check(config)]
+
+
+def _without_collocations(config: settings.Config, prepare_info: Mapping[str, Any]) -> list[str]:
+    """A caution where a share of collocations is one of whole words."""
+    masking = config.masking
+    if masking.policy != "mixture" or not masking.largest_shares["pmi"]:
+        return []
+    if prepare_info["parts"]["train"]["collocations"]:
+        return []
+    return [
+        "masking.shares.pmi masks whole words alone: the train part has no collocation, 2 to 5 words of a line that "
+        "occur together more than 10 times and more often than by chance"
+    ]
 
 
 def past(config: settings.Config, step: int) -> dict[str, Any] | None:

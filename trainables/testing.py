@@ -47,11 +47,26 @@ WAITS |= {"unique_dim", "unique_consecutive", "unique_dim_consecutive"}
 
 
 def vocabulary() -> Vocabulary:
-    """Made up: five special tokens, words, pieces that continue words, digits; some are common, most are rare."""
+    """Made up: five special tokens, words, pieces that continue words, digits; some are common, most are rare.
+
+    About every other word of a `batch` goes on with a collocation.
+    """
     strings = [*SPECIAL, *WORDS]
     frequency = np.arange(1.0, len(strings) + 1)
     eligible = np.arange(len(strings)) >= len(SPECIAL)
-    return Vocabulary(WORDPIECE.forms(strings), eligible, frequency / frequency.sum())
+    forms = WORDPIECE.forms(strings)
+
+    def starts(noise: StepNoise) -> Any:
+        drawn = uniform(noise.shape[0] * noise.shape[1], "contract", "collocations", noise.step) < 0.5
+        return forms.begins[batch(noise.step, noise.shape)] & drawn.reshape(noise.shape)
+
+    def collocation_start(noise: StepNoise, device: torch.device) -> torch.Tensor:
+        return noise.get_or_draw("collocation start", starts, device)
+
+    relevance = eligible * (np.arange(len(strings)) % 7) / 2
+    return Vocabulary(
+        forms, eligible, frequency / frequency.sum(), collocation_start=collocation_start, relevance=relevance
+    )
 
 
 def batch(step: int, shape: tuple[int, int], unknown: float = 0.1) -> torch.Tensor:

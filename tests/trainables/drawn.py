@@ -70,13 +70,24 @@ def inclusions() -> list[Compared]:
     return [Compared("amlm", "inclusion probabilities of 300 rows", worst, EXACT)]
 
 
-def policy_of(rate: float, words: Row, shares: Mapping[str, float], rows: int = DRAWN_ROWS, **settings: Any) -> Any:
-    """A policy over some words, unseen so far, and the noiseless batch of one row of them again and again."""
+def policy_of(
+    rate: float,
+    words: Row,
+    shares: Mapping[str, float],
+    rows: int = DRAWN_ROWS,
+    text: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
+    """A policy over some words, unseen so far, and the noiseless batch of one row of them again and again.
+
+    text: what the vocabulary knows from the text.
+    """
     strings = [*SPECIALS, *words]
     masks = {"rate": rate, "mask_warmup": 0, **({"shares": {"random": 0, **shares}} if shares else {}), **settings}
     tree = {"steps": 1000, "batch_size": rows, "data": {"block": len(words)}, "masking": masks}
     unigram = np.array([1.0] * len(SPECIALS) + [2.0 + i // 2 for i in range(len(words))])
-    vocabulary = Vocabulary(WORDPIECE.forms(strings), np.arange(len(strings)) >= len(SPECIALS), unigram / unigram.sum())
+    known = (WORDPIECE.forms(strings), np.arange(len(strings)) >= len(SPECIALS), unigram / unigram.sum())
+    vocabulary = Vocabulary(*known, **(text or {}))
     row = torch.arange(len(SPECIALS), len(strings))
     return mixture.build(Config.model_validate(tree), vocabulary, slice(0, rows), 0, "cpu"), row.repeat(rows, 1)
 
@@ -148,6 +159,15 @@ def mixture_draws() -> list[Compared]:
         spread = (rows * number_due * (1 - number_due)) ** 0.5
         cut = abs(fast[0].metrics(alone)["audit/cut"] - rows * number_due) / spread
         compared.append(Compared("whole-word", f"{number} of 8 in 5 words, rows with a cut word, sd", cut, SDS))
+    starts = torch.tensor([True, True, False, False, True, True, False, True])  # "the##n ##ing ring" is a collocation
+    text = {"collocation_start": lambda noise, _: starts.expand(noise.shape)}
+    for number in (3, 4):
+        due = obvious.whole_units([[0], [1, 2, 3], [4], [5, 6], [7]], number)
+        add("pmi", f"{number} of 8 in 5 units", policy_of(number / 8, pieces, {"pmi": 1}, text=text), due)
+    weights = np.array([0.0] * len(SPECIALS) + [0, 0.5, 1, 2, 3, 5, 8, 13])
+    due = obvious.sequential([(weights[len(SPECIALS) :].tolist(), 3)], frozenset(range(1, 8)))
+    fast = policy_of(3 / 8, row, {"informask": 1}, text={"relevance": weights})
+    add("informask", "3 of 8 by relevance, one of them 0", fast, due)
     return compared
 
 

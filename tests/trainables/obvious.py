@@ -338,11 +338,15 @@ def cut_chance(tokens: Sequence[str], number: int) -> float:
 
 def whole_words(tokens: Sequence[str], number: int) -> Probabilities:
     """Every order of the row's words is equally likely; whole words are taken until one must be cut to fit."""
-    words = words_of(tokens)
+    return whole_units(words_of(tokens), number)
+
+
+def whole_units(units: Sequence[Sequence[int]], number: int) -> Probabilities:
+    """The same of units of a row, each as its places."""
     by_set: Probabilities = {}
-    for order in itertools.permutations(words):
-        taken = frozenset([place for word in order for place in word][:number])
-        by_set[taken] = by_set.get(taken, 0.0) + 1 / math.factorial(len(words))
+    for order in itertools.permutations(units):
+        taken = frozenset([place for unit in order for place in unit][:number])
+        by_set[taken] = by_set.get(taken, 0.0) + 1 / math.factorial(len(units))
     return by_set
 
 
@@ -409,3 +413,99 @@ def loss_weight(score: float, scores: dict[str, float], chances: dict[str, float
     """Of a token with that score; the mean is that of the train part's tokens."""
     average = math.fsum(scores[token] * chance for token, chance in chances.items()) / math.fsum(chances.values())
     return 1.0 if average == 0 else 1 - share + share * score / average
+
+
+Line = list[tuple[int, ...]]  # words, each as its tokens; an empty one is a word that may not be predicted
+
+
+def stretches(lines: Sequence[Line]) -> list[Line]:
+    """Words that follow one another in a line, with none between them that may not be predicted."""
+    found: list[Line] = []
+    for line in lines:
+        found.append([])
+        for word in line:
+            if word:
+                found[-1].append(word)
+            else:
+                found.append([])
+    return found
+
+
+def collocations(lines: Sequence[Line]) -> dict[tuple[tuple[int, ...], ...], float]:
+    """PMI of every sequence of 2 to 5 words with over 10 occurrences: the least over all segmentations."""
+    counts: Counter[tuple[tuple[int, ...], ...]] = Counter()
+    total: Counter[int] = Counter()
+    for line in stretches(lines):
+        for size in range(1, 6):
+            for i in range(len(line) - size + 1):
+                counts[tuple(line[i : i + size])] += 1
+                total[size] += 1
+
+    def log_p(words: tuple[tuple[int, ...], ...]) -> float:
+        return math.log(counts[words] / total[len(words)])
+
+    def pmi(words: tuple[tuple[int, ...], ...]) -> float:
+        found = []
+        for number in range(1, len(words)):
+            for cuts in itertools.combinations(range(1, len(words)), number):
+                parts = [words[i:j] for i, j in itertools.pairwise([0, *cuts, len(words)])]
+                found.append(log_p(words) - math.fsum(map(log_p, parts)))
+        return min(found)
+
+    return {words: pmi(words) for words, count in counts.items() if len(words) > 1 and count > 10}
+
+
+def vocabulary_of(lines: Sequence[Line]) -> set[tuple[tuple[int, ...], ...]]:
+    """The collocations that are masked: the fewest, 4 : 2 : 1 : 1, with half of all tokens inside. Needs distinct PMIs.
+
+    For lines without words that may not be predicted, so that all tokens are there.
+    """
+    found = {words: pmi for words, pmi in collocations(lines).items() if pmi > 0}
+    by_length = {size: sorted((w for w in found if len(w) == size), key=lambda w: -found[w]) for size in (2, 3, 4, 5)}
+    tokens = sum(len(word) for line in lines for word in line)
+    for number in range(8 * len(found) + 1):
+        chosen = {w for size, part in ((2, 2), (3, 4), (4, 8), (5, 8)) for w in by_length[size][: number // part]}
+        covered = 0
+        for line in lines:
+            inside = {
+                i + k
+                for size in (2, 3, 4, 5)
+                for i in range(len(line) - size + 1)
+                if tuple(line[i : i + size]) in chosen
+                for k in range(size)
+            }
+            covered += sum(len(line[i]) for i in inside)
+        if covered >= tokens / 2:
+            return chosen
+    return {*found}
+
+
+def units(line: Line, chosen: set[tuple[tuple[int, ...], ...]]) -> list[list[int]]:
+    """The words of each unit of a line, by place: the longest collocations first, then from the left."""
+    unit: dict[int, list[int]] = {}
+    for size in (5, 4, 3, 2):
+        for i in range(len(line) - size + 1):
+            places = list(range(i, i + size))
+            if tuple(line[i : i + size]) in chosen and not any(place in unit for place in places):
+                unit.update(dict.fromkeys(places, places))
+    return [places for place in range(len(line)) if (places := unit.get(place, [place]))[0] == place]
+
+
+def relevance(lines: Sequence[Sequence[int]], size: int) -> list[float]:
+    """By token, the mean over its occurrences of the sum of its PMI with the other tokens of its line."""
+    pairs: Counter[tuple[int, int]] = Counter()
+    for line in lines:
+        for i, j in itertools.permutations(range(len(line)), 2):
+            pairs[line[i], line[j]] += 1
+    total, one = sum(pairs.values()), Counter[int]()
+    for (token, _), count in pairs.items():
+        one[token] += count
+
+    def pmi(token: int, other: int) -> float:
+        return math.log((pairs[token, other] / total) / (one[token] / total * one[other] / total))
+
+    sums: dict[int, list[float]] = {token: [] for token in range(size)}
+    for line in lines:
+        for i, token in enumerate(line):
+            sums[token].append(math.fsum(pmi(token, other) for j, other in enumerate(line) if j != i))
+    return [mean(each) if each else 0.0 for each in sums.values()]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests import oracles
-from tests.oracles import AMLMS, CMSES, CODES, MORPHS, MOVING
+from tests.oracles import AMLMS, CMSES, CODES, MORPHS, MOVING, TEXTS
 from tests.trainables.drawn import DRAWS, Compared
 from tests.trainables.laboratory import LABORATORY
 from trainables.data import batches
@@ -68,6 +68,11 @@ def test_amlms_code_through_five_updates(name: str, prepared: batches.Prepared) 
 
 def test_loss_weights_after_each_of_6_refreshes(prepared: batches.Prepared) -> None:
     check(oracles.loss_weights(prepared))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_is_counted_in_the_text(name: str, prepared: batches.Prepared) -> None:
+    check(TEXTS[name](prepared))
 
 
 @pytest.mark.parametrize("compare", [*DRAWS, *LABORATORY], ids=lambda compare: compare.__name__)

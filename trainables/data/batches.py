@@ -88,6 +88,8 @@ class Prepared:
     pad_id: int
     unigram: NDArray[np.float64]
     initial: NDArray[np.float64]
+    collocation_start: NDArray[np.bool_]
+    relevance: NDArray[np.float64]
     facts: dict[str, Any]
 
     @cached_property
@@ -117,9 +119,10 @@ class Batches:
         self.batch_size = batch_size
         self._seed = seed
         self._orders: dict[int, NDArray[np.int32]] = {}
-        self._begins = prepared.word_start.reshape(-1, prepared.block)
+        starts = {"word start": prepared.word_start, "collocation start": prepared.collocation_start}
+        self._starts = {name: flat.reshape(-1, prepared.block) for name, flat in starts.items()}
         self._resident: torch.Tensor | None = None
-        self._resident_begins: torch.Tensor | None = None
+        self._resident_starts: dict[str, torch.Tensor] = {}
 
     def block_ids(self, step: int) -> NDArray[np.int32]:
         """[B] block ids of a step, counted from 0."""
@@ -146,14 +149,22 @@ class Batches:
 
     def word_start(self, noise: noise.StepNoise, device: torch.device) -> torch.Tensor:
         """[B, T] bool, whether a word begins at each position of `ids`."""
+        return self._start("word start", noise, device)
+
+    def collocation_start(self, noise: noise.StepNoise, device: torch.device) -> torch.Tensor:
+        """[B, T] bool, whether a collocation begins at each position of `ids`, or a word outside of all."""
+        return self._start("collocation start", noise, device)
+
+    def _start(self, name: str, noise: noise.StepNoise, device: torch.device) -> torch.Tensor:
         import torch
 
+        starts = self._starts[name]
         if device.type == "cpu":
-            return noise.get_or_draw("word start", lambda noise: self._begins[self.block_ids(noise.step)], device)
-        if self._resident_begins is None:
-            self._resident_begins = torch.from_numpy(np.array(self._begins)).to(device)
+            return noise.get_or_draw(name, lambda noise: starts[self.block_ids(noise.step)], device)
+        if name not in self._resident_starts:
+            self._resident_starts[name] = torch.from_numpy(np.array(starts)).to(device)
         at = noise.get_or_draw("blocks", lambda noise: self.block_ids(noise.step), device)
-        return self._resident_begins.index_select(0, at)
+        return self._resident_starts[name].index_select(0, at)
 
     def order(self, epoch: int) -> NDArray[np.int32]:
         """The usable blocks in the order of an epoch, counted from 0."""
@@ -258,6 +269,7 @@ def _refuse_other(folder: Path) -> None:
     tokens = len(train["tokens"])
     blocks = tokens // block
     sizes = {"rows": len(train["rows"]), "words": blocks, "eligible": entries, "unigram": entries, "initial": entries}
+    sizes["relevance"] = entries
     for name, array in train.items():
         _refuse_array(name, array, _KINDS.get(name, "float64"), (sizes.get(name, tokens),))
     _refuse_beyond("tokens", train["tokens"], entries)
@@ -273,10 +285,10 @@ def _refuse_other(folder: Path) -> None:
 
 
 _KINDS = {
-    **{"tokens": "uint16 uint32", "word_start": "bool", "eligible": "bool"},
+    **{"tokens": "uint16 uint32", "word_start": "bool", "eligible": "bool", "collocation_start": "bool"},
     **dict.fromkeys(("document", "rows", "words"), "int32"),
     **dict.fromkeys(("inputs", "positions", "labels"), "int64"),
-}  # unigram and initial, of the train part: float64; the other arrays of a held-out part: bool
+}  # unigram, initial and relevance, of the train part: float64; the other arrays of a held-out part: bool
 
 
 def _refuse_array(name: str, array: NDArray[Any], kinds: str, shape: tuple[int, ...]) -> None:

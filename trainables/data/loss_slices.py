@@ -48,28 +48,33 @@ def known_forms(ids: NDArray[Any], word_start: Bools) -> Forms:
     return np.unique(np.concatenate(parts))
 
 
+def forms(ids: NDArray[Any], word_start: Bools) -> Forms:
+    """Of every word of a text its form, as 64 bits that identify its pieces."""
+    return np.concatenate([_forms(ids[part], word_start[part]) for part in _whole_words(word_start)])
+
+
 def seen_forms(known: Forms, ids: NDArray[Any], word_start: Bools) -> Bools:
     """[n] whether each token's word is among the known forms."""
-    forms = _forms(ids, word_start)
-    at = np.searchsorted(known, forms).clip(max=len(known) - 1)
-    return np.repeat(known[at] == forms, np.diff(_edges(word_start), append=len(ids)))
+    own = _forms(ids, word_start)
+    at = np.searchsorted(known, own).clip(max=len(known) - 1)
+    return np.repeat(known[at] == own, np.diff(edges(word_start), append=len(ids)))
 
 
 def _forms(ids: NDArray[Any], word_start: Bools) -> Forms:
     """A hash of each word: a sum over its pieces of 64 bits that (id, place in the word) determine (splitmix64)."""
-    edges = _edges(word_start)
-    place = np.arange(len(ids)) - np.repeat(edges, np.diff(edges, append=len(ids)))
+    begins = edges(word_start)
+    place = np.arange(len(ids)) - np.repeat(begins, np.diff(begins, append=len(ids)))
     bits = ids.astype(np.uint64) | (place.astype(np.uint64) << np.uint64(32))
     bits += np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.add.reduceat(bits ^ (bits >> np.uint64(31)), edges)
+    return np.add.reduceat(bits ^ (bits >> np.uint64(31)), begins)
 
 
-def _edges(word_start: Bools) -> NDArray[np.intp]:
+def edges(word_start: Bools) -> NDArray[np.intp]:
     """Where words begin. A word that was cut off at the front counts, too."""
-    edges = np.flatnonzero(word_start)
-    return edges if len(edges) and edges[0] == 0 else np.concatenate([[0], edges])
+    begins = np.flatnonzero(word_start)
+    return begins if len(begins) and begins[0] == 0 else np.concatenate([[0], begins])
 
 
 def _whole_words(word_start: Bools) -> Iterator[slice]:

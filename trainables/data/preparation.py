@@ -15,18 +15,21 @@ import numpy as np
 
 from sweeper.system import files
 from trainables import noise
-from trainables.data import corpus, dropped, loss_slices, tokenizer, word_forms
+from trainables.data import collocations, corpus, dropped, loss_slices, relevance, tokenizer, word_forms
 from trainables.settings.config import DataConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSION = 1  # raise it whenever the same text would give other arrays: it is part of the fingerprint
-LAYOUT = 4  # raise it whenever arrays or facts are added: a cache without them is made again, under the same name
+LAYOUT = 5  # raise it whenever arrays or facts are added: a cache without them is made again, under the same name
 EVALUATION_RATE = 0.15
 MASKED, REPLACED = 0.8, 0.1
 MANIFEST = "manifest.json"
-TRAIN_ARRAYS = ("tokens", "word_start", "document", "rows", "words", "eligible", "unigram", "initial")
+TRAIN_ARRAYS = (
+    *("tokens", "word_start", "document", "rows", "words", "eligible", "unigram", "initial"),
+    *("collocation_start", "relevance"),
+)
 
 _SPACES = np.array([point for point in range(0x3001) if chr(point).isspace()], np.uint32)  # there are none above
 _BATCH_CHARACTERS = 1_000_000
@@ -60,10 +63,11 @@ EVALUATION_ARRAYS = tuple(field.name for field in fields(EvaluationSet))
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Flat tokens of a part, [n] each: ids, starts of the tokenizer's words, of spaced words, and documents."""
+    """Flat tokens of a part, [n] each: ids, starts of the tokenizer's words, lines and spaced words, and documents."""
 
     ids: NDArray[Any]
     word_start: NDArray[np.bool_]
+    line_start: NDArray[np.bool_]
     spaced: NDArray[np.bool_]
     document: NDArray[np.int32]
 
@@ -146,6 +150,7 @@ class Preparation:
         self._train_forms = loss_slices.known_forms(tokens.ids, tokens.word_start)
         counts = np.bincount(tokens.ids, minlength=self._size)
         initial = np.bincount(tokens.ids, weights=tokens.word_start, minlength=self._size)
+        units = collocations.units(tokens.ids, tokens.word_start, tokens.line_start, self._eligible)
         arrays = {
             "tokens": tokens.ids,
             "word_start": tokens.word_start,
@@ -155,10 +160,13 @@ class Preparation:
             "eligible": self._eligible,
             "unigram": (counts + 1) / (counts.sum() + self._size),
             "initial": np.where(counts > 0, initial / np.maximum(counts, 1), self._begins),
+            "collocation_start": units.start,
+            "relevance": relevance.relevance(tokens.ids, tokens.line_start, self._eligible),
         }
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        return self._facts(self._parts.train, tokens, rows)
+        found = {"collocations": units.collocations, "in_collocations": round(units.inside, 6)}
+        return self._facts(self._parts.train, tokens, rows) | found
 
     def _write_held_out(
         self, folder: Path, part: str, documents: list[corpus.Document], limit: int | None
@@ -183,18 +191,19 @@ class Preparation:
         tool = self._vocabulary.tokenizer
         tool.encode_special_tokens = True  # the word "[MASK]" in a text must not become a mask token
         dtype = np.uint16 if self._size <= 2**16 else np.uint32
-        ids, starts, spaced, places, count = [], [], [], [], 0
+        ids, starts, line_starts, spaced, places, count = [], [], [], [], [], 0
         for lines, owners in _line_batches(documents):
             encodings = tool.encode_batch(lines, add_special_tokens=False)
             lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
             ids.append(_joined((encoding.ids for encoding in encodings), dtype, lengths))
             word = _joined((encoding.word_ids for encoding in encodings), np.int32, lengths)
-            start = np.diff(word, prepend=-1) != 0
-            begins = np.cumsum(lengths) - lengths
-            start[begins[lengths > 0]] = True
+            line_start = np.zeros(len(word), np.bool_)
+            line_start[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+            start = (np.diff(word, prepend=-1) != 0) | line_start
             if self._scheme != word_forms.UNKNOWN:  # without a split, only entries tell where words begin
                 start |= self._begins[ids[-1]]
             starts.append(start)
+            line_starts.append(line_start)
             ends = _joined((map(operator.itemgetter(1), encoding.offsets) for encoding in encodings), np.int64, lengths)
             spaced.append(begins_word(lines, ends, lengths))
             places.append(np.repeat(np.array(owners, np.int32), lengths))
@@ -205,7 +214,7 @@ class Preparation:
         keep = min(count, limit or count) // self._config.block * self._config.block
         if not keep:
             raise ValueError(self._too_short(part, count, limit))
-        return _Tokens(*(np.concatenate(pieces)[:keep] for pieces in (ids, starts, spaced, places)))
+        return _Tokens(*(np.concatenate(pieces)[:keep] for pieces in (ids, starts, line_starts, spaced, places)))
 
     def _too_short(self, part: str, count: int, limit: int | None, unit: str = "tokens") -> str:
         block = self._config.block

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Kind = Literal["wordpiece", "byte-level", "metaspace", "unknown"]
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_WITHOUT_WORDS = "shares random, token, span and rarity, and policy amlm"
+_WITHOUT_WORDS = "shares random, token, span, rarity and informask, and policy amlm"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def scheme_of(tokenizer: Tokenizer) -> Scheme:
 def refuse(config: Config, kind: str) -> None:
     """Raises ValueError, in one line, for settings that need words where the entries do not show them."""
     shares = config.masking.largest_shares
-    asked = [f"masking.shares.{name}" for name in ("whole_word", "trigram") if shares[name]]
+    asked = [f"masking.shares.{name}" for name in ("whole_word", "trigram", "pmi") if shares[name]]
     asked = asked if config.masking.policy == "mixture" else []
     asked += ["model.embedding nhot"] if config.model.embedding == "nhot" else []
     if kind == UNKNOWN.kind and asked:

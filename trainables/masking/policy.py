@@ -23,8 +23,8 @@ Floats = NDArray[np.float64]
 class Vocabulary(NamedTuple):
     """What a policy knows about the tokens, by id.
 
-    `initial` and `word_start` come from the text. Without them the entries say where words begin; under byte-level
-    schemes they miss a word that no space precedes.
+    The last four come from the text. Without them the entries say where words begin (under byte-level schemes they miss
+    a word that no space precedes), every word is a unit of its own, and every token is as relevant as the others.
 
     Args:
         forms: the tokens as text.
@@ -32,6 +32,8 @@ class Vocabulary(NamedTuple):
         unigram: [V] float64, probabilities in the train part.
         initial: [V] float64, the share of a token's occurrences in the train part that begin a word.
         word_start: (noise, device) to [B, T] bool, where words begin in a step's batch.
+        collocation_start: the same, where collocations begin, and words outside of them (collocations.py).
+        relevance: [V] float64, 0 or more, how much a token tells of its sentence (relevance.py).
     """
 
     forms: WordForms
@@ -39,6 +41,8 @@ class Vocabulary(NamedTuple):
     unigram: Floats
     initial: Floats | None = None
     word_start: Callable[[StepNoise, torch.device], torch.Tensor] | None = None
+    collocation_start: Callable[[StepNoise, torch.device], torch.Tensor] | None = None
+    relevance: Floats | None = None
 
     @property
     def size(self) -> int:

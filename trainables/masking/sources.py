@@ -148,14 +148,24 @@ class WholeWord(Source):
 
     def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
         self.begins = torch.tensor(vocabulary.forms.begins, device=device)
-        self.word_start = vocabulary.word_start
+        self.start = vocabulary.word_start
 
     def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
-        found = self.word_start
+        found = self.start
         begins = self.begins[ids_BT[rows]] if found is None else found(noise, ids_BT.device)[rows]
         place = torch.arange(begins.shape[1], device=begins.device).expand_as(begins)
         first = torch.where(begins, place, 0).cummax(1).values
         return _grain(noise, self.name, rows, begins.device).gather(1, first) - (place - first) * PLACE_GRAIN
+
+
+class Pmi(WholeWord):
+    """The same with a collocation as one word: all units alike (PMI-Masking, Levine et al. 2021; collocations.py)."""
+
+    name = "pmi"
+
+    def __init__(self, config: Config, vocabulary: Vocabulary, device: str) -> None:
+        super().__init__(config, vocabulary, device)
+        self.start = vocabulary.collocation_start or vocabulary.word_start
 
 
 class Span(Source):
@@ -210,6 +220,18 @@ class Rarity(Scored):
     def follow(self, power: float) -> None:
         """Set the power."""
         self.set(rarity(self.unigram, power))
+
+
+def informask(config: Config, vocabulary: Vocabulary, device: str) -> Scored:
+    """The source that follows the relevance of the token (InforMask, Sadeq et al. 2022; relevance.py).
+
+    The weight is the relevance itself, which is 0 or more. The paper masks a token as often as the best of 30 candidate
+    masks of its sentence had it; with an exact budget, and in proportion to the relevance, the rule is ours.
+    """
+    source = Scored("informask", vocabulary.size, device)
+    given = vocabulary.relevance
+    source.set(np.ones(vocabulary.size) if given is None else np.maximum(given, 0.0))  # below by a rounding at most
+    return source
 
 
 def rarity(unigram_V: Floats, power: float) -> Floats:

@@ -22,4 +22,6 @@ SOURCES: dict[str, Entry] = {
     "whole_word": Entry("as whole words", "trainables.masking.sources:WholeWord"),
     "span": Entry("as spans", "trainables.masking.sources:Span"),
     "rarity": Entry("by rarity", "trainables.masking.sources:Rarity"),
+    "pmi": Entry("as collocations and whole words", "trainables.masking.sources:Pmi"),
+    "informask": Entry("by relevance to the sentence", "trainables.masking.sources:informask"),
 }

@@ -25,7 +25,7 @@ from sweeper.system import yaml_reader
 from sweeper.system.nearest import nearest, nearest_path
 from sweeper.trainable import Budget
 from trainables.settings import presets, word_amounts
-from trainables.settings.catalogue import SOURCES
+from trainables.settings.catalogue import SOURCES, Entry
 from trainables.settings.row_rates import RowRates, largest_part
 
 Positive = Annotated[int, Field(gt=0)]
@@ -192,11 +192,17 @@ def _with_later_sources(model: type[Own]) -> type[Own]:
     """Add a share for every source of the catalogue without one. At 0 it is left out, so that older hashes stay."""
     if stray := {*model.model_fields} - {*SOURCES}:
         raise TypeError(f"catalogue.py has no entry for the share {', '.join(sorted(stray))}")
-    share = (Fraction, Field(0.0, exclude_if=lambda share: not share))
-    later: dict[str, Any] = {name: share for name in SOURCES if name not in model.model_fields}
-    if not later:
+    return _with(model, **{name: _SHARE for name in SOURCES if name not in model.model_fields})
+
+
+_SHARE = (Fraction, Field(0.0, exclude_if=lambda share: not share))
+
+
+def _with(model: type[Own], **fields: Any) -> type[Own]:
+    """A type of settings with other or more fields, each (type, default)."""
+    if not fields:
         return model
-    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, __module__=model.__module__, **later)
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, __module__=model.__module__, **fields)
 
 
 @_with_later_sources
@@ -234,6 +240,7 @@ def _with_the_rest(value: Any) -> Any:
     return {**value, "random": max(0.0, round(1 - sum(value.values()), 9))}
 
 
+Moments = BeforeValidator(lambda value: _with_the_rest(value))
 Number = TypeVar("Number")
 Points = Annotated[tuple[tuple[Fraction, Number], ...], BeforeValidator(lambda value: _tuples(value))]
 
@@ -293,9 +300,7 @@ class Schedule(Frozen):
         at: the share of the run at which it switches; with `interpolate: linear` the first has faded by then.
     """
 
-    shares: Annotated[
-        tuple[tuple[Fraction, Shares], ...] | None, BeforeValidator(lambda value: _with_the_rest(value))
-    ] = None
+    shares: Annotated[tuple[tuple[Fraction, Shares], ...] | None, Moments] = None
     interpolate: Literal["step", "linear"] = "step"
     constants: Constants | None = Field(default=None, exclude_if=_absent)
     switch: str | None = Field(default=None, exclude_if=_absent)
@@ -919,6 +924,32 @@ def _mean_predicted(masking: MaskingConfig, steps: int, rows: int, length: int) 
 
 
 Whole = TypeVar("Whole", bound=Config)
+
+
+def with_source(config: type[Whole], name: str, words: str, made_by: str) -> type[Whole]:
+    """A trainable's settings with a share for a masking source of one's own, which enters the catalogue.
+
+    Call it where the module of that trainable is imported, as every worker imports it. At 0 the share is left out, so
+    hashes stay the same. ValueError where another source has the name.
+
+    Args:
+        config: the settings without it, such as `trainables.mlm.Config`.
+        name: of the source and its share.
+        words: as in `Entry`.
+        made_by: module:callable, as in `Entry`.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"the source {name!r} must have a name that Python allows, such as late")
+    if (other := SOURCES.setdefault(name, Entry(words, made_by)).made_by) != made_by:
+        raise ValueError(f"the source {name!r} is there already, made by {other}: give {made_by} another name")
+    masking: Any = config.model_fields["masking"].annotation
+    shares: Any = _with(type(masking().shares), **{name: _SHARE})
+    absent = Field(default=None, exclude_if=_absent)
+    moments = Annotated[tuple[tuple[Fraction, shares], ...] | None, Moments]
+    schedule = _with(Schedule, shares=(moments, None))
+    usual = shares.model_validate(masking().shares.model_dump())
+    masking = _with(masking, shares=(shares, usual), schedule=(schedule | None, absent))
+    return _with(config, masking=(masking, masking()))
 
 
 def override(

@@ -51,6 +51,8 @@ Preset = Literal[
     "hard_to_easy",
     "entropy",
     "learning_progress",
+    "pmi",
+    "informask",
 ]
 Tree = dict[str, Any]
 
@@ -156,6 +158,8 @@ MASKING: dict[Preset, Tree] = {
     "hard_to_easy": {"schedule": {"constants": _HARD_TO_EASY, "interpolate": "linear"}},
     "entropy": {"signal": "entropy"},
     "learning_progress": {"signal": "progress", "ema_decay": 0.0},
+    "pmi": {"shares": {"random": 0.0, "pmi": 1.0}, "mask_warmup": 0.0},
+    "informask": {"shares": {"random": 0.8, "informask": 0.2}, "mask_warmup": 0.0},
 }
 _NHOT: Tree = {"embedding": "nhot"}
 _SCHEDULED = tuple(f"masking.schedule.{key}" for key in ("shares", "switch", "at"))  # what says how shares change

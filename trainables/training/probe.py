@@ -59,6 +59,8 @@ def made_up(config: Config) -> MadeUp:
         pad_id=0,
         unigram=np.full(size, 1 / size),
         initial=np.ones(size),
+        collocation_start=np.arange(rows * block) % 2 == 0,
+        relevance=np.ones(size),
         facts={},
     )
 

@@ -49,7 +49,8 @@ class Run:
         self.model = self.model.to(context.device).train()
         self.optimiser = optimiser.Optimiser(self.model, config)
         by_id = (prepared.forms, prepared.eligible, prepared.unigram, prepared.initial)
-        vocabulary = policy.Vocabulary(*by_id, self.batches.word_start)
+        starts = (self.batches.word_start, self.batches.collocation_start)
+        vocabulary = policy.Vocabulary(*by_id, *starts, prepared.relevance)
         self.statistics = statistics.MaskStatistics(vocabulary)
         self.policy = mixture.build(config, vocabulary, self.rows, context.seed, context.device)
         self.replacement = replacement.Replacement(

@@ -67,3 +67,32 @@ def test_a_share_without_an_entry_is_refused_when_settings_are_imported() -> Non
 
     with pytest.raises(TypeError, match=r"catalogue\.py has no entry for the share early"):
         config._with_later_sources(Stray)
+
+
+def test_a_source_of_ones_own_gets_a_share_and_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "SOURCES", sources_then := dict(catalogue.SOURCES))
+    own = config.with_source(Config, "late", LATE.words, LATE.made_by)
+    assert sources_then["late"] == LATE
+    assert own().model_dump() == Config().model_dump()
+    settings = own.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.5}}})
+    assert settings.masking.shares_at(0, 10)["late"] == settings.masking.largest_shares["late"] == 0.5
+    assert isinstance(settings, Config)
+    assert own.model_validate_json(settings.model_dump_json()) == settings
+    with pytest.raises(ValueError, match=r"shares must sum to 1, these sum to 1\.5"):
+        own.model_validate({"masking": {"shares": {"late": 0.5}}})
+    with pytest.raises(ValueError, match="late"):
+        Config.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.5}}})
+    both = config.with_source(own, "later", "later still", "tests:Later")
+    mixed = both.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.3, "later": 0.2}}})
+    assert [mixed.masking.shares_at(0, 1)[name] for name in ("late", "later")] == [0.3, 0.2]
+
+
+def test_a_source_of_ones_own_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "SOURCES", dict(catalogue.SOURCES))
+    with pytest.raises(
+        ValueError, match=r"the source 'span' is there already, made by trainables\.masking\.sources:Span"
+    ):
+        config.with_source(Config, "span", "as mine", "mine:Span")
+    with pytest.raises(ValueError, match="the source 'my late' must have a name that Python allows"):
+        config.with_source(Config, "my late", "late", "mine:Late")
+    assert [*config.SOURCES] == [*catalogue.SOURCES]

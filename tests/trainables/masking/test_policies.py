@@ -35,7 +35,7 @@ BY_ROW = ("row_uniform", "row_cosine")  # each row with a rate of its own
 ELSEWHERE = ("dense_corruption", "sparse_corruption", "mask_only", "rho_like")  # select as random masking does
 FALLING = ("rate_linear", "rate_cosine", "rate_inverse", "rate_steps")
 SCHEDULED = ("rarity_ramp", "words_then_tokens")  # their shares change, which rows that are rounded do not
-FIXED = ("random", "frequency", "whole_word", "span", "span_short", "rarity")
+FIXED = ("random", "frequency", "whole_word", "span", "span_short", "rarity", "pmi", "informask")
 BLIND = (*FIXED, *SCHEDULED, *FALLING, *BY_ROW, *ELSEWHERE)
 EXACT_ALONE = (*BY_ROW, *SCHEDULED)  # not to be rounded row by row
 LEARNING = [name for name in PRESETS if name not in BLIND]
@@ -367,8 +367,8 @@ def test_cms_morph_counts_from_the_end_of_the_warmup_and_is_read_by_every_batch(
 
 
 def test_no_two_rules_select_the_same() -> None:
-    assert len(PRESETS) == 34
-    steps = range(3, STEPS, 8)  # through the run, each with a refresh
+    assert len(PRESETS) == 36
+    steps = [step for step in range(STEPS) if step % 8 in (3, 4)]  # with every refresh, also those that come one later
     chosen = {name: play(made(config(name)), config(name), steps) for name in PRESETS}
     assert all(same(chosen.pop(name), chosen["random"]) for name in ELSEWHERE)
     for one, other in itertools.combinations(chosen, 2):
