@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TITLE = "Masked over time %"
 MOST_ROWS = 30  # configurations of a figure or table
 MOST_INTERVALS = 10
+SOURCES = "shares"  # the group of the sources' shares
 ENDS_ONLY = 6  # of a group with more parts than these, a table shows the first and the last
 DECILES = " Decile 1 holds the most frequent tokens of the text, decile 10 the rarest."
 
@@ -44,9 +45,8 @@ def courses(spec: SweepSpec, journal: Journal, names: Names) -> dict[str, Course
     Empty for records of versions that did not count the predictions behind the shares.
     """
     by_name: dict[str, list[TrialRecord]] = {}
-    for record in records_shown(spec, journal):
-        if record.rows and COUNTED in record.rows[-1].metrics:
-            by_name.setdefault(names.of(record.ask), []).append(record)
+    for record in _counting(spec, journal):
+        by_name.setdefault(names.of(record.ask), []).append(record)
     shown = dict(list(by_name.items())[:MOST_ROWS])
     counted = {row.step for found in shown.values() for one in found for row in one.rows if row.metrics.get(COUNTED)}
     ends = _spread(sorted(counted))
@@ -57,26 +57,30 @@ def courses(spec: SweepSpec, journal: Journal, names: Names) -> dict[str, Course
 def section(spec: SweepSpec, journal: Journal, names: Names) -> dict[str, str]:
     """Heading -> table of the first and the last interval of each configuration; empty without any."""
     found = courses(spec, journal, names)
-    columns = [f"{group}/{part}" for group in groups(found) for part in _shown(parts(found, group))]
-    rows = [
-        [name, f"{_steps(course[0])}; {_steps(course[-1])}", *(_movement(course, key) for key in columns)]
-        for name, course in found.items()
-    ]
-    if not columns:
+    if not groups(found):
         return {}
+    columns = [f"{group}/{part}" for group in groups(found) if group != SOURCES for part in _ends(parts(found, group))]
+    sources = {f"{SOURCES}/{part}": part for part in parts(found, SOURCES)}
+    rows = []
+    for name, course in found.items():
+        steps = "; ".join(f"{one.since + 1:,} to {one.step:,}" for one in (course[0], course[-1]))
+        drew = [key for key in sources if any(one.shares.get(key) for one in course)]
+        drawn = ", ".join(f"{sources[key]} {_movement(course, key)}" for key in drew) or ABSENT
+        rows.append([name, steps, *(_movement(course, key) for key in columns), *([drawn] if sources else [])])
     first = (
         "Percent of the masks within an interval between reports, after the mask warm-up: in the first interval → in "
         "the last one. Means over the seeds."
     )
     first += DECILES * ("decile" in groups(found))
-    first += f" The first {MOST_ROWS} configurations are shown." * (len(found) == MOST_ROWS)
-    heads = ["what", "steps", *(f"{label(group)} {part}" for group, _, part in (key.partition("/") for key in columns))]
-    return {TITLE: f"{first}\n\n{table(heads, rows, left=('what', 'steps'))}"}
+    every = {names.of(record.ask) for record in _counting(spec, journal)}
+    first += f" Only the first {MOST_ROWS} configurations are shown." * (len(every) > MOST_ROWS)
+    heads = ["what", "steps", *(key.replace("/", " ", 1) for key in columns), *(["by source"] if sources else [])]
+    return {TITLE: f"{first}\n\n{table(heads, rows, left=('what', 'steps', 'by source'))}"}
 
 
 def label(group: str) -> str:
     """What its parts are: the shares are those of the sources."""
-    return "source" if group == "shares" else group
+    return "source" if group == SOURCES else group
 
 
 def groups(found: dict[str, Course]) -> list[str]:
@@ -90,6 +94,10 @@ def parts(found: dict[str, Course], group: str) -> list[str]:
     masked = {key for shares in every for key, share in shares.items() if share}
     keys = dict.fromkeys(key for shares in every for key in shares if key in masked)
     return [key.removeprefix(f"{group}/") for key in keys if key.startswith(f"{group}/")]
+
+
+def _counting(spec: SweepSpec, journal: Journal) -> list[TrialRecord]:
+    return [one for one in records_shown(spec, journal) if one.rows and one.rows[-1].metrics.get(COUNTED)]
 
 
 def _intervals(record: TrialRecord, ends: set[int]) -> Course:
@@ -118,12 +126,8 @@ def _pooled(found: Sequence[Interval]) -> Interval:
     return Interval(found[0].since, found[0].step, sum(one.counted for one in found), shares)
 
 
-def _shown(parts: Sequence[str]) -> Sequence[str]:
+def _ends(parts: Sequence[str]) -> Sequence[str]:
     return parts if len(parts) <= ENDS_ONLY else (parts[0], parts[-1])
-
-
-def _steps(one: Interval) -> str:
-    return f"{one.since + 1:,} to {one.step:,}"
 
 
 def _movement(course: Course, key: str) -> str:

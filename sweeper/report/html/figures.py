@@ -212,7 +212,8 @@ def courses(found: Mapping[str, Course], group: str, parts: Sequence[str]) -> go
     away = [[None if value is None else rounded(value - usual) for value, usual in row] for row in values]
     most = max((abs(value) for row in away for value in row if value is not None), default=0) or 1
     strips = [text for part in parts for text in (*(f"{part}, up to step {end:,}" for end in ends), f"{part}, gap")]
-    bar = {"title": {"text": "percentage points"}, "orientation": "h", "thickness": 12, "len": 0.6, "nticks": 5}
+    title = {"text": "percentage points", "side": "top"}
+    bar = {"title": title, "orientation": "h", "thickness": 12, "len": 1, "nticks": 5, "tickangle": 0}
     figure = go.Figure(
         go.Heatmap(
             z=away,
@@ -228,15 +229,16 @@ def courses(found: Mapping[str, Course], group: str, parts: Sequence[str]) -> go
             ygap=2,
         )
     )
-    laid_out(figure, 190 + 24 * len(found), x=f"{as_text(label(group))}, and the first row's share in %")
+    laid_out(figure, 210 + 24 * len(found), x=f"{as_text(label(group))}, and the first row's share in %")
     figure.update_layout(plot_bgcolor=_NOTHING)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     width = len(ends) + 1
     middles = [width * place + (len(ends) - 1) / 2 for place in range(len(parts))]
     labels = [f"{short(part, 12)}<br>{base[key]:.1f}" for part, key in zip(parts, keys, strict=True)]
-    return figure.update_xaxes(
-        type="category", showgrid=False, tickvals=middles, ticktext=labels, tickangle=0, ticks="", showline=False
-    )
+    for gap in range(1, len(parts)):
+        figure.add_vline(x=width * gap - 1, line={"color": BLACK, "width": 1})
+    figure.update_xaxes(type="category", tickvals=middles, ticktext=labels, tickangle=0, tickfont={"size": 11})
+    return figure.update_xaxes(ticks="", showgrid=False, showline=False)
 
 
 def as_text(name: str) -> str:
