@@ -241,9 +241,7 @@ ORACLES_OF: dict[Preset, tuple[str, ...]] = {
     **dict.fromkeys(("published/amlm-hard", "published/amlm-hard-nhot", "amlm"), ("amlm hard", *_EXACT)),
     "published/amlm-soft": ("amlm soft", *_EXACT),
     "published/amlm-hard-decay": ("amlm hard, rate decay", *_EXACT),
-    **dict.fromkeys(
-        ("published/amlm-hard-code", "published/amlm-hard-nhot-code"), ("amlm's code, hard", *_EXACT)
-    ),
+    **dict.fromkeys(("published/amlm-hard-code", "published/amlm-hard-nhot-code"), ("amlm's code, hard", *_EXACT)),
     "published/amlm-soft-code": ("amlm's code, soft", *_EXACT),
     "published/amlm-hard-decay-code": ("amlm's code, rate decay", *_EXACT),
     "whole_word": ("whole-word",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -83,12 +83,14 @@ def label(group: str) -> str:
     return "source" if group == SOURCES else group
 
 
-def groups(found: dict[str, Course]) -> list[str]:
+def groups(found: Mapping[str, Course]) -> list[str]:
     """The breakdowns that there are, in order."""
-    return list(dict.fromkeys(key.partition("/")[0] for course in found.values() for one in course for key in one.shares))
+    return list(
+        dict.fromkeys(key.partition("/")[0] for course in found.values() for one in course for key in one.shares)
+    )
 
 
-def parts(found: dict[str, Course], group: str) -> list[str]:
+def parts(found: Mapping[str, Course], group: str) -> list[str]:
     """The parts of a group that anybody masked, in order."""
     every = [one.shares for course in found.values() for one in course]
     masked = {key for shares in every for key, share in shares.items() if share}

@@ -81,7 +81,12 @@ def test_the_command_trains_every_preset_and_says_what_fails(
     if "--json" in options:
         found = {one["preset"]: one for one in json.loads(out)["rules"]}
         assert found["whole_word"]["grouped"]
-        assert found["whole_word"]["masked"]["shares"] == {"random": 0.0, "token": 0.0, "trigram": 0.0, "whole_word": 1.0}
+        assert found["whole_word"]["masked"]["shares"] == {
+            "random": 0.0,
+            "token": 0.0,
+            "trigram": 0.0,
+            "whole_word": 1.0,
+        }
         assert not found["published/random"]["grouped"]
         return
     table = [line for line in out.splitlines() if line.startswith("|")]

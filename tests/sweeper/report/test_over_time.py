@@ -22,7 +22,9 @@ from tests.sweeper.samples import end, report
 def row(step: int, *counts: int, **more: float) -> dict[str, float]:
     """A row that has counted so many predictions of each part: words, continuations."""
     counted = sum(counts)
-    shares = {f"audit/kind/{name}": n / counted for name, n in zip(("word", "continuation"), counts, strict=True) if counted}
+    shares = {
+        f"audit/kind/{name}": n / counted for name, n in zip(("word", "continuation"), counts, strict=True) if counted
+    }
     return {"step": step, "audit/counted": float(counted), **shares, **more}
 
 
@@ -148,7 +150,11 @@ def test_a_table_has_the_ends_of_many_parts_and_the_sources_in_one_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, journal, names = sweep(tmp_path)
-    shares = {f"decile/{n}": n / 55 for n in range(1, 11)} | {"shares/random": 1.0, "shares/token": 0.0, "shares/x": 0.0}
+    shares = {f"decile/{n}": n / 55 for n in range(1, 11)} | {
+        "shares/random": 1.0,
+        "shares/token": 0.0,
+        "shares/x": 0.0,
+    }
     later = {**shares, "decile/10": 0.5, "shares/random": 0.75, "shares/token": 0.25}
     found = {"a": [Interval(0, 10, 5, shares), Interval(10, 20, 5, later)]}
     assert over_time.groups(found) == ["decile", "shares"]
