@@ -31,9 +31,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -45,6 +46,7 @@ Report = Callable[[Mapping[str, float], Path | None], None]
 _NOT_RUN = "what a record brings along is not run: read it, then put it elsewhere on the path"
 BEGAN = "began with"  # a label of `setup`
 FEW_DOCUMENTS = 20  # with fewer, what other documents would give cannot be told from their spread
+AUDIT, COUNTED = "audit/", "audit/counted"
 
 
 @runtime_checkable
@@ -150,6 +152,42 @@ class Budget(NamedTuple):
         return (self.predicted, self.exact, self.way) == (other.predicted, other.exact, other.way)
 
 
+class Interval(NamedTuple):
+    """What a run masked after the report at step `since`, up to the one at `step`.
+
+    counted: predictions in it. shares: of them, by GROUP/PART.
+    """
+
+    since: int
+    step: int
+    counted: int
+    shares: dict[str, float]
+
+
+def intervals(rows: Iterable[Mapping[str, float]]) -> Iterator[Interval]:
+    """The intervals of a run, from its rows of metrics in order, whose shares are of all it has masked so far.
+
+    None for those without a prediction that counts, and none that a row without `audit/counted` begins or ends.
+    """
+    before: Mapping[str, float] | None = {"step": 0, COUNTED: 0.0}
+    for row in rows:
+        if not math.isfinite(row.get(COUNTED, math.nan)):
+            before = None
+            continue
+        counted = round(row[COUNTED]) - round(before[COUNTED]) if before else 0
+        if before and counted > 0:
+            keys = [key for key in row if key.startswith(AUDIT) and key.count("/") > 1]
+            shares = {key.removeprefix(AUDIT): (_count(row, key) - _count(before, key)) / counted for key in keys}
+            yield Interval(int(before["step"]), int(row["step"]), counted, shares)
+        before = row
+
+
+def _count(row: Mapping[str, float], key: str) -> int:
+    """The predictions behind a share; whole, so that differences are exact."""
+    count = row[COUNTED] * row.get(key, 0.0)
+    return round(count) if math.isfinite(count) else 0
+
+
 @dataclass(frozen=True)
 class TrainContext:
     """What a trainable may know of where it runs.
@@ -160,6 +198,8 @@ class TrainContext:
         a run holds a `bundle/` folder, too; files in its `analysis/` are logged with the trial. The metric
         `audit/matched` is 0 where a run did not predict the same number in every batch, and `train/predicted` is how
         many positions it has predicted: by them, too, a run has left the budget that makes it comparable or has not.
+        `audit/GROUP/PART` are shares of what was masked since the start; with `audit/counted`, how many predictions
+        they are of, in every row, reports show what was masked from one report to the next (`intervals`).
     seed: pairs runs: the same initial weights, batch order and noise.
     device: a torch device, "cpu" or "cuda:0".
     restore_from: a checkpoint folder which an earlier call reported, or None.

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from trainables.masking import amlm, mixture, sources
 from trainables.masking.policy import Answers, MaskingPolicy, Vocabulary
 from trainables.noise import StepNoise
 from trainables.settings.config import Config, DataConfig
+from trainables.settings.presets import Preset
 
 CLOSE = 1e-12  # for what is counted once, without sums over batches
 BATCHES, ROWS, LENGTH = 1_000, 6, 32  # 29 of a batch: their upper quartile is one of them, not between two
@@ -394,6 +396,26 @@ AMLMS: dict[str, dict[str, Any]] = {
     "amlm hard, rate decay": {"preset": "published/amlm-hard-decay"},
 }
 
+# By preset, the policies of the table's rows that hold its rule; its draws are those of its policy or its sources.
+_MIXED, _EXACT = ("random", "accuracy-morph"), ("amlm", "amlm exact", "random")
+ORACLES_OF: dict[Preset, tuple[str, ...]] = {
+    **dict.fromkeys(("published/random", "random"), ("random",)),
+    **dict.fromkeys(("published/accuracy-morph", "accuracy_morph", "token_only", "trigram_only"), _MIXED),
+    "difficulty_band": ("difficulty band", *_MIXED),
+    **dict.fromkeys(("published/cms-morph", "cms_morph"), ("cms-morph", *_MIXED)),
+    "frequency": ("frequency", *_MIXED),
+    "random_sketch_control": ("random_sketch_control", *_MIXED),
+    **dict.fromkeys(("published/amlm-hard", "published/amlm-hard-nhot", "amlm"), ("amlm hard", *_EXACT)),
+    "published/amlm-soft": ("amlm soft", *_EXACT),
+    "published/amlm-hard-decay": ("amlm hard, rate decay", *_EXACT),
+    **dict.fromkeys(("published/amlm-hard-code", "published/amlm-hard-nhot-code"), ("amlm's code, hard", *_EXACT)),
+    "published/amlm-soft-code": ("amlm's code, soft", *_EXACT),
+    "published/amlm-hard-decay-code": ("amlm's code, rate decay", *_EXACT),
+    "whole_word": ("whole-word",),
+    "span": ("span",),
+    "rarity": ("rarity", "random"),
+}
+
 
 def table(prepared: batches_module.Prepared) -> list[Compared]:
     """All comparisons."""
@@ -410,14 +432,18 @@ def table(prepared: batches_module.Prepared) -> list[Compared]:
     return rows + [row for compare in (*DRAWS, *LABORATORY) for row in compare()]
 
 
+def all_rows() -> list[Compared]:
+    """The table, of text prepared in a cache of its own, on one thread."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, SWEEPER_CACHE=folder):
+        return table(prepared_slice(Path(folder)))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.oracles", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["SWEEPER_CACHE"] = folder
-        rows = table(prepared_slice(Path(folder)))
+    rows = all_rows()
     if options.json:
         print(json.dumps([{**asdict(row), "held": row.held} for row in rows]))
     else:

@@ -40,6 +40,7 @@ from tests.suites import failing, names_of
 from tests.trainables.tiny import write_corpus
 from trainables.noise import StepNoise
 from trainables.settings.config import Config
+from trainables.settings.presets import MASKING, ORIGINS
 from trainables.testing import PolicyContract, SourceContract
 from trainables.toy import Config as ToyConfig
 
@@ -171,6 +172,30 @@ def test_the_table_of_settings_is_the_config() -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \| (.+) \|$", section, re.MULTILINE)
     assert {path: yaml.safe_load(default) for path, default, _ in rows} == leaves(Config)
     assert len(rows) == len(leaves(Config))
+
+
+def test_every_preset_stands_in_the_table_with_its_source_and_its_published_number() -> None:
+    text = (ROOT / "search_spaces" / "README.md").read_text("utf-8").split("\n## Masking presets\n")[1]
+    head, *rows = re.findall(r"^\| (.+) \|$", text.split("\n\n")[1], re.MULTILINE)
+    assert head == "preset | rule | source | published number"
+    listed = list[str]()
+    for row in rows:
+        first, rule, *said = row.removesuffix(" |").split(" | ")
+        names = re.findall(r"`([^`]+)`", first)
+        listed += names
+        assert rule
+        origins = [ORIGINS[name] for name in MASKING if name in names]
+        of_row = [{getattr(one, which) for one in origins} - {""} for which in ("source", "number")]
+        cells = [*said, ""] if len(said) == 1 else said
+        assert [set(filter(None, cell.split("; "))) for cell in cells] == of_row, first
+    assert sorted(listed) == sorted(MASKING) == sorted(ORIGINS)
+
+
+def test_the_published_numbers_are_the_same_in_both_tables() -> None:
+    text = (ROOT / "trainables" / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(published/[\w-]+)` \| [^|]+ \| ?([^|]*) \|", text, re.MULTILINE)
+    assert len(rows) == 7
+    assert [(name, number) for name, number in rows] == [(name, ORIGINS[name].number) for name, _ in rows]
 
 
 def test_the_profiles_in_the_table_are_those_of_the_file() -> None:

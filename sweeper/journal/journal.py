@@ -41,11 +41,11 @@ from sweeper.journal.events import (
     with_lines,
 )
 from sweeper.system import files
+from sweeper.trainable import AUDIT
 
 __all__ = ["Ask", "Begin", "End", "Event", "Extend", "Family", "Fork", "Over", "Repeat", "Report", "Session", "State"]
 __all__ += ["AUDIT", "Journal", "TrialRecord", "Trust", "Verdict", "apply", "fingerprints_in", "nested"]
 
-AUDIT = "audit/"
 _MARK, _DIGITS = b', "digest": "', 32
 _TRUST = b'{"event": "trust"'
 TRUST = "--trust-record goes on anyway, and the report then says so"

@@ -132,11 +132,17 @@ def _points(axes: Axes, x: Sequence[Any], y: Sequence[Any], marker: Tree) -> Any
             clip_on=False,
             **paint,
         )
-    title = marker.get("colorbar", {}).get("title", {}).get("text")
-    if handle is not None and scale and title and axes.figure is not None:
-        bar = axes.figure.colorbar(handle, ax=axes, orientation="horizontal", shrink=0.7, aspect=40)
-        bar.set_label(_words(title))
+    if handle is not None and scale:
+        _scale(axes, handle, marker)
     return handle
+
+
+def _scale(axes: Axes, drawn: Any, tree: Tree) -> None:
+    """The scale of colours below, if it has a title."""
+    title = tree.get("colorbar", {}).get("title", {}).get("text")
+    if title and axes.figure is not None:
+        bar = axes.figure.colorbar(drawn, ax=axes, orientation="horizontal", shrink=0.7, aspect=40)
+        bar.set_label(_words(title))
 
 
 def _bars(axes: Axes, trace: Tree, _layout: Tree) -> None:
@@ -146,14 +152,17 @@ def _bars(axes: Axes, trace: Tree, _layout: Tree) -> None:
     axes.bar_label(drawn, [_words(text) for text in trace["text"]], padding=2)
 
 
-def _table(axes: Axes, trace: Tree, _layout: Tree) -> None:
-    """Numbers on colours, a row for each name."""
-    values = [list(row) for row in trace["z"]]
+def _table(axes: Axes, trace: Tree, layout: Tree) -> None:
+    """Numbers on colours, a row for each name, or the colours alone with their scale below; None is a gap."""
+    values = [[float("nan") if value is None else value for value in row] for row in trace["z"]]
     scale = LinearSegmentedColormap.from_list("scale", [(place, colour) for place, colour in trace["colorscale"]])
-    axes.imshow(values, cmap=scale, vmin=trace["zmin"], vmax=trace["zmax"], aspect="auto")
+    drawn = axes.imshow(values, cmap=scale, vmin=trace["zmin"], vmax=trace["zmax"], aspect="auto")
+    axes.set_facecolor(layout.get("plot_bgcolor", "white"))
     axes.set_xticks(range(len(trace["x"])), [_words(name) for name in trace["x"]])
     axes.set_yticks(range(len(trace["y"])), [_words(name) for name in trace["y"]])
-    for row, texts in enumerate(trace["text"]):
+    if trace.get("showscale", True):
+        _scale(axes, drawn, trace)
+    for row, texts in enumerate(trace["text"] if "texttemplate" in trace else ()):
         for column, text in enumerate(texts):
             strong = abs(values[row][column]) > 0.85 * trace["zmax"]
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if strong else "black")

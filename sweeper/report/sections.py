@@ -15,7 +15,7 @@ from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
 from sweeper.journal.names import Names
 from sweeper.journal.records import best, fingerprints, state
-from sweeper.report import methods, pareto, scores, setup, trial_tables
+from sweeper.report import methods, over_time, pareto, scores, setup, trial_tables
 from sweeper.report.tables import steps_trained, trial_hours
 from sweeper.report.trial_tables import RANKS
 from sweeper.system.files import one_line
@@ -93,6 +93,7 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
         "Against the baseline": trial_tables.differences(spec, records, names),
         **trial_tables.audits(spec, records, names),
         **trial_tables.breakdowns(records, names),
+        **over_time.section(spec, journal, names),
         "Go on from here": _commands(outcome, found.id if found else None, verdict is not None),
     }
 

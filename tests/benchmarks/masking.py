@@ -13,7 +13,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from trainables.training.run import Run
 REPEATS = 15
 STEPS = 8
 PAIRS = 21
+PARTS = ("select", "observe", "refresh")
 
 
 def nobody(_: torch.Tensor) -> None:
@@ -106,23 +107,28 @@ def entropies(prepared: probe.MadeUp, plain: Run) -> tuple[float, float]:
     return statistics.median(ratios[1:]), (high - low) / 2
 
 
+def measured(threads: int, names: Iterable[str] = presets.MASKING) -> tuple[float, dict[str, dict[str, float]]]:
+    """Milliseconds of a whole step; and by preset those of its policy's parts, and how many percent of it they are."""
+    torch.set_num_threads(threads)
+    prepared = zipfian(Config())
+    run = Run(Config(), TrainContext(lambda *_: None), prepared)
+    steps = iter(range(3000, 9000))
+    before = milliseconds(lambda: run.step(next(steps)), STEPS)
+    costs = {name: cost(name, prepared) for name in names}
+    step = statistics.median([before, milliseconds(lambda: run.step(next(steps)), STEPS)])
+    return step, {name: {**parts, "percent": 100 * sum(parts.values()) / step} for name, parts in costs.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    prepared = zipfian(Config())
-    run = Run(Config(), TrainContext(lambda *_: None), prepared)
-    steps = iter(range(3000, 9000))
-    before = milliseconds(lambda: run.step(next(steps)), STEPS)
-    costs = {name: cost(name, prepared) for name in presets.MASKING}
-    step = statistics.median([before, milliseconds(lambda: run.step(next(steps)), STEPS)])
-    table = {name: {**parts, "percent": 100 * sum(parts.values()) / step} for name, parts in costs.items()}
+    step, table = measured(options.threads)
     print(f"a step: {step:.0f} ms on {options.threads} threads\n")
     print("policy                      select  observe  refresh  % of the step   (ms a step)")
     for name, parts in table.items():
-        numbers = "".join(f"{parts[key]:9.2f}" for key in ("select", "observe", "refresh"))
+        numbers = "".join(f"{parts[key]:9.2f}" for key in PARTS)
         print(f"{name:26}{numbers}{parts['percent']:10.2f}")
     more, spread = entropies(prepared, run)
     print(f"\nentropies: {more:.1f} % of a step (half the quartiles' distance: {spread:.1f})")

@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sweeper.trainable import COUNTED, Interval, intervals
 from trainables.data.word_forms import WordForms
 from trainables.masking.difficulty import trigram_keys
 from trainables.masking.policy import Floats, Vocabulary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Ints = NDArray[np.int64]
 
@@ -47,13 +51,15 @@ class MaskStatistics:
         self.initial: Floats = begins if vocabulary.initial is None else vocabulary.initial
 
     def metrics(self, by_id: Ints, initial: Ints) -> dict[str, float]:
-        """Shares of the predictions, by_id [V]; empty before the first. initial: [V], those that begin a word."""
-        if not by_id.sum():
-            return {}
-        deciles = np.bincount(self.decile, weights=by_id, minlength=DECILES) / by_id.sum()
-        kinds = self.kinds(by_id, initial) / by_id.sum()
-        by_decile = {f"audit/decile/{i + 1}": float(share) for i, share in enumerate(deciles)}
-        return by_decile | {f"audit/kind/{name}": float(share) for name, share in zip(KINDS, kinds, strict=True)}
+        """How many predictions, by_id [V], and their shares; initial: [V], those that begin a word."""
+        counted = int(by_id.sum())
+        found = {COUNTED: float(counted)}
+        if not counted:
+            return found
+        deciles = np.bincount(self.decile, weights=by_id, minlength=DECILES) / counted
+        kinds = self.kinds(by_id, initial) / counted
+        found |= {f"audit/decile/{i + 1}": float(share) for i, share in enumerate(deciles)}
+        return found | {f"audit/kind/{name}": float(share) for name, share in zip(KINDS, kinds, strict=True)}
 
     def kinds(self, by_id: Ints | Floats, initial: Ints | Floats) -> Floats:
         """[kinds] amount of each, from the amount of every token, [V], and how much of that begins a word, [V]."""
@@ -82,7 +88,7 @@ def write(
     scores: dict[str, Floats],
     history: Sequence[Any],
 ) -> None:
-    """Write `masked.json` and `masked.svg`, a table and a plot.
+    """Write `masked.json` and `masked.svg`, a table and a plot, both over the run and between its reports.
 
     Args:
         folder: is made.
@@ -93,11 +99,14 @@ def write(
     """
     folder.mkdir()
     by_id = counts[0]
-    shares = {key.removeprefix("audit/"): value for key, value in statistics.metrics(*counts).items()}
+    shares = {key.removeprefix("audit/"): value for key, value in statistics.metrics(*counts).items() if key != COUNTED}
     drift = [[row["step"], row["audit/drift"]] for row in history if "audit/drift" in row]
-    content = {"predictions": int(by_id.sum()), "shares": shares, "drift": drift, **statistics.table(by_id, scores)}
+    course = list(intervals(history))
+    over_time = [one._asdict() for one in course]
+    content = {"predictions": int(by_id.sum()), "shares": shares, "over_time": over_time, "drift": drift}
+    content |= statistics.table(by_id, scores)
     (folder / "masked.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    _plot(folder / "masked.svg", statistics, shares, drift)
+    _plot(folder / "masked.svg", statistics, shares, drift, course)
 
 
 def _sorts(forms: WordForms) -> Iterator[str]:
@@ -131,15 +140,21 @@ def _ranked(names: Sequence[str], counts: Any, due: Floats, score: Floats | None
     return {"most": rows(order[:SHOWN]), "least": rows(order[::-1][:SHOWN])}
 
 
-def _plot(path: Path, statistics: MaskStatistics, shares: dict[str, float], drift: list[list[float]]) -> None:
+def _plot(
+    path: Path,
+    statistics: MaskStatistics,
+    shares: dict[str, float],
+    drift: list[list[float]],
+    course: Sequence[Interval],
+) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     deciles = [100 * shares.get(f"decile/{i + 1}", 0.0) for i in range(DECILES)]
     kinds = [100 * shares.get(f"kind/{name}", 0.0) for name in KINDS]
     due = 100 * statistics.kinds(statistics.probability, statistics.probability * statistics.initial)
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    (left, middle, right), below = figure.subplots(2, 3)
     left.bar(range(1, DECILES + 1), deciles, color="#4477aa")
     due_by_decile = 100 * np.bincount(statistics.decile, weights=statistics.probability, minlength=DECILES)
     left.plot(range(1, DECILES + 1), due_by_decile, "k_", markersize=12, label="at random")
@@ -152,5 +167,25 @@ def _plot(path: Path, statistics: MaskStatistics, shares: dict[str, float], drif
     if drift:
         right.plot(*zip(*drift, strict=True), "o-", color="#4477aa")
     right.set(title="Change of the scores between reports", xlabel="step")
+    for axes, group in zip(below, ("decile", "kind", "shares"), strict=True):
+        _plot_course(axes, group, course)
+    below[0].set(title="Tenths of the text between reports", ylabel="% of masks")
+    below[1].set(title="Kinds of piece between reports")
+    below[2].set(title="Sources between reports")
     with rc_context({"svg.hashsalt": "masked"}):  # the same run gives the same bytes
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _plot_course(axes: Axes, group: str, course: Sequence[Interval]) -> None:
+    """A line for each part of a group, from dark to light, over the ends of the intervals."""
+    from matplotlib import colormaps
+
+    parts = list(dict.fromkeys(key for one in course for key in one.shares if key.startswith(f"{group}/")))
+    for place, part in enumerate(parts):
+        shares = [100 * one.shares.get(part, 0.0) for one in course]
+        colour = colormaps["viridis"](0.95 * place / max(1, len(parts) - 1))
+        label = part.removeprefix(f"{group}/")
+        axes.plot([one.step for one in course], shares, "o-", markersize=3, color=colour, label=label)
+    axes.set(xlabel="step", ylim=(0, None))
+    if parts:
+        axes.legend(ncols=2, fontsize="x-small")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Preset = Literal[
     "published/random",
@@ -160,6 +160,77 @@ MASKING: dict[Preset, Tree] = {
     "learning_progress": {"signal": "progress", "ema_decay": 0.0},
     "pmi": {"shares": {"random": 0.0, "pmi": 1.0}, "mask_warmup": 0.0},
     "informask": {"shares": {"random": 0.8, "informask": 0.2}, "mask_warmup": 0.0},
+}
+
+
+class Origin(NamedTuple):
+    """Where a preset's rule comes from: paper and section. number: what was published for it; "" where nothing was."""
+
+    source: str
+    number: str = ""
+
+
+_MORPH, _MORPH_CMS = "Accuracy-Morph (BabyLM 2026)", "CMS-Morph (BabyLM 2026)"
+_EDMAN, _EDMAN_CODE = "AMLM (Edman & Fraser 2025)", "AMLM's code (Edman & Fraser 2025)"
+_BASELINE = Origin(
+    f"{_MORPH}, its baseline",
+    "val loss 3.1445, 3.0296, 2.8329 (three seeds, each with its own split)",
+)
+_ACCURACY = Origin(_MORPH, "val loss 3.1326, 3.0105 (two seeds)")
+_RAW_LOSS = Origin(_MORPH_CMS, "val loss 3.1574 (one seed)")
+_HARD = Origin(f"{_EDMAN}, hard", "GLUE average 69.0 against 68.5 regular (means of 3)")
+
+# What the tables of search_spaces/README.md and of `python -m tests.benchmarks.rules` say of every preset.
+ORIGINS: dict[Preset, Origin] = {
+    "published/random": _BASELINE,
+    "published/accuracy-morph": _ACCURACY,
+    "published/cms-morph": _RAW_LOSS,
+    "published/amlm-hard": _HARD,
+    "published/amlm-soft": Origin(f"{_EDMAN}, soft"),
+    "published/amlm-hard-decay": Origin(f"{_EDMAN}, hard with rate decay", "GLUE average 70.1"),
+    "published/amlm-hard-nhot": Origin(
+        f"{_EDMAN}, hard with n-hot embeddings", "adjective nominalisation 43.7 against 35.3"
+    ),
+    **dict.fromkeys(
+        (
+            "published/amlm-hard-code",
+            "published/amlm-soft-code",
+            "published/amlm-hard-decay-code",
+            "published/amlm-hard-nhot-code",
+        ),
+        Origin(_EDMAN_CODE),
+    ),
+    "random": _BASELINE,
+    "accuracy_morph": _ACCURACY,
+    "token_only": Origin(f"ours: an ablation that {_MORPH} asks for"),
+    "trigram_only": Origin(f"ours: an ablation that {_MORPH} asks for"),
+    "difficulty_band": Origin(f"ours: a filter that {_MORPH} asks for"),
+    "cms_morph": _RAW_LOSS,
+    "frequency": Origin(f"ours: a name of {_MORPH}"),
+    "random_sketch_control": Origin(f"ours: a name of {_MORPH}"),
+    "amlm": _HARD,
+    "whole_word": Origin("BERT's released code (Devlin et al. 2019)"),
+    "span": Origin("SpanBERT (Joshi et al. 2020), 3.1"),
+    "rarity": Origin("ours"),
+    "rate_linear": Origin("Ankner et al. 2024 (arXiv 2305.15096)"),
+    "rate_cosine": Origin("ours"),
+    "rate_inverse": Origin("ours"),
+    "rate_steps": Origin("mmBERT (Marone et al. 2025)"),
+    "row_uniform": Origin("masked diffusion (LLaDA, Nie et al. 2025)"),
+    "row_cosine": Origin("MaskGIT (Chang et al. 2022)"),
+    "dense_corruption": Origin("after Wettig et al. 2023, section 5"),
+    "sparse_corruption": Origin("after Wettig et al. 2023, section 5"),
+    "mask_only": Origin("Wettig et al. 2023, section 6"),
+    "rho_like": Origin("ours, after Rho-1 (Lin et al. 2024)"),
+    "pmi": Origin("PMI-Masking (Levine et al. 2021)"),
+    "informask": Origin("after InforMask (Sadeq et al. 2022)"),
+    "span_short": Origin("ours"),
+    "rarity_ramp": Origin("after an entry to BabyLM 2025 (paper 38)"),
+    "words_then_tokens": Origin("the leading entry of BabyLM 2026"),
+    "easy_to_hard": Origin(f"ours: a filter that {_MORPH} asks for"),
+    "hard_to_easy": Origin(f"ours: a filter that {_MORPH} asks for"),
+    "entropy": Origin("ours: predictive entropy"),
+    "learning_progress": Origin("ours, after Graves et al. 2017"),
 }
 _NHOT: Tree = {"embedding": "nhot"}
 _SCHEDULED = tuple(f"masking.schedule.{key}" for key in ("shares", "switch", "at"))  # what says how shares change

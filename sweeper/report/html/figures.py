@@ -19,6 +19,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sweeper.journal.names import Names
+from sweeper.report.over_time import Course, label
 from sweeper.report.pareto import Trade
 from sweeper.report.tables import Verdict, interval, nats
 from sweeper.spec.objectives import maximised
@@ -35,6 +36,8 @@ _OF_VERDICT = {
     "inconclusive": (BLACK, "circle-open"),
     "dropped": (GREY, "line-ns-open"),
 }
+_AWAY = [[0, "#B35806"], [0.25, "#FDB863"], [0.5, "#ffffff"], [0.75, "#B2ABD2"], [1, "#542788"]]  # from a row
+_NOTHING = "#e4e4e4"  # where a table of colours has no number
 _LABEL, _LEGEND = 26, 40  # characters of a line
 UNDER = {"yref": "container", "yanchor": "bottom", "y": 0}
 BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}
@@ -177,7 +180,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
             textfont={"size": 11},
             zmin=-most,
             zmax=most,
-            colorscale=[[0, "#B35806"], [0.25, "#FDB863"], [0.5, "#ffffff"], [0.75, "#B2ABD2"], [1, "#542788"]],
+            colorscale=_AWAY,
             showscale=False,
             hovertemplate="%{y}, %{x}: %{text} %, %{z:+.2f} to the first row<extra></extra>",
             xgap=1,
@@ -187,6 +190,55 @@ def shares(rows: Mapping[str, Mapping[str, float]], x: str) -> go.Figure:
     laid_out(figure, 110 + 24 * len(names), x=as_text(x))
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure.update_xaxes(type="category", showgrid=False)
+
+
+def courses(found: Mapping[str, Course], group: str, parts: Sequence[str]) -> go.Figure:
+    """How the shares of a group's parts move: a row for each arm, a block for each part, a strip for each interval.
+
+    Coloured by the difference from the first row's share of the part over its whole run.
+    """
+    keys = [f"{group}/{part}" for part in parts]
+    ends = sorted({one.step for course in found.values() for one in course})
+    by_end = [{one.step: one.shares for one in course} for course in found.values()]
+    first = next(iter(found.values()))
+    masked = sum(one.counted for one in first)
+    base = {key: sum(100 * one.shares.get(key, 0.0) * one.counted for one in first) / masked for key in keys}
+
+    def block(row: Mapping[int, Mapping[str, float]], key: str) -> list[float | None]:
+        """Percent by interval, and a gap."""
+        return [*(100 * row[end].get(key, 0.0) if end in row else None for end in ends), None]
+
+    values = [[(value, base[key]) for key in keys for value in block(row, key)][:-1] for row in by_end]
+    away = [[None if value is None else rounded(value - usual) for value, usual in row] for row in values]
+    most = max((abs(value) for row in away for value in row if value is not None), default=0) or 1
+    strips = [text for part in parts for text in (*(f"{part}, up to step {end:,}" for end in ends), f"{part}, gap")]
+    title = {"text": "percentage points", "side": "top"}
+    bar = {"title": title, "orientation": "h", "thickness": 12, "len": 1, "nticks": 5, "tickangle": 0}
+    figure = go.Figure(
+        go.Heatmap(
+            z=away,
+            x=[as_text(text) for text in strips[:-1]],
+            y=[wrapped(name) for name in found],
+            text=[["" if value is None else f"{value:.1f}" for value, _ in row] for row in values],
+            zmin=-most,
+            zmax=most,
+            colorscale=_AWAY,
+            colorbar=bar | UNDER,
+            hoverongaps=False,
+            hovertemplate="%{y}<br>%{x}: %{text} %, %{z:+.2f} to the first row's usual<extra></extra>",
+            ygap=2,
+        )
+    )
+    laid_out(figure, 210 + 24 * len(found), x=f"{as_text(label(group))}, and the first row's share in %")
+    figure.update_layout(plot_bgcolor=_NOTHING)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    width = len(ends) + 1
+    middles = [width * place + (len(ends) - 1) / 2 for place in range(len(parts))]
+    labels = [f"{short(part, 12)}<br>{base[key]:.1f}" for part, key in zip(parts, keys, strict=True)]
+    for gap in range(1, len(parts)):
+        figure.add_vline(x=width * gap - 1, line={"color": BLACK, "width": 1})
+    figure.update_xaxes(type="category", tickvals=middles, ticktext=labels, tickangle=0, tickfont={"size": 11})
+    return figure.update_xaxes(ticks="", showgrid=False, showline=False)
 
 
 def as_text(name: str) -> str:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from sweeper.confirmation import design
 from sweeper.journal.budget import Common
 from sweeper.journal.journal import AUDIT, Journal, TrialRecord, nested
 from sweeper.journal.names import Names
 from sweeper.journal.records import breakdown
+from sweeper.report import over_time
 from sweeper.report.html import figures, setting_figures
 from sweeper.report.html.curves import curves_of, gaps_of
 from sweeper.report.html.setting_figures import Axis, Point
+from sweeper.report.over_time import MOST_ROWS
 from sweeper.report.pareto import trades
 from sweeper.report.sections import FRONT
 from sweeper.spec.space import Choice, LogUniform, Simplex
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
 
 FEW_TRIALS = 20
-MOST_ROWS = 30  # of a figure
 MOST_POINTS = 2000
 DIFFERENCES, OF_SEARCH, CURVES = "Paired differences", "Paired differences of the search", "Learning curves"
 FACTORS, MASKED = "Loss over each setting", "What was masked"
@@ -66,6 +66,7 @@ def gallery(spec: SweepSpec, journal: Journal, importance: Mapping[str, float] |
         _curves(spec, journal, names),
         _settings(spec, points, importance or {}),
         _masked(spec, journal, names),
+        _masked_over_time(spec, journal, names),
     ):
         found += parts
     return found
@@ -217,11 +218,8 @@ def _points(spec: SweepSpec, searched: Sequence[TrialRecord], names: Names) -> l
 
 def _masked(spec: SweepSpec, journal: Journal, names: Names) -> Iterator[Drawing]:
     """What was masked, by each breakdown that trials report: those of the confirmation, if there are any."""
-    records = journal.stage(design.STAGE)
-    if not any(record.rows for record in records):
-        records = journal.stage("search")
     by: dict[str, list[dict[str, Any]]] = {}
-    for record in _ordered(spec, records):
+    for record in over_time.records_shown(spec, journal):
         if record.rows and (audit := nested(record.rows[-1].metrics, AUDIT)):
             by.setdefault(names.of(record.ask), []).append(audit)
     groups = dict.fromkeys(key for audits in by.values() for audit in audits for key in audit)
@@ -238,15 +236,21 @@ def _masked(spec: SweepSpec, journal: Journal, names: Names) -> Iterator[Drawing
             yield Drawing(name, MASKED, figures.shares(rows, group), caption, wide=True, group=group)
 
 
-def _ordered(spec: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The baseline's trials first, then the others, the lowest loss first."""
-    own = spec.baseline
-
-    def order(record: TrialRecord) -> tuple[bool, float]:
-        score = record.score(spec.objective)
-        return record.ask.arm != own, float("inf") if score is None else score
-
-    return sorted(records, key=order)
+def _masked_over_time(spec: SweepSpec, journal: Journal, names: Names) -> Iterator[Drawing]:
+    """How that moved through the runs, by each breakdown that trials report."""
+    found, taken = over_time.courses(spec, journal, names), set[str]()
+    for group in over_time.groups(found):
+        parts = over_time.parts(found, group)
+        if not any(len(course) > 1 for course in found.values()) or len(parts) < 2:
+            continue
+        caption = (
+            f"By {over_time.label(group)}, through the run: each strip of a block is an interval between two reports "
+            "after the mask warm-up, from left to right, the mean over the seeds. Colour: percentage points above "
+            "(violet) or below (orange) the first row's share over its whole run, which stands below the block; grey: "
+            f"no masks counted.{over_time.DECILES * (group == 'decile')}"
+        )
+        figure = figures.courses(found, group, parts)
+        yield Drawing(_file("masked-over-time", group, taken), MASKED, figure, caption, wide=True)
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

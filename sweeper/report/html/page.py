@@ -18,7 +18,7 @@ from plotly.io.json import to_json_plotly
 
 from sweeper.journal.budget import Common
 from sweeper.journal.journal import AUDIT, Journal
-from sweeper.report import tables
+from sweeper.report import over_time, tables
 from sweeper.report.html import library
 from sweeper.report.html.gallery import CURVES, DIFFERENCES, FACTORS, MASKED, Drawing, gallery
 from sweeper.report.sections import APART, FRONT, JUDGED, METHODS, SETUP, Outcome, sections
@@ -156,7 +156,8 @@ def _parts(spec: SweepSpec, journal: Journal, drawings: Sequence[Drawing], texts
         elif title == FACTORS:
             yield _Part(title, _side_by_side(found))
         elif title == MASKED:
-            yield _Part(title, "".join(_masked(one, texts) for one in found))
+            course = _folded("Over time, first and last interval", texts.pop(over_time.TITLE, ""))
+            yield _Part(title, "".join(_masked(one, texts) for one in found) + course)
         else:
             yield _Part(title, "".join(map(_figure, found)) + beside.pop(title, ""))
     yield from (_Part(title, text) for title, text in ((JUDGED, judged), *beside.items()) if text)
@@ -182,8 +183,11 @@ def _side_by_side(drawings: Sequence[Drawing]) -> str:
 
 def _masked(drawing: Drawing, texts: dict[str, str]) -> str:
     table = texts.pop(f"Masked by {drawing.group} %", "")
-    folded = _Part(f"By {drawing.group}, every trial", table, folded=True).html() if table else ""
-    return _figure(drawing) + folded
+    return _figure(drawing) + _folded(f"By {drawing.group}, every trial", table)
+
+
+def _folded(title: str, table: str) -> str:
+    return _Part(title, table, folded=True).html() if table else ""
 
 
 def _budget(spec: SweepSpec, journal: Journal) -> str:
