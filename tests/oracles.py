@@ -414,6 +414,20 @@ ORACLES_OF: dict[Preset, tuple[str, ...]] = {
     "whole_word": ("whole-word",),
     "span": ("span",),
     "rarity": ("rarity", "random"),
+    **{f"rate_{kind}": (f"rate {kind}", "random") for kind in ("linear", "cosine", "inverse")},
+    "rate_steps": ("rate step", "random"),
+    "row_uniform": ("rows uniform", "random"),
+    "row_cosine": ("rows cosine", "random"),
+    "dense_corruption": ("corrupt 0.4, random", "random"),
+    "sparse_corruption": ("corrupt 0.1, random", "random"),
+    "mask_only": ("random",),
+    "rho_like": ("rho_like", "random"),
+    "pmi": ("pmi",),
+    "informask": ("informask", "random"),
+    "span_short": ("span, p 0.4, at most 4",),
+    "rarity_ramp": ("rarity", "random"),
+    "words_then_tokens": ("whole-word", "random"),
+    **{name: (name, *_MIXED) for name in ("easy_to_hard", "hard_to_easy", "entropy", "learning_progress")},
 }
 
 

@@ -136,7 +136,7 @@ def _arm(spec: SweepSpec, name: str, base: Mapping[str, Any], trainable: Trainab
         path = next(iter(outside))
         reason = f"is not in the space that {spec.search.method} searches; {nearest(path, spec.space)}"
         raise ConfigError(("arms", name, path), reason)
-    whole = trainable.expand(given) if spec.conditions else given
+    whole = {**trainable.expand(given), **given} if spec.conditions else given  # a preset, and what it stands for
     there = conditions.active(spec.space, spec.conditions, lambda path: whole.get(path, ablation.at(base, path)))
     if path := next((path for path in given if path in spec.space and path not in there), None):
         reason = f"exists {conditions.words(spec.conditions[path])}; leave it out"
