@@ -1,8 +1,9 @@
 """What masking costs, timed directly: `python -m tests.benchmarks.masking [--threads 2] [--json]`.
 
-At the published shape (64 rows of 128 tokens, 30,522 pieces) on a CPU: selection (with what is corrupted), the observation of the answers with
-its top-1 over the logits, and the refresh divided by the steps between two, in milliseconds a step; and the whole step
-of the training loop, measured in the same run, of which that is so many percent. Tokens follow Zipf's law.
+At the published shape (64 rows of 128 tokens, 30,522 pieces) on a CPU: selection, with what is corrupted; the
+observation of the answers with its top-1 over the logits; and the refresh divided by the steps between two, in
+milliseconds a step; and the whole step of the training loop, measured in the same run, of which that is so many
+percent. Tokens follow Zipf's law.
 """
 
 from __future__ import annotations
