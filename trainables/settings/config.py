@@ -768,7 +768,7 @@ class Config(Frozen):
             highest = math.floor(1000 * room / part / self.tokens_per_step) / 1000
             raise ValueError(
                 f"masking.row_rates {kind} could ask a row for {asked} of its {self.data.block} positions, and it is "
-                f"sure to have {room}: rates up to about {highest:g} go"
+                f"sure to have {room}: lower the rate to {highest:g}"
             )
 
     @property

@@ -66,7 +66,7 @@ def masking(given: MaskingConfig) -> str:
     if given.row_rates:
         details.append(f"at a rate of each row's own, {given.row_rates}, as many in every batch")
     if given.corrupt is not None:
-        details.append(f"{given.corrupt:.1%} of all positions corrupted, in place of the predicted ones")
+        details.append(f"{given.corrupt:.1%} of all positions corrupted")
     if given.loss_weight:
         details.append(f"{given.loss_weight:.0%} of a prediction's weight in the loss by its token's score")
     told = f" ({'; '.join(details)})" if details else ""
