@@ -100,8 +100,10 @@ def cost(name: str, prepared: probe.MadeUp) -> dict[str, float]:
     return {"select": selected, "observe": milliseconds(observe), "refresh": refreshed / config.update_every}
 
 
-def entropies(prepared: probe.MadeUp, plain: Run) -> tuple[float, float]:
-    """Percent that a step of the preset `entropy` takes beyond one of `plain`; and half the spread of the pairs."""
+def entropies() -> tuple[float, float]:
+    """Percent that a step of the preset `entropy` takes beyond one without; and half the spread of the pairs."""
+    prepared = zipfian(Config())
+    plain = Run(Config(), TrainContext(lambda *_: None), prepared)
     other = Run(Config.model_validate({"masking": {"preset": "entropy"}}), TrainContext(lambda *_: None), prepared)
     ratios = []
     for step in range(3000, 3000 + PAIRS):
@@ -138,7 +140,7 @@ def main() -> None:
     for name, parts in table.items():
         numbers = "".join(f"{parts[key]:9.2f}" for key in PARTS)
         print(f"{name:26}{numbers}{parts['percent']:10.2f}")
-    more, spread = entropies(prepared, run)
+    more, spread = entropies()
     print(f"\nentropies: {more:.1f} % of a step (half the quartiles' distance: {spread:.1f})")
     if options.json:
         print(json.dumps({"step_ms": step, "policies": table, "entropies_percent": more}))
