@@ -64,6 +64,7 @@ def test_the_mean_number_of_predictions_is_the_true_one(name: str) -> None:
         settings = settings.model_copy(update={"steps": steps})
         each = [round(settings.rate_at(step) * ROWS * LENGTH) for step in range(steps)]
         assert settings.predicted_per_step == round(sum(each) / steps)
+        assert settings.most_predicted == math.ceil(0.3 * ROWS * LENGTH)
         assert settings.budget == (settings.predicted_per_step * steps, False, False, "schedule")
 
 
