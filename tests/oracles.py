@@ -242,18 +242,18 @@ def code(
 
 
 def loss_weights(prepared: batches_module.Prepared, share: float = 0.2) -> list[Compared]:
-    """What a token's loss counts, after every 50th of 300 batches, and of the positions of the batches after those."""
+    """What a token's loss counts, after every 50th of 320 batches, and of the positions of the batches after those."""
     strings, slow, worst, places = prepared.token_strings, obvious.Morph(1.0, 1.0, 3.0, 0.9), 0.0, 0.0
     eligible = np.asarray(prepared.eligible)
     chances = {token: float(p) for token, p, may in zip(strings, prepared.unigram, eligible, strict=True) if may}
     rule = {"preset": "rho_like", "loss_weight": share, "mask_warmup": 0.2, "update_every": 50}
     index = {token: i for i, token in enumerate(strings)}
-    for step, policy, batch, answers in settled(prepared, 300, **rule):
+    for step, policy, batch, answers in settled(prepared, 320, **rule):
         assert isinstance(policy, mixture.Mixture)
         ids = torch.tensor([index[token] for token in batch]).view(ROWS, LENGTH)
         if step % 50 == 0 and step:
             selection = policy.select(ids, StepNoise(7, 0, step, (ROWS, LENGTH)))
-            assert (selection.loss_weight is None) == (step < 60)
+            assert (selection.loss_weight is None) == (step < 64)
             if selection.loss_weight is not None:
                 used = selection.weight > 0
                 expected = policy.loss_weight_V[ids.flatten()[selection.positions[used]]]
@@ -264,7 +264,7 @@ def loss_weights(prepared: batches_module.Prepared, share: float = 0.2) -> list[
             scores = {token: slow.token_score(token) for token in strings}
             weights = [obvious.loss_weight(scores[token], scores, chances, share) for token in strings]
             worst = max(worst, furthest(policy.loss_weight_V, weights))
-            assert max(weights) > 1.2
+            assert min(weights) < 1 < 1.05 < max(weights)
     return [
         Compared("rho_like", "weights by token after each of 6 refreshes", worst, IN_FLOAT32),
         Compared("rho_like", "weights of the selected positions", places, 0),

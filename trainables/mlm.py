@@ -128,8 +128,8 @@ class Config(settings.Config):
         """Weights, gradients and moments; what the backward pass keeps; the logits' gradient."""
         if self.model.compact:
             return super().memory_bytes
-        kept = self.batch_size * self._cost.row_bytes + self.predicted_per_step * self._cost.slot_bytes
-        return self._state_bytes * 4 // 3 + int(kept) + 8 * self.predicted_per_step * self.vocabulary
+        kept = self.batch_size * self._cost.row_bytes + self.most_predicted * self._cost.slot_bytes
+        return self._state_bytes * 4 // 3 + int(kept) + 8 * self.most_predicted * self.vocabulary
 
 
 def prepare(config: settings.Config) -> dict[str, Any]:

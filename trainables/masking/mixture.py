@@ -95,10 +95,8 @@ class Mixture:
             return [shares[name] if warm else 0.0 for name in self.names]
 
         if config.masking.by_row:
-            by_row, random = (
-                RowBudget(config.rate_at(noise.step), *shape),
-                config.masking.shares.random if warm else 1.0,
-            )
+            by_row = RowBudget(config.rate_at(noise.step), *shape)
+            random = config.masking.shares.random if warm else 1.0
             quotas = by_row.quotas(self.eligible_V[ids_BT].sum(1), random, shares_of(noise.step), self.remainder)
             return by_row, quotas, quotas[0].sum()
 

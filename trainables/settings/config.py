@@ -839,6 +839,13 @@ class Config(Frozen):
         return round(masking.rate * self.tokens_per_step)
 
     @property
+    def most_predicted(self) -> int:
+        """Positions predicted in the batch that predicts most."""
+        if not self.masking.rate_changes:
+            return self.predicted_per_step
+        return math.ceil(max(self.masking.rates_of_run) * self.tokens_per_step)
+
+    @property
     def budget(self) -> Budget:
         """What makes runs comparable: the positions predicted in all, and whether every batch predicts the same."""
         masking, each = self.masking, self.predicted_per_step
@@ -898,7 +905,7 @@ class Config(Frozen):
         attention = m.heads * self.data.block
         kept = m.layers * (8 * m.hidden + m.intermediate + attention + (attention + 2 * m.hidden) / 4)
         activations = self.tokens_per_step * int(kept + 6 * m.hidden + m.intermediate)
-        logits = self.predicted_per_step * self.vocabulary
+        logits = self.most_predicted * self.vocabulary
         folded = 2 * self.spellings * m.hidden  # the input embeddings and their gradient
         return self._state_bytes * 4 // 3 + 4 * (activations + logits + folded)
 

@@ -32,12 +32,14 @@ from tests.trainables.tiny import Recorder, Stopped
 from tests.trainables.tiny import config as tiny
 from tests.trainables.tiny import run as trained
 from trainables import mlm
+from trainables.masking.audit import AllReduce
 from trainables.masking.budget import Budget
 from trainables.masking.replacement import Corruption, Replacement
 from trainables.noise import StepNoise
 from trainables.settings import described
 from trainables.settings.config import Config
 from trainables.settings.row_rates import RowRates, largest_part
+from trainables.testing import in_threads
 
 NEW = (*FALLING, "row_uniform", "row_cosine", "dense_corruption", "sparse_corruption", "mask_only", "rho_like")
 KINDS: tuple[RowRates, ...] = ("uniform", "cosine")
@@ -64,6 +66,7 @@ def test_the_mean_number_of_predictions_is_the_true_one(name: str) -> None:
         settings = settings.model_copy(update={"steps": steps})
         each = [round(settings.rate_at(step) * ROWS * LENGTH) for step in range(steps)]
         assert settings.predicted_per_step == round(sum(each) / steps)
+        assert settings.most_predicted == math.ceil(0.3 * ROWS * LENGTH)
         assert settings.budget == (settings.predicted_per_step * steps, False, False, "schedule")
 
 
@@ -184,6 +187,27 @@ def test_so_many_are_corrupted_by_any_number_of_ranks_together(rule: dict[str, A
         cuts = [slice(ROWS * r // ranks, ROWS * (r + 1) // ranks) for r in range(ranks)]
         parts = [corrupted(settings, rows, steps) for rows in cuts]
         assert all(map(torch.equal, map(torch.cat, zip(*parts, strict=True)), whole))
+
+
+def test_the_audit_sums_what_all_ranks_corrupted_and_goes_on_from_there() -> None:
+    settings, cuts = config("dense_corruption"), (slice(0, 5), slice(5, ROWS))
+    found: list[tuple[dict[str, float], dict[str, torch.Tensor]]] = [({}, {})] * 2
+
+    def act(rank: int, all_reduce: AllReduce) -> None:
+        policy = made(settings, cuts[rank])
+        for _ in range(2):
+            for step in range(3):
+                selection = policy.select(ids(step), noise(step))
+                policy.audit.tally_corrupted(*corruption(settings, cuts[rank])(ids(step), selection, noise(step)))
+            found[rank] = policy.metrics(all_reduce), policy.state(all_reduce)
+            policy = made(settings, cuts[rank])
+            policy.load(found[rank][1], rank)
+
+    in_threads(2, act)
+    number = round(0.4 * ROWS * LENGTH)
+    for metrics, state in found:
+        assert metrics["audit/corrupted"] == number / (ROWS * LENGTH)
+        assert state["corrupted"].tolist() == [6 * number, 0]
 
 
 def test_half_of_all_can_be_corrupted_where_half_are_unknown() -> None:

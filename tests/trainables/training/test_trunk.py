@@ -59,21 +59,28 @@ def files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def beginning(corpus: Path, rule: Config, point: int) -> Config:
+    """Random masking that shares the steps before a point with a rule."""
+    own = {name: getattr(rule.masking, name) for name in ("corrupt", "row_rates", "replacement")}
+    if rule.masking.wants_entropies:  # which are left by such a rule alone
+        return settings(corpus, "entropy", point, cap=0.5, **own)
+    return settings(corpus, "random", point, **own)
+
+
 def compared(corpus: Path, folder: Path, point: int, presets: Collection[str]) -> None:
     """Bit for bit: what forks of one trunk and runs from step 0 report and leave."""
-    firsts = {"random": settings(corpus, "random", point), "entropy": settings(corpus, "entropy", point, cap=0.5)}
-    trunks = {
-        name: left(first, folder / f"first-{name}", point, test=True)[point]
-        for name, first in firsts.items()
-        if name == "random" or name in presets  # entropies are left by such a rule alone
-    }
+    trunks: dict[str, Path] = {}
     for preset in presets:
-        rule, first = settings(corpus, preset, point), "entropy" if preset == "entropy" else "random"
-        assert rule.past(point) == firsts[first].past(point)
+        rule = settings(corpus, preset, point)
+        past = json.dumps(rule.past(point))
+        if past not in trunks:
+            first = beginning(corpus, rule, point)
+            assert json.dumps(first.past(point)) == past
+            trunks[past] = left(first, folder / f"first-{len(trunks)}", point, test=True)[point]
         whole, fork = (folder / f"{preset.replace('/', '-')}-{name}" for name in ("whole", "fork"))
         whole.mkdir()
         fork.mkdir()
-        expected, found = run(rule, whole, test=True), run(rule, fork, test=True, fork_from=trunks[first])
+        expected, found = run(rule, whole, test=True), run(rule, fork, test=True, fork_from=trunks[past])
         assert found.rows == expected.rows, preset
         assert [list(row) for row in found.rows] == [list(row) for row in expected.rows], "columns in the same order"
         assert files(found.checkpoint) == files(expected.checkpoint), preset
