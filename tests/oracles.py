@@ -62,7 +62,11 @@ def settled(
         ids = torch.from_numpy(batches.tokens(step))
         selection = policy.select(ids, StepNoise(7, 0, step, (ROWS, LENGTH)))
         answers = answered(draw, ids.flatten()[selection.positions[selection.weight > 0]])
-        slots = [torch.nn.functional.pad(part, (0, len(selection.weight) - len(part))) for part in answers]
+        slots = [
+            torch.nn.functional.pad(part, (0, len(selection.weight) - len(part)))
+            for part in answers
+            if part is not None
+        ]
         policy.observe(selection, Answers(*slots), alone)
         if config.refreshes(step + 1):
             policy.refresh(alone)
@@ -120,7 +124,9 @@ def moving(
         assert isinstance(policy, mixture.Mixture)
         tokens = [strings[i] for i in answers.labels.tolist()]
         if isinstance(slow, obvious.Entropies):
-            slow.observe_values(tokens, (answers.losses if isinstance(slow, obvious.Progress) else answers[4]).tolist())
+            values = answers.losses if isinstance(slow, obvious.Progress) else answers.entropies
+            assert values is not None
+            slow.observe_values(tokens, values.tolist())
         else:
             slow.observe(tokens, (answers.predictions == answers.labels).tolist())
         if (step + 1) % every:

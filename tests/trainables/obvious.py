@@ -84,8 +84,8 @@ class Entropies(Morph):
         super().__init__(decay, 0.0, min_seen, cap)
         self.size = size
 
-    def observe_values(self, tokens: Sequence[str], entropies: Sequence[float]) -> None:
-        for token, entropy in zip(tokens, entropies, strict=True):
+    def observe_values(self, tokens: Sequence[str], values: Sequence[float]) -> None:
+        for token, entropy in zip(tokens, values, strict=True):
             for key in ["token " + key_of(token)] + ["trigram " + trigram for trigram in trigrams_of(token)]:
                 self.window_seen[key] += 1
                 self.window_hard[key] += entropy  # pyright: ignore[reportArgumentType]
@@ -108,8 +108,8 @@ class Progress(Entropies):
         self.now: dict[str, list[float]] = {}
         self.windows: dict[str, list[list[float]]] = {}
 
-    def observe_values(self, tokens: Sequence[str], losses: Sequence[float]) -> None:
-        for token, loss in zip(tokens, losses, strict=True):
+    def observe_values(self, tokens: Sequence[str], values: Sequence[float]) -> None:
+        for token, loss in zip(tokens, values, strict=True):
             for key in ["token " + key_of(token)] + ["trigram " + trigram for trigram in trigrams_of(token)]:
                 self.now.setdefault(key, []).append(loss)
 

@@ -320,6 +320,7 @@ def test_constants_are_those_of_the_refreshs_step() -> None:
         score = policy.difficulty.token_score
         assert (score > 0).any()
         assert (score[score > 0] >= now.band_low).all()
+        assert now.band_high is not None
         assert (score[score > 0] <= now.band_high).all()
         np.testing.assert_allclose(np.exp(rarity.log_score.numpy()), rank ** (1 + 2 * done / 20), rtol=1e-12)
     copy = untrained(moving())
