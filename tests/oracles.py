@@ -197,9 +197,8 @@ def code(
 
 def lines_of(prepared: batches_module.Prepared) -> list[obvious.Line]:
     """The train part by lines, each as its words: read, divided and encoded line by line, as far as it was kept."""
-    text = corpus.divide(
-        slice_settings(prepared.facts["corpus"]), corpus.find(prepared.facts["corpus"], Path()), None, None
-    ).train
+    named = prepared.facts["corpus"]
+    text = corpus.divide(slice_settings(named), corpus.find(named, Path()), None, None).train
     tool = Tokenizer.from_file(str(prepared.tokenizer_files() / "tokenizer.json"))
     left, lines = len(prepared.tokens), list[obvious.Line]()
     for line in (line for document in text for line in document.text.split("\n")):

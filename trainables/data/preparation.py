@@ -63,7 +63,7 @@ EVALUATION_ARRAYS = tuple(field.name for field in fields(EvaluationSet))
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Flat tokens of a part, [n] each: ids, starts of the tokenizer's words, of lines, of spaced words, and documents."""
+    """Flat tokens of a part, [n] each: ids, starts of the tokenizer's words, lines and spaced words, and documents."""
 
     ids: NDArray[Any]
     word_start: NDArray[np.bool_]
