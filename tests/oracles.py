@@ -217,7 +217,7 @@ def collocation_values(prepared: batches_module.Prepared) -> list[Compared]:
     words = [word for line in lines for word in line]
     due = obvious.collocations([[() if unknown in word else word for word in line] for line in lines])
     starts = [np.array([at == 0 for word in part for at in range(len(word))]) for part in (words, map(sum_of, lines))]
-    found = collocations.sequences(prepared.tokens, *starts, np.asarray(prepared.eligible))
+    found = collocations.sequences(prepared.tokens, starts[0], starts[1], np.asarray(prepared.eligible))
     fast = {
         tuple(words[place : place + length]): float(one.pmi[kind])
         for length, one in found.items()
