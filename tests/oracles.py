@@ -282,9 +282,8 @@ IN_FLOAT32 = 1e-5
 
 def lines_of(prepared: batches_module.Prepared) -> list[obvious.Line]:
     """The train part by lines, each as its words: read, divided and encoded line by line, as far as it was kept."""
-    text = corpus.divide(
-        slice_settings(prepared.facts["corpus"]), corpus.find(prepared.facts["corpus"], Path()), None, None
-    ).train
+    named = prepared.facts["corpus"]
+    text = corpus.divide(slice_settings(named), corpus.find(named, Path()), None, None).train
     tool = Tokenizer.from_file(str(prepared.tokenizer_files() / "tokenizer.json"))
     left, lines = len(prepared.tokens), list[obvious.Line]()
     for line in (line for document in text for line in document.text.split("\n")):
@@ -303,7 +302,7 @@ def collocation_values(prepared: batches_module.Prepared) -> list[Compared]:
     words = [word for line in lines for word in line]
     due = obvious.collocations([[() if unknown in word else word for word in line] for line in lines])
     starts = [np.array([at == 0 for word in part for at in range(len(word))]) for part in (words, map(sum_of, lines))]
-    found = collocations.sequences(prepared.tokens, *starts, np.asarray(prepared.eligible))
+    found = collocations.sequences(prepared.tokens, starts[0], starts[1], np.asarray(prepared.eligible))
     fast = {
         tuple(words[place : place + length]): float(one.pmi[kind])
         for length, one in found.items()

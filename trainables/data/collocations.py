@@ -92,9 +92,7 @@ def sequences(ids: NDArray[Any], word_start: Bools, line_start: Bools, eligible:
     counts = np.bincount(word, weights=room > 0)
     kinds = {1: np.where((counts > OVER)[word] & (room > 0), word, -1).astype(np.int32)}  # by length, [W]; -1: rare
     with np.errstate(divide="ignore"):
-        whole = {
-            1: np.log(counts / max(1, counts.sum()))
-        }  # by length, [D]: the largest log p of all splits, or of none
+        whole = {1: np.log(counts / max(1, counts.sum()))}  # by length, [D]: the largest log p, split or not
     found: dict[int, Sequences] = {}
     for words in ONE_IN:
         left, right = kinds[words - 1], kinds[1]

@@ -47,10 +47,8 @@ def relevance(ids: NDArray[Any], line_start: Bools, eligible: Bools) -> Floats:
     for begin in range(0, size, AT_ONCE):
         block = by_token[begin : begin + AT_ONCE]
         own = np.arange(block.shape[0])
-        both = block @ occurs - sparse.csr_array(
-            (number[begin : begin + AT_ONCE], (own, begin + own)), (len(own), size)
-        )
-        both = both.tocoo()
+        themselves = sparse.csr_array((number[begin : begin + AT_ONCE], (own, begin + own)), shape=(len(own), size))
+        both = (block @ occurs - themselves).tocoo()
         counts = np.maximum(both.data, 1)  # a pair of a place with itself was taken off: 0 may be left
         pmi = np.log(counts) + log_total - log_pairs[begin + both.row] - log_pairs[both.col]
         found[begin : begin + AT_ONCE] = np.bincount(both.row, weights=both.data * pmi, minlength=len(own))

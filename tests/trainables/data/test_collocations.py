@@ -147,7 +147,7 @@ def test_relevance_is_that_of_a_loop(seed: int, longest: int, monkeypatch: pytes
 def phrases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
     """A corpus where "new york city" is a collocation among words that follow by chance, by lines."""
     draw, folder = np.random.default_rng(0), tmp_path_factory.mktemp("phrases")
-    words = [a + b for a in "bdfgkl" for b in "aeiou"]
+    words = [a + b + c for a in "bdfgkl" for b in "aeiou" for c in "mnprt"]
     documents = []
     for _ in range(60):
         lines = (" ".join([*draw.choice(words, 5), "new york city", *draw.choice(words, 3)]) for _ in range(4))
@@ -167,7 +167,7 @@ def test_a_corpus_is_prepared_with_its_units(phrases: Prepared) -> None:
     assert found["new york city"] == (phrases.tokens == strings.index("york")).sum() > 100
     assert not (phrases.collocation_start & ~phrases.word_start).any()
     assert facts["collocations"] >= 3  # both pairs, too
-    assert 0.25 < facts["in_collocations"] < 0.6
+    assert 0.1 < facts["in_collocations"] < 0.6
     assert phrases.relevance.shape == (phrases.vocab_size,)
     assert (phrases.relevance >= -1e-12).all()
     assert not phrases.relevance[~phrases.eligible].any()

@@ -307,6 +307,7 @@ def test_rules_of_words_are_refused_where_words_are_unknown_and_the_others_run(
     facts = mlm.prepare(settings(trained, "suffixed"))
     for changes, named in (
         ({"masking": {"shares": {"random": 0.5, "whole_word": 0.5}}}, "masking.shares.whole_word must"),
+        ({"masking": {"shares": {"random": 0.5, "pmi": 0.5}}}, "masking.shares.pmi must"),
         ({"masking": {"shares": {"random": 0.5, "trigram": 0.5}}}, "masking.shares.trigram must"),
         ({"masking": {"policy": "amlm"}, "model": {"embedding": "nhot"}}, "model.embedding nhot must"),
     ):
@@ -316,7 +317,7 @@ def test_rules_of_words_are_refused_where_words_are_unknown_and_the_others_run(
         for refused in (lambda asked=asked: mlm.check(asked, facts), lambda asked=asked: run(asked, tmp_path)):
             with pytest.raises(ValueError, match=named) as raised:
                 refused()
-            assert "shares random, token, span and rarity, and policy amlm run without it" in str(raised.value)
+            assert "random, token, span, rarity and informask, and policy amlm run without it" in str(raised.value)
     for masking in ({"shares": {"random": 0.5, "token": 0.5}}, {"policy": "amlm"}):
         row = run(settings(trained, "suffixed", masking=masking), tmp_path).rows[-1]
         assert row["audit/rate"] == pytest.approx(0.15, abs=0.001)
