@@ -158,7 +158,8 @@ def _table(axes: Axes, trace: Tree, layout: Tree) -> None:
     scale = LinearSegmentedColormap.from_list("scale", [(place, colour) for place, colour in trace["colorscale"]])
     drawn = axes.imshow(values, cmap=scale, vmin=trace["zmin"], vmax=trace["zmax"], aspect="auto")
     axes.set_facecolor(layout.get("plot_bgcolor", "white"))
-    axes.set_xticks(range(len(trace["x"])), [_words(name) for name in trace["x"]])
+    if "tickvals" not in layout.get("xaxis", {}):
+        axes.set_xticks(range(len(trace["x"])), [_words(name) for name in trace["x"]])
     axes.set_yticks(range(len(trace["y"])), [_words(name) for name in trace["y"]])
     if trace.get("showscale", True):
         _scale(axes, drawn, trace)

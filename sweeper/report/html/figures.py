@@ -235,8 +235,9 @@ def courses(found: Mapping[str, Course], group: str, parts: Sequence[str]) -> go
     width = len(ends) + 1
     middles = [width * place + (len(ends) - 1) / 2 for place in range(len(parts))]
     labels = [f"{short(part, 12)}<br>{base[key]:.1f}" for part, key in zip(parts, keys, strict=True)]
-    for gap in range(1, len(parts)):
-        figure.add_vline(x=width * gap - 1, line={"color": BLACK, "width": 1})
+    line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"color": BLACK, "width": 1}}
+    gaps = [width * place - 1 for place in range(1, len(parts))]
+    figure.update_layout(shapes=[{**line, "x0": gap, "x1": gap} for gap in gaps])
     figure.update_xaxes(type="category", tickvals=middles, ticktext=labels, tickangle=0, tickfont={"size": 11})
     return figure.update_xaxes(ticks="", showgrid=False, showline=False)
 
