@@ -419,7 +419,9 @@ ORACLES_OF: dict[Preset, tuple[str, ...]] = {
     "whole_word": ("whole-word",),
     "span": ("span",),
     "rarity": ("rarity", "random"),
-    **{f"rate_{kind}": (f"rate {kind}", "random") for kind in ("linear", "cosine", "inverse")},
+    "rate_linear": ("rate linear", "random"),
+    "rate_cosine": ("rate cosine", "random"),
+    "rate_inverse": ("rate inverse", "random"),
     "rate_steps": ("rate step", "random"),
     "row_uniform": ("rows uniform", "random"),
     "row_cosine": ("rows cosine", "random"),
@@ -432,7 +434,10 @@ ORACLES_OF: dict[Preset, tuple[str, ...]] = {
     "span_short": ("span, p 0.4, at most 4",),
     "rarity_ramp": ("rarity", "random"),
     "words_then_tokens": ("whole-word", "random"),
-    **{name: (name, *_MIXED) for name in ("easy_to_hard", "hard_to_easy", "entropy", "learning_progress")},
+    "easy_to_hard": ("easy_to_hard", *_MIXED),
+    "hard_to_easy": ("hard_to_easy", *_MIXED),
+    "entropy": ("entropy", *_MIXED),
+    "learning_progress": ("learning_progress", *_MIXED),
 }
 
 

@@ -63,19 +63,19 @@ class Amlm:
 
     def _random(self, ids_BT: torch.Tensor, free: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
         """Draw as a mixture does in its mask warm-up."""
-        config, shape = self.config, ids_BT.shape
+        config, (rows, length) = self.config, ids_BT.shape
 
         def drawn(noise: StepNoise) -> Counts:  # for the step of that noise: the rate may change
-            return Budget(config.rate_at(noise.step), *shape).quotas([], noise)[0]
+            return Budget(config.rate_at(noise.step), rows, length).quotas([], noise)[0]
 
-        budget, by_row = Budget(self.rate, *shape), noise.get_or_draw("row totals", drawn, ids_BT.device)
+        budget, by_row = Budget(self.rate, rows, length), noise.get_or_draw("row totals", drawn, ids_BT.device)
         due = by_row[self.rows]
         taken, _ = largest(self.random.priorities(ids_BT, noise, self.rows), free, due, budget.largest(), False)
         selection = Selection.of(taken, budget.slots(self.rows), budget.total, by_row)
         return selection, Draw(taken.sum()[None], selection.weight.sum() != due.sum())
 
     def _exact(self, weight: torch.Tensor, eligible: torch.Tensor, noise: StepNoise) -> tuple[Selection, Draw]:
-        budget = Budget(self.rate, *weight.shape)
+        budget = Budget(self.rate, len(weight), weight.shape[1])
         due = weight.new_full((len(weight),), budget.total / len(weight))
         chosen = systematic(inclusion(weight, due), budget.total, noise) & eligible
         mine = chosen[self.rows]

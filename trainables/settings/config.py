@@ -833,7 +833,8 @@ class Config(Frozen):
         """K, the positions predicted in one batch: the mean under a rate schedule, the most where rows are rounded."""
         masking = self.masking
         if masking.rate_changes:
-            return _mean_predicted(masking, self.steps, self.batch_size, self.data.block)
+            shape = (self.steps, self.batch_size, self.data.block)
+            return _mean_predicted(masking, *shape)  # pyright: ignore[reportArgumentType]: frozen, so it has a hash
         if masking.by_row:  # where all of a row may be predicted
             return self.batch_size * round(masking.rate * self.data.block)
         return round(masking.rate * self.tokens_per_step)

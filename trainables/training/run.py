@@ -224,7 +224,7 @@ class Run:
 
     def select(self, noise: StepNoise) -> tuple[torch.Tensor, Selection, torch.Tensor]:
         """This rank's rows of a step, [b, T]; what to predict of them, and what to corrupt, [b, T], both counted."""
-        global_ids = self.batches.ids(noise, torch.device(self.context.device))
+        global_ids = self.batches.ids(noise, self.context.device)
         selection = self.policy.select(global_ids, noise)
         corrupted, broken = self.corruption(global_ids, selection, noise)
         self.policy.audit.tally_corrupted(corrupted, broken)

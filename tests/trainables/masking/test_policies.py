@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def answered(batch: torch.Tensor, selection: Selection, rows: slice, step: int, 
 def play(
     policy: MaskingPolicy,
     settings: Config,
-    steps: range,
+    steps: Iterable[int],
     rows: slice = slice(0, ROWS),
     all_reduce: AllReduce = alone,
     wrong: int = 0,
