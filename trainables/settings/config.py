@@ -954,9 +954,9 @@ def with_source(config: type[Whole], name: str, words: str, made_by: str) -> typ
     shares: Any = _with(type(masking().shares), **{name: _SHARE})
     absent = Field(default=None, exclude_if=_absent)
     moments = Annotated[tuple[tuple[Fraction, shares], ...] | None, Moments]
-    schedule = _with(Schedule, shares=(moments, None))
+    schedule: Any = Annotated[_with(Schedule, shares=(moments, None)) | None, BeforeValidator(_no_schedule)]
     usual = shares.model_validate(masking().shares.model_dump())
-    masking = _with(masking, shares=(shares, usual), schedule=(schedule | None, absent))
+    masking = _with(masking, shares=(shares, usual), schedule=(schedule, absent))
     return _with(config, masking=(masking, masking()))
 
 
