@@ -116,7 +116,8 @@ def corpus_of(words: list[int], block: int = 4) -> Any:
     rows = np.delete(np.arange(len(words), dtype=np.int32), 1)
     tokens = np.zeros(len(words) * block, np.uint16)
     starts = np.ones(len(tokens), np.bool_)
-    return SimpleNamespace(words=np.array(words, np.int32), rows=rows, tokens=tokens, word_start=starts, block=block)
+    arrays = {"words": np.array(words, np.int32), "rows": rows, "tokens": tokens, "block": block}
+    return SimpleNamespace(**arrays, word_start=starts, collocation_start=starts)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 50])
