@@ -32,12 +32,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--task", action="append", default=[], metavar="NAME=PATH", help="repeat for every task")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout in place of the table")
     parser.add_argument("--seeds", type=int, default=1, help="fine-tuning runs of a glue task (default: 1)")
+    parser.add_argument(
+        "--pooling",
+        choices=("cls", "last"),
+        default="cls",
+        help="what a glue task reads of a text: its first position, as in 2025 (default), or its last one, padded on "
+        "the left, as in 2026; the task is then called glue/NAME-last",
+    )
     machine.add_arguments(parser)
     try:
         options = parser.parse_args(arguments)
         if options.seeds < 1:
             raise ValueError("--seeds must be at least 1")
-        wanted = _tasks(options.task)
+        wanted = _tasks(options.task, options.pooling)
         untrained_parts = _never_trained(options.bundle)
         with files.temporary(), _bar() as progress:
             scores = _scores(options, wanted, progress)
@@ -60,13 +67,15 @@ def _scores(
     return tasks.evaluate(options.bundle, wanted, 0, progress, options.device, range(options.seeds))
 
 
-def _tasks(settings: list[str]) -> dict[str, str]:
-    """Paths by task name, from NAME=PATH settings."""
+def _tasks(settings: list[str], pooling: str = "cls") -> dict[str, str]:
+    """Paths by task name, from NAME=PATH settings. pooling: `last` makes each glue task that of 2026."""
     found: dict[str, str] = {}
     for setting in settings:
         name, _, path = setting.partition("=")
         if not path:
             raise ValueError(f"--task {setting}: write NAME=PATH, such as blimp=data/blimp")
+        if pooling == "last" and name.startswith("glue/") and not name.endswith("-last"):
+            name += "-last"
         if name in found:
             raise ValueError(f"--task {name} is given twice")
         found[name] = path

@@ -24,11 +24,13 @@ from trainables import limits
 from trainables.noise import uniform
 
 Measure = Literal["accuracy", "f1"]
+Pooling = Literal["cls", "last"]
 Split = Literal["train", "valid"]
 Place = tuple[str, Iterable[tuple[int, Any]]]  # where a split lies, and its numbered rows
 
 HUB = "hub:"
 FAST = "fast"
+LAST = "-last"  # behind a task's name: as the pipeline of 2026 reads a sentence
 FAST_TASKS = ("mnli", "qqp")
 SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -55,6 +57,8 @@ class Settings:
         norm_eps: of the head's norms.
         largest_train: with more examples so many are drawn, the same for every model and seed.
         largest_valid: the same for validation.
+        pooling: which position the head reads: `cls`, the first, of rows padded on the right (the pipeline of 2025), or
+            `last`, the last, of rows padded on the left (that of 2026).
     """
 
     measure: Measure = "accuracy"
@@ -71,6 +75,7 @@ class Settings:
     norm_eps: float = 1e-5
     largest_train: int | None = None
     largest_valid: int | None = None
+    pooling: Pooling = "cls"
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,17 @@ class Examples:
         return Examples([self.first[i] for i in kept], [self.second[i] for i in kept], self.labels[kept])
 
 
-def settings(name: str, fast: bool = False) -> Settings:
+def names() -> list[str]:
+    """What may stand behind `glue/`."""
+    return [f"{name}{suffix}" for suffix in ("", LAST) for name in (*TASKS, FAST)]
+
+
+def pooled(name: str) -> tuple[str, Pooling]:
+    """A task's own name, and its pooling: ("rte", "last") of rte-last."""
+    return name.removesuffix(LAST), "last" if name.endswith(LAST) else "cls"
+
+
+def settings(name: str, fast: bool = False, pooling: Pooling = "cls") -> Settings:
     """The settings of a task; fast: as part of `glue/fast`.
 
     `glue/fast` is MNLI and QQP: the two of the release with thousands of validation examples (about 4,900 and 20,000;
@@ -131,7 +146,7 @@ def settings(name: str, fast: bool = False) -> Settings:
     (BoolQ's and MultiRC's paragraphs cost ten times as much). 5,000 training examples, 4 epochs, 2,000 validation
     examples, one seed; accuracy for both, so that their mean has one unit.
     """
-    chosen = TASKS[name].settings
+    chosen = replace(TASKS[name].settings, pooling=pooling)
     if not fast:
         return chosen
     return replace(chosen, measure="accuracy", epochs=4, length=128, largest_train=5_000, largest_valid=2_000)
@@ -139,6 +154,7 @@ def settings(name: str, fast: bool = False) -> Settings:
 
 def measure(name: str) -> Measure:
     """The measure of a task, or of `fast`."""
+    name, _ = pooled(name)
     return "accuracy" if name == FAST else TASKS[name].settings.measure
 
 
@@ -153,6 +169,7 @@ def parts(name: str, data: str) -> list[tuple[str, str]]:
 
     Raises ValueError, in one line, for an unknown task or a missing folder.
     """
+    name, _ = pooled(name)
     if name != FAST and name not in TASKS:
         near = difflib.get_close_matches(name, [*TASKS, FAST], 1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -90,7 +90,7 @@ def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: in
 
 def require_task(name: str) -> None:
     """Raise ValueError, with the nearest name, for an unknown task."""
-    names = [*READERS, *(GLUE + each for each in (*glue.TASKS, glue.FAST))]
+    names = [*READERS, *(GLUE + each for each in glue.names())]
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
         raise ValueError(f"there is no task {name!r}: " + (f"did you mean {near[0]}?" if near else ", ".join(names)))
