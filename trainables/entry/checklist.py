@@ -1,0 +1,141 @@
+"""What of a submission is there, what is missing, and what only a person can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from trainables.entry.form import Answer, Facts
+from trainables.entry.sources import Source
+from trainables.evaluation import rules
+from trainables.settings import word_amounts
+
+if TYPE_CHECKING:
+    from trainables.evaluation.official import Official
+
+State = Literal["there", "missing", "person"]
+CORPUS_WORDS, SEEN_WORDS = 10_000_000, 100_000_000  # of the strict-small track, at most
+SHOWN = 4  # names in a line
+
+
+@dataclass(frozen=True)
+class Item:
+    """A line of the checklist. note: what is there, or what to do."""
+
+    what: str
+    state: State
+    note: str
+
+
+def required(seen: int | None) -> list[str]:
+    """The revisions that the strict-small track asks for: up to as many words as the model saw, all if unknown."""
+    marks = zip(rules.WORDS, rules.CHECKPOINTS, strict=True)
+    return [name for count, name in marks if seen is None or count <= seen]
+
+
+def items(source: Source, found: Facts, form: Sequence[Answer], judged: Official | None) -> list[Item]:
+    """The checklist. judged: by the challenge's tasks, None if no data of theirs were given."""
+    seen = found.whole("words")
+    return [
+        Item("model and tokenizer", "there", "in main/, loaded by AutoModelForMaskedLM without code of its own"),
+        _chosen(source),
+        *_revisions(source, seen),
+        *_limits(found, seen),
+        *_predictions(judged, len(required(seen))),
+        *_form(form),
+        *_persons(),
+    ]
+
+
+def _chosen(source: Source) -> Item:
+    if source.exploration:
+        why = "a score of a search is exploration; a confirmation on fresh seeds would name a champion"
+        note = f"{source.chosen}: {why}"
+        return Item("choice of the run", "person", note)
+    return Item("choice of the run", "there", source.chosen)
+
+
+def _revisions(source: Source, seen: int | None) -> Iterator[Item]:
+    wanted = required(seen)
+    missing = [name for name in wanted if name not in source.series]
+    trained = "unknown" if seen is None else f"{seen:,}"
+    if not wanted:
+        note = f"none is asked for below {rules.WORDS[0]:,} words, and the run saw {trained}"
+        yield Item("revisions of the track", "missing", f"{note}: train longer")
+    elif missing:
+        note = f"{len(wanted) - len(missing)} of {len(wanted)} for {trained} words seen; {_listed(missing)} are missing"
+        yield Item("revisions of the track", "missing", f"{note}: train with `series: published`")
+    else:
+        yield Item("revisions of the track", "there", f"all {len(wanted)} for {trained} words seen: {_listed(wanted)}")
+    if seen is not None and wanted and len(wanted) < len(rules.CHECKPOINTS):
+        rest = f"the track has {len(rules.CHECKPOINTS)}, up to {word_amounts.text(rules.WORDS[-1])} words"
+        yield Item("length", "person", f"{rest}; a shorter run hands in those that it reached")
+    others = [name for name in source.series if name not in rules.CHECKPOINTS]
+    if others:
+        yield Item("further checkpoints", "there", f"{_listed(others)}: the challenge does not ask for these")
+
+
+def _limits(found: Facts, seen: int | None) -> Iterator[Item]:
+    for what, count, most in (
+        ("words of the corpus", found.corpus_words, CORPUS_WORDS),
+        ("words seen", seen, SEEN_WORDS),
+    ):
+        if count is None:
+            yield Item(what, "person", f"not on record; the strict-small track allows {most:,}")
+        elif count > most:
+            yield Item(what, "missing", f"{count:,}, and the strict-small track allows {most:,}")
+        else:
+            yield Item(what, "there", f"{count:,} of the {most:,} that the strict-small track allows")
+
+
+def _predictions(judged: Official | None, wanted: int) -> Iterator[Item]:
+    if judged is None:
+        note = "give the challenge's data by --task official=DIR, the folder with full_eval and fast_eval"
+        yield Item("predictions", "missing", note)
+        return
+    for key, label in rules.COLUMNS.items():
+        there = judged.columns.get(key) is not None
+        why = next((note for note in judged.notes if note.startswith(f"{label} ")), "it has no data")
+        yield Item(f"predictions, {label}", "there" if there else "missing", "in predictions.json" if there else why)
+    fast: Mapping[str, Any] = judged.submission.get("fast_eval_results") or {}
+    whole = {key: sum(one is not None for one in results) for key, results in fast.items()}
+    done = min(whole.values(), default=0)
+    lacking = sorted(key for key, count in whole.items() if count < wanted)
+    note = f"{done} of {wanted} revisions by all {len(whole)} tasks"
+    if lacking or not wanted:
+        which = f"; incomplete: {_listed(lacking)}" if lacking else ""
+        yield Item("fast evaluation of the revisions", "missing", note + which)
+    else:
+        yield Item("fast evaluation of the revisions", "there", note)
+    for note in judged.notes:
+        if not any(note.startswith(f"{label} has no score") for label in rules.COLUMNS.values()):
+            yield Item("the challenge's data", "person", note)
+
+
+def _form(form: Sequence[Answer]) -> Iterator[Item]:
+    for answer in form:
+        if answer.value is None:
+            note = f"not on record{': ' * bool(answer.note)}{answer.note}"
+            yield Item(f"form, {answer.question}", "person", note)
+    filled = sum(answer.value is not None for answer in form)
+    yield Item("form, from the record", "there", f"{filled} of {len(form)} answers")
+
+
+def _persons() -> Iterator[Item]:
+    asked = {
+        "repository": "create it on the hub and push main and every revision as a branch: see below",
+        "track": "this folder is made for strict-small; other tracks ask for other revisions",
+        "data": "if the corpus is not the challenge's own, describe where it comes from and under which licence",
+        "other models": "say whether any other model, tagger or annotation was used to make or choose the data",
+        "tuning": "say how the hyper-parameters were chosen, and on which data",
+        "authors and paper": "names, contact and the paper that goes with the entry",
+        "licence": "choose one for the model; the card has none",
+        "upload": "the predictions file and the form, by their deadline",
+    }
+    for what, note in asked.items():
+        yield Item(what, "person", note)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + f" … {names[-1]}" * (len(names) > SHOWN)
