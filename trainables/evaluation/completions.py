@@ -1,4 +1,4 @@
-"""Items with several options, of which the model should find one the likeliest, read as the challenge's pipeline has them.
+"""Items with several options, one of which the model should find the likeliest, as the challenge's pipeline has them.
 
 BLiMP and its supplement, EWoK (Ivanova et al. 2024), entity tracking (Kim & Schuster 2023), COMPS (Misra et al. 2023)
 and Global PIQA. An option is a sentence and the completion that it ends with; only the tokens of the completion are
@@ -134,11 +134,10 @@ def choose(items: Items, scores: NDArray[np.float64], rule: rules.Rule, seed: in
     rule: `official` compares in float32, as the pipeline does, where sums closer than its last bit tie; `ours` in
     float64, where none but options of the same tokens do. seed: of the draws, which the pipeline leaves to chance.
     """
-    if rule == "official":
-        scores = scores.astype(np.float32)
-    best = scores == scores.max(1, keepdims=True)
+    compared = scores.astype(np.float32) if rule == "official" else scores
+    best = compared == compared.max(1, keepdims=True)
     many = best.sum(1)
-    place = (noise.uniform(len(many), "ties", seed, items.fingerprint) * many).astype(np.int64)
+    place = (noise.uniform(len(many), "ties", seed) * many).astype(np.int64)
     chosen = np.argmax(best.cumsum(1) > place[:, None], axis=1)
     return Choice(chosen, best[np.arange(len(many)), items.right] / many, int((many > 1).sum()))
 
@@ -165,6 +164,20 @@ def accuracy(items: Items, choice: Choice, seed: int = 0) -> Accuracy:
     }
     interval = minimal_pairs.bootstrap(counts, seed, credits, weights)
     return Accuracy(float(drawn @ weights), float(half @ weights), interval, by)
+
+
+def joined(parts: Sequence[Items]) -> Items:
+    """The items of several parts, of one kind."""
+    found = Items(parts[0].per_token, parts[0].whole)
+    for name in ("options", "right", "group", "split", "subtask", "where"):
+        setattr(found, name, [each for part in parts for each in getattr(part, name)])
+    return found
+
+
+def joined_choices(parts: Sequence[Choice]) -> Choice:
+    """The choices of several parts."""
+    chosen, half, ties = zip(*parts, strict=True)
+    return Choice(np.concatenate(chosen), np.concatenate(half), sum(ties))
 
 
 def too_long(where: str, tokens: int, most: int) -> str:
@@ -222,9 +235,8 @@ def read_comps(path: Path) -> Items:
         if file.stem not in rules.COMPS:
             raise ValueError(f"{file}: expected only the files {', '.join(rules.COMPS)} (.jsonl)")
         for where, record in records(file, ("prefix_acceptable", "prefix_unacceptable", "property_phrase")):
-            good, bad, told = (
-                sentence(record[name], where) for name in ("prefix_acceptable", "prefix_unacceptable", "property_phrase")
-            )
+            columns = ("prefix_acceptable", "prefix_unacceptable", "property_phrase")
+            good, bad, told = (sentence(record[name], where) for name in columns)
             items.add(where, [(f"{prefix} {told}", told) for prefix in (good, bad)], rules.COMPS[file.stem])
     return items
 

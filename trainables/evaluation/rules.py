@@ -1,11 +1,12 @@
 """What the BabyLM challenge of 2026 asks for, all in one file because it moves every year.
 
 Read in the challenge's pipeline (github.com/babylm-org/babylm-eval, folder `strict`: collate_preds.py at 6f825c2), in
-forks that hold its other files (github.com/serdardoesml/babylm-eval at c9e7b70 and a66e05d, github.com/tgiles4/babylm-eval
-at 16fcfbc) and, for what is unchanged since, in that of 2025 (github.com/babylm/evaluation-pipeline-2025). The
-leaderboard's own code was not at hand: that a column of two parts is their plain mean, that AoA counts 100 times the
-correlation, and that the total is the mean of the nine columns, is what a participant found who read it, and whose
-published columns add up so (github.com/Oxelra-AI/Qiushi-Engine-Babylm-Research).
+forks that hold its other files (github.com/serdardoesml/babylm-eval at c9e7b70 and a66e05d, and
+github.com/tgiles4/babylm-eval at 16fcfbc) and, for what is unchanged since, in that of 2025
+(github.com/babylm/evaluation-pipeline-2025). The leaderboard's own code was not at hand: that a column of two parts is
+their plain mean, that AoA counts 100 times the correlation, and that the total is the mean of the nine columns, is what
+a participant found who read it, and whose published columns add up so
+(github.com/Oxelra-AI/Qiushi-Engine-Babylm-Research).
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ YEAR = 2026
 FULL, FAST = "full_eval", "fast_eval"
 
 Rule = Literal["official", "ours"]
-Column = Literal[
-    "BLiMP", "Supplement", "EWoK", "Entity tracking", "COMPS", "(Super)GLUE", "GlobalPIQA", "Reading", "AoA"
-]
-COLUMNS: tuple[Column, ...] = (
-    "BLiMP", "Supplement", "EWoK", "Entity tracking", "COMPS", "(Super)GLUE", "GlobalPIQA", "Reading", "AoA"
-)  # fmt: skip
+COLUMNS = {
+    "blimp": "BLiMP",
+    "supplement": "Supplement",
+    "ewok": "EWoK",
+    "entity_tracking": "Entity tracking",
+    "comps": "COMPS",
+    "glue": "(Super)GLUE",
+    "global_piqa": "GlobalPIQA",
+    "reading": "Reading",
+    "aoa": "AoA",
+}  # in the order of the leaderboard; the total is the mean of the nine
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Part:
     """One task of the pipeline.
 
     Args:
-        column: of the table. The mean of its parts, if it has several.
+        column: a key of `COLUMNS`. Its score is the mean of its parts, if it has several.
         task: how its data are read, a name in `completions.READERS`; or `reading`.
         full: where its data lie in `full_eval`.
         fast: where they lie in `fast_eval`; None if the fast evaluation leaves the task out.
@@ -39,7 +45,7 @@ class Part:
         fast_items: the same for the fast data.
     """
 
-    column: Column
+    column: str
     task: str
     full: str
     fast: str | None
@@ -49,23 +55,23 @@ class Part:
 
 # By the key in a submission. Entity tracking is called `filtered` because items with `nothing` are left out.
 PARTS = {
-    "blimp": Part("BLiMP", "blimp", "blimp_filtered", "blimp_fast", 59_875, 13_400),
-    "blimp_supplement": Part("Supplement", "blimp", "supplement_filtered", "supplement_fast", 5_218, 250),
-    "ewok": Part("EWoK", "ewok", "ewok_filtered", "ewok_fast", 7_618, 1_100),
+    "blimp": Part("blimp", "blimp", "blimp_filtered", "blimp_fast", 59_875, 13_400),
+    "blimp_supplement": Part("supplement", "blimp", "supplement_filtered", "supplement_fast", 5_218, 250),
+    "ewok": Part("ewok", "ewok", "ewok_filtered", "ewok_fast", 7_618, 1_100),
     "entity_tracking_filtered": Part(
-        "Entity tracking", "entity_tracking", "entity_tracking", "entity_tracking_fast", 6_780, 2_238
+        "entity_tracking", "entity_tracking", "entity_tracking", "entity_tracking_fast", 6_780, 2_238
     ),
-    "comps": Part("COMPS", "comps", "comps", None, 91_028),
+    "comps": Part("comps", "comps", "comps", None, 91_028),
     "global_piqa_parallel": Part(
-        "GlobalPIQA", "global_piqa", "global_piqa_parallel", "global_piqa_parallel", 103, 103
+        "global_piqa", "global_piqa", "global_piqa_parallel", "global_piqa_parallel", 103, 103
     ),
     "global_piqa_nonparallel": Part(
-        "GlobalPIQA", "global_piqa", "global_piqa_nonparallel", "global_piqa_nonparallel", 100, 100
+        "global_piqa", "global_piqa", "global_piqa_nonparallel", "global_piqa_nonparallel", 100, 100
     ),
-    "reading": Part("Reading", "reading", "reading/reading_data.csv", "reading/reading_data.csv", 1_726, 1_726),
-}  # fmt: skip
+    "reading": Part("reading", "reading", "reading/reading_data.csv", "reading/reading_data.csv", 1_726, 1_726),
+}
 
-# Entity tracking: the mean of these files, each the mean over numbers of operations; options with the word are left out.
+# Entity tracking: the mean of these files, each the mean over numbers of operations, without items that say the word.
 SPLITS = ("regular", "ambiref", "move_contents")
 LEFT_OUT = "nothing"
 
@@ -85,8 +91,11 @@ PREDICTORS = ("Subtlex_log10", "length", "context_length")  # and each product o
 SPILL_OVER = ("prev_length", "prev_pred")  # further predictors of self-paced reading
 NO_CONTEXT = "None"  # stands for a context that is empty in the file
 
-# Age of acquisition.
+# (Super)GLUE, whose settings are in glue.py.
 GLUE = "glue_filtered"
+GLUE_TASKS = ("boolq", "mnli", "mrpc", "multirc", "qqp", "rte", "wsc")
+
+# Age of acquisition.
 CONTEXTS, CHILDREN = "aoa/cdi_childes.json", "aoa/cdi_human.csv"
 AOA_ITEMS = 8_005  # contexts, of 504 words; a word of one character is left out
 AGES = tuple(range(16, 31))  # months
