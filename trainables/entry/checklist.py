@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from trainables.evaluation.official import Official
 
 State = Literal["there", "missing", "person"]
-CORPUS_WORDS, SEEN_WORDS = 10_000_000, 100_000_000  # of the strict-small track, at most
 SHOWN = 4  # names in a line
 
 
@@ -78,8 +77,8 @@ def _revisions(source: Source, seen: int | None) -> Iterator[Item]:
 
 def _limits(found: Facts, seen: int | None) -> Iterator[Item]:
     for what, count, most in (
-        ("words of the corpus", found.corpus_words, CORPUS_WORDS),
-        ("words seen", seen, SEEN_WORDS),
+        ("words of the corpus", found.corpus_words, rules.CORPUS_WORDS),
+        ("words seen", seen, rules.SEEN_WORDS),
     ):
         if count is None:
             yield Item(what, "person", f"not on record; the strict-small track allows {most:,}")

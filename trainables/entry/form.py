@@ -90,7 +90,7 @@ def answers(source: Source, found: Facts) -> list[Answer]:
     processors = "it held no GPU" if clock.gpus == 0 else "" if clock.gpus is None else f"{clock.gpus} at a time"
     rows = _passes(found)
     return [
-        Answer("model", source.name, source.chosen),
+        Answer("name", source.name, source.chosen),
         *_text(found),
         Answer("words of the corpus", found.corpus_words, "separated by white space; train, val and test together"),
         Answer("words seen in training", words, "as the revisions are counted, every pass anew"),
@@ -110,7 +110,7 @@ _FLOPS = (
 
 
 def _rounded(hours: float | None) -> float | None:
-    return None if hours is None else float(f"{hours:.3g}")
+    return None if hours is None else float(f"{hours:.3g}") or 0
 
 
 def _passes(found: Facts) -> float | None:

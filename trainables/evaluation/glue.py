@@ -1,8 +1,9 @@
 """The (Super)GLUE tasks of the BabyLM challenge: their files, measures and settings.
 
-Facts from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025, eval_finetuning.sh
-and evaluation_pipeline/finetune) and from its release `glue_filtered`: NAME.train.jsonl and NAME.valid.jsonl, one
-object a line, `label` a number. The release has MNLI and QQP at 10,000 training examples; longer ones are cut to that.
+Texts and measures are from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025,
+evaluation_pipeline/finetune), and the same in 2026; the numbers are in rules.py. Its release `glue_filtered` has
+NAME.train.jsonl and NAME.valid.jsonl, one object a line, `label` a number; MNLI and QQP with 10,000 training examples:
+longer ones are cut to that.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from sweeper.system.files import GIVEN
 from trainables import limits
+from trainables.evaluation import rules
 from trainables.noise import uniform
 
 Measure = Literal["accuracy", "f1"]
@@ -63,16 +65,16 @@ class Settings:
 
     measure: Measure = "accuracy"
     labels: int = 2
-    epochs: int = 10
-    batch: int = 32
-    valid_batch: int = 64
-    length: int = 512
-    lr: float = 3e-5
-    warmup: float = 0.06
-    final: float = 0.1
-    weight_decay: float = 0.01
-    dropout: float = 0.1
-    norm_eps: float = 1e-5
+    epochs: int = rules.EPOCHS
+    batch: int = rules.BATCH
+    valid_batch: int = rules.VALID_BATCH
+    length: int = rules.LENGTH
+    lr: float = rules.RATE
+    warmup: float = rules.WARMUP
+    final: float = rules.FINAL
+    weight_decay: float = rules.WEIGHT_DECAY
+    dropout: float = rules.DROPOUT
+    norm_eps: float = rules.NORM_EPS
     largest_train: int | None = None
     largest_valid: int | None = None
     pooling: Pooling = "cls"
@@ -93,10 +95,12 @@ class Task:
 
 
 TASKS = {
-    "boolq": Task("{question}", "{passage}", Settings(batch=16)),
-    "multirc": Task("Question: {question} Answer: {answer}", "{paragraph}", Settings(batch=16)),
+    "boolq": Task("{question}", "{passage}", Settings(batch=rules.SMALL_BATCH)),
+    "multirc": Task("Question: {question} Answer: {answer}", "{paragraph}", Settings(batch=rules.SMALL_BATCH)),
     "rte": Task("{sentence1}", "{sentence2}"),
-    "wsc": Task('Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}", Settings(epochs=30)),
+    "wsc": Task(
+        'Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}", Settings(epochs=rules.WSC_EPOCHS)
+    ),
     "mrpc": Task("{sentence1}", "{sentence2}", Settings(measure="f1")),
     "qqp": Task("{question1}", "{question2}", Settings(measure="f1", largest_train=10_000)),
     "mnli": Task("{premise}", "{hypothesis}", Settings(labels=3, largest_train=10_000)),

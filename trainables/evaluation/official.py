@@ -137,6 +137,9 @@ def evaluate(request: Request, progress: Progress) -> Official:
         notes.append(_other_number("aoa", len(lexicon.words), rules.AOA_ITEMS))
     if tuned:
         found["glue"], submission["glue"] = _glue(tuned, request, progress)
+        sizes = {name: len(submission["glue"][name]["predictions"]) for name in tuned}
+        others = {name: size for name, size in sizes.items() if size != rules.GLUE_ITEMS[name]}
+        notes += [_other_number(f"glue/{name}", size, rules.GLUE_ITEMS[name]) for name, size in others.items()]
     for column in request.columns:
         if found[column] is None:
             notes.append(f"{rules.COLUMNS[column]} has no score: {_lacks(request, column, tuned)}")

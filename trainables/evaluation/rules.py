@@ -91,9 +91,16 @@ PREDICTORS = ("Subtlex_log10", "length", "context_length")  # and each product o
 SPILL_OVER = ("prev_length", "prev_pred")  # further predictors of self-paced reading
 NO_CONTEXT = "None"  # stands for a context that is empty in the file
 
-# (Super)GLUE, whose settings are in glue.py.
+# (Super)GLUE (eval_finetuning.sh, finetune/run.py): AdamW, a cosine after a linear warm-up, the best epoch of all. A
+# text is read at its last position, padded on the left; in 2025 it was the first, padded on the right.
 GLUE = "glue_filtered"
-GLUE_TASKS = ("boolq", "mnli", "mrpc", "multirc", "qqp", "rte", "wsc")
+GLUE_ITEMS = {"boolq": 1_635, "mnli": 4_908, "mrpc": 204, "multirc": 2_424, "qqp": 20_215, "rte": 139, "wsc": 52}
+GLUE_TASKS = tuple(GLUE_ITEMS)
+RATE, WARMUP, FINAL = 3e-5, 0.06, 0.1  # the largest; share of the steps in which it rises; factor at the end
+WEIGHT_DECAY, DROPOUT, NORM_EPS = 0.01, 0.1, 1e-5  # the last two of the head
+EPOCHS, WSC_EPOCHS = 10, 30
+BATCH, SMALL_BATCH, VALID_BATCH = 32, 16, 64  # rows; the small one for boolq and multirc
+LENGTH = 512  # tokens
 
 # Age of acquisition.
 CONTEXTS, CHILDREN = "aoa/cdi_childes.json", "aoa/cdi_human.csv"
@@ -104,7 +111,10 @@ LARGEST_P = 0.1  # a correlation with a larger p counts as 0
 FEWEST = 3  # words, or points of a curve
 ACQUIRED = 0.5  # the share of children, and of the way from chance to the least surprisal
 
-# The series of the strict-small track; its revisions have these names.
+# The strict-small track: the most words of its corpus, and the most that a model may see, every pass counted anew.
+CORPUS_WORDS, SEEN_WORDS = 10_000_000, 100_000_000
+
+# Its series; the revisions of a submission have these names. A shorter run hands in those that it reached.
 WORDS = tuple(millions * 10**6 for millions in (*range(1, 10), *range(10, 101, 10)))
 CHECKPOINTS = tuple(f"chck_{words // 10**6}M" for words in WORDS)
 
