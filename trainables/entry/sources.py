@@ -152,10 +152,9 @@ def _own_clock(folder: Path) -> Clock:
         return Clock()
     told = limits.json_file(folder / CLOCK)
     seconds, gpus = told.get("seconds"), told.get("gpus")
-    sound = isinstance(seconds, int | float) and 0 <= seconds < 1e9 and type(gpus) is int and 0 <= gpus < 10**6
-    if not sound:
-        raise ValueError(f"{folder / CLOCK} does not say how long training took")
-    return Clock(seconds / 3600, gpus, "from the start of training to its last report, over all sessions")
+    if isinstance(seconds, int | float) and 0 <= seconds < 1e9 and type(gpus) is int and 0 <= gpus < 10**6:
+        return Clock(seconds / 3600, gpus, "from the start of training to its last report, over all sessions")
+    raise ValueError(f"{folder / CLOCK} does not say how long training took")
 
 
 def _series(folder: Path) -> dict[str, Path]:

@@ -180,9 +180,8 @@ def test_what_lacks_is_named() -> None:
     assert "length" not in whole
     some = listed(5_100_000, ["chck_1M", "chck_3M", "chck_500K"])
     assert some["revisions of the track"].state == "missing"
-    assert (
-        "2 of 5 for 5,100,000 words seen; chck_2M, chck_4M, chck_5M are missing" in some["revisions of the track"].note
-    )
+    lacking = "2 of 5 for 5,100,000 words seen; chck_2M, chck_4M, chck_5M are missing"
+    assert some["revisions of the track"].note.startswith(lacking)
     assert some["length"].state == "person"
     assert some["further checkpoints"].note.startswith("chck_500K: ")
     assert listed(100_000_000, [])["words seen"].state == "there"
