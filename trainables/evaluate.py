@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _official(options: argparse.Namespace, wanted: dict[str, str]) -> Path | None:
-    """The folder of the challenge's data, if its table is asked for. ValueError for settings that do not go together."""
+    """The folder of the challenge's data, if its table is asked for. ValueError for settings that do not fit."""
     given = [name for name in ("columns", "predictions", "fast", "series") if getattr(options, name)]
     given += ["rule"] if options.rule != "official" else []
     if OFFICIAL not in wanted:

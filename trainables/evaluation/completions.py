@@ -183,8 +183,8 @@ def joined_choices(parts: Sequence[Choice]) -> Choice:
 def too_long(where: str, tokens: int, most: int) -> str:
     """The message for a row beyond the model's positions."""
     return (
-        f"{where}: a sentence of {tokens} tokens, special ones included, exceeds the model's {most} positions: leave it "
-        "out or take a model with more"
+        f"{where}: a sentence of {tokens} tokens, special ones included, exceeds the model's {most} positions: leave "
+        "it out or take a model with more"
     )
 
 
