@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainables.entry.form import Answer, Facts
-from trainables.entry.sources import Source
+from trainables.entry.runs import Chosen
 from trainables.evaluation import rules
 from trainables.settings import word_amounts
 
@@ -33,13 +33,13 @@ def required(seen: int | None) -> list[str]:
     return [name for count, name in marks if seen is None or count <= seen]
 
 
-def items(source: Source, found: Facts, form: Sequence[Answer], judged: Official | None) -> list[Item]:
+def items(chosen: Chosen, found: Facts, form: Sequence[Answer], judged: Official | None) -> list[Item]:
     """The checklist. judged: by the challenge's tasks, None if no data of theirs were given."""
     seen = found.whole("words")
     return [
         Item("model and tokenizer", "there", "in main/, loaded by AutoModelForMaskedLM without code of its own"),
-        _chosen(source),
-        *_revisions(source, seen),
+        _chosen(chosen),
+        *_revisions(chosen, seen),
         *_limits(found, seen),
         *_predictions(judged, len(required(seen))),
         *_form(form),
@@ -47,17 +47,17 @@ def items(source: Source, found: Facts, form: Sequence[Answer], judged: Official
     ]
 
 
-def _chosen(source: Source) -> Item:
-    if source.exploration:
+def _chosen(chosen: Chosen) -> Item:
+    if chosen.exploration:
         why = "a score of a search is exploration; a confirmation on fresh seeds would name a champion"
-        note = f"{source.chosen}: {why}"
+        note = f"{chosen.why}: {why}"
         return Item("choice of the run", "person", note)
-    return Item("choice of the run", "there", source.chosen)
+    return Item("choice of the run", "there", chosen.why)
 
 
-def _revisions(source: Source, seen: int | None) -> Iterator[Item]:
+def _revisions(chosen: Chosen, seen: int | None) -> Iterator[Item]:
     wanted = required(seen)
-    missing = [name for name in wanted if name not in source.series]
+    missing = [name for name in wanted if name not in chosen.series]
     trained = "unknown" if seen is None else f"{seen:,}"
     if not wanted:
         note = f"none is asked for below {rules.WORDS[0]:,} words, and the run saw {trained}"
@@ -70,7 +70,7 @@ def _revisions(source: Source, seen: int | None) -> Iterator[Item]:
     if seen is not None and wanted and len(wanted) < len(rules.CHECKPOINTS):
         rest = f"the track has {len(rules.CHECKPOINTS)}, up to {word_amounts.text(rules.WORDS[-1])} words"
         yield Item("length", "person", f"{rest}; a shorter run hands in those that it reached")
-    others = [name for name in source.series if name not in rules.CHECKPOINTS]
+    others = [name for name in chosen.series if name not in rules.CHECKPOINTS]
     if others:
         yield Item("further checkpoints", "there", f"{_listed(others)}: the challenge does not ask for these")
 

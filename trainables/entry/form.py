@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeper.system import files, yaml_reader
 from trainables import limits, mlm, received
-from trainables.entry.sources import Source
+from trainables.entry.runs import Chosen
 from trainables.settings import config as settings
 from trainables.settings import described
 
@@ -83,14 +83,14 @@ def _size(shape: tuple[int, ...]) -> int:
     return count
 
 
-def answers(source: Source, found: Facts) -> list[Answer]:
+def answers(chosen: Chosen, found: Facts) -> list[Answer]:
     """The form, in its order; what only a person can answer is in the checklist."""
-    clock, words = source.clock, found.whole("words")
+    clock, words = chosen.clock, found.whole("words")
     gpu_hours = None if clock.hours is None or clock.gpus is None else clock.hours * clock.gpus
     processors = "it held no GPU" if clock.gpus == 0 else "" if clock.gpus is None else f"{clock.gpus} at a time"
     rows = _passes(found)
     return [
-        Answer("name", source.name, source.chosen),
+        Answer("name", chosen.name, chosen.why),
         *_text(found),
         Answer("words of the corpus", found.corpus_words, "separated by white space; train, val and test together"),
         Answer("words seen in training", words, "as the revisions are counted, every pass anew"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sweeper.system.markdown import code, table, text
 from trainables.entry.checklist import Item
 from trainables.entry.form import Answer
-from trainables.entry.sources import Source
+from trainables.entry.runs import Chosen
 from trainables.evaluation import rules
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def scores(judged: Official | None) -> dict[str, float | None]:
     }
 
 
-def page(source: Source, answers: Sequence[Answer], listed: Sequence[Item], judged: Official | None) -> str:
+def page(chosen: Chosen, answers: Sequence[Answer], listed: Sequence[Item], judged: Official | None) -> str:
     """ENTRY.md: checklist, form, scores, and the commands."""
-    parts = [f"# An entry of {text(source.name)} for BabyLM {rules.YEAR}, strict-small"]
+    parts = [f"# An entry of {text(chosen.name)} for BabyLM {rules.YEAR}, strict-small"]
     for state, title in TITLES.items():
         lines = [
             f"- [{'x' if state == 'there' else ' '}] {text(each.what)}: {text(each.note)}"
@@ -42,7 +42,7 @@ def page(source: Source, answers: Sequence[Answer], listed: Sequence[Item], judg
     if judged is not None:
         scored = [[name, "" if value is None else f"{value:.2f}"] for name, value in scores(judged).items()]
         parts.append("## Scores\n\n" + table(["column", "score"], scored, left=("column",)))
-    return "\n\n".join([*parts, _push(source), _pipeline(source)]) + "\n"
+    return "\n\n".join([*parts, _push(chosen), _pipeline(chosen)]) + "\n"
 
 
 def _line(answer: Answer) -> str:
@@ -51,11 +51,11 @@ def _line(answer: Answer) -> str:
     return f"- {text(answer.question)}: **{value}**{f' ({text(answer.note)})' if answer.note else ''}"
 
 
-def _push(source: Source) -> str:
+def _push(chosen: Chosen) -> str:
     """How to push every revision as a branch, without a script."""
-    own = shlex.quote(source.name)
+    own = shlex.quote(chosen.name)
     commands = ["hf auth login", "hf repos create OWNER/NAME", f"hf upload OWNER/NAME {MAIN}/{own} ."]
-    for name in source.series:
+    for name in chosen.series:
         commands.append(f"hf repos branch create OWNER/NAME {name}")
         commands.append(f"hf upload OWNER/NAME {name}/{own} . --revision {name}")
     return (
@@ -64,13 +64,13 @@ def _push(source: Source) -> str:
     )
 
 
-def _pipeline(source: Source) -> str:
+def _pipeline(chosen: Chosen) -> str:
     """How the challenge's own scripts evaluate it on this machine."""
-    example = next(iter(source.series), "chck_1M")
+    example = next(iter(chosen.series), "chck_1M")
     return (
         "## The challenge's own pipeline, here\n\ntransformers ignores a revision's name where it is given a folder. "
         "So give the pipeline each revision by its own folder, and its name as well: results are filed under the "
-        f"folder's last name, {code(source.name)}, the same in all, and under the revision. The fast evaluation "
-        f"of one takes {code(f'ENTRY/{example}/{source.name}')}, {code(example)} and the backend `mlm`; the full "
-        f"evaluation and fine-tuning take {code(f'ENTRY/{MAIN}/{source.name}')}."
+        f"folder's last name, {code(chosen.name)}, the same in all, and under the revision. The fast evaluation "
+        f"of one takes {code(f'ENTRY/{example}/{chosen.name}')}, {code(example)} and the backend `mlm`; the full "
+        f"evaluation and fine-tuning take {code(f'ENTRY/{MAIN}/{chosen.name}')}."
     )

@@ -20,9 +20,8 @@ from sweeper.journal.journal import Journal
 from sweeper.spec.load import resolve
 from tests.sweeper import in_process
 from tests.trainables.tiny import write_corpus
-from trainables import mlm
-from trainables.entry import __main__ as entry
-from trainables.entry import checklist, form, sources
+from trainables import entry, mlm
+from trainables.entry import checklist, form, runs
 from trainables.evaluation import rules
 from trainables.settings import word_amounts
 
@@ -89,7 +88,7 @@ def test_a_run_alone_becomes_a_folder_of_revisions_that_load(
         whole = run / ("checkpoint/bundle" if name == "main" else f"series/{name}")
         for path in folder.iterdir():
             assert path.read_bytes() == (whole / path.name).read_bytes()
-        assert {path.name for path in folder.iterdir()} <= set(sources.FILES)
+        assert {path.name for path in folder.iterdir()} <= set(runs.FILES)
         model = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True)
         assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(folder, local_files_only=True))
     assert enter(run, tmp_path / "again") == 0
@@ -169,9 +168,9 @@ def test_the_revisions_that_are_asked_for() -> None:
 
 
 def listed(seen: int | None, series: list[str], **metadata: Any) -> dict[str, checklist.Item]:
-    source = sources.Source("mine", Path("x"), dict.fromkeys(series, Path("y")))
+    chosen = runs.Chosen("mine", Path("x"), dict.fromkeys(series, Path("y")))
     found = form.Facts(None, {"words": seen, **metadata}, 1, 1)
-    return {item.what: item for item in checklist.items(source, found, form.answers(source, found), None)}
+    return {item.what: item for item in checklist.items(chosen, found, form.answers(chosen, found), None)}
 
 
 def test_what_lacks_is_named() -> None:
@@ -290,14 +289,14 @@ def test_shared_steps_are_counted_at_the_trials_own_pace() -> None:
     spec = SimpleNamespace(resources=SimpleNamespace(gpus_per_worker=2, processes=3))
     row: dict[str, Any] = {"seconds": 7200.0, "steps": 100, "reused_from": None, "started_from": None, "started_at": 0}
     run: Any = SimpleNamespace(spec=spec)
-    assert sources._clock(run, row) == sources.Clock(2.0, 6, sources._clock(run, row).note)
-    shared = sources._clock(run, row | {"started_from": "t0001", "started_at": 60})
+    assert runs._clock(run, row) == runs.Clock(2.0, 6, runs._clock(run, row).note)
+    shared = runs._clock(run, row | {"started_from": "t0001", "started_at": 60})
     assert shared.hours == pytest.approx(5.0), "40 steps in two hours"
     assert "the first 60 were trained once for several trials (t0001)" in shared.note
-    taken = sources._clock(run, row | {"reused_from": "other/t0003"})
+    taken = runs._clock(run, row | {"reused_from": "other/t0003"})
     assert (taken.hours, taken.gpus) == (None, 6)
-    source = sources.Source("mine", Path("x"), clock=shared)
-    found = {answer.question: answer.value for answer in form.answers(source, form.Facts(None, {}, 1, 1))}
+    chosen = runs.Chosen("mine", Path("x"), clock=shared)
+    found = {answer.question: answer.value for answer in form.answers(chosen, form.Facts(None, {}, 1, 1))}
     assert (found["hours of training"], found["GPU hours"]) == (5.0, 30.0)
 
 

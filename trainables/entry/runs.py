@@ -1,4 +1,4 @@
-"""Where an entry comes from: a sweep's run folder, a folder of `trainables.mlm --output`, or a bundle.
+"""The run that becomes an entry: of a sweep's run folder, a folder of `trainables.mlm --output`, or a bundle.
 
 What a sweep's record says is asked of sweeper's Python API, as a notebook would, and its bundle is checked as any other
 that somebody else may have made.
@@ -39,28 +39,28 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What an entry is made of.
+class Chosen:
+    """The run that an entry is made of.
 
     Args:
         name: of its model: a folder's name without a dot, at which the challenge's scripts would cut it.
         bundle: the last checkpoint.
         series: folders of the checkpoints by words seen, by name, in order.
-        chosen: which run this is and why, in words.
-        exploration: whether it was chosen by a score of a search.
+        why: which run this is, in words.
+        exploration: whether it was taken for a score of a search.
         clock: how long it took.
     """
 
     name: str
     bundle: Path
     series: dict[str, Path] = field(default_factory=dict)
-    chosen: str = ""
+    why: str = ""
     exploration: bool = False
     clock: Clock = Clock()
 
 
-def find(folder: Path, trial: str | None) -> Source:
-    """The source in a folder. ValueError, in one line, for any other folder, and for a bundle that is not sound.
+def find(folder: Path, trial: str | None) -> Chosen:
+    """The run in a folder. ValueError, in one line, for any other folder, and for a bundle that is not sound.
 
     trial: of a sweep; by default its champion, or else the best of the search.
     """
@@ -79,18 +79,18 @@ def find(folder: Path, trial: str | None) -> Source:
     return found
 
 
-def _of_sweep(run_dir: Path, trial: str | None) -> Source:
+def _of_sweep(run_dir: Path, trial: str | None) -> Chosen:
     run = sweeper.load(run_dir)
-    chosen, exploration = f"trial {trial}, as asked for", False
+    why, exploration = f"trial {trial}, as asked for", False
     if trial is None:
-        trial, chosen, exploration = _best(run, run_dir)
+        trial, why, exploration = _best(run, run_dir)
     row = next((row for row in _rows(run) if row["trial"] == trial), None)
     if row is None or row["state"] != "completed":
         raise ValueError(f"--trial {trial}: {run_dir} has no completed trial of that name")
     bundle = run.bundle(trial)
-    what = f"{chosen}: {row['candidate']}, seed {row['seed']}, of the {row['stage']} of {run.spec.name}"
+    why = f"{why}: {row['candidate']}, seed {row['seed']}, of the {row['stage']} of {run.spec.name}"
     exploration = exploration or row["stage"] == "search"
-    return Source(_named(f"{run.spec.name}-{trial}"), bundle, _series(bundle), what, exploration, _clock(run, row))
+    return Chosen(_named(f"{run.spec.name}-{trial}"), bundle, _series(bundle), why, exploration, _clock(run, row))
 
 
 def _best(run: sweeper.Run, run_dir: Path) -> tuple[str, str, bool]:
@@ -129,7 +129,7 @@ def _clock(run: sweeper.Run, row: dict[str, Any]) -> Clock:
     )
 
 
-def _alone(folder: Path) -> Source:
+def _alone(folder: Path) -> Chosen:
     """Of a folder of `trainables.mlm --output`, or of a bundle."""
     bundle = folder / "checkpoint" / "bundle"
     whole = bundle.is_dir()
@@ -143,8 +143,8 @@ def _alone(folder: Path) -> Source:
             files.refuse_links(path)
     bundle = bundle if whole else folder
     series = _series(folder) or _series(bundle)
-    chosen = f"the run in {folder.resolve().name}"
-    return Source(_named(folder.resolve().name), bundle, series, chosen, clock=_own_clock(folder) if whole else Clock())
+    name, clock = folder.resolve().name, _own_clock(folder) if whole else Clock()
+    return Chosen(_named(name), bundle, series, f"the run in {name}", clock=clock)
 
 
 def _own_clock(folder: Path) -> Clock:
