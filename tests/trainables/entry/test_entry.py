@@ -18,7 +18,7 @@ from sweeper.confirmation import design
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal
 from sweeper.spec.load import resolve
-from tests.sweeper import in_process
+from tests.sweeper import conftest, in_process  # noqa: F401 # the first keeps Ray to this machine
 from tests.trainables.tiny import write_corpus
 from trainables import entry, mlm
 from trainables.entry import checklist, form, runs
