@@ -73,7 +73,7 @@ def slow_tallies(model: Any, tokenizer: Any, folder: Path, full: bool) -> dict[s
 def differences(folder: Path) -> dict[str, float]:
     """The largest difference of every column, and of the fast evaluation over the series."""
     made = small_bundle(folder)
-    data = challenge.write_challenge(folder / "evaluation_data")
+    data = challenge.write_challenge(folder / "evaluation_data", items=6)
     model, tokenizer = pseudo_likelihood.load(made)
     blank = pseudo_likelihood.untrained(made, 0)
     challenge.write_series(made, blank, made / "series")

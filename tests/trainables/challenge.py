@@ -43,7 +43,7 @@ def write_kind(folder: Path, items: int, fast: bool) -> None:
     if not fast:
         for number, name in enumerate(rules.COMPS):
             write_rows(folder / "comps" / f"{name}.jsonl", comps(items, 40 + number))
-        write_acquisition(folder, max(2, items // 2))
+        write_acquisition(folder, items + 4)
     for name, options in (("parallel", 4), ("nonparallel", 2)):
         write_rows(folder / f"global_piqa_{name}" / "eng_latn.jsonl", global_piqa(items, 50 + options, options))
     write_reading(folder / "reading" / "reading_data.csv", 8 * items)

@@ -205,9 +205,9 @@ def best_sigmoid(x: Floats, y: Floats, low: Sequence[float], high: Sequence[floa
     middle = np.array([math.sqrt(max(low[1], 1e-3) * high[1]), (low[2] + high[2]) / 2])
     spread = np.array([math.log(high[1] / max(low[1], 1e-3)) / 2, (high[2] - low[2]) / 2])
     best = (math.inf, 0.0, 0.0, 0.0, 0.0)
-    for _ in range(90):
-        for b in np.clip(middle[0] * np.exp(spread[0] * np.linspace(-1, 1, 15)), low[1], high[1]):
-            for c in np.clip(middle[1] + spread[1] * np.linspace(-1, 1, 15), low[2], high[2]):
+    for _ in range(70):
+        for b in np.clip(middle[0] * np.exp(spread[0] * np.linspace(-1, 1, 11)), low[1], high[1]):
+            for c in np.clip(middle[1] + spread[1] * np.linspace(-1, 1, 11), low[2], high[2]):
                 best = min(best, _with_slope(x, y, float(b), float(c), low, high))
         middle, spread = np.array([best[2], best[3]]), spread * 0.75
     return _newton(x, y, best[1:], low, high)

@@ -142,28 +142,34 @@ def choose(items: Items, scores: NDArray[np.float64], rule: rules.Rule, seed: in
     return Choice(chosen, best[np.arange(len(many)), items.right] / many, int((many > 1).sum()))
 
 
-def accuracy(items: Items, choice: Choice, seed: int = 0) -> Accuracy:
-    """How often the right option was chosen."""
-    names, first, of = np.unique(items.group, return_index=True, return_inverse=True)
-    size = np.bincount(of)
+def by_group(items: Items, choice: Choice) -> dict[str, dict[str, float]]:
+    """The `by` of `Accuracy`, groups by name."""
+    names, of = np.unique(items.group, return_inverse=True)
     right = choice.chosen == np.array(items.right)
-    drawn, half = (np.bincount(of, values) / size for values in (right.astype(float), choice.half))
-    weights = np.array(rules.subtasks_weigh(names.tolist(), [items.split[i] for i in first]))
-    credits, kind = np.unique(choice.half, return_inverse=True)
-    counts = np.zeros((len(names), len(credits)), np.int64)
-    np.add.at(counts, (of, kind), 1)
-    tied = np.bincount(of, (choice.half > 0) & (choice.half < 1))
-    by: dict[str, dict[str, float]] = {
+    tied = (choice.half > 0) & (choice.half < 1)
+    size = np.bincount(of)
+    drawn, half, ties = (np.bincount(of, values.astype(np.float64)) for values in (right, choice.half, tied))
+    return {
         str(name): {
-            "score": float(drawn[i]),
-            "half": float(half[i]),
-            "ties": int(tied[i]),
+            "score": float(drawn[i] / size[i]),
+            "half": float(half[i] / size[i]),
+            "ties": int(ties[i]),
             "items": int(size[i]),
         }
         for i, name in enumerate(names)
     }
-    interval = minimal_pairs.bootstrap(counts, seed, credits, weights)
-    return Accuracy(float(drawn @ weights), float(half @ weights), interval, by)
+
+
+def accuracy(items: Items, choice: Choice, seed: int = 0) -> Accuracy:
+    """How often the right option was chosen. seed: of the bootstrap."""
+    by = by_group(items, choice)
+    names, first, of = np.unique(items.group, return_index=True, return_inverse=True)
+    weights = np.array(rules.subtasks_weigh(names.tolist(), [items.split[i] for i in first]))
+    credits, kind = np.unique(choice.half, return_inverse=True)
+    counts = np.zeros((len(names), len(credits)), np.int64)
+    np.add.at(counts, (of, kind), 1)
+    drawn, half = (float(weights @ np.array([row[key] for row in by.values()])) for key in ("score", "half"))
+    return Accuracy(drawn, half, minimal_pairs.bootstrap(counts, seed, credits, weights), by)
 
 
 def joined(parts: Sequence[Items]) -> Items:

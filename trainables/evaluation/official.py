@@ -176,7 +176,7 @@ class _Choices:
     def judge(self, sums: NDArray[np.float64], request: Request) -> _Judged:
         """The predictions, and accuracies by subtask."""
         choice = self.choose(sums, request)
-        by = completions.accuracy(self.items, choice, request.seed).by
+        by = completions.by_group(self.items, choice)
         name = _score_of(request)
         return _Judged({group: row[name] for group, row in by.items()}, self.items.predictions(choice.chosen))
 
@@ -201,9 +201,9 @@ class _Reading:
 
     def judge(self, sums: NDArray[np.float64], request: Request) -> _Judged:
         """The predictions, and both parts of the score."""
-        gain = self.gain(sums, request)
-        told = reading.predictions(self.words.surprisals(sums, self._owners))
-        return _Judged({"spr": gain.self_paced, "rt": gain.eye_tracking}, told)
+        surprisals = self.words.surprisals(sums, self._owners)
+        eye, paced = reading.gains(self.words, *surprisals)
+        return _Judged({"spr": paced, "rt": eye}, reading.predictions(surprisals))
 
 
 def _score_of(request: Request) -> str:

@@ -126,13 +126,13 @@ def read(path: Path) -> Words:
     before = np.where(has, len(words) + has.cumsum() - 1, -1)
     words += list(zip(data["prev_item"][has], data["prev_word"][has], strict=True))
     found = Words(words, before, numbers, path)
-    _gain(found, np.ones(len(before)), np.where(has, 1.0, np.nan))  # whether there is enough of everything
+    gains(found, np.ones(len(before)), np.where(has, 1.0, np.nan))  # whether there is enough of everything
     return found
 
 
 def score(words: Words, surprisals: tuple[NDArray[np.float64], NDArray[np.float64]], seed: int = 0) -> Gain:
-    """The gain by surprisals of the words and of those before them, each [n]."""
-    eye, paced = _gain(words, *surprisals)
+    """The gain by surprisals of the words and of those before them, each [n]. seed: of the bootstrap."""
+    eye, paced = gains(words, *surprisals)
     return Gain((eye + paced) / 2, eye, paced, _interval(words, surprisals, seed))
 
 
@@ -206,8 +206,8 @@ def _fits(words: Words, surprisals: NDArray[np.float64], before: NDArray[np.floa
     return fits
 
 
-def _gain(words: Words, surprisals: NDArray[np.float64], before: NDArray[np.float64]) -> tuple[float, float]:
-    """(eye tracking, self-paced)."""
+def gains(words: Words, surprisals: NDArray[np.float64], before: NDArray[np.float64]) -> tuple[float, float]:
+    """(of eye tracking, of self-paced reading), by surprisals of the words and of those before them, each [n]."""
     shares = []
     for target, predictors, _ in _fits(words, surprisals, before):
         without, with_ = (_unexplained(target, each) for each in (predictors[:, :-1], predictors))
