@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from trainables.entry.form import Answer, Facts
+from trainables.entry.form import PASSES, Answer, Facts
 from trainables.entry.runs import Chosen
 from trainables.evaluation import rules
 from trainables.settings import word_amounts
@@ -39,8 +39,9 @@ def items(chosen: Chosen, found: Facts, form: Sequence[Answer], judged: Official
     return [
         Item("model and tokenizer", "there", "in main/, loaded by AutoModelForMaskedLM without code of its own"),
         _chosen(chosen),
+        *(Item("caution", "person", line) for line in chosen.cautions),
         *_revisions(chosen, seen),
-        *_limits(found, seen),
+        *_limits(found, seen, form),
         *_predictions(judged, len(required(seen))),
         *_form(form),
         *_persons(),
@@ -75,10 +76,13 @@ def _revisions(chosen: Chosen, seen: int | None) -> Iterator[Item]:
         yield Item("further checkpoints", "there", f"{_listed(others)}: the challenge does not ask for these")
 
 
-def _limits(found: Facts, seen: int | None) -> Iterator[Item]:
+def _limits(found: Facts, seen: int | None, form: Sequence[Answer]) -> Iterator[Item]:
+    """What the track allows, against the record."""
+    passes = next((answer.value for answer in form if answer.question == PASSES), None)
     for what, count, most in (
         ("words of the corpus", found.corpus_words, rules.CORPUS_WORDS),
         ("words seen", seen, rules.SEEN_WORDS),
+        (PASSES, passes if isinstance(passes, int | float) else None, rules.PASSES),
     ):
         if count is None:
             yield Item(what, "person", f"not on record; the strict-small track allows {most:,}")
@@ -86,6 +90,9 @@ def _limits(found: Facts, seen: int | None) -> Iterator[Item]:
             yield Item(what, "missing", f"{count:,}, and the strict-small track allows {most:,}")
         else:
             yield Item(what, "there", f"{count:,} of the {most:,} that the strict-small track allows")
+    if found.config is not None and found.config.init_from is not None:
+        note = "training began with another bundle's weights: what that run saw counts as well, and is not counted here"
+        yield Item("words seen before", "person", note)
 
 
 def _predictions(judged: Official | None, wanted: int) -> Iterator[Item]:

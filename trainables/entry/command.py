@@ -39,13 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--trial", metavar="NAME", help="of a sweep, such as t0007")
     parser.add_argument("--task", metavar="official=DATA", help="the challenge's data: full_eval and fast_eval")
+    parser.add_argument(
+        "--trust-record", action="store_true", help="read a sweep's record that was changed since it was written"
+    )
     machine.add_arguments(parser)
     try:
         options = parser.parse_args(arguments)
         if options.out.exists() or options.out.is_symlink():
             raise ValueError(f"--out {options.out} exists: name a new folder")
         data = _data(options.task)
-        chosen = runs.find(options.run_dir, options.trial)
+        chosen = runs.find(options.run_dir, options.trial, options.trust_record)
         found = form.facts(chosen.bundle)
         answers = form.answers(chosen, found)
         with files.temporary():

@@ -13,6 +13,8 @@ from trainables.entry.runs import Chosen
 from trainables.settings import config as settings
 from trainables.settings import described
 
+PASSES = "epochs"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -94,7 +96,7 @@ def answers(chosen: Chosen, found: Facts) -> list[Answer]:
         *_text(found),
         Answer("words of the corpus", found.corpus_words, "separated by white space; train, val and test together"),
         Answer("words seen in training", words, "as the revisions are counted, every pass anew"),
-        Answer("epochs", rows, "passes over the rows of the train part"),
+        Answer(PASSES, rows, "passes over the rows of the train part"),
         Answer("parameters", found.parameters, f"all weights in {received.WEIGHTS}"),
         *_hyperparameters(found),
         Answer("hours of training", _rounded(clock.hours), clock.note),
@@ -131,11 +133,14 @@ def _flops(found: Facts) -> int | None:
 
 
 def _setup(found: Facts) -> dict[str, str]:
-    """What was trained on what, in words; empty if the bundle does not say."""
-    data, config = found.metadata.get("data"), found.config
-    if config is None or not isinstance(data, dict):
+    """What was trained on what, in words; without figures of the data where the record's are not those of a run."""
+    config = found.config
+    if config is None:
         return {}
-    return limits.fails(lambda: described.setup(config, data), "its metadata.json says of its data what no run would")
+    try:
+        return limits.fails(lambda: described.setup(config, found.metadata["data"]), "no facts of a run")
+    except ValueError:
+        return limits.fails(lambda: described.setup(config, {}), "its settings describe no run")
 
 
 OF_THE_DATA = ("corpus", "documents", "words", "tokenizer")

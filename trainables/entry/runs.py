@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import sweeper
 from sweeper.system import files
 from trainables import limits, received
+from trainables.evaluation import pseudo_likelihood
 from trainables.mlm import CLOCK
 from trainables.settings import word_amounts
 from trainables.training.bundle import SERIES
@@ -49,6 +51,7 @@ class Chosen:
         why: which run this is, in words.
         exploration: whether it was taken for a score of a search.
         clock: how long it took.
+        cautions: what a reader must know of the run and its record, a sentence each.
     """
 
     name: str
@@ -57,30 +60,34 @@ class Chosen:
     why: str = ""
     exploration: bool = False
     clock: Clock = Clock()
+    cautions: Sequence[str] = ()
 
 
-def find(folder: Path, trial: str | None) -> Chosen:
+def find(folder: Path, trial: str | None, trust: bool = False) -> Chosen:
     """The run in a folder. ValueError, in one line, for any other folder, and for a bundle that is not sound.
 
-    trial: of a sweep; by default its champion, or else the best of the search.
+    Args:
+        folder: a sweep's run folder, one of `trainables.mlm --output`, or a bundle.
+        trial: of a sweep; by default its champion, or else the best of the search.
+        trust: read a sweep's record even where it was changed since it was written.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
     if (folder / "journal.jsonl").exists():
-        found = _of_sweep(folder, trial)
+        found = _of_sweep(folder, trial, trust)
     elif trial is not None:
         raise ValueError(f"--trial {trial}: {folder} is not a sweep's run folder, so it has no trials")
     else:
         found = _alone(folder)
-    received.check_bundle(found.bundle)
+    pseudo_likelihood.load(found.bundle)
     for checkpoint in found.series.values():
-        received.check_bundle(checkpoint)
+        pseudo_likelihood.load(checkpoint)
         _refuse_other_tokenizer(checkpoint, found.bundle)
     return found
 
 
-def _of_sweep(run_dir: Path, trial: str | None) -> Chosen:
-    run = sweeper.load(run_dir)
+def _of_sweep(run_dir: Path, trial: str | None, trust: bool) -> Chosen:
+    run = sweeper.load(run_dir, trust_record=trust)
     why, exploration = f"trial {trial}, as asked for", False
     if trial is None:
         trial, why, exploration = _best(run, run_dir)
@@ -90,7 +97,9 @@ def _of_sweep(run_dir: Path, trial: str | None) -> Chosen:
     bundle = run.bundle(trial)
     why = f"{why}: {row['candidate']}, seed {row['seed']}, of the {row['stage']} of {run.spec.name}"
     exploration = exploration or row["stage"] == "search"
-    return Chosen(_named(f"{run.spec.name}-{trial}"), bundle, _series(bundle), why, exploration, _clock(run, row))
+    cautions = [*run.journal.doubts(), *(["this run did not begin to learn"] if row["stuck"] is True else [])]
+    name = _named(f"{run.spec.name}-{trial}")
+    return Chosen(name, bundle, _series(bundle), why, exploration, _clock(run, row), cautions)
 
 
 def _best(run: sweeper.Run, run_dir: Path) -> tuple[str, str, bool]:

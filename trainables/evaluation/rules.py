@@ -111,8 +111,9 @@ LARGEST_P = 0.1  # a correlation with a larger p counts as 0
 FEWEST = 3  # words, or points of a curve
 ACQUIRED = 0.5  # the share of children, and of the way from chance to the least surprisal
 
-# The strict-small track: the most words of its corpus, and the most that a model may see, every pass counted anew.
-CORPUS_WORDS, SEEN_WORDS = 10_000_000, 100_000_000
+# The strict-small track: the most words of its corpus, and the most that a model may see, every pass counted anew. No
+# track allows more passes than that over its training data (guidelines of 2026, by participants who quote them).
+CORPUS_WORDS, SEEN_WORDS, PASSES = 10_000_000, 100_000_000, 10
 
 # Its series; the revisions of a submission have these names. A shorter run hands in those that it reached.
 WORDS = tuple(millions * 10**6 for millions in (*range(1, 10), *range(10, 101, 10)))

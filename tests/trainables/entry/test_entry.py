@@ -189,6 +189,14 @@ def test_what_lacks_is_named() -> None:
     parts = {"train": {"words": 9_000_000}, "val": {"words": 600_000}, "test": {"words": 500_000}}
     large = listed(1, [], data={"parts": parts})["words of the corpus"]
     assert (large.state, large.note.partition(",000")[0]) == ("missing", "10,100")
+    config = mlm.Config.model_construct(**dict(mlm.Config(steps=100, batch_size=8)))
+    for blocks, state in ((81, "there"), (80, "there"), (79, "missing")):
+        data = {"parts": {"train": {"blocks": blocks}}}
+        facts = form.Facts(config, {"step": 100, "data": data}, 1, 1)
+        chosen = runs.Chosen("mine", Path("x"), cautions=["it is odd"])
+        items = {item.what: item for item in checklist.items(chosen, facts, form.answers(chosen, facts), None)}
+        assert items["epochs"].state == state, "at most ten passes"
+        assert items["caution"].note == "it is odd"
     unknown = listed(None, [])
     assert unknown["form, FLOPs of training"].state == unknown["form, hours of training"].state == "person"
 
@@ -270,6 +278,21 @@ def test_without_a_champion_it_is_the_best_of_the_search_and_says_that_this_is_e
     assert states(tree)["choice of the run"] == "person"
     page = (tmp_path / "entry" / "ENTRY.md").read_text("utf-8")
     assert "a score of a search is exploration" in page
+
+
+def test_a_record_that_was_changed_is_refused_or_the_checklist_says_so(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(sweep, tmp_path / sweep.name))
+    path = copy / "journal.jsonl"
+    path.write_text(path.read_text("utf-8").replace('"val/loss": ', '"val/loss": 1', 1), "utf-8")
+    assert enter(copy, tmp_path / "entry") == 2
+    assert "--trust-record goes on anyway" in capsys.readouterr().err
+    assert enter(copy, tmp_path / "entry", "--trust-record") == 0
+    caution, stuck = (item for item in read(tmp_path / "entry")["checklist"] if item["what"] == "caution")
+    assert caution["state"] == "person"
+    assert "The record is not what was written" in caution["note"]
+    assert stuck["note"] == "this run did not begin to learn"
 
 
 def test_any_trial_by_name(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -369,12 +392,13 @@ def test_metadata_that_no_run_wrote_gives_no_numbers(run: Path, tmp_path: Path) 
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     path = copy / BUNDLE / "metadata.json"
     told = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps(told | {"words": "many", "step": -4, "data": {"parts": 7}}), "utf-8")
-    assert enter(copy, tmp_path / "entry") == 2
-    path.write_text(json.dumps(told | {"words": "many", "step": -4, "data": [1]}), "utf-8")
-    assert enter(copy, tmp_path / "entry") == 0
-    found = values(read(tmp_path / "entry"))
-    assert found["words seen in training"] is found["FLOPs of training"] is found["epochs"] is None
+    for number, data in enumerate(({"parts": 7}, [1], {"parts": {"train": {"blocks": 1e400, "words": -5}}})):
+        path.write_text(json.dumps(told | {"words": "many", "step": -4, "data": data}), "utf-8")
+        assert enter(copy, tmp_path / str(number)) == 0
+        found = values(read(tmp_path / str(number)))
+        assert found["words seen in training"] is found["FLOPs of training"] is found["epochs"] is None
+        assert found["words of the corpus"] is None
+        assert found["tokenizer"].startswith("train:300"), "from the settings"
 
 
 def test_code_and_analysis_stay_behind(run: Path, tmp_path: Path) -> None:
