@@ -100,23 +100,30 @@ def _predictions(judged: Official | None, wanted: int) -> Iterator[Item]:
         note = "give the challenge's data by --task official=DIR, the folder with full_eval and fast_eval"
         yield Item("predictions", "missing", note)
         return
+    notes = list(judged.notes)
     for key, label in rules.COLUMNS.items():
-        there = judged.columns.get(key) is not None
-        why = next((note for note in judged.notes if note.startswith(f"{label} ")), "it has no data")
-        yield Item(f"predictions, {label}", "there" if there else "missing", "in predictions.json" if there else why)
-    fast: Mapping[str, Any] = judged.submission.get("fast_eval_results") or {}
-    whole = {key: sum(one is not None for one in results) for key, results in fast.items()}
-    done = min(whole.values(), default=0)
-    lacking = sorted(key for key, count in whole.items() if count < wanted)
-    note = f"{done} of {wanted} revisions by all {len(whole)} tasks"
-    if lacking or not wanted:
-        which = f"; incomplete: {_listed(lacking)}" if lacking else ""
-        yield Item("fast evaluation of the revisions", "missing", note + which)
-    else:
-        yield Item("fast evaluation of the revisions", "there", note)
-    for note in judged.notes:
-        if not any(note.startswith(f"{label} has no score") for label in rules.COLUMNS.values()):
-            yield Item("the challenge's data", "person", note)
+        begins = f"{label} has no score: "
+        why = next((note for note in notes if note.startswith(begins)), begins)
+        notes = [note for note in notes if note != why]
+        if judged.columns.get(key) is None:
+            yield Item(f"predictions, {label}", "missing", why.removeprefix(begins) or "it has no data")
+        else:
+            yield Item(f"predictions, {label}", "there", "in predictions.json")
+    yield _fast(judged.submission.get("fast_eval_results") or {}, wanted)
+    for note in notes:
+        yield Item("the challenge's data", "missing", note)
+
+
+def _fast(results: Mapping[str, Sequence[Any]], wanted: int) -> Item:
+    """The fast evaluation of the revisions; results: by task, None for a revision that was not evaluated."""
+    done = {key: sum(one is not None for one in scores) for key, scores in results.items()}
+    lacking = sorted(key for key, count in done.items() if count < wanted)
+    note = f"{min(done.values(), default=0)} of {wanted} revisions by every task"
+    if wanted and done and not lacking:
+        return Item("fast evaluation of the revisions", "there", note)
+    return Item(
+        "fast evaluation of the revisions", "missing", f"{note}{f', lacking {_listed(lacking)}' if lacking else ''}"
+    )
 
 
 def _form(form: Sequence[Answer]) -> Iterator[Item]:
