@@ -97,10 +97,8 @@ def _of_sweep(run_dir: Path, trial: str | None, trust: bool) -> Chosen:
     bundle = run.bundle(trial)
     why = f"{why}: {row['candidate']}, seed {row['seed']}, of the {row['stage']} of {run.spec.name}"
     exploration = exploration or row["stage"] == "search"
-    cautions = [
-        *dict.fromkeys(run.journal.doubts()),
-        *(["this run did not begin to learn"] if row["stuck"] is True else []),
-    ]
+    stuck = ["this run did not begin to learn"] if row["stuck"] is True else []
+    cautions = [*dict.fromkeys(run.journal.doubts()), *stuck]
     name = _named(f"{run.spec.name}-{trial}")
     return Chosen(name, bundle, _series(bundle), why, exploration, _clock(run, row), cautions)
 
