@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,10 @@ def write_reading(path: Path, words: int) -> None:
 
 
 def write_acquisition(folder: Path, words: int) -> None:
-    """Words in two or three contexts each, and how many children say them; one word has no children, one a letter."""
-    text = sentences(200, 70)
-    found = list(dict.fromkeys(each.split()[-1].rstrip(".") for each in text if len(each.split()[-1]) > 2))[:words]
+    """Frequent words in two or three contexts, and how many children say them; one has no children, one a letter."""
+    text = sentences(200)
+    counts = Counter(word for each in text for word in each.lower().rstrip(".").split() if len(word) > 2)
+    found = [word for word, _ in counts.most_common(words)]
     contexts = {
         word: [{"context": " ".join(each.split()[:4])} for each in text[3 * number : 3 * number + 2 + number % 2]]
         for number, word in enumerate(found)
