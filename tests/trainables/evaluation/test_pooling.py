@@ -114,6 +114,32 @@ def test_validation_batches_are_those_of_the_pipeline(bundle: Path, monkeypatch:
     assert seen == [[0, 1], [2], [0, 2], [1]]
 
 
+def test_answers_are_those_of_a_plain_loop(bundle: Path, data: str) -> None:
+    """As the pipeline of 2026 has it: the file in order, batches padded on the left by the tokenizer, position -1."""
+    from transformers import AutoModel, AutoTokenizer
+
+    valid = glue.read("rte", data)["valid"]
+    encoder, tokenizer, length = load(bundle, 512)
+    torch.manual_seed(1)
+    model = Classifier(encoder, 16, Settings(pooling="last")).eval()
+    rows = Rows.of(valid, tokenizer, length, "last")
+    with torch.no_grad():  # a head that gives both answers
+        first, second = model(*rows.batch(np.arange(len(valid)))[:2]).T
+        model.head[-1].bias[1] -= (second - first).median()
+    ours = classifier._answers(model, rows, Settings(valid_batch=7))
+
+    plain, left = AutoModel.from_pretrained(bundle).eval(), AutoTokenizer.from_pretrained(bundle, padding_side="left")
+    slow: list[int] = []
+    for begin in range(0, len(valid), 7):
+        texts = valid.first[begin : begin + 7], valid.second[begin : begin + 7]
+        batch = left(*texts, return_tensors="pt", padding=True, truncation=True, max_length=length)
+        with torch.no_grad():
+            states = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+            slow += model.head(states[:, -1]).argmax(-1).tolist()
+    assert ours.tolist() == slow
+    assert {*slow} == {0, 1}
+
+
 def test_answers_are_those_of_the_first_best_epoch_in_the_order_of_the_file(
     bundle: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
