@@ -1,4 +1,4 @@
-"""The challenge's table has its columns and its file its form; what is finished is not repeated; tasks serve a sweep."""
+"""The challenge's table and its file have their form, what is finished is not repeated, and tasks serve a sweep."""
 
 from __future__ import annotations
 
