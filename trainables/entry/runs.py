@@ -129,7 +129,7 @@ def _clock(run: sweeper.Run, row: dict[str, Any]) -> Clock:
         return Clock(None, gpus, f"taken over from {row['reused_from']}: the hours are on that run's record")
     shared = row["started_at"] or 0
     if not shared:
-        return Clock(hours, gpus, "from the trial's start to its end by the journal, validation included")
+        return Clock(hours, gpus, "from the trial's start to its end by the journal, validation and tasks included")
     whole = hours * steps / max(1, steps - shared)
     return Clock(
         whole,
