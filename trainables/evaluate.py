@@ -86,6 +86,10 @@ def _official(options: argparse.Namespace, wanted: dict[str, str]) -> Path | Non
         raise ValueError(f"--task {OFFICIAL}=DIR goes alone: it has tasks of its own")
     if options.fast and not options.predictions:
         raise ValueError("--fast needs --predictions FILE, which is where the scores of the series go")
+    if options.predictions and options.rule != "official":
+        raise ValueError("--predictions are by the challenge's own rule: leave out --rule ours")
+    if options.predictions and (options.predictions.is_dir() or not options.predictions.parent.is_dir()):
+        raise ValueError(f"--predictions {options.predictions}: name a file in a folder that exists")
     return Path(wanted[OFFICIAL])
 
 

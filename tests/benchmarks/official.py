@@ -43,8 +43,8 @@ SLOW_TASKS: dict[str, Callable[..., challenge_slowly.Tally]] = {
     "global_piqa_parallel": partial(challenge_slowly.global_piqa, options=4),
     "global_piqa_nonparallel": partial(challenge_slowly.global_piqa, options=2),
 }
-COST_SHARE = 1 / 400  # of the published items
-SLOW_ITEMS = 4  # of a file, for the slow loop
+COST_SHARE = 1 / 1000  # of the published items
+SLOW_ITEMS = 1  # of a file, for the slow loop
 
 
 def small_bundle(folder: Path) -> Path:

@@ -261,7 +261,7 @@ def read_global_piqa(path: Path) -> Items:
         subtask = str(record["example_id"])
         seen[subtask] += 1
         if seen[subtask] > 1:
-            raise ValueError(f"{where}: the example_id {subtask!r} is there twice")
+            raise ValueError(f"{where}: the example_id {subtask!r} is given twice")
         options = [sentence(record[name], where) for name in names]
         items.add(where, [(f"{prompt} {each}", f" {each}") for each in options], "items", label, subtask=subtask)
     return items

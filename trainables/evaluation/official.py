@@ -110,6 +110,7 @@ def evaluate(request: Request, progress: Progress) -> Official:
     lexicon_rows = lexicon.rows(tokenizer, most) if lexicon and len(series) == len(rules.CHECKPOINTS) else []
     if not full and not tuned and not lexicon_rows and not fast:
         raise ValueError(f"{request.data} has nothing to score: expected {rules.FULL}/blimp_filtered and the like")
+    models = {name: Kept.trained(folder, tokenizer, request.device) for name, folder in series.items()}
     notes = [note for key, part in full.items() for note in part.notes(rules.PARTS[key].items)]
     notes += [note for key, part in fast.items() for note in part.notes(rules.PARTS[key].fast_items)]
 
@@ -123,8 +124,9 @@ def evaluate(request: Request, progress: Progress) -> Official:
         if parts:
             found[column], told = _column(parts, (trained, blank), request, progress)
             submission |= told
-    models = {name: Kept.trained(folder, tokenizer, request.device) for name, folder in series.items()}
     missing = [name for name in rules.CHECKPOINTS if name not in series]
+    if request.fast and not fast:
+        notes.append(f"there is nothing of the fast evaluation in {_folder(request, rules.FAST)}")
     if request.fast:
         submission["fast_eval_results"] = _fast(fast, models, request, progress)
     if lexicon and lexicon_rows:
@@ -338,7 +340,7 @@ def _acquired(
         "p": {"score": trained.p, "untrained": untrained.p},
         "words": {"score": trained.words, "untrained": untrained.words},
     }
-    told = {"aoa_surprisals": lexicon.told(np.stack(curves)), "aoa": {"aoa": score}}
+    told = {"aoa_surprisals": lexicon.told(np.stack(curves)), "aoa": {"aoa": trained.official}}
     return Column(score, other, ci=trained.interval, by=by), told
 
 
