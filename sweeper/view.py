@@ -12,7 +12,7 @@ from sweeper import status
 from sweeper.journal import checkpoints, learned, records, run_folders, verdict_text
 from sweeper.journal.budget import Common
 from sweeper.journal.journal import Journal
-from sweeper.report import rows
+from sweeper.report import rows, scores
 from sweeper.spec.errors import ConfigError
 from sweeper.spec.hints import nearest
 from sweeper.spec.spec import SweepSpec
@@ -41,6 +41,7 @@ _VERDICT = (
     "p",
     "verdict",
 )
+_TASKS = ("task", "candidate", "arm", "pairs", "difference", "low", "high", "level", "sd", "p", "verdict")
 
 
 class View:
@@ -128,6 +129,36 @@ class View:
                 }
             )
         return _frame(found, _VERDICT)
+
+    def task_verdicts(self) -> pd.DataFrame:
+        """What the confirmation says of each arm on each task, secondary to `verdicts`; no rows without any.
+
+        difference: the mean over pairs of runs on one seed, positive is better. low, high: its interval at `level`,
+        unadjusted. p: adjusted by Holm's method over all tasks and arms.
+        """
+        spec, journal = self._opened()
+        said = journal.verdict()
+        compared = (said or {}).get("tasks", {"comparisons": (), "alpha": 0.0})
+        called = rows.names(spec, journal)
+        found = []
+        for one in compared["comparisons"]:
+            low, high = one["interval"] or (None, None)
+            found.append(
+                {
+                    "task": one["metric"],
+                    "candidate": called.name(one["arm"]),
+                    "arm": one["arm"],
+                    "pairs": one["n"],
+                    "difference": one["mean"],
+                    "low": low,
+                    "high": high,
+                    "level": 1 - compared["alpha"],
+                    "sd": one["sd"],
+                    "p": one["adjusted"],
+                    "verdict": scores.told(one),
+                }
+            )
+        return _frame(found, _TASKS)
 
     def pairs(self, metric: str | None = None) -> pd.DataFrame:
         """Candidate minus baseline on the same seed, at the last step: a row for each pair of completed runs on budget.

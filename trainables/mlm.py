@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ from pydantic import model_validator
 
 from sweeper.system import files, yaml_reader
 from sweeper.trainable import Pace, TrainContext
-from trainables import machine, received
+from trainables import limits, machine, received
 from trainables.settings import config as settings
 from trainables.settings.described import setup
 from trainables.settings.presets import expand
@@ -48,6 +50,7 @@ __all__ = [
 LEARNED = 0.3  # nats at [MASK] below word frequencies: from there on a run has learned from context
 KEPT = "checkpoint"  # in the output folder
 NEXT = "checkpoint.new"  # while it replaces the one before
+CLOCK = "clock.json"  # in the output folder: how long training has taken up to the checkpoint
 JUDGED = (
     "the masks of val and test are drawn uniformly at random, as only an arm that masks at random is trained: if this "
     "loss favours any arm, it is that one"
@@ -315,7 +318,8 @@ def _train(options: argparse.Namespace) -> int:
     if "series" in prepare_info:
         files.say(f"series: {', '.join(prepare_info['series']) or 'the run is too short for any'}")
     kept = options.output / KEPT
-    context = TrainContext(_reporter(kept), options.seed, device=options.device, restore_from=restore)
+    report = _reporter(kept, options.device, _seconds(options.output / CLOCK) if restore else 0.0)
+    context = TrainContext(report, options.seed, device=options.device, restore_from=restore)
     try:
         with files.temporary():
             train(config, context)
@@ -362,7 +366,7 @@ def _start(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
     """The settings, what `prepare` returned, and the checkpoint to continue from. Raises ValueError or OSError."""
     kept = options.output / KEPT
     config = settings.override(options.set, Config, _read(options.config), str(options.config))
-    for path in (kept, kept.with_name(NEXT), options.output / "series"):
+    for path in (kept, kept.with_name(NEXT), options.output / "series", options.output / CLOCK):
         if os.path.lexists(path):
             files.refuse_links(path)
     has_checkpoint = kept.exists()
@@ -387,8 +391,21 @@ def _start(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
     return config, prepare_info, kept if has_checkpoint else None
 
 
-def _reporter(kept: Path) -> Any:
-    """Prints each row and keeps the newest checkpoint in a folder."""
+def _seconds(path: Path) -> float:
+    """What earlier sessions took, up to the checkpoint; 0 if that is not on record."""
+    try:
+        found = limits.json_file(path).get("seconds")
+    except (OSError, ValueError):
+        return 0.0
+    return float(found) if isinstance(found, int | float) and 0 <= found < 1e9 else 0.0
+
+
+def _reporter(kept: Path, device: str, before: float) -> Any:
+    """Prints each row, and keeps the newest checkpoint in a folder, and beside it how long training has taken.
+
+    before: seconds of earlier sessions.
+    """
+    began, gpus = time.monotonic(), int(device.startswith("cuda"))
 
     def report(metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         shown = "  ".join(f"{key} {metrics[key]:.4f}" for key in ("train/loss", "val/loss", "val/loss_mask"))
@@ -398,6 +415,8 @@ def _reporter(kept: Path) -> Any:
         new = Path(shutil.move(checkpoint, kept.with_name(NEXT)))
         shutil.rmtree(kept, ignore_errors=True)
         new.rename(kept)
+        clock = {"seconds": round(before + time.monotonic() - began, 3), "gpus": gpus}
+        files.put(kept.with_name(CLOCK), json.dumps(clock) + "\n")
 
     return report
 

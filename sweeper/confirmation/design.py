@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeper.confirmation import looks
+from sweeper.confirmation import looks, task_verdicts
 from sweeper.confirmation import verdicts as verdicts_module
 from sweeper.confirmation.documents import Sums
 from sweeper.confirmation.paired_tests import ALPHA
-from sweeper.journal import budget, checkpoints, learned, verdict_text, warm_start
+from sweeper.journal import budget, checkpoints, learned, tasks, verdict_text, warm_start
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Family, Verdict
 from sweeper.journal.journal import Journal, TrialRecord
@@ -63,6 +63,8 @@ class VerdictData:
         judged: the trainable's lines on the data that judges.
         unlearned: the trainable's words on a baseline that learned too little.
         notes: what else a reader must know, a sentence each.
+        tasks: the verdicts on tasks, which are secondary: `alpha`, `rule`, and in `comparisons` a
+            `task_verdicts.TaskComparison` of each task and arm, as a dict; None if no task is declared.
     """
 
     look: int
@@ -85,10 +87,11 @@ class VerdictData:
     judged: list[str]
     unlearned: str | None
     notes: list[str]
+    tasks: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As the journal's `Verdict` keeps it: without `looks` and `settled` if the spec has one look."""
-        absent = [key for key in ("looks", "settled") if getattr(self, key) is None]
+        """As the journal's `Verdict` keeps it: without `looks` and `settled` if the spec has one look, or `tasks`."""
+        absent = [key for key in ("looks", "settled", "tasks") if getattr(self, key) is None]
         return {key: value for key, value in vars(self).items() if key not in absent}
 
 
@@ -276,14 +279,19 @@ def schedule(family: Family, dropped: Sequence[str] = ()) -> list[tuple[str, int
     return runs
 
 
-def losses(spec: SweepSpec, journal: Journal, family: Family) -> dict[str, dict[int, float | None]]:
-    """Label -> seed -> loss; None for a run that diverged, and no entry for one that failed for another reason."""
+def losses(
+    spec: SweepSpec, journal: Journal, family: Family, name: str | None = None
+) -> dict[str, dict[int, float | None]]:
+    """Label -> seed -> loss; None for a run that diverged, and no entry for one that failed for another reason.
+
+    name: of another metric, such as a task's score.
+    """
     found: dict[str, dict[int, float | None]] = {label: {} for label in family.arms}
     for record in journal.stage(STAGE):
         label = str(record.ask.arm)
         if label not in found or record.open:
             continue
-        if record.state == "completed" and (loss := record.score(metric(spec))) is not None:
+        if record.state == "completed" and (loss := record.score(name or metric(spec))) is not None:
             found[label][record.ask.seed] = loss
         elif DIVERGED in ((record.end and record.end.reason) or ""):
             found[label][record.ask.seed] = None
@@ -390,7 +398,31 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> VerdictData:
         judged=list(journal.facts().get("judged", ())),
         unlearned=learned.unlearned(spec, journal.stage(STAGE)),
         notes=notes[0 if family.earlier else 1 :],
+        tasks=_tasks(spec, journal, family, [*gone, *kept, *strayed], asked["stuck"]),
     )
+
+
+def _tasks(
+    spec: SweepSpec, journal: Journal, family: Family, gone: Sequence[str], stuck: verdicts_module.Stuck | None
+) -> dict[str, Any] | None:
+    """The verdicts on tasks at the last look; those of arms that run no further are of the look before.
+
+    gone: the arms that are not compared at this look.
+    """
+    names, arms = tasks.scores(journal), len(family.arms) - 1
+    if not names:
+        return None
+    look, strayed = len(journal.families()), _strayed(spec, journal, family)
+    found = {name: losses(spec, journal, family, name) | {label: {} for label in strayed} for name in names}
+    alpha = rule(spec, len(names) * arms).level(look)
+    before = next((one.get("tasks") for one in reversed(verdicts(journal)) if one["look"] == look - 1), None) or {}
+    kept = {(one["metric"], one["arm"]): one for one in before.get("comparisons", ()) if one["arm"] in gone}
+    compared = task_verdicts.task_verdicts(found, family.baseline, alpha, gone, stuck)
+    return {
+        "alpha": alpha,
+        "rule": task_verdicts.rule(len(names), arms, alpha),
+        "comparisons": [kept.get((one.metric, one.arm)) or asdict(one) for one in compared],
+    }
 
 
 def common_starts(spec: SweepSpec, family: Family) -> list[str]:

@@ -142,6 +142,35 @@ class ChallengeSaid(TypedDict):
     said: str
 
 
+class TaskComparisonSaid(TypedDict):
+    """See `task_verdicts.TaskComparison`."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    metric: str
+    arm: str
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    verdict: str
+    n: Count
+    seeds: Seeds
+    differences: list[Number]
+    mean: Number | None
+    interval: Interval | None
+    sd: Number | None
+    adjusted: Number
+    flip: Number | None
+    detectable: Number | None
+    why: str | None
+
+
+class TasksSaid(TypedDict):
+    """The verdicts on tasks, which are secondary: see `design.VerdictData`."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    rule: list[str]
+    comparisons: list[TaskComparisonSaid]
+
+
 class Said(TypedDict):
     """The verdict of a look: see `design.VerdictData`; keys that earlier versions did not write may be absent."""
 
@@ -164,6 +193,7 @@ class Said(TypedDict):
     unlearned: NotRequired[str | None]
     looks: NotRequired[list[LookSaid]]
     settled: NotRequired[dict[str, Count]]
+    tasks: NotRequired[TasksSaid]
 
 
 class StartTree(TypedDict):

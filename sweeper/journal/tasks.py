@@ -38,8 +38,10 @@ def words(spec: SweepSpec) -> str:
     """Which tasks are scored, and when; empty if there are none."""
     if spec.evaluate is None:
         return ""
-    when = "every trial" if spec.evaluate.at == "trials" else "every run of the confirmation"
-    return f"{', '.join(spec.evaluate.tasks)} at the end of {when}"
+    searched = spec.tasks(confirming=False)
+    later = [name for name in spec.evaluate.tasks if name not in searched]
+    said = {"every trial": list(searched), "every run of the confirmation": later}
+    return "; ".join(f"{', '.join(names)} at the end of {when}" for when, names in said.items() if names)
 
 
 def scores(journal: Journal) -> list[str]:

@@ -205,6 +205,14 @@ def _rule(spec: SweepSpec, journal: Journal, verdict: Mapping[str, Any] | None) 
         )
     if verdict and any(one.get("stuck") is not None for one in verdict["comparisons"]):
         yield "A comparison with a run that did not begin to learn counts as inconclusive."
+    if verdict and (said := verdict.get("tasks")):
+        tasks = list(dict.fromkeys(one["metric"] for one in said["comparisons"]))
+        number = len(said["comparisons"])
+        yield (
+            f"As secondary outcomes, the scores on {len(tasks)} task{'s' * (len(tasks) != 1)} ({', '.join(tasks)}) "
+            "were paired over the same seeds and tested in the same way, as a family of their own: Holm's method "
+            f"adjusts for {number} comparison{'s' * (number != 1)} of tasks and arms at a level of {said['alpha']:.4g}."
+        )
     yield from _looks(spec, journal, rule)
     if verdict is None:
         yield "The confirmation has no verdict yet."

@@ -1,20 +1,22 @@
-"""What trials scored on tasks, as a section of the report."""
+"""What trials scored on tasks, and how arms compare there, as a section of the report."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.journal.budget import Common
 from sweeper.journal.events import Ask
 from sweeper.journal.journal import Journal, TrialRecord
-from sweeper.system.markdown import number, table
+from sweeper.journal.names import Names
+from sweeper.journal.tasks import UNTRAINED, last, scores, task_of
+from sweeper.spec.hints import confidence
+from sweeper.system.markdown import ABSENT, between, code, number, table, text
 
 if TYPE_CHECKING:
     from sweeper.spec.spec import SweepSpec
-from sweeper.journal.tasks import UNTRAINED, last, scores, task_of
 
 
 def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> str:
@@ -51,6 +53,38 @@ def section(spec: SweepSpec, journal: Journal, what: Callable[[Ask], str]) -> st
         for stage, found in rows.items()
     ]
     return "\n\n".join([text, *tables])
+
+
+def compared(verdict: Mapping[str, Any] | None, names: Names) -> str:
+    """The verdicts on tasks, by task: paired differences over seeds. Empty if the record has none."""
+    said = (verdict or {}).get("tasks")
+    if not (verdict and said):
+        return ""
+    heads = ["task", "arm", "pairs", "difference", f"{confidence(said['alpha'])} % interval", "sd", "p (Holm)"]
+    rows = [_row(one, names) for one in said["comparisons"]]
+    first = (
+        f"Secondary to {text(verdict['metric'])}: paired differences in each task's score from "
+        f"{code(verdict['baseline'])} on the same seeds; positive is better. The intervals show what other seeds would "
+        "give, unadjusted; other sentences of a task are not in them."
+    )
+    drawn = table([*heads, "p (sign flip)", "detectable", "verdict"], rows, left=("task", "arm", "verdict"))
+    earlier = {one["arm"]: one["alpha"] for one in said["comparisons"] if one["alpha"] != said["alpha"]}
+    notes = [
+        f"{arm}: settled at an earlier look, runs no further and keeps its {confidence(alpha)} % intervals"
+        for arm, alpha in earlier.items()
+    ]
+    return "\n\n".join([first, drawn, "\n".join(f"* {text(line)}" for line in [*said["rule"], *notes])])
+
+
+def _row(one: Mapping[str, Any], names: Names) -> list[str]:
+    flip = ABSENT if one["flip"] is None else f"{one['flip']:.3g}"
+    row = [one["metric"], names.label(one["arm"]), str(one["n"]), number(one["mean"], "+"), between(one["interval"])]
+    return [*row, number(one["sd"]), f"{one['adjusted']:.3g}", flip, number(one["detectable"]), told(one)]
+
+
+def told(one: Mapping[str, Any]) -> str:
+    """A comparison's verdict as people read it."""
+    return f"{one['verdict']}: {one['why']}" if one["why"] else one["verdict"]
 
 
 def _mean(records: Sequence[TrialRecord], metric: str) -> float | None:

@@ -80,7 +80,8 @@ def sections(spec: SweepSpec, journal: Journal, outcome: Outcome) -> dict[str, s
         *(f"**Caution:** {text(line)}" for line in cautions),
         *([f"This is {text(left_out)}."] if left_out else []),
     )
-    front, judged = pareto.section(spec, journal, names.of), scores.section(spec, journal, names.of)
+    front, scored = pareto.section(spec, journal, names.of), scores.section(spec, journal, names.of)
+    judged = "\n\n".join(part for part in (scored, scores.compared(verdict, names)) if part)
     return {
         "": "\n\n".join(part for part in first if part),
         **({"Verdicts": verdict_text.section(verdict, names)} if verdict else {}),

@@ -39,6 +39,7 @@ _KNOWN = {*"ßæøåœłÆØÅŒŁ§©°±·×÷–—‘’“”…"}  # to pd
 # Other characters need a font that has them: lualatex and xelatex show them, pdflatex their number.
 OTHER_LETTERS = "\\providecommand{\\otherletter}[2]{\\ifdefined\\Umathchar#1\\else\\texttt{#2}\\fi}"
 _LONGEST = 100  # characters of a name in a table
+_ENDS = ("\\bottomrule", "\\end{tabular}", "\\end{table}")
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet takes a cell that begins so as a formula
 
 
@@ -78,16 +79,46 @@ def verdict_tex(verdict: Verdict | None, names: Names | None = None) -> str:
         "\\midrule",
     ]
     for one in verdict["comparisons"]:
-        bounds = one["interval"]
-        between = "--" if bounds is None else f"$[{bounds[0]:+.4f}, {bounds[1]:+.4f}]$"
-        p = "--" if one["n"] < 2 else "$<0.0001$" if one["adjusted"] < 1e-4 else f"${one['adjusted']:.2g}$"
-        mean = "--" if one["mean"] is None else f"${nats(one['mean'])}$"
         label = verdict.get("told", {}).get(one["arm"], one["verdict"])
         arm = names.name(one["arm"]) if names else one["arm"]
         lines += [f"% {escape(arm)} is {escape(one['arm'])}"] if arm != one["arm"] else []
-        cells = [escape(_cut(arm)), str(one["n"]), mean, between, p, escape(_cut(label))]
+        cells = [escape(_cut(arm)), *_figures(one), escape(_cut(label))]
         lines.append(" & ".join(cells) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
+    return "\n".join([*lines, *_ENDS, *_tasks_tex(verdict, names)]) + "\n"
+
+
+def _tasks_tex(verdict: Verdict, names: Names | None) -> list[str]:
+    """The verdicts on tasks as a second table; empty if the record has none."""
+    if not (said := verdict.get("tasks")):
+        return []
+    level, number = confidence(said["alpha"]), len(said["comparisons"])
+    caption = (
+        f"Differences in tasks' scores from {_cut(verdict['baseline'])}, paired over seeds, secondary to "
+        f"{_cut(verdict['metric'])}; positive is better. Intervals ({level} %) are unadjusted, p is adjusted by Holm's "
+        f"method over {number} comparison{'s'[number == 1 :]} of tasks and arms."
+    )
+    lines = [
+        "\\begin{table}",
+        "\\centering\\small\\setlength{\\tabcolsep}{4pt}",
+        f"\\caption{{{escape(caption)}}}",
+        "\\begin{tabular}{llrrrrl}",
+        "\\toprule",
+        f"task & arm & $n$ & difference & {level}\\,\\% interval & adjusted $p$ & verdict \\\\",
+        "\\midrule",
+    ]
+    for one in said["comparisons"]:
+        arm = names.name(one["arm"]) if names else one["arm"]
+        first = [escape(_cut(one["metric"])), escape(_cut(arm)), *_figures(one)]
+        lines.append(" & ".join([*first, escape(_cut(one["verdict"]))]) + " \\\\")
+    return [*lines, *_ENDS]
+
+
+def _figures(one: Mapping[str, Any]) -> list[str]:
+    """Pairs, difference, interval and p of a comparison, for a row in LaTeX."""
+    bounds = one["interval"]
+    between = "--" if bounds is None else f"$[{bounds[0]:+.4f}, {bounds[1]:+.4f}]$"
+    p = "--" if one["n"] < 2 else "$<0.0001$" if one["adjusted"] < 1e-4 else f"${one['adjusted']:.2g}$"
+    return [str(one["n"]), "--" if one["mean"] is None else f"${nats(one['mean'])}$", between, p]
 
 
 def _cell(value: Any) -> Any:

@@ -33,7 +33,7 @@ def maximised(name: str) -> bool:
 
 
 def check(names: Sequence[str], tasks: bool) -> None:
-    """Raises ConfigError for objectives that no trial reports. tasks: whether every search trial is scored by tasks."""
+    """Raises ConfigError for objectives that no trial reports. tasks: whether search trials are scored by any."""
     first, *further = names
     if not re.fullmatch(LOSS, first):
         raise ConfigError(("objective",), f"{first!r} must be a validation loss, such as val/loss; it is minimised")
@@ -45,7 +45,7 @@ def check(names: Sequence[str], tasks: bool) -> None:
                 ("objective",), f"{name!r} is neither a loss nor a task's score; only these can follow {first}"
             )
         if maximised(name) and not tasks:
-            reason = f"no search trial reports {name!r}: add its task to evaluate.tasks, with at: trials"
+            reason = f"no search trial reports {name!r}: add its task to evaluate.tasks"
             raise ConfigError(("objective",), reason)
 
 

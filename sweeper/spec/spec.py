@@ -217,6 +217,8 @@ class Confirm(Section):
 class Evaluate(Section):
     """The tasks that score trials in addition to their losses, at the end of every trial or of the confirmation's only.
 
+    A task whose score is an objective is scored at the end of every trial in any case.
+
     tasks: name -> path of its data. Like a corpus's, a relative path starts in the current directory.
     """
 
@@ -451,8 +453,15 @@ class SweepSpec(Section):
         return self.objectives[0]
 
     def tasks(self, confirming: bool) -> dict[str, str]:
-        """The tasks that score a run of the search, or of the confirmation, at its end: name -> path of its data."""
-        return dict(self.evaluate.tasks) if self.evaluate and (confirming or self.evaluate.at == "trials") else {}
+        """The tasks that score a run of the search, or of the confirmation, at its end: name -> path of its data.
+
+        With `at: confirm`, those of the search are the ones that it aims at.
+        """
+        if self.evaluate is None:
+            return {}
+        aims = {name.rpartition("/")[0] for name in self.objectives if objectives.maximised(name)}
+        every = confirming or self.evaluate.at == "trials"
+        return {name: path for name, path in self.evaluate.tasks.items() if every or name in aims}
 
     @property
     def total_trials(self) -> int:

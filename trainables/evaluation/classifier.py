@@ -3,7 +3,13 @@
 Facts from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025,
 evaluation_pipeline/finetune): AdamW on all parameters alike, no clipping, the mean cross-entropy of a batch, a new
 order every epoch without its last incomplete batch; every token of type 0; the longer segment is cut first. The head
-reads the first position; in the pipeline of 2026 it reads the last one, of a batch padded on the left.
+reads the first position of rows padded on the right. In the pipeline of 2026 it reads the last one, of rows padded on
+the left.
+
+Left padding moves a row's tokens, and the pipeline of 2026 gives the encoder no positions of its own, nor do we: where
+an encoder counts absolute positions from the start of a row, as BERT does, a row's answer then depends on the longest
+row of its batch. So validation batches are the pipeline's: 64 rows in the order of the file. Encoders that count
+positions from one token to another, or from the first that is not padding, answer as if there were no padding.
 """
 
 from __future__ import annotations
@@ -23,18 +29,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainables.evaluation import pseudo_likelihood
-from trainables.evaluation.glue import Examples, Measure, Settings, Split
+from trainables.evaluation.glue import Examples, Measure, Pooling, Settings, Split
 from trainables.noise import derive, uniform
 
 Progress = Callable[[str], None]
 
 
 class Classifier(nn.Module):
-    """An encoder with a head on its first position. The head's norms have no parameters."""
+    """An encoder with a head on its first or last position. The head's norms have no parameters."""
 
     def __init__(self, encoder: nn.Module, hidden: int, settings: Settings) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.read = encoder, 0 if settings.pooling == "cls" else -1
         self.head = nn.Sequential(
             nn.LayerNorm(hidden, settings.norm_eps, elementwise_affine=False),
             nn.Linear(hidden, hidden),
@@ -46,7 +52,7 @@ class Classifier(nn.Module):
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Logits, [B, labels], of padded rows. mask: 1 for tokens, 0 for padding."""
-        return self.head(self.encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state[:, 0])
+        return self.head(self.encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state[:, self.read])
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Rows:
         labels: [n].
         pad: the id of the padding token.
         truncated: how many rows were cut.
+        pooling: `last` pads on the left, `cls` on the right.
     """
 
     ids: NDArray[np.int64]
@@ -68,9 +75,10 @@ class Rows:
     labels: NDArray[np.int64]
     pad: int
     truncated: int
+    pooling: Pooling
 
     @staticmethod
-    def of(examples: Examples, tokenizer: Any, length: int) -> Rows:
+    def of(examples: Examples, tokenizer: Any, length: int, pooling: Pooling = "cls") -> Rows:
         """Tokenise examples, each cut to so many tokens, special ones included."""
         plain = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
         rows = tokenizer(examples.first, examples.second, **plain)["input_ids"]
@@ -82,13 +90,15 @@ class Rows:
                 rows[index] = row
         lengths = np.array([len(row) for row in rows], np.int64)
         ids = np.concatenate([np.asarray(row, np.int64) for row in rows])
-        return Rows(ids, np.cumsum(lengths) - lengths, lengths, examples.labels, tokenizer.pad_token_id, len(long))
+        starts, pad = np.cumsum(lengths) - lengths, tokenizer.pad_token_id
+        return Rows(ids, starts, lengths, examples.labels, pad, len(long), pooling)
 
     def batch(self, which: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         """(ids [B, T], mask [B, T], labels [B]) of some rows, padded to the longest, on the default device."""
-        place = np.arange(self.lengths[which].max())
-        inside = place < self.lengths[which, None]
-        ids = np.where(inside, self.ids[np.minimum(self.starts[which, None] + place, len(self.ids) - 1)], self.pad)
+        lengths, most = self.lengths[which, None], self.lengths[which].max()
+        place = np.arange(most) - (most - lengths if self.pooling == "last" else 0)  # in a row's own tokens
+        inside = (place >= 0) & (place < lengths)
+        ids = np.where(inside, self.ids[np.clip(self.starts[which, None] + place, 0, len(self.ids) - 1)], self.pad)
         device = torch.get_default_device()
         given = [torch.from_numpy(array) for array in (ids, inside.astype(np.int64), self.labels[which])]
         return given[0].to(device), given[1].to(device), given[2].to(device)
@@ -110,22 +120,27 @@ def learn(
         tell: told of every epoch in a line.
 
     Returns:
-        The record for JSON: scores by epoch, and what they depend on.
+        The record for JSON: scores by epoch, the answers on the validation data after the best, and what they depend
+        on.
     """
     began, device = time.monotonic(), torch.get_default_device()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         encoder, tokenizer, length = load(model_folder, settings.length)
-        rows = {split: Rows.of(part, tokenizer, length) for split, part in examples.items()}
+        rows = {split: Rows.of(part, tokenizer, length, settings.pooling) for split, part in examples.items()}
         torch.manual_seed(derive("glue", name, seed))
         model = Classifier(encoder, encoder.config.hidden_size, settings).to(device)
         training = _Training(model, settings, rows["train"], (name, seed))
-        epochs = []
+        epochs, best = list[dict[str, float]](), np.empty(0, np.int64)
         for epoch in range(settings.epochs):
             loss = training.epoch(epoch)
             if not math.isfinite(loss):
                 raise ValueError(f"glue/{name}: the loss is {loss}; are the weights of {model_folder} sound?")
-            epochs.append({"loss": loss, **_scores(model, rows["valid"], settings)})
-            score = epochs[-1][settings.measure]
+            answers = _answers(model, rows["valid"], settings)
+            found = _scores(answers, rows["valid"].labels, settings)
+            score = found[settings.measure]
+            if score > max((each[settings.measure] for each in epochs), default=-1):  # the first of equals
+                best = answers
+            epochs.append({"loss": loss, **found})
             tell(f"glue/{name}, seed {seed}: epoch {epoch + 1} of {settings.epochs}, {settings.measure} {score:.3f}")
     frequent = np.full_like(rows["valid"].labels, np.bincount(rows["train"].labels).argmax())
     values = [each[settings.measure] for each in epochs]
@@ -135,6 +150,7 @@ def learn(
         "last": values[-1],
         "majority": measured(frequent, rows["valid"].labels, settings.measure),
         "epochs": epochs,
+        "answers": best.tolist(),
         "steps": training.steps,
         "length": length,
         "examples": {split: len(part.labels) for split, part in rows.items()},
@@ -199,17 +215,26 @@ class _Training:
 
 
 @torch.inference_mode()
-def _scores(model: Classifier, rows: Rows, settings: Settings) -> dict[Measure, float]:
-    """Scores by each measure that applies. Rows of similar length go together, which changes no answer."""
+def _answers(model: Classifier, rows: Rows, settings: Settings) -> NDArray[np.int64]:
+    """The labels that the model gives, [n].
+
+    Padded on the right, rows of similar length go together, which changes no answer. Padded on the left it may change
+    some: they stay in the order of the file.
+    """
     model.eval()
     answers = np.empty_like(rows.labels)
-    order = np.argsort(rows.lengths, kind="stable")
+    order = np.argsort(rows.lengths, kind="stable") if rows.pooling == "cls" else np.arange(len(rows.labels))
     for begin in range(0, len(order), settings.valid_batch):
         which = order[begin : begin + settings.valid_batch]
         ids, mask, _ = rows.batch(which)
         answers[which] = model(ids, mask).argmax(-1).cpu().numpy()
+    return answers
+
+
+def _scores(answers: NDArray[np.int64], labels: NDArray[np.int64], settings: Settings) -> dict[Measure, float]:
+    """Scores by each measure that applies."""
     fit: tuple[Measure, ...] = ("accuracy", "f1") if settings.labels == 2 else ("accuracy",)
-    return {measure: measured(answers, rows.labels, measure) for measure in fit}
+    return {measure: measured(answers, labels, measure) for measure in fit}
 
 
 def measured(answers: NDArray[np.int64], labels: NDArray[np.int64], measure: Measure) -> float:

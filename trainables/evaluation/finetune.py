@@ -1,8 +1,9 @@
-"""Fine-tunes a bundle on (Super)GLUE as the BabyLM challenge did in 2025, and scores it.
+"""Fine-tunes a bundle on (Super)GLUE as the BabyLM challenge does, and scores it.
 
 The score is the best epoch's on the validation data, as in the challenge's evaluation pipeline of 2025
 (github.com/babylm/evaluation-pipeline-2025, evaluation_pipeline/finetune). The epoch is chosen on the data that it is
-measured on, which flatters, more so on small data; `GlueScore.last` is free of that.
+measured on, which flatters, more so on small data; `GlueScore.last` is free of that. `NAME-last` is the task as the
+pipeline of 2026 reads it: the last position, padded on the left (classifier.py says what that does).
 
 A finished (task, seed), for one model, data, settings, device and versions, lies as JSON in a work folder and is not
 repeated; an interrupted one starts over. On a CPU its bits depend on these alone.
@@ -24,12 +25,25 @@ import torch
 from sweeper.system import files
 from trainables import limits, received
 from trainables.evaluation.classifier import Progress, learn
-from trainables.evaluation.glue import FAST, Examples, Measure, Settings, Split, check, measure, parts, read, settings
+from trainables.evaluation.glue import (
+    FAST,
+    Examples,
+    Measure,
+    Pooling,
+    Settings,
+    Split,
+    check,
+    measure,
+    parts,
+    pooled,
+    read,
+    settings,
+)
 
-__all__ = ["GlueScore", "check", "finetune"]
+__all__ = ["GlueScore", "check", "finetune", "predictions"]
 
 READ = ("config.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*special*.json", "added_tokens.json")
-RECORD = 1  # raise it when the meaning of a record, or the way to its numbers, changes
+RECORD = 2  # raise it when the meaning of a record, or the way to its numbers, changes
 
 
 @dataclass(frozen=True)
@@ -60,16 +74,16 @@ def finetune(
 
     Args:
         model_folder: the bundle.
-        name: of the task, or `fast`.
+        name: of the task, or `fast`; either may end in `-last`.
         data: see `glue.read`.
         work: where finished seeds are kept.
         seeds: at least one.
         progress: told of every epoch in a line.
     """
     assert seeds
-    fast = name == FAST
-    tell = progress or (lambda _: None)
-    found = [_task(model_folder, part, place, work, fast) for part, place in parts(name, data)]
+    (own, pooling), tell = pooled(name), progress or (lambda _: None)
+    fast = own == FAST
+    found = [_task(model_folder, part, place, work, fast, pooling) for part, place in parts(name, data)]
     records = [[task.record(seed, tell) for seed in seeds[: 1 if fast else None]] for task in found]
     scores = np.array([[record["score"] for record in row] for row in records])  # [tasks, seeds]
     return GlueScore(
@@ -79,6 +93,27 @@ def finetune(
         float(np.mean([row[0]["majority"] for row in records])),
         float(np.mean([[record["last"] for record in row] for row in records])),
     )
+
+
+def predictions(
+    model_folder: Path, name: str, data: str, work: Path, seed: int = 0, progress: Progress | None = None
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """A task's answers on its validation data after the best epoch, as the challenge's submission has them.
+
+    {"rte": {"predictions": [{"id": "rte_0", "pred": 1}, ...]}}, in the order of the file. Fine-tuning is that of
+    `finetune`, whose record it shares. Raises ValueError, in one line, for unusable data and folders.
+
+    Args:
+        model_folder: the bundle.
+        name: of the task; it may end in `-last`.
+        data: see `glue.read`.
+        work: where finished seeds are kept.
+        seed: of fine-tuning.
+        progress: told of every epoch in a line.
+    """
+    own, pooling = pooled(name)
+    record = _task(model_folder, own, data, work, False, pooling).record(seed, progress or (lambda _: None))
+    return {own: {"predictions": [{"id": f"{own}_{n}", "pred": answer} for n, answer in enumerate(record["answers"])]}}
 
 
 @dataclass(frozen=True)
@@ -103,8 +138,8 @@ class _Task:
         return kept
 
 
-def _task(model_folder: Path, name: str, data: str, work: Path, fast: bool) -> _Task:
-    chosen, found = settings(name, fast), read(name, data)
+def _task(model_folder: Path, name: str, data: str, work: Path, fast: bool, pooling: Pooling) -> _Task:
+    chosen, found = settings(name, fast, pooling), read(name, data)
     examples: dict[Split, Examples] = {
         "train": found["train"].drawn(chosen.largest_train, "glue", name, "train"),
         "valid": found["valid"].drawn(chosen.largest_valid, "glue", name, "valid"),

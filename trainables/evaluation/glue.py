@@ -1,8 +1,9 @@
 """The (Super)GLUE tasks of the BabyLM challenge: their files, measures and settings.
 
-Facts from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025, eval_finetuning.sh
-and evaluation_pipeline/finetune) and from its release `glue_filtered`: NAME.train.jsonl and NAME.valid.jsonl, one
-object a line, `label` a number. The release has MNLI and QQP at 10,000 training examples; longer ones are cut to that.
+Texts and measures are from the challenge's evaluation pipeline of 2025 (github.com/babylm/evaluation-pipeline-2025,
+evaluation_pipeline/finetune), and the same in 2026; the numbers are in rules.py. Its release `glue_filtered` has
+NAME.train.jsonl and NAME.valid.jsonl, one object a line, `label` a number; MNLI and QQP with 10,000 training examples:
+longer ones are cut to that.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from numpy.typing import NDArray
 
 from sweeper.system.files import GIVEN
 from trainables import limits
+from trainables.evaluation import rules
 from trainables.noise import uniform
 
 Measure = Literal["accuracy", "f1"]
+Pooling = Literal["cls", "last"]
 Split = Literal["train", "valid"]
 Place = tuple[str, Iterable[tuple[int, Any]]]  # where a split lies, and its numbered rows
 
 HUB = "hub:"
 FAST = "fast"
+LAST = "-last"  # behind a task's name: as the pipeline of 2026 reads a sentence
 FAST_TASKS = ("mnli", "qqp")
 SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -55,22 +59,25 @@ class Settings:
         norm_eps: of the head's norms.
         largest_train: with more examples so many are drawn, the same for every model and seed.
         largest_valid: the same for validation.
+        pooling: which position the head reads: `cls`, the first, of rows padded on the right (the pipeline of 2025), or
+            `last`, the last, of rows padded on the left (that of 2026).
     """
 
     measure: Measure = "accuracy"
     labels: int = 2
-    epochs: int = 10
-    batch: int = 32
-    valid_batch: int = 64
-    length: int = 512
-    lr: float = 3e-5
-    warmup: float = 0.06
-    final: float = 0.1
-    weight_decay: float = 0.01
-    dropout: float = 0.1
-    norm_eps: float = 1e-5
+    epochs: int = rules.EPOCHS
+    batch: int = rules.BATCH
+    valid_batch: int = rules.VALID_BATCH
+    length: int = rules.LENGTH
+    lr: float = rules.RATE
+    warmup: float = rules.WARMUP
+    final: float = rules.FINAL
+    weight_decay: float = rules.WEIGHT_DECAY
+    dropout: float = rules.DROPOUT
+    norm_eps: float = rules.NORM_EPS
     largest_train: int | None = None
     largest_valid: int | None = None
+    pooling: Pooling = "cls"
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,12 @@ class Task:
 
 
 TASKS = {
-    "boolq": Task("{question}", "{passage}", Settings(batch=16)),
-    "multirc": Task("Question: {question} Answer: {answer}", "{paragraph}", Settings(batch=16)),
+    "boolq": Task("{question}", "{passage}", Settings(batch=rules.SMALL_BATCH)),
+    "multirc": Task("Question: {question} Answer: {answer}", "{paragraph}", Settings(batch=rules.SMALL_BATCH)),
     "rte": Task("{sentence1}", "{sentence2}"),
-    "wsc": Task('Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}", Settings(epochs=30)),
+    "wsc": Task(
+        'Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}", Settings(epochs=rules.WSC_EPOCHS)
+    ),
     "mrpc": Task("{sentence1}", "{sentence2}", Settings(measure="f1")),
     "qqp": Task("{question1}", "{question2}", Settings(measure="f1", largest_train=10_000)),
     "mnli": Task("{premise}", "{hypothesis}", Settings(labels=3, largest_train=10_000)),
@@ -123,7 +132,17 @@ class Examples:
         return Examples([self.first[i] for i in kept], [self.second[i] for i in kept], self.labels[kept])
 
 
-def settings(name: str, fast: bool = False) -> Settings:
+def names() -> list[str]:
+    """What may stand behind `glue/`."""
+    return [f"{name}{suffix}" for suffix in ("", LAST) for name in (*TASKS, FAST)]
+
+
+def pooled(name: str) -> tuple[str, Pooling]:
+    """A task's own name, and its pooling: ("rte", "last") of rte-last."""
+    return name.removesuffix(LAST), "last" if name.endswith(LAST) else "cls"
+
+
+def settings(name: str, fast: bool = False, pooling: Pooling = "cls") -> Settings:
     """The settings of a task; fast: as part of `glue/fast`.
 
     `glue/fast` is MNLI and QQP: the two of the release with thousands of validation examples (about 4,900 and 20,000;
@@ -131,7 +150,7 @@ def settings(name: str, fast: bool = False) -> Settings:
     (BoolQ's and MultiRC's paragraphs cost ten times as much). 5,000 training examples, 4 epochs, 2,000 validation
     examples, one seed; accuracy for both, so that their mean has one unit.
     """
-    chosen = TASKS[name].settings
+    chosen = replace(TASKS[name].settings, pooling=pooling)
     if not fast:
         return chosen
     return replace(chosen, measure="accuracy", epochs=4, length=128, largest_train=5_000, largest_valid=2_000)
@@ -139,6 +158,7 @@ def settings(name: str, fast: bool = False) -> Settings:
 
 def measure(name: str) -> Measure:
     """The measure of a task, or of `fast`."""
+    name, _ = pooled(name)
     return "accuracy" if name == FAST else TASKS[name].settings.measure
 
 
@@ -153,6 +173,7 @@ def parts(name: str, data: str) -> list[tuple[str, str]]:
 
     Raises ValueError, in one line, for an unknown task or a missing folder.
     """
+    name, _ = pooled(name)
     if name != FAST and name not in TASKS:
         near = difflib.get_close_matches(name, [*TASKS, FAST], 1)
         hint = f"; did you mean {near[0]}?" if near else ""

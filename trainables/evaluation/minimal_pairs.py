@@ -7,6 +7,7 @@ tie as right. Zorro's own scorer requires a strict difference and counts a tie a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,15 +89,26 @@ def score(pairs: Pairs, preference: NDArray[np.float64], seed: int = 0) -> PairS
     return PairScore(float(half.mean()), float(first.mean()), int(counts[:, 1].sum()), bootstrap(counts, seed), by)
 
 
-def bootstrap(counts: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    counts: NDArray[np.int64],
+    seed: int = 0,
+    credits: Sequence[float] | NDArray[np.float64] = (0, 0.5, 1),
+    weights: NDArray[np.float64] | None = None,
+) -> tuple[float, float]:
     """95 % percentile interval of the macro average, pairs resampled within each phenomenon.
 
-    counts: [phenomena, 3] wrong, tie, right. The counts of a resample of n pairs are multinomial, so counts are drawn,
-    not pairs.
+    The counts of a resample of n pairs are multinomial, so counts are drawn, not pairs.
+
+    Args:
+        counts: [phenomena, kinds], such as wrong, tie, right.
+        seed: of the draws.
+        credits: [kinds] what one of a kind counts.
+        weights: [phenomena], adding up to 1; None if they weigh the same.
     """
     source = np.random.Generator(np.random.Philox(noise.derive(seed, "bootstrap of pairs")))
     size = counts.sum(1)
     drawn = source.multinomial(size, counts / size[:, None], (RESAMPLES, len(size)))
-    means = (drawn @ np.array([0, 0.5, 1]) / size).mean(1)
+    each = drawn @ np.array(credits) / size
+    means = each.mean(1) if weights is None else each @ weights
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

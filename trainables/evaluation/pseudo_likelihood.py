@@ -6,6 +6,7 @@ tokenizer's special tokens ([CLS] and [SEP] of BERT) are in the input, but neith
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ LOGITS_AT_ONCE = 2**24  # 64 MiB
 PADDED_VOCABULARY = 128  # a model may have so many more entries than its tokenizer
 
 Progress = Callable[[int, int], None]  # masked positions done, and in all
+Row = tuple[tuple[int, ...], tuple[int, ...]]  # ids, and for each 0 if it is masked in its turn and counted, else 1
 
 
 def silent(_done: int, _total: int) -> None:
@@ -45,23 +47,20 @@ class Scorer:
 
     def __call__(self, sentences: Sequence[str], progress: Progress = silent) -> NDArray[np.float64]:
         """[n] sums of log-probabilities. ValueError for a sentence beyond the model's positions."""
-        places: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-        place = [places.setdefault(key, len(places)) for key in tokens(self.tokenizer, sentences)]
-        lengths = np.array([len(ids) for ids, _ in places])
-        if lengths.max(initial=0) > positions(self.model):
-            raise ValueError(f"a sentence of {lengths.max()} tokens exceeds {positions(self.model)} positions")
-        scored = list(places)
-        sums = np.zeros(len(scored))
-        total, done = sum(len(special) - sum(special) for _, special in scored), 0
+        return self.batches(Batches(tokens(self.tokenizer, sentences)), progress)
+
+    def batches(self, given: Batches, progress: Progress = silent) -> NDArray[np.float64]:
+        """[n] sums over the counted positions of every row. ValueError for a row beyond the model's positions."""
+        if given.longest > positions(self.model):
+            raise ValueError(f"a sentence of {given.longest} tokens exceeds {positions(self.model)} positions")
+        sums, done = np.zeros(given.distinct), 0
         with torch.inference_mode(), self._hooked():
-            for length in np.unique(lengths)[::-1]:
-                chosen = np.flatnonzero(lengths == length)
-                ids, special = np.array([scored[i] for i in chosen], dtype=np.int64).transpose(1, 0, 2)
-                for rows, values in self._masked(torch.from_numpy(ids), torch.from_numpy(special == 0)):
+            for chosen, ids, counted in given.groups:
+                for rows, values in self._masked(ids, counted):
                     np.add.at(sums, chosen[rows], values)
                     done += len(rows)
-                    progress(done, total)
-        return sums[place]
+                    progress(done, given.total)
+        return sums[given.place]
 
     def _masked(self, ids: Tensor, scored: Tensor) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """(rows [m], log-probabilities [m]) of the scored positions of ids [n, T], batch by batch."""
@@ -109,8 +108,45 @@ class Scorer:
         return self.model.config.vocab_size
 
 
-def tokens(tokenizer: Any, sentences: Sequence[str]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """[n] (ids, 1 for special tokens that the tokenizer added, else 0). An [UNK] is an ordinary token."""
+class Batches:
+    """[n] rows in groups of one length, each distinct row once. One serves all models that share a tokenizer.
+
+    Args:
+        rows: [n].
+
+    Attributes:
+        place: [n] which of the distinct rows each is.
+        distinct: how many there are.
+        longest: tokens of the longest.
+        total: counted positions of the distinct rows.
+        groups: by falling length, (which distinct rows [m], their ids [m, T], whether a position is counted [m, T]).
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        places: dict[Row, int] = {}
+        self.place = [places.setdefault(row, len(places)) for row in rows]
+        found = list(places)
+        lengths = np.array([len(ids) for ids, _ in found])
+        self.distinct, self.longest = len(found), int(lengths.max(initial=0))
+        self.total = sum(len(left_out) - sum(left_out) for _, left_out in found)
+        self.groups: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
+        for length in np.unique(lengths)[::-1]:
+            chosen = np.flatnonzero(lengths == length)
+            ids, left_out = np.array([found[i] for i in chosen], dtype=np.int64).transpose(1, 0, 2)
+            self.groups.append((chosen, torch.from_numpy(ids), torch.from_numpy(left_out == 0)))
+
+    @property
+    def digest(self) -> bytes:
+        """Hash of the rows."""
+        digest = hashlib.sha256(np.array(self.place, np.int64).tobytes())
+        for chosen, ids, counted in self.groups:
+            for part in (chosen, np.array(ids.shape, np.int64), ids.numpy(), counted.numpy()):
+                digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.digest()
+
+
+def tokens(tokenizer: Any, sentences: Sequence[str]) -> list[Row]:
+    """[n] rows with every token counted but the special ones that the tokenizer adds. An [UNK] is an ordinary token."""
     if not sentences:
         return []
     coded = tokenizer(list(sentences), return_special_tokens_mask=True, verbose=False)
@@ -118,6 +154,25 @@ def tokens(tokenizer: Any, sentences: Sequence[str]) -> list[tuple[tuple[int, ..
         (tuple(ids), tuple(special))
         for ids, special in zip(coded["input_ids"], coded["special_tokens_mask"], strict=True)
     ]
+
+
+def completion_tokens(tokenizer: Any, options: Sequence[tuple[str, str]]) -> list[Row]:
+    """[n] rows of sentences in which only the tokens of the completion count; what comes before is context.
+
+    options: [n] (sentence, the completion that it ends with). As in the pipeline, a token is the completion's if it
+    ends after the place where the completion begins, so one that lies across the border counts. Raises ValueError, in
+    one line, if the tokenizer does not tell where a token ends.
+    """
+    if not options:
+        return []
+    if not tokenizer.is_fast:
+        raise ValueError("the tokenizer does not say which characters a token stands for: save it as tokenizer.json")
+    coded = tokenizer([sentence for sentence, _ in options], return_offsets_mapping=True, verbose=False)
+    rows = []
+    for ids, spans, (sentence, completion) in zip(coded["input_ids"], coded["offset_mapping"], options, strict=True):
+        begin = len(sentence) - len(completion)
+        rows.append((tuple(ids), tuple(int(end <= begin) for _, end in spans)))
+    return rows
 
 
 def positions(model: Any) -> int:

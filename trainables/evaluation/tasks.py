@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import io
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 
 from sweeper.system import files
-from trainables import limits
-from trainables.evaluation import glue, minimal_pairs, pseudo_likelihood, wug
-from trainables.evaluation.pseudo_likelihood import Scorer
+from trainables.evaluation import completions, glue, kept, minimal_pairs, pseudo_likelihood, reading, wug
+from trainables.evaluation.kept import Kept
+from trainables.evaluation.pseudo_likelihood import Batches, Scorer
 from trainables.evaluation.sentence_pairs import Pairs
 
 READERS: dict[str, Callable[[Path], Pairs]] = {
@@ -34,8 +34,11 @@ READERS: dict[str, Callable[[Path], Pairs]] = {
     "wug_adj": wug.read_wug,
     "wug_past": wug.read_wug,
 }
+CHOICES = ("ewok", "entity_tracking", "comps", "global_piqa")  # of several options, the likeliest completion
+READING = "reading"
 GLUE = "glue/"
 
+RowScores = Callable[[Batches, pseudo_likelihood.Progress], NDArray[np.float64]]  # [n] sums over counted positions
 Progress = Callable[[str, int, int], None]  # what is being done, how much is done, and in all; 0 of 0 if unknown
 
 
@@ -48,8 +51,8 @@ class TaskScore:
     """The score on one task; higher is better.
 
     Args:
-        measure: accuracy and f1 go from 0 to 1, spearman from -1 to 1.
-        score: a tie counts as half.
+        measure: accuracy, f1 and gain go from 0 to 1, spearman from -1 to 1.
+        score: a tie counts as half, or as its share among more than two.
         untrained: the score of the same config with random weights.
         score_first: a tie counts for option 0, as in BabyLM's pipeline until April 2026 (since then it breaks ties at
             random); None if nothing can tie.
@@ -80,6 +83,18 @@ def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: in
         if name.startswith(GLUE):
             found[name] = glue.check(name.removeprefix(GLUE), data)
             continue
+        if name in CHOICES:
+            items = completions.READERS[name](Path(data))
+            found[name] = items.fingerprint
+            if tokenizer:
+                items.rows(tokenizer, positions)
+            continue
+        if name == READING:
+            words = reading.read(Path(data))
+            found[name] = words.fingerprint
+            if tokenizer:
+                words.rows(tokenizer, "official", positions)
+            continue
         pairs = READERS[name](Path(data))
         if tokenizer:
             coded = pseudo_likelihood.tokens(tokenizer, pairs.sentences())
@@ -90,7 +105,7 @@ def check(tasks: Mapping[str, str], tokenizer_folder: Path | None, positions: in
 
 def require_task(name: str) -> None:
     """Raise ValueError, with the nearest name, for an unknown task."""
-    names = [*READERS, *(GLUE + each for each in (*glue.TASKS, glue.FAST))]
+    names = [*READERS, *CHOICES, READING, *(GLUE + each for each in glue.names())]
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
         raise ValueError(f"there is no task {name!r}: " + (f"did you mean {near[0]}?" if near else ", ".join(names)))
@@ -98,7 +113,8 @@ def require_task(name: str) -> None:
 
 def main_metric(name: str) -> str:
     """The key of the score itself in `metrics`."""
-    measures = {"blimp": "accuracy", "zorro": "accuracy", "wug_adj": "spearman", "wug_past": "spearman"}
+    measures = dict.fromkeys(("blimp", "zorro", *CHOICES), "accuracy")
+    measures |= {"wug_adj": "spearman", "wug_past": "spearman", READING: "gain"}
     return f"{name}/{measures.get(name) or glue.measure(name.removeprefix(GLUE))}"
 
 
@@ -122,13 +138,18 @@ def evaluate(
     """
     trained, tokenizer = pseudo_likelihood.load(model_folder)
     scorers = Scorer(trained, tokenizer, device), Untrained(model_folder, tokenizer, device, seed)
+    of_rows = scorers[0].batches, Kept.untrained(model_folder, tokenizer, device, seed)
     scores = {}
     with tempfile.TemporaryDirectory(prefix="untrained-") as kept:
         for name, data in tasks.items():
             if name.startswith(GLUE):
                 folders = model_folder, scorers[1].write(Path(kept) / "bundle")
                 with torch.device(device):
-                    scores[name] = _glue(folders, name, data, seeds, progress)
+                    scores[name] = fine_tuned(folders, name, data, seeds, progress)
+            elif name in CHOICES:
+                scores[name] = _choices(of_rows, tokenizer, name, Path(data), seed, progress)
+            elif name == READING:
+                scores[name] = _reading(of_rows, tokenizer, Path(data), seed, progress)
             elif name.startswith("wug"):
                 scores[name] = _morphology(scorers, name, Path(data), seed, progress)
             else:
@@ -182,14 +203,12 @@ class Untrained:
         """[n] sums of log-probabilities, as `Scorer` gives them."""
         key = self._origin.copy()
         key.update("\0".join(sentences).encode())
-        kept = files.cache_root() / "untrained" / f"{key.hexdigest()[:32]}.npy"
-        cached = _kept(kept, len(sentences))
+        path = files.cache_root() / "untrained" / f"{key.hexdigest()[:32]}.npy"
+        cached = kept.read(path, len(sentences))
         if cached is not None:
             return cached
         scores = Scorer(self.model, self._tokenizer, self._device)(sentences, progress)
-        content = io.BytesIO()
-        np.save(content, scores, allow_pickle=False)
-        files.put(kept, content.getvalue())
+        kept.write(path, scores)
         return scores
 
     def write(self, folder: Path) -> Path:
@@ -199,15 +218,6 @@ class Untrained:
             for path in self._words:
                 shutil.copy(path, folder / path.name)
         return folder
-
-
-def _kept(path: Path, size: int) -> NDArray[np.float64] | None:
-    """Scores from the cache, [size]; None if there are none, or the file is damaged."""
-    try:
-        scores = np.load(io.BytesIO(limits.read(path, limits.TASK)), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return scores if scores.dtype == np.float64 and scores.shape == (size,) else None
 
 
 def _grammar(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
@@ -229,8 +239,44 @@ def _morphology(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: 
     return TaskScore("spearman", trained.score, blank.score, None, trained.ties, trained.interval)
 
 
-def _glue(folders: tuple[Path, Path], name: str, data: str, seeds: Sequence[int], progress: Progress) -> TaskScore:
-    """Results of fine-tuning are cached: what another trial or an earlier call has finished is not repeated."""
+def _choices(
+    scorers: Sequence[RowScores], tokenizer: Any, name: str, data: Path, seed: int, progress: Progress
+) -> TaskScore:
+    items = completions.READERS[name](data)
+    rows = items.rows(tokenizer, sys.maxsize)
+    batches, found = Batches(rows), []
+    for scorer, what in zip(scorers, (name, f"{name}, untrained"), strict=True):
+        sums = scorer(batches, _named(what, progress))
+        choice = completions.choose(items, items.scores(rows, sums), "ours", seed)
+        found.append((completions.accuracy(items, choice, seed), choice.ties))
+    (trained, ties), (blank, _) = found
+    by = {
+        group: {"score": row["half"], "ties": row["ties"], "items": row["items"], "untrained": blank.by[group]["half"]}
+        for group, row in trained.by.items()
+    }
+    return TaskScore("accuracy", trained.half, blank.half, None, ties, trained.interval, by)
+
+
+def _reading(scorers: Sequence[RowScores], tokenizer: Any, data: Path, seed: int, progress: Progress) -> TaskScore:
+    words = reading.read(data)
+    rows, owners = words.rows(tokenizer, "official", sys.maxsize)
+    batches = Batches(rows)
+    trained, blank = (
+        reading.score(words, words.surprisals(scorer(batches, _named(what, progress)), owners), seed)
+        for scorer, what in zip(scorers, (READING, f"{READING}, untrained"), strict=True)
+    )
+    by = {
+        "eye tracking": {"score": trained.eye_tracking, "untrained": blank.eye_tracking},
+        "self-paced": {"score": trained.self_paced, "untrained": blank.self_paced},
+    }
+    return TaskScore("gain", trained.score, blank.score, None, None, trained.interval, by)
+
+
+def fine_tuned(folders: tuple[Path, Path], name: str, data: str, seeds: Sequence[int], progress: Progress) -> TaskScore:
+    """The score on a task glue/NAME of two bundles, the trained and the untrained one.
+
+    Results of fine-tuning are cached: what another trial or an earlier call has finished is not repeated.
+    """
     from trainables.evaluation import finetune
 
     task, work = name.removeprefix(GLUE), files.cache_root() / "finetuned"

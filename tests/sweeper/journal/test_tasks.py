@@ -14,7 +14,7 @@ import yaml
 
 from sweeper import run, trainable
 from sweeper.confirmation import design
-from sweeper.journal.events import Family
+from sweeper.journal.events import Family, Verdict
 from sweeper.journal.journal import Journal
 from sweeper.journal.records import describe
 from sweeper.plan import estimate
@@ -23,11 +23,12 @@ from sweeper.report import scores, write
 from sweeper.report.html.page import page
 from sweeper.report.sections import FRONT, JUDGED, Outcome, sections
 from sweeper.report.tables import results_csv
-from sweeper.search.optuna_search import ConfirmSearch, JournalSearch, StudySearch
+from sweeper.search.optuna_search import ConfirmSearch, JournalSearch, ListSearch, StudySearch
 from sweeper.search.schedulers import JournalScheduler
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
 from sweeper.trials import cluster, trial, tuner
+from sweeper.view import View
 from tests.sweeper.report import test_pareto
 from tests.sweeper.samples import session, toy_spec
 from tests.sweeper.spec.test_objectives import BOTH, TASKS, judged
@@ -99,6 +100,9 @@ def test_a_plan_says_what_will_be_scored_and_that_it_does_not_count_its_time() -
     assert told(judged()) == [f"tasks toy at the end of every trial: {end}"]
     later = toy_spec(evaluate={"at": "confirm", "tasks": {"toy": "a", "glue/rte": "b"}})
     assert told(later) == [f"tasks toy, glue/rte at the end of every run of the confirmation: {end}"]
+    both = judged(evaluate={"at": "confirm", "tasks": {"toy": "a", "glue/rte": "b"}})
+    split = "tasks toy at the end of every trial; glue/rte at the end of every run of the confirmation"
+    assert told(both) == [f"{split}: {end}"]
     assert told(toy_spec()) == []
 
 
@@ -189,6 +193,115 @@ def assert_told(spec: SweepSpec, journal: Journal, folder: Path, score: str) -> 
     assert f"## {FRONT} " in text
     assert "| baseline | 2 |" in text.split("Of the confirmation:")[1].split("Of the search")[0]
     assert f"| {score} | {score.removesuffix('accuracy')}untrained |" in text
+
+
+SEEDS = [*range(2, 10)]
+THREE = ["toy/comps", "toy/ewok", "toy/reading"]
+
+
+def confirmed(here: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[SweepSpec, Journal, Path]:
+    """A search that aims at `toy`, and its confirmation with three tasks more, in this process."""
+    tasks = dict.fromkeys(["toy", *THREE], "pairs.txt")
+    given = {
+        "evaluate": {"at": "confirm", "tasks": tasks},
+        "seeds": {"search": [1], "confirm": SEEDS},
+        "confirm": {"best": 2},
+        "config": {"run_sd": 0.001, "seed_sd": 0.1},
+    }
+    spec = resolve({**CONFIRMED, **given, **changes})
+    folder = here / "run"
+    folder.mkdir()
+    (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
+    journal = Journal(folder / "journal.jsonl")
+    first = session()
+    journal.append(type(first)(**{**vars(first), "facts": prepare_shared(spec, print)}))
+    listed = spec.search.method == "arms"
+    log = folder / "optuna.log"
+    searching = ListSearch(spec, journal, 1, log) if listed else StudySearch(spec, journal, 1, log, 1)
+    through(searching, folder, monkeypatch)
+    journal.append(design.declared(spec, journal, fresh=True, earlier=0))
+    while True:
+        through(ConfirmSearch(spec, journal, 1, folder / "optuna.log"), folder, monkeypatch)
+        journal.append(Verdict(data=design.conclude(spec, journal, folder).to_dict()))
+        if (family := design.following(spec, journal)) is None:
+            return spec, journal, folder
+        journal.append(family)
+
+
+def test_tasks_have_verdicts_of_their_own_on_record_and_in_every_report(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, journal, folder = confirmed(here, monkeypatch)
+    searched = {key for one in journal.stage("search") for key in one.rows[-1].metrics if key.endswith("/accuracy")}
+    assert searched == {"toy/accuracy"}, "the search scores what it aims at, the confirmation all four"
+    journal.close()
+    again = Journal(folder / "journal.jsonl", read_only=True).verdict() or {}
+    said = again["tasks"]
+    arms = [one["arm"] for one in again["comparisons"]]
+    names = [f"{name}/accuracy" for name in ("toy", *THREE)]
+    assert [(one["metric"], one["arm"]) for one in said["comparisons"]] == [
+        (name, arm) for name in names for arm in arms
+    ]
+    assert len(arms) == 2
+    runs = {(one.ask.arm, one.ask.seed): one.rows[-1].metrics for one in journal.stage("confirm")}
+
+    def accuracy(arm: str) -> float:
+        """Without noise."""
+        settings: Any = spec.settings(journal.families()[0].arms[arm])
+        return settings.accuracy
+
+    for one in said["comparisons"]:
+        pairs = [runs[one["arm"], seed][one["metric"]] - runs["baseline", seed][one["metric"]] for seed in one["seeds"]]
+        assert one["seeds"] == SEEDS
+        assert one["differences"] == pytest.approx(pairs)
+        assert one["verdict"] == ("better" if accuracy(one["arm"]) > accuracy("baseline") else "worse")
+    assert "after Holm over 4 tasks and 2 arms" in said["rule"][0]
+
+    assert write.main([str(folder)]) == 0
+    report = (folder / "report.md").read_text("utf-8")
+    judged_part = report.split(f"## {JUDGED}")[1].split("\n## ")[0]
+    assert "Secondary to test/loss" in judged_part
+    rows = [line for line in judged_part.splitlines() if line.startswith("| toy")]
+    assert len(rows) == 8
+    assert all(row.rstrip(" |").endswith(("better", "worse")) for row in rows)
+    assert "Secondary to test/loss" in (folder / "report.html").read_text("utf-8")
+    assert (folder / "table.tex").read_text("utf-8").count("toy/ewok/accuracy") == 2
+    assert "As secondary outcomes, the scores on 4 tasks (toy/accuracy, " in report
+    frame = View(folder).task_verdicts()
+    assert list(frame["task"]) == [one["metric"] for one in said["comparisons"]]
+    assert list(frame["verdict"]) == [one["verdict"] for one in said["comparisons"]]
+    assert all(row["low"] < row["difference"] < row["high"] for row in frame.to_dict("records"))
+
+
+def test_an_arm_that_a_look_settled_keeps_what_its_tasks_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {"baseline": {"x": 0.5}, "far": {"x": 0.9}, "close": {"x": 0.499}}
+    looks = {"until": "decided", "looks": [6, 8], "worthwhile": 0.001}
+    given = {"arms": arms, "space": {}, "search": {"method": "arms"}, "confirm": looks, "config": {"run_sd": 0.01}}
+    _, journal, _ = confirmed(here, monkeypatch, **given)
+    first, last = design.verdicts(journal)
+    kept = [arm for arm, look in last["settled"].items() if look == 1]
+    before, now = (
+        {(one["metric"], one["arm"]): one for one in verdict["tasks"]["comparisons"]} for verdict in (first, last)
+    )
+    assert kept == ["far"]
+    assert before.keys() == now.keys()
+    for key, one in now.items():
+        assert (one == before[key]) is (key[1] in kept)
+        assert one["n"] == (6 if key[1] in kept else 8)
+    assert first["tasks"]["alpha"] < last["tasks"]["alpha"] < 0.05
+    assert first["tasks"]["alpha"] != first["alpha"], "levels of looks depend on how many comparisons Holm adjusts for"
+
+
+def test_a_verdict_without_tasks_is_what_it_was(tmp_path: Path) -> None:
+    spec = toy_spec(seeds={"search": [0], "confirm": [2, 3]}, search={"method": "arms"}, space={}, arms=ARMS)
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(session())
+    journal.append(Family(look=1, baseline="a", arms=dict(spec.arms), seeds=[2, 3]))
+    data = design.conclude(spec, journal, tmp_path).to_dict()
+    assert "tasks" not in data
+
+
+ARMS = {"a": {"x": 0.5}, "b": {"x": 0.4}}
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from mlflow.utils import validation
 from rich.console import Console
 
 from sweeper import status
+from sweeper.confirmation.task_verdicts import task_verdicts
 from sweeper.confirmation.verdicts import Rule, verdicts
 from sweeper.journal.events import Ask, End, Family, Over, Report, Session, Verdict
 from sweeper.journal.journal import Journal, nested
@@ -151,6 +152,14 @@ def _verdict(losses: dict[str, dict[int, float | None]], labels: list[str], evil
         "unlearned": evil,
         "judged": [evil],
         "notes": [evil],
+        "tasks": {
+            "alpha": 0.05,
+            "rule": [evil],
+            "comparisons": [
+                {**dataclasses.asdict(one), "verdict": evil, "why": evil, "alpha": 0.01 * (1 + number)}
+                for number, one in enumerate(task_verdicts({f"{evil}/accuracy": losses}, labels[0], 0.05))
+            ],
+        },
     }
 
 

@@ -90,6 +90,15 @@ def test_tasks_and_objectives_are_part_of_what_is_run_and_not_of_what_a_loss_dep
     assert resolve(TOY, None, sets).objectives == spec.objectives
 
 
+def test_a_search_scores_the_tasks_that_it_aims_at_even_if_the_others_wait() -> None:
+    tasks = {"toy": "a.txt", "toy/b": "b.txt", "toy/c": "c.txt"}
+    spec = judged(evaluate={"at": "confirm", "tasks": tasks}, objective=["val/loss", "toy/b/accuracy"])
+    assert spec.tasks(confirming=False) == {"toy/b": "b.txt"}
+    assert spec.tasks(confirming=True) == tasks
+    assert judged(evaluate={"at": "trials", "tasks": tasks}).tasks(confirming=False) == tasks
+    assert toy_spec(evaluate={"at": "confirm", "tasks": tasks}).tasks(confirming=False) == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
@@ -107,7 +116,10 @@ def test_tasks_and_objectives_are_part_of_what_is_run_and_not_of_what_a_loss_dep
             {"evaluate": None},
             "objective: no search trial reports 'toy/accuracy': add its task to evaluate.tasks",
         ),
-        ({"evaluate": {**TASKS, "at": "confirm"}}, "objective: no search trial reports 'toy/accuracy': add its"),
+        (
+            {"evaluate": {"at": "confirm", "tasks": {"toy/rte": "pairs.txt"}}},
+            "objective: no search trial reports 'toy/accuracy': add its task to evaluate.tasks",
+        ),
         ({"evaluate": {"at": "trial", **TASKS}}, "evaluate.at: 'trial' should be 'trials' or 'confirm'"),
         ({"evaluate": {"tasks": {}}}, "evaluate.tasks: {} is too short: it needs at least 1"),
         ({"evaluate": {}}, "evaluate.tasks: is missing"),

@@ -1,0 +1,443 @@
+"""An entry's folder: its revisions, the form from the record, the checklist, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sweeper.confirmation import design
+from sweeper.journal.events import Verdict
+from sweeper.journal.journal import Journal
+from sweeper.spec.load import resolve
+from tests.sweeper import conftest, in_process  # noqa: F401 # the first keeps Ray to this machine
+from tests.trainables.tiny import write_corpus
+from trainables import entry, mlm
+from trainables.entry import checklist, form, runs
+from trainables.evaluation import rules
+from trainables.settings import word_amounts
+
+SETS = ["data.tokenizer=train:300", "data.block=16", "data.held_out=0.1", "length.words=700", "batch_size=4"]
+SETS += ["model.hidden=16", "model.layers=1", "model.intermediate=16", "model.heads=2", "model.max_positions=32"]
+SERIES = ["chck_200", "chck_700"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWEEPER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory, cache: None) -> Path:
+    """A folder of `trainables.mlm --output` with a series; to be read only."""
+    folder = tmp_path_factory.mktemp("alone") / "run.of.mine"
+    sets = [f"data.corpus=files:{corpus}", "series=[200, 700]", *SETS]
+    arguments = [part for setting in sets for part in ("--set", setting)]
+    assert mlm.main([*arguments, "--threads", "1", "--output", str(folder)]) == 0
+    return folder
+
+
+def enter(folder: Path, out: Path, *arguments: str) -> int:
+    return entry.main([str(folder), "--out", str(out), "--threads", "1", *arguments])
+
+
+def read(out: Path) -> dict[str, Any]:
+    return json.loads((out / "entry.json").read_text("utf-8"))
+
+
+def values(tree: dict[str, Any]) -> dict[str, Any]:
+    return {answer["question"]: answer["value"] for answer in tree["form"]}
+
+
+def states(tree: dict[str, Any]) -> dict[str, str]:
+    return {item["what"]: item["state"] for item in tree["checklist"]}
+
+
+def test_a_run_alone_becomes_a_folder_of_revisions_that_load(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    out = tmp_path / "entry"
+    assert enter(run, out) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(["main", *SERIES, "ENTRY.md", "entry.json"])
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == f"entry: {out / 'ENTRY.md'}"
+    assert f"there    further checkpoints: {', '.join(SERIES)}" in told.out
+    tree = read(out)
+    assert tree["model"] == "run-of-mine", "the challenge's scripts cut a folder's name at its last dot"
+    assert list(tree["revisions"]) == ["main", *SERIES]
+    for name, place in tree["revisions"].items():
+        assert place == f"{name}/run-of-mine", "the same last name everywhere: results are filed under it"
+        folder = out / place
+        whole = run / ("checkpoint/bundle" if name == "main" else f"series/{name}")
+        for path in folder.iterdir():
+            assert path.read_bytes() == (whole / path.name).read_bytes()
+        assert {path.name for path in folder.iterdir()} <= set(runs.FILES)
+        model = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True)
+        assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    assert enter(run, tmp_path / "again") == 0
+    assert read(tmp_path / "again") == tree
+
+
+def test_the_form_has_what_the_record_has(run: Path, tmp_path: Path) -> None:
+    assert enter(run, tmp_path / "entry") == 0
+    found = values(read(tmp_path / "entry"))
+    bundle = run / "checkpoint" / "bundle"
+    metadata = json.loads((bundle / "metadata.json").read_text("utf-8"))
+    settings = mlm.Config.model_validate(_settings(bundle))
+    parts = metadata["data"]["parts"]
+    assert found["words seen in training"] == metadata["words"] >= 700
+    assert found["words of the corpus"] == sum(part["words"] for part in parts.values())
+    assert found["epochs"] == round(settings.steps * 4 / parts["train"]["blocks"], 2)
+    assert found["parameters"] == sum(each.numel() for each in load_file(bundle / "model.safetensors").values())
+    assert found["steps"] == metadata["step"] == settings.steps
+    flops = found["FLOPs of training"]
+    assert type(flops) is int
+    entries = metadata["data"]["vocabulary"]
+    layer = 2 * (4 * 16**2 + 2 * 16 * 16) + 4 * 16 * 16  # products of a token: attention and feed-forward
+    head = 2 * (16**2 + 16 * entries)
+    assert flops == 3 * settings.steps * (64 * layer + settings.predicted_per_step * head)
+    assert 0 < found["hours of training"] < 0.1
+    assert found["GPU hours"] == 0
+    assert found["seed"] == 0
+    assert "learning rate 0.0005" in found["optimiser"]
+    assert found["masking"].startswith("with 15% of the positions predicted")
+    page = (tmp_path / "entry" / "ENTRY.md").read_text("utf-8")
+    assert f"- FLOPs of training: **{flops}**" in page
+
+
+def _settings(bundle: Path) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load((bundle / "training_config.yaml").read_text("utf-8"))
+
+
+def test_the_checklist_of_a_short_run(run: Path, tmp_path: Path) -> None:
+    assert enter(run, tmp_path / "entry") == 0
+    tree = read(tmp_path / "entry")
+    found = states(tree)
+    assert found["model and tokenizer"] == found["choice of the run"] == found["words seen"] == "there"
+    assert found["revisions of the track"] == found["predictions"] == "missing"
+    assert found["further checkpoints"] == "there"
+    assert found["repository"] == found["authors and paper"] == found["licence"] == "person"
+    note = next(item["note"] for item in tree["checklist"] if item["what"] == "revisions of the track")
+    assert note.startswith("none is asked for below 1,000,000 words, and the run saw 7")
+    page = (tmp_path / "entry" / "ENTRY.md").read_text("utf-8")
+    for item in tree["checklist"]:
+        mark = "x" if item["state"] == "there" else " "
+        assert f"- [{mark}] {item['what']}: " in page
+
+
+def test_each_revision_is_pushed_as_a_branch_by_commands_that_the_client_knows(run: Path, tmp_path: Path) -> None:
+    assert enter(run, tmp_path / "entry") == 0
+    page = (tmp_path / "entry" / "ENTRY.md").read_text("utf-8")
+    commands = [shlex.split(line) for line in page.splitlines() if line.startswith("    hf ")]
+    uploads = [command[3:] for command in commands if command[1] == "upload"]
+    expected = [[f"{name}/run-of-mine", ".", "--revision", name] for name in SERIES]
+    assert uploads == [["main/run-of-mine", "."], *expected]
+    branches = [command[5] for command in commands if command[1:4] == ["repos", "branch", "create"]]
+    assert branches == SERIES
+    for place, *_ in uploads:
+        assert (tmp_path / "entry" / place).is_dir(), "as seen from the entry's own folder"
+
+
+def test_the_revisions_that_are_asked_for() -> None:
+    assert tuple(map(word_amounts.folder_name, word_amounts.PUBLISHED)) == rules.CHECKPOINTS
+    assert word_amounts.PUBLISHED == rules.WORDS
+    assert len(checklist.required(None)) == len(checklist.required(100_000_000)) == 19
+    ten = [f"chck_{n}M" for n in range(1, 11)]
+    assert checklist.required(20_000_000) == [*ten, "chck_20M"], "1M, 2M, ..., 10M, 20M, as the challenge says"
+    assert checklist.required(19_999_999) == ten
+    assert checklist.required(999_999) == []
+
+
+def listed(seen: int | None, series: list[str], **metadata: Any) -> dict[str, checklist.Item]:
+    chosen = runs.Chosen("mine", Path("x"), dict.fromkeys(series, Path("y")))
+    found = form.Facts(None, {"words": seen, **metadata}, 1, 1)
+    return {item.what: item for item in checklist.items(chosen, found, form.answers(chosen, found), None)}
+
+
+def test_what_lacks_is_named() -> None:
+    whole = listed(100_000_100, list(rules.CHECKPOINTS))
+    assert whole["revisions of the track"].state == "there"
+    assert "length" not in whole
+    some = listed(5_100_000, ["chck_1M", "chck_3M", "chck_500K"])
+    assert some["revisions of the track"].state == "missing"
+    lacking = "2 of 5 for 5,100,000 words seen; chck_2M, chck_4M, chck_5M are missing"
+    assert some["revisions of the track"].note.startswith(lacking)
+    assert some["length"].state == "person"
+    assert some["further checkpoints"].note.startswith("chck_500K: ")
+    assert listed(100_000_000, [])["words seen"].state == "there"
+    assert listed(100_004_000, [])["words seen"].state == "person", "the last step passed it"
+    assert listed(100_300_000, [])["words seen"].state == "missing"
+    assert listed(None, [])["words seen"].state == "person"
+    parts = {"train": {"words": 9_000_000}, "val": {"words": 600_000}, "test": {"words": 500_000}}
+    large = listed(1, [], data={"parts": parts})["words of the corpus"]
+    assert (large.state, large.note.partition(",000")[0]) == ("missing", "10,100")
+    config = mlm.Config.model_construct(**dict(mlm.Config(steps=100, batch_size=8)))
+    for blocks, state in ((81, "there"), (80, "there"), (79, "missing")):
+        data = {"parts": {"train": {"blocks": blocks}}}
+        facts = form.Facts(config, {"step": 100, "data": data}, 1, 1)
+        chosen = runs.Chosen("mine", Path("x"), cautions=["it is odd"])
+        items = {item.what: item for item in checklist.items(chosen, facts, form.answers(chosen, facts), None)}
+        assert items["epochs"].state == state, "at most ten passes"
+        assert items["caution"].note == "it is odd"
+    unknown = listed(None, [])
+    assert unknown["form, FLOPs of training"].state == unknown["form, hours of training"].state == "person"
+
+
+def test_the_clock_goes_on_over_sessions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "clock.json"
+    assert mlm._seconds(path) == 0
+    for content, seconds in (('{"seconds": 12.5}', 12.5), ('{"seconds": "x"}', 0), ("[", 0), ('{"seconds": -1}', 0)):
+        path.write_text(content, "utf-8")
+        assert mlm._seconds(path) == seconds
+    report = mlm._reporter(tmp_path / "checkpoint", "cuda:0", 100.0)
+    (tmp_path / "new").mkdir()
+    report(dict.fromkeys(("step", "train/loss", "val/loss", "val/loss_mask", "val/unigram_mask"), 1), tmp_path / "new")
+    told = json.loads(path.read_text("utf-8"))
+    assert 100 <= told["seconds"] < 101
+    assert told["gpus"] == 1
+
+
+# --- a sweep ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sweep(corpus: Path, tmp_path_factory: pytest.TempPathFactory, cache: None) -> Path:
+    """A run folder: a search of three arms, of which the last is best, and a confirmation; its champion is `slow`."""
+    model = {"hidden": 16, "layers": 1, "heads": 2, "intermediate": 16, "max_positions": 32, "dropout": 0.0}
+    tree = {
+        "name": "tiny",
+        "trainable": "trainables.mlm:train",
+        "config": {"steps": 30, "batch_size": 4, "report_every": 30, "model": model, "series": [100, 400]},
+        "data": {"corpus": f"files:{corpus}", "tokenizer": "train:300", "block": 16, "held_out": 0.1},
+        "arms": {"baseline": {}, "slow": {"optimiser.lr": 1e-4}, "fast": {"optimiser.lr": 1e-2}},
+        "search": {"method": "arms"},
+        "seeds": {"search": [1], "confirm": [5, 4]},
+        "tracking": {"uri": f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"},
+    }
+    torch.set_num_threads(1)
+    spec = resolve(tree)
+    storage = tmp_path_factory.mktemp("runs")
+    journal = in_process.sweep(spec, storage, confirm=True)
+    run_dir = journal.path.parent
+    data = design.conclude(spec, journal, run_dir).to_dict()
+    journal.append(Verdict(data=data | {"champion": "slow"}))
+    journal.close()
+    return run_dir
+
+
+def test_a_sweeps_entry_is_its_champion_on_its_first_declared_seed(sweep: Path, tmp_path: Path) -> None:
+    assert enter(sweep, tmp_path / "entry") == 0
+    tree = read(tmp_path / "entry")
+    journal = Journal(sweep / "journal.jsonl", read_only=True)
+    record = next(one for one in journal.stage("confirm") if (one.ask.arm, one.ask.seed) == ("slow", 5))
+    assert tree["model"] == f"tiny-{record.id}"
+    assert values(tree)["seed"] == 5
+    assert "learning rate 0.0001" in values(tree)["optimiser"]
+    assert states(tree)["choice of the run"] == "there"
+    note = next(item["note"] for item in tree["checklist"] if item["what"] == "choice of the run")
+    assert note == (
+        f"trial {record.id}, the first declared run of slow, which is confirmed: slow, seed 5, of the confirm of tiny"
+    )
+    assert list(tree["revisions"]) == ["main", "chck_100", "chck_400"]
+    weights = sweep / str(record.end and record.end.checkpoint) / "bundle" / "model.safetensors"
+    assert (tmp_path / "entry" / "main" / tree["model"] / "model.safetensors").read_bytes() == weights.read_bytes()
+    seconds = next(one.time for one in journal.events if getattr(one, "trial", "") == record.id and one is record.end)
+    assert values(tree)["hours of training"] == float(f"{(seconds - record.ask.time) / 3600:.3g}")
+    assert values(tree)["GPU hours"] == 0
+
+
+def test_without_a_champion_it_is_the_best_of_the_search_and_says_that_this_is_exploration(
+    sweep: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(sweep, tmp_path / sweep.name))
+    lines = (copy / "journal.jsonl").read_text("utf-8").splitlines(keepends=True)
+    assert '"event": "verdict"' in lines[-1]
+    (copy / "journal.jsonl").write_text("".join(lines[:-1]), "utf-8")
+    assert enter(copy, tmp_path / "entry") == 0
+    tree = read(tmp_path / "entry")
+    assert values(tree)["seed"] == 1
+    assert "learning rate 0.01" in values(tree)["optimiser"]
+    assert states(tree)["choice of the run"] == "person"
+    page = (tmp_path / "entry" / "ENTRY.md").read_text("utf-8")
+    assert "a score of a search is exploration" in page
+
+
+def test_a_record_that_was_changed_is_refused_or_the_checklist_says_so(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(sweep, tmp_path / sweep.name))
+    path = copy / "journal.jsonl"
+    path.write_text(path.read_text("utf-8").replace('"val/loss": ', '"val/loss": 1', 1), "utf-8")
+    assert enter(copy, tmp_path / "entry") == 2
+    assert "--trust-record goes on anyway" in capsys.readouterr().err
+    assert enter(copy, tmp_path / "entry", "--trust-record") == 0
+    caution, stuck = (item for item in read(tmp_path / "entry")["checklist"] if item["what"] == "caution")
+    assert caution["state"] == "person"
+    assert "The record is not what was written" in caution["note"]
+    assert stuck["note"] == "this run did not begin to learn"
+
+
+def test_any_trial_by_name(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal(sweep / "journal.jsonl", read_only=True)
+    record = next(one for one in journal.stage("search") if one.ask.arm == "baseline")
+    assert enter(sweep, tmp_path / "entry", "--trial", record.id) == 0
+    assert read(tmp_path / "entry")["model"] == f"tiny-{record.id}"
+    capsys.readouterr()
+    assert enter(sweep, tmp_path / "none", "--trial", "t9999") == 2
+    assert "has no completed trial of that name" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_shared_steps_are_counted_at_the_trials_own_pace() -> None:
+    from types import SimpleNamespace
+
+    spec = SimpleNamespace(resources=SimpleNamespace(gpus_per_worker=2, processes=3))
+    row: dict[str, Any] = {"seconds": 7200.0, "steps": 100, "reused_from": None, "started_from": None, "started_at": 0}
+    run: Any = SimpleNamespace(spec=spec)
+    assert runs._clock(run, row) == runs.Clock(2.0, 6, runs._clock(run, row).note)
+    shared = runs._clock(run, row | {"started_from": "t0001", "started_at": 60})
+    assert shared.hours == pytest.approx(5.0), "40 steps in two hours"
+    assert "the first 60 were trained once for several trials (t0001)" in shared.note
+    taken = runs._clock(run, row | {"reused_from": "other/t0003"})
+    assert (taken.hours, taken.gpus) == (None, 6)
+    chosen = runs.Chosen("mine", Path("x"), clock=shared)
+    found = {answer.question: answer.value for answer in form.answers(chosen, form.Facts(None, {}, 1, 1))}
+    assert (found["hours of training"], found["GPU hours"]) == (5.0, 30.0)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+Harm = Callable[[Path], Any]
+
+
+def linked(name: str) -> Harm:
+    def harm(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to("/etc/passwd")
+
+    return harm
+
+
+def pickled(folder: Path) -> None:
+    bundle = folder / "checkpoint" / "bundle"
+    (bundle / "model.safetensors").rename(bundle / "pytorch_model.bin")
+
+
+def other_tokenizer(folder: Path) -> None:
+    path = folder / "series" / "chck_200" / "tokenizer.json"
+    path.write_text(path.read_text("utf-8") + " ", "utf-8")
+
+
+def piped(folder: Path) -> None:
+    os.mkfifo(folder / "series" / "chck_200" / "more")
+
+
+def written(name: str, content: str) -> Harm:
+    return lambda folder: (folder / name).write_text(content, "utf-8")
+
+
+BUNDLE = "checkpoint/bundle"
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (linked(f"{BUNDLE}/README.md"), "is a link"),
+        (linked("series/chck_200/model.safetensors"), "is a link"),
+        (linked("clock.json"), "is a link"),
+        (piped, "neither a file nor a folder"),
+        (pickled, "no model.safetensors"),
+        (other_tokenizer, "has another tokenizer than"),
+        (written(f"{BUNDLE}/training_config.yaml", "a: [" * 50), "training_config.yaml cannot be read"),
+        (written(f"{BUNDLE}/training_config.yaml", "steps: many\n"), "training_config.yaml: steps: "),
+        (written(f"{BUNDLE}/training_config.yaml", "- 1\n"), "training_config.yaml"),
+        (written(f"{BUNDLE}/config.json", "{"), "is not JSON"),
+        (written("clock.json", '{"seconds": 1e300}'), "clock.json does not say how long training took"),
+        (lambda folder: shutil.rmtree(folder / BUNDLE), "its run has not come to its end"),
+    ],
+)
+def test_a_strangers_folder_is_refused_in_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Harm, said: str
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    harm(copy)
+    assert enter(copy, tmp_path / "entry") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"], "nothing is left behind"
+
+
+def test_metadata_that_no_run_wrote_gives_no_numbers(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    path = copy / BUNDLE / "metadata.json"
+    told = json.loads(path.read_text("utf-8"))
+    for number, data in enumerate(({"parts": 7}, [1], {"parts": {"train": {"blocks": 1e400, "words": -5}}})):
+        path.write_text(json.dumps(told | {"words": "many", "step": -4, "data": data}), "utf-8")
+        assert enter(copy, tmp_path / str(number)) == 0
+        found = values(read(tmp_path / str(number)))
+        assert found["words seen in training"] is found["FLOPs of training"] is found["epochs"] is None
+        assert found["words of the corpus"] is None
+        assert found["tokenizer"].startswith("train:300"), "from the settings"
+
+
+def test_code_and_analysis_stay_behind(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / BUNDLE / "modeling.py").write_text("raise SystemExit(1)\n", "utf-8")
+    (copy / "series" / "chck_200" / "evil.py").write_text("raise SystemExit(1)\n", "utf-8")
+    assert enter(copy, tmp_path / "entry") == 0
+    assert not list((tmp_path / "entry").rglob("*.py"))
+    assert not list((tmp_path / "entry").rglob("analysis"))
+
+
+def test_bad_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "empty").mkdir()
+    cases: list[tuple[Path, str, tuple[str, ...], str]] = [
+        (tmp_path / "none", "out", (), "none is not a folder"),
+        (tmp_path / "empty", "out", (), "is neither a sweep's run folder, nor one of `trainables.mlm --output`"),
+        (run, "there", (), "there exists: name a new folder"),
+        (run, "out", ("--trial", "t0001"), "is not a sweep's run folder, so it has no trials"),
+        (run, "out", ("--task", "blimp=x"), "write official=DATA"),
+        (run, "out", ("--task", "official=/none/such"), "there is no folder /none/such"),
+        (run, "out", ("--task", f"official={tmp_path / 'empty'}"), "has nothing to score"),
+    ]
+    for folder, out, arguments, said in cases:
+        assert enter(folder, tmp_path / out, *arguments) == 2, said
+        err = capsys.readouterr().err
+        assert said in err.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "there"]
+
+
+def test_a_bundle_by_itself(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run / BUNDLE, tmp_path / "t0007"))
+    (folder / "training_config.yaml").unlink()
+    (folder / "metadata.json").unlink()
+    (folder / "README.md").unlink()
+    assert enter(folder, tmp_path / "entry") == 0
+    tree = read(tmp_path / "entry")
+    assert tree["revisions"] == {"main": "main/t0007"}
+    assert values(tree)["parameters"] > 0
+    assert states(tree)["form, FLOPs of training"] == "person"
+    assert states(tree)["revisions of the track"] == "missing"

@@ -1,0 +1,190 @@
+"""The run that becomes an entry: of a sweep's run folder, a folder of `trainables.mlm --output`, or a bundle.
+
+What a sweep's record says is asked of sweeper's Python API, as a notebook would, and its bundle is checked as any other
+that somebody else may have made.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sweeper
+from sweeper.system import files
+from trainables import limits, received
+from trainables.evaluation import pseudo_likelihood
+from trainables.mlm import CLOCK
+from trainables.settings import word_amounts
+from trainables.training.bundle import SERIES
+
+FILES = ("config.json", received.WEIGHTS, "tokenizer.json", "tokenizer_config.json", "training_config.yaml")
+FILES += ("metadata.json", "README.md")  # of a bundle, those that an entry has: no code, and no analysis
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How long training took.
+
+    Args:
+        hours: of this run alone, as if it had trained every step of its own; None if not on record.
+        gpus: that it held at a time; None if not on record.
+        note: what the hours rest on.
+    """
+
+    hours: float | None = None
+    gpus: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The run that an entry is made of.
+
+    Args:
+        name: of its model: a folder's name without a dot, at which the challenge's scripts would cut it.
+        bundle: the last checkpoint.
+        series: folders of the checkpoints by words seen, by name, in order.
+        why: which run this is, in words.
+        exploration: whether it was taken for a score of a search.
+        clock: how long it took.
+        cautions: what a reader must know of the run and its record, a sentence each.
+    """
+
+    name: str
+    bundle: Path
+    series: dict[str, Path] = field(default_factory=dict)
+    why: str = ""
+    exploration: bool = False
+    clock: Clock = Clock()
+    cautions: Sequence[str] = ()
+
+
+def find(folder: Path, trial: str | None, trust: bool = False) -> Chosen:
+    """The run in a folder. ValueError, in one line, for any other folder, and for a bundle that is not sound.
+
+    Args:
+        folder: a sweep's run folder, one of `trainables.mlm --output`, or a bundle.
+        trial: of a sweep; by default its champion, or else the best of the search.
+        trust: read a sweep's record even where it was changed since it was written.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    if (folder / "journal.jsonl").exists():
+        found = _of_sweep(folder, trial, trust)
+    elif trial is not None:
+        raise ValueError(f"--trial {trial}: {folder} is not a sweep's run folder, so it has no trials")
+    else:
+        found = _alone(folder)
+    pseudo_likelihood.load(found.bundle)
+    for checkpoint in found.series.values():
+        pseudo_likelihood.load(checkpoint)
+        _refuse_other_tokenizer(checkpoint, found.bundle)
+    return found
+
+
+def _of_sweep(run_dir: Path, trial: str | None, trust: bool) -> Chosen:
+    run = sweeper.load(run_dir, trust_record=trust)
+    why, exploration = f"trial {trial}, as asked for", False
+    if trial is None:
+        trial, why, exploration = _best(run, run_dir)
+    row = next((row for row in _rows(run) if row["trial"] == trial), None)
+    if row is None or row["state"] != "completed":
+        raise ValueError(f"--trial {trial}: {run_dir} has no completed trial of that name")
+    bundle = run.bundle(trial)
+    why = f"{why}: {row['candidate']}, seed {row['seed']}, of the {row['stage']} of {run.spec.name}"
+    exploration = exploration or row["stage"] == "search"
+    stuck = ["this run did not begin to learn"] if row["stuck"] is True else []
+    cautions = [*dict.fromkeys(run.journal.doubts()), *stuck]
+    name = _named(f"{run.spec.name}-{trial}")
+    return Chosen(name, bundle, _series(bundle), why, exploration, _clock(run, row), cautions)
+
+
+def _best(run: sweeper.Run, run_dir: Path) -> tuple[str, str, bool]:
+    """(trial, why it, whether by a score of the search): the champion's on its first declared seed, or the best."""
+    verdict = run.journal.verdict()
+    champion = verdict["champion"] if verdict else None
+    if champion is not None:
+        seeds = run.journal.families()[0].seeds
+        runs = {row["seed"]: row["trial"] for row in _rows(run) if row["stage"] == "confirm" and row["arm"] == champion}
+        if found := next((runs[seed] for seed in seeds if seed in runs), None):
+            return str(found), f"trial {found}, the first declared run of {champion}, which is confirmed", False
+    if run.best is None:
+        raise ValueError(f"{run_dir}: no trial of its search completed on the baseline's budget; name one by --trial")
+    return str(run.best["trial"]), f"trial {run.best['trial']}, the best of the search", True
+
+
+def _rows(run: sweeper.Run) -> list[dict[str, Any]]:
+    return [*run.trials().to_dict("records"), *run.confirmation().to_dict("records")]
+
+
+def _clock(run: sweeper.Run, row: dict[str, Any]) -> Clock:
+    """A trial's hours by the journal. What another trial trained for it is added at its own pace."""
+    resources, hours, steps = run.spec.resources, row["seconds"] / 3600, row["steps"]
+    gpus = round(resources.gpus_per_worker * resources.processes)
+    if row["reused_from"]:
+        return Clock(None, gpus, f"taken over from {row['reused_from']}: the hours are on that run's record")
+    shared = row["started_at"] or 0
+    if not shared:
+        return Clock(hours, gpus, "from the trial's start to its end by the journal, validation and tasks included")
+    whole = hours * steps / max(1, steps - shared)
+    return Clock(
+        whole,
+        gpus,
+        f"{hours:.3g} hours by the journal for {steps - shared:,} steps; the first {shared:,} were trained once for "
+        f"several trials ({row['started_from']}) and are counted at this trial's pace",
+    )
+
+
+def _alone(folder: Path) -> Chosen:
+    """Of a folder of `trainables.mlm --output`, or of a bundle."""
+    bundle = folder / "checkpoint" / "bundle"
+    whole = bundle.is_dir()
+    if not whole and not (folder / "config.json").is_file():
+        unfinished = ": its run has not come to its end" if (folder / "checkpoint").is_dir() else ""
+        raise ValueError(
+            f"{folder} is neither a sweep's run folder, nor one of `trainables.mlm --output`, nor a bundle{unfinished}"
+        )
+    for path in (folder / "checkpoint", folder / SERIES, folder / CLOCK) if whole else (folder,):
+        if os.path.lexists(path):
+            files.refuse_links(path)
+    bundle = bundle if whole else folder
+    series = _series(folder) or _series(bundle)
+    name, clock = folder.resolve().name, _own_clock(folder) if whole else Clock()
+    return Chosen(_named(name), bundle, series, f"the run in {name}", clock=clock)
+
+
+def _own_clock(folder: Path) -> Clock:
+    if not (folder / CLOCK).exists():
+        return Clock()
+    told = limits.json_file(folder / CLOCK)
+    seconds, gpus = told.get("seconds"), told.get("gpus")
+    if isinstance(seconds, int | float) and 0 <= seconds < 1e9 and type(gpus) is int and 0 <= gpus < 10**6:
+        return Clock(seconds / 3600, gpus, "from the start of training to its last report, over all sessions")
+    raise ValueError(f"{folder / CLOCK} does not say how long training took")
+
+
+def _series(folder: Path) -> dict[str, Path]:
+    """The checkpoints below a folder, by name, fewest words first."""
+    root = folder / SERIES
+    if not root.is_dir():
+        return {}
+    files.refuse_record_links(root)
+    files.refuse_links(root.resolve())
+    found = [path for path in root.iterdir() if path.is_dir() and re.fullmatch(r"chck_[0-9]{1,15}[KM]?", path.name)]
+    return {path.name: path for path in sorted(found, key=lambda path: word_amounts.words(path.name[len("chck_") :]))}
+
+
+def _refuse_other_tokenizer(checkpoint: Path, bundle: Path) -> None:
+    """Raises ValueError where a checkpoint has another tokenizer than the bundle."""
+    ours, theirs = (limits.read(one / "tokenizer.json", limits.TOKENIZER) for one in (bundle, checkpoint))
+    if ours != theirs:
+        raise ValueError(f"{checkpoint} has another tokenizer than {bundle}")
+
+
+def _named(given: str) -> str:
+    """A name of letters, digits, - and _ for a folder, and for a repository on the hub."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", given).strip("-")[:80] or "model"
