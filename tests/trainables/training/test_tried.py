@@ -47,7 +47,7 @@ def test_a_small_model_with_berts_start_and_few_steps_is_cautioned() -> None:
         assert tried.cautions(override([*SMALL, *enough]), 2048) == []
 
 
-FACTS: dict[str, Any] = {"word_scheme": "wordpiece", "vocabulary": 2048}
+FACTS: dict[str, Any] = {"word_scheme": "wordpiece", "parts": {"train": {"collocations": 1}}, "vocabulary": 2048}
 
 
 @pytest.mark.parametrize("profile", ["laptop", "small", "published"])
