@@ -334,6 +334,16 @@ class Schedule(Frozen):
             raise ValueError("schedule has nothing that changes: give shares, switch or constants, or null")
         return self
 
+    def refuse_before(self, warmup: float) -> None:
+        """Raises ValueError if shares other than random are asked for in the mask warm-up, which draws at random."""
+        points = (self.shares or ()) if warmup else ()
+        within = sum(begin < warmup for begin, _ in points) + (self.interpolate == "linear")  # where a way there begins
+        if any(shares.random < 1 for _, shares in points[:within]):
+            raise ValueError(
+                f"schedule.shares change too early: until mask_warmup, {warmup:g} of the run, everything is drawn at "
+                "random: set masking.mask_warmup to 0"
+            )
+
     def shares_at(self, step: int, steps: int) -> dict[str, float] | None:
         """The shares of a step, counted from 0, of a run of so many; None if they do not change."""
         if self.shares is None:
@@ -513,6 +523,8 @@ class MaskingConfig(Frozen):
             raise ValueError("draw bernoulli belongs to policy amlm; a mixture's draw is exact")
         if self.schedule and self.schedule.shares and (self.policy != "mixture" or self.by_row):
             raise ValueError("schedule.shares belongs to policy mixture with apportion batch, without replicate")
+        if self.schedule:
+            self.schedule.refuse_before(self.mask_warmup)
         own = MIXTURE_CONSTANTS if self.policy == "mixture" else AMLM_CONSTANTS
         if other := next((name for name in self.changing if name not in own), ""):
             raise ValueError(f"schedule.constants.{other}: of policy {self.policy} these may change: {_listed(own)}")

@@ -73,14 +73,20 @@ def masking(given: MaskingConfig) -> str:
     predicted = f"with {_rate(given)} of the positions predicted{told}: "
     changing = _changing(given)
     if given.policy == "amlm":
-        return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025){changing}"
+        return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025){_warmup(given)}{changing}"
     parts = _parts(dict(given.shares))
     if given.schedule and given.schedule.shares:
         of_run = (f"from {begin:.0%} of the run on {_parts(dict(shares))}" for begin, shares in given.schedule.shares)
         parts = f"{'; '.join(of_run)}{', linear in between' * (given.schedule.interpolate == 'linear')}"
     scored = given.largest_shares["token"] or given.largest_shares["trigram"] or given.loss_weight
     signal = f" (scores of {given.signal})" if scored else ""
-    return predicted + parts + signal + _spans(given) + changing
+    return predicted + parts + signal + _spans(given) + _warmup(given) + changing
+
+
+def _warmup(given: MaskingConfig) -> str:
+    """How long everything is drawn at random first, where the rule is another one and does not say so itself."""
+    random = given.policy == "mixture" and given.largest_shares["random"] == 1
+    return f", after {given.mask_warmup:.0%} of the run at random" if given.mask_warmup and not random else ""
 
 
 def _spans(given: MaskingConfig) -> str:

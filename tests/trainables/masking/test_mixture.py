@@ -292,6 +292,61 @@ def test_a_switch_is_the_schedule_that_it_stands_for() -> None:
             base(masking={"schedule": schedule})
 
 
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "legal"),
+    [
+        ({"switch": "whole_word to random", "at": 0.25}, 0.3, False),
+        ({"switch": "whole_word to random", "at": 0.7}, 0.3, False),
+        ({"switch": "whole_word to random", "at": 0.25}, 0.0, True),
+        ({"switch": "random to whole_word", "at": 0.25}, 0.3, False),
+        ({"switch": "random to whole_word", "at": 0.3}, 0.3, True),
+        ({"switch": "random to whole_word", "at": 0.6, "interpolate": "linear"}, 0.3, False),
+        ({"shares": [[0, {"random": 1}], [1, {"random": 0.6, "rarity": 0.4}]], "interpolate": "linear"}, 0.3, False),
+        ({"shares": [[0, {"random": 1}], [1, {"random": 0.6, "rarity": 0.4}]], "interpolate": "linear"}, 0.0, True),
+        (
+            {"shares": [[0, {"random": 1}], [0.3, {"random": 1}], [0.9, {"rarity": 1}]], "interpolate": "linear"},
+            0.3,
+            True,
+        ),
+    ],
+    ids=str,
+)
+def test_shares_do_not_change_in_the_mask_warmup_which_draws_at_random(
+    schedule: dict[str, Any], warmup: float, legal: bool
+) -> None:
+    """They would be described, and everything would be drawn at random all the same."""
+    given = {"schedule": schedule, "mask_warmup": warmup, "update_every": 2}
+    if legal:
+        told = base(masking=given)
+        assert all(told.masking.shares_at(step, 20)["random"] == 1 for step in range(told.warmup_steps))
+        return
+    with pytest.raises(ValueError, match=r"until mask_warmup, 0\.3 of the run, .*: set masking\.mask_warmup to 0"):
+        base(masking=given)
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        ("accuracy_morph", "5.0% by trigram score (scores of accuracy), after 30% of the run at random"),
+        ("cms_morph", "10.0% by trigram score (scores of loss), after 10% of the run at random"),
+        ("easy_to_hard", "(scores of accuracy), after 30% of the run at random; band_low from"),
+        ("random", "100.0% at random"),
+        ("whole_word", "100.0% as whole words"),
+        ("rarity_ramp", "linear in between"),
+        ("amlm", "drawn by AMLM's hard weights (Edman & Fraser 2025)"),
+    ],
+)
+def test_the_mask_warmup_is_described_where_the_rule_is_another(preset: str, said: str) -> None:
+    told = described.masking(base(steps=1000, masking={"preset": preset}).masking)
+    assert said in told if ";" in said else told.endswith(said)
+    assert ("of the run at random" in told) == ("at random" in said and "after" in said)
+
+
+def test_the_mask_warmup_of_amlm_is_described() -> None:
+    told = described.masking(base(steps=1000, masking={"preset": "amlm", "mask_warmup": 0.1}).masking)
+    assert told.endswith("weights (Edman & Fraser 2025), after 10% of the run at random")
+
+
 MOVING = {"band_low": [[0, 0.0], [1, 0.4]], "band_high": [[0, 0.2], [0.5, 0.6]], "rarity_power": [[0, 1], [1, 3]]}
 
 

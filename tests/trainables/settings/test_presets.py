@@ -31,7 +31,7 @@ SHOWN = {"replacement"}
 # Nothing here is a default, or what any preset sets.
 FOREIGN: dict[str, Any] = {
     "shares": {"random": 0.1, "token": 0.2, "trigram": 0.3, "whole_word": 0.1, "span": 0.1, "rarity": 0.2},
-    "schedule": {"shares": [[0, {"token": 1}], [0.5, {"random": 1}]]},
+    "schedule": {"shares": [[0, {"random": 1}], [0.5, {"token": 1}]]},
     "mask_warmup": 0.2,
     "ema_decay": 0.5,
     "smoothing": 2.0,
@@ -245,7 +245,8 @@ def test_contradictions_are_refused_in_one_line(settings: dict[str, Any], messag
 def test_shares_end_those_of_a_schedule_and_leave_its_constants() -> None:
     """Of the base, or of the preset beside them."""
     constants = {"band_low": [[0, 0.1]]}
-    base = {"masking": {"schedule": {"switch": "whole_word to random", "at": 0.7, "constants": constants}}}
+    schedule = {"switch": "whole_word to random", "at": 0.7, "constants": constants}
+    base = {"masking": {"mask_warmup": 0, "schedule": schedule}}
     half = {"masking.shares": {"random": 0.5, "token": 0.5}}
     arms = {"half": half, "easy": {"masking.preset": "easy_to_hard", **half}, "plain": {"masking.preset": "random"}}
     arms["words"] = {"masking.preset": "words_then_tokens", **half}
@@ -264,7 +265,7 @@ def test_shares_end_those_of_a_schedule_and_leave_its_constants() -> None:
 
 def test_shares_end_a_schedule_of_the_base() -> None:
     """Else it would go on in their place, whatever an arm or a point of the space says."""
-    base = {"masking": {"schedule": {"shares": [[0, {"whole_word": 1}], [0.7, {"random": 1}]]}}}
+    base = {"masking": {"mask_warmup": 0, "schedule": {"shares": [[0, {"whole_word": 1}], [0.7, {"random": 1}]]}}}
     spec = sweep(base, base={}, half={"masking.shares": {"random": 0.5, "token": 0.5}})
     found = {name: spec.trainable_config(arm)["masking"].get("schedule") for name, arm in spec.arms.items()}
     assert found["base"]
