@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -297,8 +297,12 @@ class Schedule(Frozen):
         constants: those of the rule that change.
         switch: SOURCE to SOURCE, the whole budget by one, then by the other, as a search can name it. It is read and
             replaced by the `shares` that it stands for.
-        at: the share of the run at which it switches; with `interpolate: linear` the first has faded by then.
+        at: the share of the run at which it switches. With `interpolate: linear` it is the middle of the way from one
+            to the other, which is as long to each side as the nearer end of the run allows: both have the same part of
+            the run as with `step`.
     """
+
+    sources: ClassVar[tuple[str, ...]] = tuple(Shares.model_fields)  # that a switch may name
 
     shares: Annotated[tuple[tuple[Fraction, Shares], ...] | None, Moments] = None
     interpolate: Literal["step", "linear"] = "step"
@@ -313,18 +317,21 @@ class Schedule(Frozen):
             return given
         switch, at = given.get("switch"), given.get("at")
         first, _, then = switch.partition(" to ") if isinstance(switch, str) else ("", "", "")
-        if first == then or not {first, then} <= {*SOURCES}:
-            sources = ", ".join(SOURCES)
-            raise ValueError(f"schedule.switch names two sources, such as whole_word to random: two of {sources}")
+        if first == then or not {first, then} <= {*cls.sources}:
+            two = _listed(cls.sources)
+            raise ValueError(f"schedule.switch names two sources, such as whole_word to random: two of {two}")
         if given.get("shares") is not None:
             raise ValueError("schedule.switch stands for shares: give one of the two")
-        if isinstance(at, bool) or not isinstance(at, int | float) or not 0 < at < 1:
+        if isinstance(at, bool) or not isinstance(at, int | float):
             raise ValueError("schedule.switch needs schedule.at, the share of the run at which it switches, in (0, 1)")
+        if not 0 < at < 1:
+            raise ValueError(f"schedule.at is {at:g}; the share of the run at which it switches lies in (0, 1)")
         rest = {key: value for key, value in given.items() if key not in ("switch", "at")}
-        return {
-            **rest,
-            "shares": tuple((begin, {"random": 0, source: 1}) for begin, source in ((0, first), (at, then))),
-        }
+        points = [(0, first), (at, then)]
+        if given.get("interpolate") == "linear":
+            begin, end = round(max(0.0, 2 * at - 1), 9), round(min(1.0, 2 * at), 9)
+            points = [*([(0, first)] if begin else []), (begin, first), (end, then)]
+        return {**rest, "shares": tuple((begin, {"random": 0, source: 1}) for begin, source in points)}
 
     @model_validator(mode="after")
     def _changes(self) -> Self:
@@ -966,7 +973,9 @@ def with_source(config: type[Whole], name: str, words: str, made_by: str) -> typ
     shares: Any = _with(type(masking().shares), **{name: _SHARE})
     absent = Field(default=None, exclude_if=_absent)
     moments = Annotated[tuple[tuple[Fraction, shares], ...] | None, Moments]
-    schedule: Any = Annotated[_with(Schedule, shares=(moments, None)) | None, BeforeValidator(_no_schedule)]
+    changing = _with(Schedule, shares=(moments, None))
+    changing.sources = tuple(shares.model_fields)
+    schedule: Any = Annotated[changing | None, BeforeValidator(_no_schedule)]
     usual = shares.model_validate(masking().shares.model_dump())
     masking = _with(masking, shares=(shares, usual), schedule=(schedule, absent))
     return _with(config, masking=(masking, masking()))

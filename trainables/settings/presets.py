@@ -233,7 +233,8 @@ ORIGINS: dict[Preset, Origin] = {
     "learning_progress": Origin("ours, after Graves et al. 2017"),
 }
 _NHOT: Tree = {"embedding": "nhot"}
-_SCHEDULED = tuple(f"masking.schedule.{key}" for key in ("shares", "switch", "at"))  # what says how shares change
+_SWITCHED = ("masking.schedule.switch", "masking.schedule.at")
+_SCHEDULED = ("masking.schedule.shares", *_SWITCHED)  # what says how shares change
 _MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": _NHOT, "published/amlm-hard-nhot-code": _NHOT}
 
 
@@ -241,15 +242,20 @@ def expand(params: Mapping[str, Any]) -> Tree:
     """Settings by dotted path, with `masking.preset` replaced by what it stands for; other settings win over it.
 
     An unknown name stays, for the Config to refuse. Shares end those of a schedule that the base settings or the preset
-    have: without that, they would go on in their place.
+    have: without that, they would go on in their place. So do a schedule's own shares and its switch, each the other.
     """
     whole = expand_tree({"masking": params["masking"]}) if "masking" in params else Tree()
     name = _preset_named(params.get("masking.preset"))
     rest = {path: value for path, value in params.items() if name is None or path != "masking.preset"}
     rule = {f"masking.{key}": value for key, value in _rule(name).items()} if name else Tree()
     shares = any(path == "masking.shares" or path.startswith("masking.shares.") for path in params)
-    if shares and not any(path in params for path in ("masking.schedule", *_SCHEDULED)):
+    given = [path for path in ("masking.schedule", *_SCHEDULED) if path in params]
+    if shares and not given:
         rule |= dict.fromkeys(_SCHEDULED)
+    elif given == ["masking.schedule.shares"]:
+        rule |= dict.fromkeys(_SWITCHED)
+    elif "masking.schedule.switch" in given and "masking.schedule.shares" not in given:
+        rule |= {"masking.schedule.shares": None}
     model = {**whole.pop("model", {}), **(_MODEL.get(name, {}) if name else {})}
     return {**rule, **{f"model.{key}": value for key, value in model.items()}, **rest, **whole}
 

@@ -82,6 +82,11 @@ def test_a_source_of_ones_own_gets_a_share_and_changes_nothing_else(monkeypatch:
         own.model_validate({"masking": {"shares": {"late": 0.5}}})
     with pytest.raises(ValueError, match="late"):
         Config.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.5}}})
+    switch = {"masking": {"mask_warmup": 0, "schedule": {"switch": "late to random", "at": 0.5}}}
+    assert own.model_validate(switch).masking.shares_at(0, 10)["late"] == 1
+    with pytest.raises(ValueError, match=r"two of random, [a-z_, ]+informask") as refused:
+        Config.model_validate(switch)
+    assert "informask, late" not in str(refused.value)
     both = config.with_source(own, "later", "later still", "tests:Later")
     mixed = both.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.3, "later": 0.2}}})
     assert [mixed.masking.shares_at(0, 1)[name] for name in ("late", "later")] == [0.3, 0.2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from trainables.masking.replacement import Replacement
 from trainables.masking.sources import Rarity
 from trainables.noise import StepNoise
 from trainables.settings import described
-from trainables.settings.config import Config, Replacements, Shares
+from trainables.settings.config import Config, Replacements, Schedule, Shares
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(95)
@@ -345,6 +345,28 @@ def test_the_mask_warmup_is_described_where_the_rule_is_another(preset: str, sai
 def test_the_mask_warmup_of_amlm_is_described() -> None:
     told = described.masking(base(steps=1000, masking={"preset": "amlm", "mask_warmup": 0.1}).masking)
     assert told.endswith("weights (Edman & Fraser 2025), after 10% of the run at random")
+
+
+@pytest.mark.parametrize("at", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_gradual_switch_has_as_much_of_both_as_one_at_once(at: float) -> None:
+    """The way from one to the other lies around `at`, and within the run."""
+    kinds: tuple[Literal["step", "linear"], ...] = ("step", "linear")
+    once, gradual = (
+        Schedule.model_validate({"switch": "whole_word to random", "at": at, "interpolate": kind}) for kind in kinds
+    )
+    words = [[each.shares_at(step, 2000) or {} for step in range(2000)] for each in (once, gradual)]
+    exposure = [sum(shares["whole_word"] for shares in each) / 2000 for each in words]
+    assert exposure == pytest.approx([at, at], abs=1 / 2000)
+    assert words[1][round(2000 * at)]["whole_word"] == pytest.approx(0.5)
+    assert words[1][0]["whole_word"] == 1
+    assert words[1][-1]["whole_word"] == pytest.approx(0, abs=0.01)
+
+
+def test_a_switch_says_what_is_wrong_with_it() -> None:
+    with pytest.raises(ValueError, match=r"schedule\.at is 1\.5; the share of the run .* lies in \(0, 1\)"):
+        Schedule.model_validate({"switch": "span to random", "at": 1.5})
+    with pytest.raises(ValueError, match=r"schedule\.switch needs schedule\.at"):
+        Schedule.model_validate({"switch": "span to random"})
 
 
 MOVING = {"band_low": [[0, 0.0], [1, 0.4]], "band_high": [[0, 0.2], [0.5, 0.6]], "rarity_power": [[0, 1], [1, 3]]}

@@ -270,3 +270,16 @@ def test_shares_end_a_schedule_of_the_base() -> None:
     found = {name: spec.trainable_config(arm)["masking"].get("schedule") for name, arm in spec.arms.items()}
     assert found["base"]
     assert found["half"] is None
+
+
+def test_a_switch_ends_the_shares_of_the_schedule_of_the_base_and_the_reverse() -> None:
+    """Neither says to give one of the two, as an arm gives one."""
+    shares = [[0, {"whole_word": 1}], [0.7, {"random": 1}]]
+    switch = {"masking.schedule.switch": "random to span", "masking.schedule.at": 0.4}
+    for schedule in ({"shares": shares}, {"switch": "whole_word to random", "at": 0.7}):
+        base = {"masking": {"mask_warmup": 0, "schedule": schedule}}
+        spec = sweep(base, base={}, switch=switch, shares={"masking.schedule.shares": [[0, {"pmi": 1}]]})
+        found = {name: spec.settings(arm).masking for name, arm in spec.arms.items()}
+        assert found["base"].shares_at(0, 100)["whole_word"] == 1
+        assert [found["switch"].shares_at(step, 100)["span"] for step in (39, 40)] == [0, 1]
+        assert found["shares"].shares_at(99, 100)["pmi"] == 1
