@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import (
@@ -316,6 +317,8 @@ class Schedule(Frozen):
         if not isinstance(given, Mapping) or (given.get("switch") is None and given.get("at") is None):
             return given
         switch, at = given.get("switch"), given.get("at")
+        if switch is None:
+            raise ValueError("schedule.at needs schedule.switch beside it, such as whole_word to random")
         first, _, then = switch.partition(" to ") if isinstance(switch, str) else ("", "", "")
         if first == then or not {first, then} <= {*cls.sources}:
             two = _listed(cls.sources)
@@ -341,6 +344,16 @@ class Schedule(Frozen):
             raise ValueError("schedule has nothing that changes: give shares, switch or constants, or null")
         return self
 
+    def refuse_parts_without_step(self, steps: int) -> None:
+        """Raises ValueError if shares or constants of a run of so many steps never hold."""
+        every = {"shares": self.shares or (), **{f"constants.{name}": points for name, points in self._constants}}
+        for name, points in every.items():
+            _refuse_parts(points, steps, f"masking.schedule.{name}", self.interpolate == "linear")
+
+    @property
+    def _constants(self) -> Iterable[tuple[str, tuple[tuple[float, float], ...]]]:
+        return self.constants.points.items() if self.constants else ()
+
     def refuse_before(self, warmup: float) -> None:
         """Raises ValueError if shares other than random are asked for in the mask warm-up, which draws at random."""
         points = (self.shares or ()) if warmup else ()
@@ -362,15 +375,14 @@ class Schedule(Frozen):
     def constants_at(self, step: int, steps: int) -> dict[str, float]:
         """The constants that change, as they are before a step."""
         found = {}
-        for name, points in (self.constants.points if self.constants else {}).items():
+        for name, points in self._constants:
             now, then, part = self._between(points, step, steps)
             found[name] = now + part * (then - now)
         return found
 
     def begins(self, steps: int) -> list[int]:
         """The steps from which on a constant is another one, or moves on to another one."""
-        every = (self.constants.points if self.constants else {}).values()
-        return sorted({round(begin * steps) for points in every for begin, _ in points})
+        return sorted({round(begin * steps) for _, points in self._constants for begin, _ in points})
 
     def _between(self, points: tuple[tuple[float, Number], ...], step: int, steps: int) -> tuple[Number, Number, float]:
         """The last point before a step, the next, and how much of the way there is behind it."""
@@ -386,6 +398,15 @@ def _refuse_begins(points: tuple[tuple[float, Any], ...], name: str, example: st
     begins = [begin for begin, _ in points]
     if begins[:1] != [0] or begins != sorted({*begins}):
         raise ValueError(f"{name} must begin at 0 and rise, such as {example}")
+
+
+def _refuse_parts(points: tuple[tuple[float, Any], ...], steps: int, name: str, gradual: bool = False) -> None:
+    """Raises ValueError if one of the points never holds. gradual: what is between two of them counts, too."""
+    begins = [round(begin * steps) for begin, _ in points]
+    late = not gradual and begins[-1:] >= [steps]
+    pairs = zip(begins, points, strict=True)
+    if late or any(one == other and (not gradual or a[1] != b[1]) for (one, a), (other, b) in pairwise(pairs)):
+        raise ValueError(f"{name} has a part without a step: the run has {steps}")
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -539,6 +560,13 @@ class MaskingConfig(Frozen):
             raise ValueError("apportion row belongs to policy mixture; for amlm write draw: bernoulli")
         if self.rate_schedule == "step" and self.rates is None:
             raise ValueError("rate_schedule step needs rates, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
+        if self.rates is not None and self.rate_schedule != "step":
+            raise ValueError(f"rates belong to rate_schedule step, and it is {self.rate_schedule}: set rates to null")
+        if self.rates and self.rate not in (type(self).model_fields["rate"].default, *(rate for _, rate in self.rates)):
+            raise ValueError(
+                f"rate {self.rate:g} has no effect beside rates, which rate_schedule step takes in its place: "
+                "leave it out, or write it into rates"
+            )
         begins = [begin for begin, _ in self.rates] if self.rates is not None else [0]
         if begins[:1] != [0] or begins != sorted({*begins}):
             raise ValueError("rates must begin at 0 and rise, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
@@ -755,14 +783,19 @@ class Config(Frozen):
             raise ValueError("sequence_lengths must begin at share 0 and rise, such as [[0, 64], [0.5, 256]]")
         if odd := next((tokens for tokens in lengths if self.data.block % tokens), None):
             raise ValueError(f"sequence_lengths has {odd}, which does not divide data.block {self.data.block}")
-        begins = [round(share * self.steps) for share in shares]
-        if begins[-1] >= self.steps or len({*begins}) < len(begins):
-            raise ValueError(f"sequence_lengths has a part without a step: the run has {self.steps}")
+        _refuse_parts(self.sequence_lengths or (), self.steps, "sequence_lengths")
+        _refuse_parts(self.masking.rates or (), self.steps, "masking.rates")
+        if self.masking.schedule:
+            self.masking.schedule.refuse_parts_without_step(self.steps)
         least = min(self.masking.rates_of_run)
         if self.masking.by_row and not round(least * self.data.block):
             raise ValueError(f"masking.rate {least:g} of a row of {self.data.block} rounds to no position")
         if self.masking.rate_changes and not round(least * self.tokens_per_step):
             raise ValueError(f"a rate of {least:g} of a batch of {self.tokens_per_step} rounds to no position")
+        if self.masking.corrupt is not None and not round(self.masking.corrupt * self.tokens_per_step):
+            raise ValueError(
+                f"masking.corrupt {self.masking.corrupt:g} of a batch of {self.tokens_per_step} rounds to no position"
+            )
         if self.masking.row_rates:
             self._rows_have_room(self.masking.row_rates)
         for step in self.masking.schedule.begins(self.steps) if self.masking.schedule else ():
@@ -852,11 +885,18 @@ class Config(Frozen):
         """K, the positions predicted in one batch: the mean under a rate schedule, the most where rows are rounded."""
         masking = self.masking
         if masking.rate_changes:
-            shape = (self.steps, self.batch_size, self.data.block)
-            return _mean_predicted(masking, *shape)  # pyright: ignore[reportArgumentType]: frozen, so it has a hash
+            return round(self._predicted / self.steps)
         if masking.by_row:  # where all of a row may be predicted
             return self.batch_size * round(masking.rate * self.data.block)
         return round(masking.rate * self.tokens_per_step)
+
+    @property
+    def _predicted(self) -> int:
+        """Positions predicted in the run."""
+        if not self.masking.rate_changes:
+            return self.predicted_per_step * self.steps
+        shape = (self.steps, self.batch_size, self.data.block)
+        return _predicted_in_all(self.masking, *shape)  # pyright: ignore[reportArgumentType]: frozen, so it has a hash
 
     @property
     def most_predicted(self) -> int:
@@ -871,7 +911,7 @@ class Config(Frozen):
         masking, each = self.masking, self.predicted_per_step
         usual = round(MaskingConfig.model_fields["rate"].default * self.tokens_per_step)
         way = "+".join(masking.off_budget)
-        return Budget(each * self.steps, masking.on_budget, masking.on_budget and each == usual, way)
+        return Budget(self._predicted, masking.on_budget, masking.on_budget and each == usual, way)
 
     def rate_at(self, step: int) -> float:
         """The share of positions that a step predicts, counted from 0."""
@@ -942,12 +982,12 @@ class Config(Frozen):
 
 
 @lru_cache(maxsize=4096)
-def _mean_predicted(masking: MaskingConfig, steps: int, rows: int, length: int) -> int:
-    """Of all steps of a rate schedule, each with its own K, rounded as its budget rounds it."""
+def _predicted_in_all(masking: MaskingConfig, steps: int, rows: int, length: int) -> int:
+    """Of all steps of a rate schedule together, each with its own K, rounded as its budget rounds it."""
     rates = (masking.rate_at(step, steps) for step in range(steps))
     if masking.by_row:
-        return round(rows * sum(round(rate * length) for rate in rates) / steps)
-    return round(sum(round(rate * rows * length) for rate in rates) / steps)
+        return rows * sum(round(rate * length) for rate in rates)
+    return sum(round(rate * rows * length) for rate in rates)
 
 
 Whole = TypeVar("Whole", bound=Config)

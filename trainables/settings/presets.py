@@ -256,6 +256,8 @@ def expand(params: Mapping[str, Any]) -> Tree:
         rule |= dict.fromkeys(_SWITCHED)
     elif "masking.schedule.switch" in given and "masking.schedule.shares" not in given:
         rule |= {"masking.schedule.shares": None}
+    elif given == ["masking.schedule.at"] and "switch" not in (rule.get("masking.schedule") or {}):
+        rule |= {"masking.schedule.switch": None}  # the base's is shares by the time that trials run
     model = {**whole.pop("model", {}), **(_MODEL.get(name, {}) if name else {})}
     return {**rule, **{f"model.{key}": value for key, value in model.items()}, **rest, **whole}
 

@@ -369,6 +369,27 @@ def test_a_switch_says_what_is_wrong_with_it() -> None:
         Schedule.model_validate({"switch": "span to random"})
 
 
+@pytest.mark.parametrize(
+    ("schedule", "part"),
+    [
+        ({"shares": [[0, {"random": 1}], [1, {"token": 1}]]}, "shares"),
+        ({"shares": [[0, {"random": 1}], [0.5, {"token": 1}], [0.501, {"span": 1}]]}, "shares"),
+        ({"shares": [[0, {"random": 1}], [0.001, {"token": 1}]], "interpolate": "linear"}, "shares"),
+        ({"constants": {"cap": [[0, 0.5], [1, 0.9]]}}, r"constants\.cap"),
+        ({"constants": {"cap": [[0, 0.5], [1, 0.9]]}, "interpolate": "linear"}, ""),
+        ({"switch": "span to random", "at": 0.5001, "interpolate": "linear"}, ""),
+    ],
+    ids=str,
+)
+def test_a_part_that_never_holds_is_refused(schedule: dict[str, Any], part: str) -> None:
+    """It would be described. A gradual change ends with the run, and a value that stays may be said twice."""
+    if not part:
+        assert base(masking={"mask_warmup": 0, "schedule": schedule})
+        return
+    with pytest.raises(ValueError, match=rf"masking\.schedule\.{part} has a part without a step: the run has 20"):
+        base(masking={"mask_warmup": 0, "schedule": schedule})
+
+
 MOVING = {"band_low": [[0, 0.0], [1, 0.4]], "band_high": [[0, 0.2], [0.5, 0.6]], "rarity_power": [[0, 1], [1, 3]]}
 
 

@@ -47,6 +47,7 @@ FOREIGN: dict[str, Any] = {
     "floor": 0.01,
     "renormalise": True,
     "rate_start": 0.35,
+    "rate_schedule": "step",
     "rates": [[0, 0.2], [0.5, 0.1]],
     "row_rates": "uniform",
     "corrupt": 0.3,
@@ -56,8 +57,8 @@ FOREIGN: dict[str, Any] = {
     "counted": "after_warmup",
     "trigram_mean": "all",
 }
-# Of these there is no other value than a preset's.
-ONE_VALUE = {"counted", "trigram_mean", "renormalise", "row_rates"}
+# Of these there is no other value than a preset's, or none that goes with the others.
+ONE_VALUE = {"rate_schedule", "counted", "trigram_mean", "renormalise", "row_rates"}
 
 
 def sweep(config: dict[str, Any], **arms: dict[str, Any]) -> Any:
@@ -111,7 +112,7 @@ def test_nothing_of_another_rule_stays(name: str) -> None:
 def test_foreign_settings_are_all_foreign() -> None:
     """What the test above says of its made-up settings."""
     rule = {**_RULE}
-    assert {*FOREIGN} == {*rule} - {"policy", "signal", "score", "rate_schedule"}
+    assert {*FOREIGN} == {*rule} - {"policy", "signal", "score"}
     assert all(FOREIGN[key] != value for key, value in rule.items() if key in FOREIGN)
     assert all(FOREIGN[key] != changes.get(key) for changes in MASKING.values() for key in {*FOREIGN} - ONE_VALUE)
 
@@ -283,3 +284,10 @@ def test_a_switch_ends_the_shares_of_the_schedule_of_the_base_and_the_reverse() 
         assert found["base"].shares_at(0, 100)["whole_word"] == 1
         assert [found["switch"].shares_at(step, 100)["span"] for step in (39, 40)] == [0, 1]
         assert found["shares"].shares_at(99, 100)["pmi"] == 1
+
+
+def test_a_moment_alone_is_refused_before_anything_runs() -> None:
+    """The base's switch is read and gone by the time that trials run."""
+    base = {"masking": {"mask_warmup": 0, "schedule": {"switch": "whole_word to random", "at": 0.7}}}
+    with pytest.raises(SpecError, match=r"schedule\.at needs schedule\.switch beside it"):
+        sweep(base, base={}, late={"masking.schedule.at": 0.9})
