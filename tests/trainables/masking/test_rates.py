@@ -324,6 +324,35 @@ def test_words_on_them() -> None:
     assert "each row's own" in said["row_cosine"]
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"rate": 0.125}, "with 12.5% of the positions predicted: "),
+        ({"rate": 0.1499}, "with 14.99% of the positions predicted: "),
+        ({"rate_schedule": "linear", "rate_start": 0.375}, "with 37.5% falling to 15% of"),
+        (
+            {"rate_schedule": "step", "rates": [[0, 0.2], [0.125, 0.025]]},
+            "with 20% of the positions predicted (2.5% from 12.5% of",
+        ),
+        ({"corrupt": 0.1234}, "12.34% of all positions corrupted"),
+        ({"loss_weight": 0.005}, "0.5% of a prediction's weight"),
+        ({"shares": {"random": 0.8125, "rarity": 0.1875}}, "81.25% at random, 18.75% by rarity"),
+        (
+            {"shares": {"random": 0.5, "rarity": 0.5}, "mask_warmup": 0.025},
+            "50.0% by rarity, after 2.5% of the run at random",
+        ),
+        (
+            {"replacement": {"mask": 0.5, "random": 0.0625, "keep": 0.4375}},
+            "50.0% shown as [MASK], 6.25% as another token, 43.75% as",
+        ),
+    ],
+    ids=str,
+)
+def test_numbers_are_described_as_they_are(rule: dict[str, Any], said: str) -> None:
+    """Not rounded to those of another rule."""
+    assert said in described.masking(config("random", **rule).masking)
+
+
 # Whole runs
 
 
