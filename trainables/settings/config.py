@@ -26,7 +26,7 @@ from sweeper.system import yaml_reader
 from sweeper.system.nearest import nearest, nearest_path
 from sweeper.trainable import Budget
 from trainables.settings import presets, word_amounts
-from trainables.settings.catalogue import SOURCES, Entry
+from trainables.settings.catalogue import OWN_DRAWS, SOURCES, Entry
 from trainables.settings.row_rates import RowRates, largest_part
 
 Positive = Annotated[int, Field(gt=0)]
@@ -997,7 +997,7 @@ def with_source(config: type[Whole], name: str, words: str, made_by: str) -> typ
     """A trainable's settings with a share for a masking source of one's own, which enters the catalogue.
 
     Call it where the module of that trainable is imported, as every worker imports it. At 0 the share is left out, so
-    hashes stay the same. ValueError where another source has the name.
+    hashes stay the same. ValueError where another source has the name, or a draw of the step itself.
 
     Args:
         config: the settings without it, such as `trainables.mlm.Config`.
@@ -1007,6 +1007,8 @@ def with_source(config: type[Whole], name: str, words: str, made_by: str) -> typ
     """
     if not name.isidentifier():
         raise ValueError(f"the source {name!r} must have a name that Python allows, such as late")
+    if name in OWN_DRAWS:
+        raise ValueError(f"the source {name!r} must have another name: a step draws something else under this one")
     if (other := SOURCES.setdefault(name, Entry(words, made_by)).made_by) != made_by:
         raise ValueError(f"the source {name!r} is there already, made by {other}: give {made_by} another name")
     masking: Any = config.model_fields["masking"].annotation
