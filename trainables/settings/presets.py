@@ -108,6 +108,9 @@ _PLAIN: Tree = {"shares": {"random": 1.0}, "mask_warmup": 0.0}
 _FALLING: Tree = {**_PLAIN, "rate_start": 0.30}
 _EASY_TO_HARD: Tree = {"band_low": [[0, 0.0], [1, 0.5]], "band_high": [[0, 0.5], [1, 1.0]]}
 _HARD_TO_EASY: Tree = {"band_low": [[0, 0.5], [1, 0.0]], "band_high": [[0, 1.0], [1, 0.5]]}
+# The positive part of the difference of two means: by 3 losses each, noise alone would rank tokens. So 30 are needed in
+# the last window, and those before count for about ten windows.
+_PROGRESS: Tree = {"signal": "progress", "ema_decay": 0.9, "min_seen": 30.0}
 
 # Accuracy-Morph and CMS-Morph (BabyLM 2026), AMLM (Edman & Fraser, BabyLM 2025), and rules of our own. `frequency` and
 # `random_sketch_control` take their names from Accuracy-Morph's study, but the rules are ours: there, frequency has the
@@ -157,7 +160,7 @@ MASKING: dict[Preset, Tree] = {
     "easy_to_hard": {"schedule": {"constants": _EASY_TO_HARD, "interpolate": "linear"}},
     "hard_to_easy": {"schedule": {"constants": _HARD_TO_EASY, "interpolate": "linear"}},
     "entropy": {"signal": "entropy"},
-    "learning_progress": {"signal": "progress", "ema_decay": 0.0},
+    "learning_progress": _PROGRESS,
     "pmi": {"shares": {"random": 0.0, "pmi": 1.0}, "mask_warmup": 0.0},
     "informask": {"shares": {"random": 0.8, "informask": 0.2}, "mask_warmup": 0.0},
 }
