@@ -458,7 +458,8 @@ class MaskingConfig(Frozen):
         rates: [share of the run, rate] from which on each holds, from 0 on and rising, for `rate_schedule: step`; they
             take the place of `rate` (mmBERT, Marone et al. 2025: 0.30, 0.15, 0.05).
         row_rates: mixture: every row of a batch has a rate of its own, and the batch still predicts K: proportional to
-            t (`uniform`, as in masked diffusion) or to cos(pi t / 2) (`cosine`; Chang et al. 2022), with a uniform t.
+            t (`uniform`, after masked diffusion, but the loss is not weighted by 1/t) or to cos(pi t / 2) (`cosine`;
+            Chang et al. 2022), with a uniform t.
         corrupt: share of all positions that are replaced, where those are not the predicted ones: above `rate` all
             predicted ones and others that may be predicted, below it so many of the predicted ones (replacement.py).
         loss_weight: mixture: a predicted position's loss counts (1 - a) + a * its token's score / the mean score, with

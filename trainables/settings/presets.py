@@ -219,7 +219,7 @@ ORIGINS: dict[Preset, Origin] = {
     "rate_cosine": Origin("ours"),
     "rate_inverse": Origin("ours"),
     "rate_steps": Origin("mmBERT (Marone et al. 2025)"),
-    "row_uniform": Origin("masked diffusion (LLaDA, Nie et al. 2025)"),
+    "row_uniform": Origin("after masked diffusion (LLaDA, Nie et al. 2025)"),
     "row_cosine": Origin("MaskGIT (Chang et al. 2022)"),
     "dense_corruption": Origin("after Wettig et al. 2023, section 5"),
     "sparse_corruption": Origin("after Wettig et al. 2023, section 5"),

@@ -131,7 +131,7 @@ def test_the_names_of_a_steps_own_draws_are_all_known(
         return real(self, name, draw, device)
 
     monkeypatch.setattr(StepNoise, "get_or_draw", noted)
-    rules = [*({"preset": name} for name in MASKING), {"preset": "amlm", "draw": "bernoulli"}]
+    rules: list[dict[str, Any]] = [*({"preset": name} for name in MASKING), {"preset": "amlm", "draw": "bernoulli"}]
     rules.append({"preset": "amlm", "mask_warmup": 0.5})
     for rule in rules:
         given = Config.model_validate({"steps": 100, "batch_size": 12, "data": {"block": 32}, "masking": rule})
