@@ -147,7 +147,7 @@ def moving(
             assert isinstance(source, sources.Rarity)
             rarest = furthest(np.exp(source.log_score), obvious.rarity_weights(frequency, now["rarity_power"]))
         worst = list(map(max, worst, [*map(furthest, fast, scores), rarest]))
-    assert positive > 200
+    assert positive > 100
     kinds = ("scores by token", "scores by trigram", *(("weights by rarity",) if "rarity_power" in points else ()))
     return [Compared(name, kind, one, EXACT) for kind, one in zip(kinds, worst, strict=False)]
 
@@ -357,7 +357,11 @@ MOVING: dict[str, tuple[dict[str, Any], Callable[[int], obvious.Morph]]] = {
         {"preset": "entropy", "ema_decay": 0.5, "cap": 0.2, "min_seen": 0},
         lambda size: obvious.Entropies(size, 0.5, 0, 0.2),
     ),
-    "learning_progress": ({"preset": "learning_progress"}, lambda size: obvious.Progress(size, 0.0, 3, 0.9)),
+    "learning_progress": ({"preset": "learning_progress"}, lambda size: obvious.Progress(size, 0.9, 30, 0.9)),
+    "learning_progress, ema_decay 0": (
+        {"preset": "learning_progress", "ema_decay": 0, "min_seen": 3},
+        lambda size: obvious.Progress(size, 0.0, 3, 0.9),
+    ),
     "learning_progress, ema_decay 0.6": (
         {"preset": "learning_progress", "ema_decay": 0.6, "min_seen": 5},
         lambda size: obvious.Progress(size, 0.6, 5, 0.9),

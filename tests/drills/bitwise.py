@@ -50,11 +50,12 @@ def cache(folder: Path) -> Iterator[None]:
 
 def compared(corpus: Path, folder: Path, preset: str, stops: list[int]) -> dict[str, Any]:
     """How many of the runs stopped in these steps (from 0) end with other weights, rows or masks."""
+    from tests.trainables.masking.test_policies import warmup_of
     from tests.trainables.tiny import Recorder, config
     from trainables.settings.config import Config
 
     tree = config(corpus, steps=STEPS, report_every=EVERY).model_dump(exclude={"masking": True, "model": {"embedding"}})
-    rule = {"preset": preset, "update_every": 2, "mask_warmup": 0.1}
+    rule = {"preset": preset, "update_every": 2, "mask_warmup": warmup_of(preset, 0.1)}
     settings = Config.model_validate({**tree, "masking": rule})
     whole = Recorder(folder / preset / "whole")
     masks = _train(settings, whole)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sweeper.trainable import TrainContext
-from tests.trainables.masking.test_policies import PRESETS
+from tests.trainables.masking.test_policies import PRESETS, warmup_of
 from tests.trainables.tiny import Recorder, Stopped, config, run, run_rank
 from trainables import mlm
 from trainables.data import batches
@@ -87,7 +87,7 @@ def test_stopped_anywhere_and_resumed_is_never_stopped_bitwise(
 @pytest.mark.parametrize("preset", POLICIES)
 def test_every_policy_resumes_within_a_window_bitwise(corpus: Path, tmp_path: Path, preset: str) -> None:
     """Masks, metrics and weights; stopped where answers wait for the next refresh, and compared in a later window."""
-    rule = {"preset": preset, "update_every": 2, "mask_warmup": 0.1}
+    rule = {"preset": preset, "update_every": 2, "mask_warmup": warmup_of(preset, 0.1)}
     tree = config(corpus, report_every=5).model_dump(exclude={"masking": True, "model": {"embedding"}})
     settings = Config.model_validate({**tree, "masking": rule})
     whole, first, second = (Recorder(tmp_path / name, stop) for name, stop in (("a", 15), ("b", 5), ("b", 15)))

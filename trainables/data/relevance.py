@@ -16,7 +16,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 LONGEST = 128  # tokens of a sentence: the products grow with its square
-AT_ONCE = 256  # entries whose pairs are held at once
+AT_ONCE = 64  # entries whose pairs are held at once
 
 
 def relevance(ids: NDArray[Any], line_start: Bools, eligible: Bools) -> Floats:
@@ -31,15 +31,11 @@ def relevance(ids: NDArray[Any], line_start: Bools, eligible: Bools) -> Floats:
         eligible: [V] whether a token may be predicted.
     """
     size = len(eligible)
-    there = np.flatnonzero(eligible[ids])
-    line = np.cumsum(line_start, dtype=np.int32)[there]
-    begins = np.flatnonzero(np.diff(line, prepend=-1))
-    place = np.arange(len(there)) - np.repeat(begins, np.diff(begins, append=len(there)))
-    sentence = np.cumsum(place % LONGEST == 0, dtype=np.int32) - 1
-    shape = (int(sentence[-1]) + 1 if len(there) else 0, size)
-    occurs = sparse.csr_array((np.ones(len(there)), (sentence, ids[there].astype(np.int32))), shape=shape)
-    number = np.asarray(occurs.sum(axis=0))
-    pairs = occurs.T @ (np.asarray(occurs.sum(axis=1)) - 1)  # of each token with any other
+    occurs = _occurrences(ids, line_start, eligible)
+    number = np.asarray(occurs.sum(axis=0, dtype=np.float64))
+    pairs = occurs.T @ (np.asarray(occurs.sum(axis=1, dtype=np.float64)) - 1)  # of each token with any other
+    if (pairs + number).max(initial=0) > np.iinfo(occurs.dtype).max:  # no entry of a product is larger
+        occurs = occurs.astype(np.int64)
     log_pairs = np.log(np.maximum(pairs, 1))
     log_total = np.log(max(1.0, pairs.sum()))
     by_token = occurs.T.tocsr()
@@ -53,3 +49,19 @@ def relevance(ids: NDArray[Any], line_start: Bools, eligible: Bools) -> Floats:
         pmi = np.log(counts) + log_total - log_pairs[begin + both.row] - log_pairs[both.col]
         found[begin : begin + AT_ONCE] = np.bincount(both.row, weights=both.data * pmi, minlength=len(own))
     return found / np.maximum(number, 1)
+
+
+def _occurrences(ids: NDArray[Any], line_start: Bools, eligible: Bools) -> sparse.csr_array:
+    """[S, V] how often each token is in each sentence, as int32: with by_token, 16 bytes a token."""
+    there = eligible[ids]
+    line = np.cumsum(line_start, dtype=np.int32)[there]
+    begins = np.flatnonzero(np.diff(line, prepend=np.int32(-1)))
+    del line
+    tokens = ids[there].astype(np.int32)
+    lengths = np.diff(begins, append=len(tokens))
+    parts = -(-lengths // LONGEST)  # sentences of a line
+    within = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    bounds = np.append(np.repeat(begins, parts) + within * LONGEST, len(tokens))
+    occurs = sparse.csr_array((np.ones_like(tokens), tokens, bounds), shape=(len(bounds) - 1, len(eligible)))
+    occurs.sum_duplicates()
+    return occurs

@@ -55,13 +55,14 @@ class Budget:
 
     K = round(rate * B * T) positions a batch, divided among rows, and among sources within them, by systematic sampling
     (Madow 1949): each row, each run of rows and each source is within one of its part, and shares act smoothly. Rows
-    have equal parts, or those of `row_rates`, drawn for the batch.
+    have equal parts, or those of `row_rates`, drawn for the batch. sources: how many it is divided among, if any.
     """
 
     rate: float
     rows: int
     length: int
     row_rates: RowRates | None = None
+    sources: int = 0
 
     @property
     def total(self) -> int:
@@ -69,10 +70,11 @@ class Budget:
         return round(self.rate * self.rows * self.length)
 
     def largest(self, share: float = 1.0) -> int:
-        """The most that any row gets of a share of the budget."""
-        if self.row_rates:  # a large row may be rounded up in each source
-            return min(self.length, math.ceil(share * self.total * largest_part(self.row_rates, self.rows, 1)) + 4)
-        return min(self.length, math.ceil(share * self.total / self.rows) + 2)
+        """The most that any row gets of a share of the budget: what is free may be rounded up by each source before."""
+        each, rounded = 1 / self.rows, 2 + self.sources
+        if self.row_rates:
+            each, rounded = largest_part(self.row_rates, self.rows, 1), rounded + 2
+        return min(self.length, math.ceil(share * self.total * each) + rounded)
 
     def slots(self, rows: slice) -> int:
         """S, index slots for some rows: a constant, enough for the most that they can get."""

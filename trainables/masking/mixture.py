@@ -88,7 +88,7 @@ class Mixture:
         shape = (config.batch_size, config.data.block)
 
         def budget_of(step: int) -> Budget:
-            return Budget(config.rate_at(step), *shape, config.masking.row_rates)
+            return Budget(config.rate_at(step), *shape, config.masking.row_rates, len(self.others))
 
         def shares_of(step: int) -> list[float]:
             shares = config.masking.shares_at(step, config.steps)

@@ -25,3 +25,14 @@ SOURCES: dict[str, Entry] = {
     "pmi": Entry("as collocations and whole words", "trainables.masking.sources:Pmi"),
     "informask": Entry("by relevance to the sentence", "trainables.masking.sources:informask"),
 }
+
+# What a step asks `StepNoise.get_or_draw` for beside the sources by their own names. A source that was called so would
+# get the step's draw where draws are made ahead, or the step that of the source.
+OWN_DRAWS = frozenset(
+    {
+        *("tokens", "blocks", "word start", "collocation start"),  # batches.py
+        *("quotas", "span length", "row totals", "amlm", "amlm order", "amlm start"),  # masking
+        *("corrupt", "corrupt rows", "replace", "other"),  # replacement.py
+        "rate",  # optimiser.py
+    }
+)

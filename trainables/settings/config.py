@@ -8,7 +8,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,7 +26,7 @@ from sweeper.system import yaml_reader
 from sweeper.system.nearest import nearest, nearest_path
 from sweeper.trainable import Budget
 from trainables.settings import presets, word_amounts
-from trainables.settings.catalogue import SOURCES, Entry
+from trainables.settings.catalogue import OWN_DRAWS, SOURCES, Entry
 from trainables.settings.row_rates import RowRates, largest_part
 
 Positive = Annotated[int, Field(gt=0)]
@@ -297,8 +298,12 @@ class Schedule(Frozen):
         constants: those of the rule that change.
         switch: SOURCE to SOURCE, the whole budget by one, then by the other, as a search can name it. It is read and
             replaced by the `shares` that it stands for.
-        at: the share of the run at which it switches; with `interpolate: linear` the first has faded by then.
+        at: the share of the run at which it switches. With `interpolate: linear` it is the middle of the way from one
+            to the other, which is as long to each side as the nearer end of the run allows: both have the same part of
+            the run as with `step`.
     """
+
+    sources: ClassVar[tuple[str, ...]] = tuple(Shares.model_fields)  # that a switch may name
 
     shares: Annotated[tuple[tuple[Fraction, Shares], ...] | None, Moments] = None
     interpolate: Literal["step", "linear"] = "step"
@@ -312,19 +317,24 @@ class Schedule(Frozen):
         if not isinstance(given, Mapping) or (given.get("switch") is None and given.get("at") is None):
             return given
         switch, at = given.get("switch"), given.get("at")
+        if switch is None:
+            raise ValueError("schedule.at needs schedule.switch beside it, such as whole_word to random")
         first, _, then = switch.partition(" to ") if isinstance(switch, str) else ("", "", "")
-        if first == then or not {first, then} <= {*SOURCES}:
-            sources = ", ".join(SOURCES)
-            raise ValueError(f"schedule.switch names two sources, such as whole_word to random: two of {sources}")
+        if first == then or not {first, then} <= {*cls.sources}:
+            two = _listed(cls.sources)
+            raise ValueError(f"schedule.switch names two sources, such as whole_word to random: two of {two}")
         if given.get("shares") is not None:
             raise ValueError("schedule.switch stands for shares: give one of the two")
-        if isinstance(at, bool) or not isinstance(at, int | float) or not 0 < at < 1:
+        if isinstance(at, bool) or not isinstance(at, int | float):
             raise ValueError("schedule.switch needs schedule.at, the share of the run at which it switches, in (0, 1)")
+        if not 0 < at < 1:
+            raise ValueError(f"schedule.at is {at:g}; the share of the run at which it switches lies in (0, 1)")
         rest = {key: value for key, value in given.items() if key not in ("switch", "at")}
-        return {
-            **rest,
-            "shares": tuple((begin, {"random": 0, source: 1}) for begin, source in ((0, first), (at, then))),
-        }
+        points = [(0, first), (at, then)]
+        if given.get("interpolate") == "linear":
+            begin, end = round(max(0.0, 2 * at - 1), 9), round(min(1.0, 2 * at), 9)
+            points = [*([(0, first)] if begin else []), (begin, first), (end, then)]
+        return {**rest, "shares": tuple((begin, {"random": 0, source: 1}) for begin, source in points)}
 
     @model_validator(mode="after")
     def _changes(self) -> Self:
@@ -333,6 +343,26 @@ class Schedule(Frozen):
         elif not (self.constants and self.constants.points):
             raise ValueError("schedule has nothing that changes: give shares, switch or constants, or null")
         return self
+
+    def refuse_parts_without_step(self, steps: int) -> None:
+        """Raises ValueError if shares or constants of a run of so many steps never hold."""
+        every = {"shares": self.shares or (), **{f"constants.{name}": points for name, points in self._constants}}
+        for name, points in every.items():
+            _refuse_parts(points, steps, f"masking.schedule.{name}", self.interpolate == "linear")
+
+    @property
+    def _constants(self) -> Iterable[tuple[str, tuple[tuple[float, float], ...]]]:
+        return self.constants.points.items() if self.constants else ()
+
+    def refuse_before(self, warmup: float) -> None:
+        """Raises ValueError if shares other than random are asked for in the mask warm-up, which draws at random."""
+        points = (self.shares or ()) if warmup else ()
+        within = sum(begin < warmup for begin, _ in points) + (self.interpolate == "linear")  # where a way there begins
+        if any(shares.random < 1 for _, shares in points[:within]):
+            raise ValueError(
+                f"schedule.shares change too early: until mask_warmup, {warmup:g} of the run, everything is drawn at "
+                "random: set masking.mask_warmup to 0"
+            )
 
     def shares_at(self, step: int, steps: int) -> dict[str, float] | None:
         """The shares of a step, counted from 0, of a run of so many; None if they do not change."""
@@ -345,15 +375,14 @@ class Schedule(Frozen):
     def constants_at(self, step: int, steps: int) -> dict[str, float]:
         """The constants that change, as they are before a step."""
         found = {}
-        for name, points in (self.constants.points if self.constants else {}).items():
+        for name, points in self._constants:
             now, then, part = self._between(points, step, steps)
             found[name] = now + part * (then - now)
         return found
 
     def begins(self, steps: int) -> list[int]:
         """The steps from which on a constant is another one, or moves on to another one."""
-        every = (self.constants.points if self.constants else {}).values()
-        return sorted({round(begin * steps) for points in every for begin, _ in points})
+        return sorted({round(begin * steps) for _, points in self._constants for begin, _ in points})
 
     def _between(self, points: tuple[tuple[float, Number], ...], step: int, steps: int) -> tuple[Number, Number, float]:
         """The last point before a step, the next, and how much of the way there is behind it."""
@@ -369,6 +398,15 @@ def _refuse_begins(points: tuple[tuple[float, Any], ...], name: str, example: st
     begins = [begin for begin, _ in points]
     if begins[:1] != [0] or begins != sorted({*begins}):
         raise ValueError(f"{name} must begin at 0 and rise, such as {example}")
+
+
+def _refuse_parts(points: tuple[tuple[float, Any], ...], steps: int, name: str, gradual: bool = False) -> None:
+    """Raises ValueError if one of the points never holds. gradual: what is between two of them counts, too."""
+    begins = [round(begin * steps) for begin, _ in points]
+    late = not gradual and begins[-1:] >= [steps]
+    pairs = zip(begins, points, strict=True)
+    if late or any(one == other and (not gradual or a[1] != b[1]) for (one, a), (other, b) in pairwise(pairs)):
+        raise ValueError(f"{name} has a part without a step: the run has {steps}")
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -420,7 +458,8 @@ class MaskingConfig(Frozen):
         rates: [share of the run, rate] from which on each holds, from 0 on and rising, for `rate_schedule: step`; they
             take the place of `rate` (mmBERT, Marone et al. 2025: 0.30, 0.15, 0.05).
         row_rates: mixture: every row of a batch has a rate of its own, and the batch still predicts K: proportional to
-            t (`uniform`, as in masked diffusion) or to cos(pi t / 2) (`cosine`; Chang et al. 2022), with a uniform t.
+            t (`uniform`, after masked diffusion, but the loss is not weighted by 1/t) or to cos(pi t / 2) (`cosine`;
+            Chang et al. 2022), with a uniform t.
         corrupt: share of all positions that are replaced, where those are not the predicted ones: above `rate` all
             predicted ones and others that may be predicted, below it so many of the predicted ones (replacement.py).
         loss_weight: mixture: a predicted position's loss counts (1 - a) + a * its token's score / the mean score, with
@@ -513,6 +552,8 @@ class MaskingConfig(Frozen):
             raise ValueError("draw bernoulli belongs to policy amlm; a mixture's draw is exact")
         if self.schedule and self.schedule.shares and (self.policy != "mixture" or self.by_row):
             raise ValueError("schedule.shares belongs to policy mixture with apportion batch, without replicate")
+        if self.schedule:
+            self.schedule.refuse_before(self.mask_warmup)
         own = MIXTURE_CONSTANTS if self.policy == "mixture" else AMLM_CONSTANTS
         if other := next((name for name in self.changing if name not in own), ""):
             raise ValueError(f"schedule.constants.{other}: of policy {self.policy} these may change: {_listed(own)}")
@@ -520,6 +561,13 @@ class MaskingConfig(Frozen):
             raise ValueError("apportion row belongs to policy mixture; for amlm write draw: bernoulli")
         if self.rate_schedule == "step" and self.rates is None:
             raise ValueError("rate_schedule step needs rates, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
+        if self.rates is not None and self.rate_schedule != "step":
+            raise ValueError(f"rates belong to rate_schedule step, and it is {self.rate_schedule}: set rates to null")
+        if self.rates and self.rate not in (type(self).model_fields["rate"].default, *(rate for _, rate in self.rates)):
+            raise ValueError(
+                f"rate {self.rate:g} has no effect beside rates, which rate_schedule step takes in its place: "
+                "leave it out, or write it into rates"
+            )
         begins = [begin for begin, _ in self.rates] if self.rates is not None else [0]
         if begins[:1] != [0] or begins != sorted({*begins}):
             raise ValueError("rates must begin at 0 and rise, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
@@ -736,14 +784,19 @@ class Config(Frozen):
             raise ValueError("sequence_lengths must begin at share 0 and rise, such as [[0, 64], [0.5, 256]]")
         if odd := next((tokens for tokens in lengths if self.data.block % tokens), None):
             raise ValueError(f"sequence_lengths has {odd}, which does not divide data.block {self.data.block}")
-        begins = [round(share * self.steps) for share in shares]
-        if begins[-1] >= self.steps or len({*begins}) < len(begins):
-            raise ValueError(f"sequence_lengths has a part without a step: the run has {self.steps}")
+        _refuse_parts(self.sequence_lengths or (), self.steps, "sequence_lengths")
+        _refuse_parts(self.masking.rates or (), self.steps, "masking.rates")
+        if self.masking.schedule:
+            self.masking.schedule.refuse_parts_without_step(self.steps)
         least = min(self.masking.rates_of_run)
         if self.masking.by_row and not round(least * self.data.block):
             raise ValueError(f"masking.rate {least:g} of a row of {self.data.block} rounds to no position")
         if self.masking.rate_changes and not round(least * self.tokens_per_step):
             raise ValueError(f"a rate of {least:g} of a batch of {self.tokens_per_step} rounds to no position")
+        if self.masking.corrupt is not None and not round(self.masking.corrupt * self.tokens_per_step):
+            raise ValueError(
+                f"masking.corrupt {self.masking.corrupt:g} of a batch of {self.tokens_per_step} rounds to no position"
+            )
         if self.masking.row_rates:
             self._rows_have_room(self.masking.row_rates)
         for step in self.masking.schedule.begins(self.steps) if self.masking.schedule else ():
@@ -833,11 +886,18 @@ class Config(Frozen):
         """K, the positions predicted in one batch: the mean under a rate schedule, the most where rows are rounded."""
         masking = self.masking
         if masking.rate_changes:
-            shape = (self.steps, self.batch_size, self.data.block)
-            return _mean_predicted(masking, *shape)  # pyright: ignore[reportArgumentType]: frozen, so it has a hash
+            return round(self._predicted / self.steps)
         if masking.by_row:  # where all of a row may be predicted
             return self.batch_size * round(masking.rate * self.data.block)
         return round(masking.rate * self.tokens_per_step)
+
+    @property
+    def _predicted(self) -> int:
+        """Positions predicted in the run."""
+        if not self.masking.rate_changes:
+            return self.predicted_per_step * self.steps
+        shape = (self.steps, self.batch_size, self.data.block)
+        return _predicted_in_all(self.masking, *shape)  # pyright: ignore[reportArgumentType]: frozen, so it has a hash
 
     @property
     def most_predicted(self) -> int:
@@ -852,7 +912,7 @@ class Config(Frozen):
         masking, each = self.masking, self.predicted_per_step
         usual = round(MaskingConfig.model_fields["rate"].default * self.tokens_per_step)
         way = "+".join(masking.off_budget)
-        return Budget(each * self.steps, masking.on_budget, masking.on_budget and each == usual, way)
+        return Budget(self._predicted, masking.on_budget, masking.on_budget and each == usual, way)
 
     def rate_at(self, step: int) -> float:
         """The share of positions that a step predicts, counted from 0."""
@@ -923,12 +983,12 @@ class Config(Frozen):
 
 
 @lru_cache(maxsize=4096)
-def _mean_predicted(masking: MaskingConfig, steps: int, rows: int, length: int) -> int:
-    """Of all steps of a rate schedule, each with its own K, rounded as its budget rounds it."""
+def _predicted_in_all(masking: MaskingConfig, steps: int, rows: int, length: int) -> int:
+    """Of all steps of a rate schedule together, each with its own K, rounded as its budget rounds it."""
     rates = (masking.rate_at(step, steps) for step in range(steps))
     if masking.by_row:
-        return round(rows * sum(round(rate * length) for rate in rates) / steps)
-    return round(sum(round(rate * rows * length) for rate in rates) / steps)
+        return rows * sum(round(rate * length) for rate in rates)
+    return sum(round(rate * rows * length) for rate in rates)
 
 
 Whole = TypeVar("Whole", bound=Config)
@@ -938,7 +998,7 @@ def with_source(config: type[Whole], name: str, words: str, made_by: str) -> typ
     """A trainable's settings with a share for a masking source of one's own, which enters the catalogue.
 
     Call it where the module of that trainable is imported, as every worker imports it. At 0 the share is left out, so
-    hashes stay the same. ValueError where another source has the name.
+    hashes stay the same. ValueError where another source has the name, or a draw of the step itself.
 
     Args:
         config: the settings without it, such as `trainables.mlm.Config`.
@@ -948,13 +1008,17 @@ def with_source(config: type[Whole], name: str, words: str, made_by: str) -> typ
     """
     if not name.isidentifier():
         raise ValueError(f"the source {name!r} must have a name that Python allows, such as late")
+    if name in OWN_DRAWS:
+        raise ValueError(f"the source {name!r} must have another name: a step draws something else under this one")
     if (other := SOURCES.setdefault(name, Entry(words, made_by)).made_by) != made_by:
         raise ValueError(f"the source {name!r} is there already, made by {other}: give {made_by} another name")
     masking: Any = config.model_fields["masking"].annotation
     shares: Any = _with(type(masking().shares), **{name: _SHARE})
     absent = Field(default=None, exclude_if=_absent)
     moments = Annotated[tuple[tuple[Fraction, shares], ...] | None, Moments]
-    schedule: Any = Annotated[_with(Schedule, shares=(moments, None)) | None, BeforeValidator(_no_schedule)]
+    changing = _with(Schedule, shares=(moments, None))
+    changing.sources = tuple(shares.model_fields)
+    schedule: Any = Annotated[changing | None, BeforeValidator(_no_schedule)]
     usual = shares.model_validate(masking().shares.model_dump())
     masking = _with(masking, shares=(shares, usual), schedule=(schedule, absent))
     return _with(config, masking=(masking, masking()))

@@ -54,33 +54,41 @@ def _began(given: Beginning) -> str:
 
 def _lengths(config: Config) -> str:
     """How long the rows are that the model sees, if not as long as those of the batch."""
-    parts = [f"{tokens:,} from {share:.0%} of the run on" for share, tokens in config.sequence_lengths or ()]
+    parts = [f"{tokens:,} from {_percent(share)} of the run on" for share, tokens in config.sequence_lengths or ()]
     return f", shown in rows of {', '.join(parts)}" if parts else ""
 
 
 def masking(given: MaskingConfig) -> str:
     """The masking rule."""
     shown = given.replacement
-    put = f"{shown.mask:.1%} shown as [MASK], {shown.random:.1%} as another token, {shown.keep:.1%} as they are"
+    ways = ((shown.mask, "shown as [MASK]"), (shown.random, "as another token"), (shown.keep, "as they are"))
+    put = ", ".join(f"{_percent(share, 1)} {way}" for share, way in ways)
     details = [*_rate_in_between(given), *([put] if shown != Replacements() else [])]
     if given.row_rates:
         details.append(f"at a rate of each row's own, {given.row_rates}, as many in every batch")
     if given.corrupt is not None:
-        details.append(f"{given.corrupt:.1%} of all positions corrupted")
+        details.append(f"{_percent(given.corrupt, 1)} of all positions corrupted")
     if given.loss_weight:
-        details.append(f"{given.loss_weight:.0%} of a prediction's weight in the loss by its token's score")
+        details.append(f"{_percent(given.loss_weight)} of a prediction's weight in the loss by its token's score")
     told = f" ({'; '.join(details)})" if details else ""
     predicted = f"with {_rate(given)} of the positions predicted{told}: "
     changing = _changing(given)
     if given.policy == "amlm":
-        return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025){changing}"
+        return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025){_warmup(given)}{changing}"
     parts = _parts(dict(given.shares))
     if given.schedule and given.schedule.shares:
-        of_run = (f"from {begin:.0%} of the run on {_parts(dict(shares))}" for begin, shares in given.schedule.shares)
+        points = given.schedule.shares
+        of_run = (f"from {_percent(begin)} of the run on {_parts(dict(shares))}" for begin, shares in points)
         parts = f"{'; '.join(of_run)}{', linear in between' * (given.schedule.interpolate == 'linear')}"
     scored = given.largest_shares["token"] or given.largest_shares["trigram"] or given.loss_weight
     signal = f" (scores of {given.signal})" if scored else ""
-    return predicted + parts + signal + _spans(given) + changing
+    return predicted + parts + signal + _spans(given) + _warmup(given) + changing
+
+
+def _warmup(given: MaskingConfig) -> str:
+    """How long everything is drawn at random first, where the rule is another one and does not say so itself."""
+    random = given.policy == "mixture" and given.largest_shares["random"] == 1
+    return f", after {_percent(given.mask_warmup)} of the run at random" if given.mask_warmup and not random else ""
 
 
 def _spans(given: MaskingConfig) -> str:
@@ -98,7 +106,7 @@ def _changing(given: MaskingConfig) -> str:
     to = " gradually to " if given.schedule.interpolate == "linear" else " to "
     series = []
     for name, points in given.schedule.constants.points.items():
-        series.append(f"{name} from {to.join(f'{value:g} at {begin:.0%}' for begin, value in points)}")
+        series.append(f"{name} from {to.join(f'{value:g} at {_percent(begin)}' for begin, value in points)}")
     return f"; {', '.join(series)} of the run"
 
 
@@ -106,18 +114,24 @@ def _rate(given: MaskingConfig) -> str:
     """The share of the positions that is predicted, at first and at last."""
     first, last = given.rates_of_run[0], given.rates_of_run[-1]
     if given.rate_schedule in ("constant", "step"):
-        return f"{first:.0%}"
-    return f"{first:.0%} {'rising' if first < last else 'falling'} to {last:.0%}"
+        return _percent(first)
+    return f"{_percent(first)} {'rising' if first < last else 'falling'} to {_percent(last)}"
 
 
 def _rate_in_between(given: MaskingConfig) -> list[str]:
     if given.rate_schedule == "step":
-        return [f"{rate:.0%} from {begin:.0%} of the run on" for begin, rate in (given.rates or ())[1:]]
+        return [f"{_percent(rate)} from {_percent(begin)} of the run on" for begin, rate in (given.rates or ())[1:]]
     return {"cosine": ["along half a cosine"], "inverse": ["with 1 / rate linear"]}.get(given.rate_schedule, [])
 
 
 def _parts(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{share:.1%} {SOURCES[source].words}" for source, share in shares.items() if share)
+    return ", ".join(f"{_percent(share, 1)} {SOURCES[source].words}" for source, share in shares.items() if share)
+
+
+def _percent(share: float, decimals: int = 0) -> str:
+    """As a percentage to six digits, so that no setting is rounded to another; with so many decimals at least."""
+    text = f"{100 * share:g}"
+    return f"{text if '.' in text or 'e' in text or not decimals else f'{100 * share:.{decimals}f}'}%"
 
 
 def _counts(parts: Mapping[str, Mapping[str, Any]], key: str) -> str:
@@ -128,7 +142,7 @@ def _corpus(data: DataConfig) -> str:
     named = {"validation": data.validation, "test": data.test}
     own = [f"{part} {place}" for part, place in named.items() if place]
     split = (
-        f"{data.held_out:.0%} of the documents in each held-out part, by a hash of their text, at most "
+        f"{_percent(data.held_out)} of the documents in each held-out part, by a hash of their text, at most "
         f"{data.most('val'):,} tokens of val and {data.most('test'):,} of test"
     )
     corpus = "embedded (dialogue of the package chitchat-dataset)" if data.corpus == "embedded" else data.corpus
@@ -153,11 +167,11 @@ def _model(model: ModelConfig) -> str:
 
 
 def _optimiser(given: OptimiserConfig) -> str:
-    late = f"over the last {given.lr_decay:.0%}"
+    late = f"over the last {_percent(given.lr_decay)}"
     falls = {"trapezoid": f"linear decay to 0 {late}", "warmup-stable-decay": f"1 - sqrt decay to 0 {late}"}
     fall = falls.get(given.schedule, f"{given.schedule} decay to 0")
     return (
         f"{'AdamW' if given.name == 'adamw' else 'LAMB'}, learning rate {given.lr:g}, linear warm-up over "
-        f"{given.lr_warmup:.0%} of the steps and {fall}, weight decay {given.weight_decay:g}, betas "
+        f"{_percent(given.lr_warmup)} of the steps and {fall}, weight decay {given.weight_decay:g}, betas "
         f"{given.beta1:g} and {given.beta2:g}, gradients clipped at {given.clip:g}"
     )

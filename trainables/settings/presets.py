@@ -108,6 +108,9 @@ _PLAIN: Tree = {"shares": {"random": 1.0}, "mask_warmup": 0.0}
 _FALLING: Tree = {**_PLAIN, "rate_start": 0.30}
 _EASY_TO_HARD: Tree = {"band_low": [[0, 0.0], [1, 0.5]], "band_high": [[0, 0.5], [1, 1.0]]}
 _HARD_TO_EASY: Tree = {"band_low": [[0, 0.5], [1, 0.0]], "band_high": [[0, 1.0], [1, 0.5]]}
+# The positive part of the difference of two means: by 3 losses each, noise alone would rank tokens. So 30 are needed in
+# the last window, and those before count for about ten windows.
+_PROGRESS: Tree = {"signal": "progress", "ema_decay": 0.9, "min_seen": 30.0}
 
 # Accuracy-Morph and CMS-Morph (BabyLM 2026), AMLM (Edman & Fraser, BabyLM 2025), and rules of our own. `frequency` and
 # `random_sketch_control` take their names from Accuracy-Morph's study, but the rules are ours: there, frequency has the
@@ -157,7 +160,7 @@ MASKING: dict[Preset, Tree] = {
     "easy_to_hard": {"schedule": {"constants": _EASY_TO_HARD, "interpolate": "linear"}},
     "hard_to_easy": {"schedule": {"constants": _HARD_TO_EASY, "interpolate": "linear"}},
     "entropy": {"signal": "entropy"},
-    "learning_progress": {"signal": "progress", "ema_decay": 0.0},
+    "learning_progress": _PROGRESS,
     "pmi": {"shares": {"random": 0.0, "pmi": 1.0}, "mask_warmup": 0.0},
     "informask": {"shares": {"random": 0.8, "informask": 0.2}, "mask_warmup": 0.0},
 }
@@ -216,7 +219,7 @@ ORIGINS: dict[Preset, Origin] = {
     "rate_cosine": Origin("ours"),
     "rate_inverse": Origin("ours"),
     "rate_steps": Origin("mmBERT (Marone et al. 2025)"),
-    "row_uniform": Origin("masked diffusion (LLaDA, Nie et al. 2025)"),
+    "row_uniform": Origin("after masked diffusion (LLaDA, Nie et al. 2025)"),
     "row_cosine": Origin("MaskGIT (Chang et al. 2022)"),
     "dense_corruption": Origin("after Wettig et al. 2023, section 5"),
     "sparse_corruption": Origin("after Wettig et al. 2023, section 5"),
@@ -233,7 +236,8 @@ ORIGINS: dict[Preset, Origin] = {
     "learning_progress": Origin("ours, after Graves et al. 2017"),
 }
 _NHOT: Tree = {"embedding": "nhot"}
-_SCHEDULED = tuple(f"masking.schedule.{key}" for key in ("shares", "switch", "at"))  # what says how shares change
+_SWITCHED = ("masking.schedule.switch", "masking.schedule.at")
+_SCHEDULED = ("masking.schedule.shares", *_SWITCHED)  # what says how shares change
 _MODEL: dict[Preset, Tree] = {"published/amlm-hard-nhot": _NHOT, "published/amlm-hard-nhot-code": _NHOT}
 
 
@@ -241,15 +245,22 @@ def expand(params: Mapping[str, Any]) -> Tree:
     """Settings by dotted path, with `masking.preset` replaced by what it stands for; other settings win over it.
 
     An unknown name stays, for the Config to refuse. Shares end those of a schedule that the base settings or the preset
-    have: without that, they would go on in their place.
+    have: without that, they would go on in their place. So do a schedule's own shares and its switch, each the other.
     """
     whole = expand_tree({"masking": params["masking"]}) if "masking" in params else Tree()
     name = _preset_named(params.get("masking.preset"))
     rest = {path: value for path, value in params.items() if name is None or path != "masking.preset"}
     rule = {f"masking.{key}": value for key, value in _rule(name).items()} if name else Tree()
     shares = any(path == "masking.shares" or path.startswith("masking.shares.") for path in params)
-    if shares and not any(path in params for path in ("masking.schedule", *_SCHEDULED)):
+    given = [path for path in ("masking.schedule", *_SCHEDULED) if path in params]
+    if shares and not given:
         rule |= dict.fromkeys(_SCHEDULED)
+    elif given == ["masking.schedule.shares"]:
+        rule |= dict.fromkeys(_SWITCHED)
+    elif "masking.schedule.switch" in given and "masking.schedule.shares" not in given:
+        rule |= {"masking.schedule.shares": None}
+    elif given == ["masking.schedule.at"] and "switch" not in (rule.get("masking.schedule") or {}):
+        rule |= {"masking.schedule.switch": None}  # the base's is shares by the time that trials run
     model = {**whole.pop("model", {}), **(_MODEL.get(name, {}) if name else {})}
     return {**rule, **{f"model.{key}": value for key, value in model.items()}, **rest, **whole}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -141,6 +142,25 @@ def test_relevance_is_that_of_a_loop(seed: int, longest: int, monkeypatch: pytes
     assert np.abs(found - due).max() < 1e-12
     assert found[7] == found[39] == 0.0
     assert len({*found.tolist()}) > 25
+
+
+def test_relevance_needs_some_twenty_bytes_a_token() -> None:
+    """For every corpus, whether a rule uses it or not."""
+    draw, size = np.random.default_rng(0), 1_000_000
+    ids, line_start = draw.integers(0, SIZE, size).astype(np.uint16), draw.random(size) < 1 / 12
+    tracemalloc.start()
+    relevance.relevance(ids, line_start, ALL)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * size
+
+
+def test_pairs_of_a_text_of_one_token_are_counted_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2,000,000 tokens, with sentences of 2,000, as of many more with the usual ones."""
+    monkeypatch.setattr(relevance, "LONGEST", 2_000)
+    ids = np.ones(2_000_000, np.uint16)
+    found = relevance.relevance(ids, np.arange(len(ids)) == 0, ALL)
+    assert not found.any(), "p(both) is p(one) p(other)"
 
 
 @pytest.fixture(scope="module")

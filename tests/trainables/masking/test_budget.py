@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainables.obvious import row_parts
 from trainables.masking.audit import Audit, Draw
 from trainables.masking.budget import Budget, RowBudget, Selection
 from trainables.noise import StepNoise
+from trainables.settings.row_rates import RowRates
 
 
 @st.composite
@@ -35,6 +37,33 @@ def test_quotas_add_up_exactly_and_stay_within_one_of_their_part(case: tuple[Bud
         assert abs(part.sum() - share * budget.total) <= 1
         assert part.max() <= budget.largest(share)
     assert row.max() <= budget.largest()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    parts=st.lists(st.floats(0.001, 1), min_size=4, max_size=8),
+    rate=st.floats(0.02, 0.5),
+    rows=st.integers(1, 70),
+    kind=st.sampled_from([None, "uniform", "cosine"]),
+    step=st.integers(0, 1_000_000),
+)
+def test_no_row_gets_more_of_any_of_many_sources_than_is_sorted(
+    parts: list[float], rate: float, rows: int, kind: RowRates | None, step: int
+) -> None:
+    shares = [part / sum(parts) for part in parts]
+    budget = Budget(rate, rows, 128, kind, len(shares))
+    _, *taken = budget.quotas(shares, StepNoise(1, 0, step, (rows, 128)))
+    assert all(part.max() <= budget.largest(share) for part, share in zip(taken, shares, strict=True))
+
+
+def test_seven_sources_may_take_three_more_than_their_share_of_a_row() -> None:
+    """What each before left of a row was rounded, too."""
+    shares = [0.017, 0.144, 0.018, 0.178, 0.608, 0.018, 0.017]
+    budget = Budget(0.396, 34, 128, None, len(shares))
+    _, *taken = budget.quotas(shares, StepNoise(1, 0, 67, (34, 128)))
+    more = [part.max() - math.ceil(share * budget.total / 34) for part, share in zip(taken, shares, strict=True)]
+    assert max(more) == 3
+    assert all(part.max() <= budget.largest(share) for part, share in zip(taken, shares, strict=True))
 
 
 @given(mixtures(), st.integers(1, 8))

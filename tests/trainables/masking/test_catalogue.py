@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.trainables.tiny import config as tiny
+from tests.trainables.tiny import run as trained
+from trainables import testing
+from trainables.data import batches
 from trainables.masking import sources
+from trainables.masking.mixture import build
+from trainables.masking.replacement import Corruption
+from trainables.noise import Draw, StepNoise
 from trainables.settings import catalogue, config, described
-from trainables.settings.catalogue import Entry
+from trainables.settings.catalogue import OWN_DRAWS, Entry
 from trainables.settings.config import Config, Frozen, Shares
+from trainables.settings.presets import MASKING
 
 LATE = Entry("towards the end of a row", "tests.trainables.masking.test_catalogue:Late")
 
@@ -82,6 +92,11 @@ def test_a_source_of_ones_own_gets_a_share_and_changes_nothing_else(monkeypatch:
         own.model_validate({"masking": {"shares": {"late": 0.5}}})
     with pytest.raises(ValueError, match="late"):
         Config.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.5}}})
+    switch = {"masking": {"mask_warmup": 0, "schedule": {"switch": "late to random", "at": 0.5}}}
+    assert own.model_validate(switch).masking.shares_at(0, 10)["late"] == 1
+    with pytest.raises(ValueError, match=r"two of random, [a-z_, ]+informask") as refused:
+        Config.model_validate(switch)
+    assert "informask, late" not in str(refused.value)
     both = config.with_source(own, "later", "later still", "tests:Later")
     mixed = both.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.3, "later": 0.2}}})
     assert [mixed.masking.shares_at(0, 1)[name] for name in ("late", "later")] == [0.3, 0.2]
@@ -95,4 +110,41 @@ def test_a_source_of_ones_own_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPa
         config.with_source(Config, "span", "as mine", "mine:Span")
     with pytest.raises(ValueError, match="the source 'my late' must have a name that Python allows"):
         config.with_source(Config, "my late", "late", "mine:Late")
+    for name in ("other", "rate", "quotas", "amlm"):
+        with pytest.raises(
+            ValueError, match=f"the source '{name}' must have another name: a step draws something else"
+        ):
+            config.with_source(Config, name, "as mine", "mine:Own")
     assert [*config.SOURCES] == [*catalogue.SOURCES]
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_the_names_of_a_steps_own_draws_are_all_known(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every preset, of AMLM's independent draws, of a run, and of the batches of another device than the CPU."""
+    drawn: set[str] = set()
+    real = StepNoise.get_or_draw
+
+    def noted(self: StepNoise, name: str, draw: Draw, device: torch.device) -> torch.Tensor:
+        drawn.add(name)
+        return real(self, name, draw, device)
+
+    monkeypatch.setattr(StepNoise, "get_or_draw", noted)
+    rules: list[dict[str, Any]] = [*({"preset": name} for name in MASKING), {"preset": "amlm", "draw": "bernoulli"}]
+    rules.append({"preset": "amlm", "mask_warmup": 0.5})
+    for rule in rules:
+        given = Config.model_validate({"steps": 100, "batch_size": 12, "data": {"block": 32}, "masking": rule})
+        policy = build(given, testing.vocabulary(), slice(0, 12), 0, "cpu")
+        for step in (0, 99):
+            ids, noise = testing.batch(step, (12, 32)), StepNoise(0, 0, step, (12, 32))
+            selection = policy.select(ids, noise)
+            eligible = torch.tensor(testing.vocabulary().eligible)
+            Corruption(given.masking.corrupt, eligible, slice(0, 12))(ids, selection, noise)
+    settings = tiny(corpus, masking={"preset": "whole_word"})
+    trained(settings, tmp_path)
+    made = batches.Batches(batches.prepare(settings.data), settings.batch_size, 0)
+    noise = StepNoise(0, 0, 0, (settings.batch_size, settings.data.block))
+    assert made.ids(noise, "meta").shape == noise.shape
+    assert drawn - {*catalogue.SOURCES} == OWN_DRAWS
+    assert drawn >= {*catalogue.SOURCES}

@@ -10,8 +10,16 @@ import pytest
 import torch
 
 from trainables.data.word_forms import WORDPIECE
-from trainables.masking.difficulty import CountMinStore, Difficulty, DifficultyStore, ExactStore, Keys, trigrams
-from trainables.settings.config import MaskingConfig
+from trainables.masking.difficulty import (
+    CountMinStore,
+    Difficulty,
+    DifficultyStore,
+    ExactStore,
+    Keys,
+    grained,
+    trigrams,
+)
+from trainables.settings.config import Config, MaskingConfig
 
 WORDS = [
     "[PAD]",
@@ -150,3 +158,20 @@ def test_state_holds_settled_and_pending_counts() -> None:
         one.refresh(nobody)
     np.testing.assert_array_equal(copy.token_score, difficulty.token_score)
     np.testing.assert_array_equal(copy.trigram_score, difficulty.trigram_score)
+
+
+def test_learning_progress_does_not_rank_tokens_by_the_noise_of_a_few_losses() -> None:
+    """Losses that do not fall: with 3 losses in the last window, no token has a score by the preset."""
+    preset = Config.model_validate({"masking": {"preset": "learning_progress"}}).masking
+    forms = WORDPIECE.forms([*WORDS[:5], *(a + b + "x" for a in "bcdfghklmn" for b in "aeiou")])
+    draw, found = np.random.default_rng(0), {}
+    for name, config in (("preset", preset), ("3", preset.model_copy(update={"ema_decay": 0.0, "min_seen": 3.0}))):
+        difficulty = Difficulty(forms, config)
+        for seen in (40, 40, 40, 40, 3):
+            labels = torch.arange(5, len(forms.texts)).repeat(seen)
+            losses = torch.from_numpy(draw.gamma(4.0, 1.0, len(labels)))
+            difficulty.observe(labels, grained(losses), torch.ones(len(labels)))
+            difficulty.refresh(nobody)
+        found[name] = difficulty.token_score
+    assert (found["preset"] == 0).all()
+    assert (found["3"] > 0).sum() > len(forms.texts) / 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from trainables.masking.replacement import Replacement
 from trainables.masking.sources import Rarity
 from trainables.noise import StepNoise
 from trainables.settings import described
-from trainables.settings.config import Config, Replacements, Shares
+from trainables.settings.config import Config, Replacements, Schedule, Shares
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(95)
@@ -290,6 +290,104 @@ def test_a_switch_is_the_schedule_that_it_stands_for() -> None:
     ):
         with pytest.raises(ValueError, match=r"schedule"):
             base(masking={"schedule": schedule})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "legal"),
+    [
+        ({"switch": "whole_word to random", "at": 0.25}, 0.3, False),
+        ({"switch": "whole_word to random", "at": 0.7}, 0.3, False),
+        ({"switch": "whole_word to random", "at": 0.25}, 0.0, True),
+        ({"switch": "random to whole_word", "at": 0.25}, 0.3, False),
+        ({"switch": "random to whole_word", "at": 0.3}, 0.3, True),
+        ({"switch": "random to whole_word", "at": 0.6, "interpolate": "linear"}, 0.3, False),
+        ({"shares": [[0, {"random": 1}], [1, {"random": 0.6, "rarity": 0.4}]], "interpolate": "linear"}, 0.3, False),
+        ({"shares": [[0, {"random": 1}], [1, {"random": 0.6, "rarity": 0.4}]], "interpolate": "linear"}, 0.0, True),
+        (
+            {"shares": [[0, {"random": 1}], [0.3, {"random": 1}], [0.9, {"rarity": 1}]], "interpolate": "linear"},
+            0.3,
+            True,
+        ),
+    ],
+    ids=str,
+)
+def test_shares_do_not_change_in_the_mask_warmup_which_draws_at_random(
+    schedule: dict[str, Any], warmup: float, legal: bool
+) -> None:
+    """They would be described, and everything would be drawn at random all the same."""
+    given = {"schedule": schedule, "mask_warmup": warmup, "update_every": 2}
+    if legal:
+        told = base(masking=given)
+        assert all(told.masking.shares_at(step, 20)["random"] == 1 for step in range(told.warmup_steps))
+        return
+    with pytest.raises(ValueError, match=r"until mask_warmup, 0\.3 of the run, .*: set masking\.mask_warmup to 0"):
+        base(masking=given)
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        ("accuracy_morph", "5.0% by trigram score (scores of accuracy), after 30% of the run at random"),
+        ("cms_morph", "10.0% by trigram score (scores of loss), after 10% of the run at random"),
+        ("easy_to_hard", "(scores of accuracy), after 30% of the run at random; band_low from"),
+        ("random", "100.0% at random"),
+        ("whole_word", "100.0% as whole words"),
+        ("rarity_ramp", "linear in between"),
+        ("amlm", "drawn by AMLM's hard weights (Edman & Fraser 2025)"),
+    ],
+)
+def test_the_mask_warmup_is_described_where_the_rule_is_another(preset: str, said: str) -> None:
+    told = described.masking(base(steps=1000, masking={"preset": preset}).masking)
+    assert said in told if ";" in said else told.endswith(said)
+    assert ("of the run at random" in told) == ("at random" in said and "after" in said)
+
+
+def test_the_mask_warmup_of_amlm_is_described() -> None:
+    told = described.masking(base(steps=1000, masking={"preset": "amlm", "mask_warmup": 0.1}).masking)
+    assert told.endswith("weights (Edman & Fraser 2025), after 10% of the run at random")
+
+
+@pytest.mark.parametrize("at", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_gradual_switch_has_as_much_of_both_as_one_at_once(at: float) -> None:
+    """The way from one to the other lies around `at`, and within the run."""
+    kinds: tuple[Literal["step", "linear"], ...] = ("step", "linear")
+    once, gradual = (
+        Schedule.model_validate({"switch": "whole_word to random", "at": at, "interpolate": kind}) for kind in kinds
+    )
+    words = [[each.shares_at(step, 2000) or {} for step in range(2000)] for each in (once, gradual)]
+    exposure = [sum(shares["whole_word"] for shares in each) / 2000 for each in words]
+    assert exposure == pytest.approx([at, at], abs=1 / 2000)
+    assert words[1][round(2000 * at)]["whole_word"] == pytest.approx(0.5)
+    assert words[1][0]["whole_word"] == 1
+    assert words[1][-1]["whole_word"] == pytest.approx(0, abs=0.01)
+
+
+def test_a_switch_says_what_is_wrong_with_it() -> None:
+    with pytest.raises(ValueError, match=r"schedule\.at is 1\.5; the share of the run .* lies in \(0, 1\)"):
+        Schedule.model_validate({"switch": "span to random", "at": 1.5})
+    with pytest.raises(ValueError, match=r"schedule\.switch needs schedule\.at"):
+        Schedule.model_validate({"switch": "span to random"})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "part"),
+    [
+        ({"shares": [[0, {"random": 1}], [1, {"token": 1}]]}, "shares"),
+        ({"shares": [[0, {"random": 1}], [0.5, {"token": 1}], [0.501, {"span": 1}]]}, "shares"),
+        ({"shares": [[0, {"random": 1}], [0.001, {"token": 1}]], "interpolate": "linear"}, "shares"),
+        ({"constants": {"cap": [[0, 0.5], [1, 0.9]]}}, r"constants\.cap"),
+        ({"constants": {"cap": [[0, 0.5], [1, 0.9]]}, "interpolate": "linear"}, ""),
+        ({"switch": "span to random", "at": 0.5001, "interpolate": "linear"}, ""),
+    ],
+    ids=str,
+)
+def test_a_part_that_never_holds_is_refused(schedule: dict[str, Any], part: str) -> None:
+    """It would be described. A gradual change ends with the run, and a value that stays may be said twice."""
+    if not part:
+        assert base(masking={"mask_warmup": 0, "schedule": schedule})
+        return
+    with pytest.raises(ValueError, match=rf"masking\.schedule\.{part} has a part without a step: the run has 20"):
+        base(masking={"mask_warmup": 0, "schedule": schedule})
 
 
 MOVING = {"band_low": [[0, 0.0], [1, 0.4]], "band_high": [[0, 0.2], [0.5, 0.6]], "rarity_power": [[0, 1], [1, 3]]}

@@ -67,13 +67,13 @@ def test_the_mean_number_of_predictions_is_the_true_one(name: str) -> None:
         each = [round(settings.rate_at(step) * ROWS * LENGTH) for step in range(steps)]
         assert settings.predicted_per_step == round(sum(each) / steps)
         assert settings.most_predicted == math.ceil(0.3 * ROWS * LENGTH)
-        assert settings.budget == (settings.predicted_per_step * steps, False, False, "schedule")
+        assert settings.budget == (sum(each), False, False, "schedule")
 
 
 @pytest.mark.parametrize("name", FALLING)
 @pytest.mark.parametrize("shape", [(1, 8), (3, 33), (7, 16), (12, 32)])
 def test_every_step_predicts_its_own_number(name: str, shape: tuple[int, int]) -> None:
-    given = config(name, rate=0.2)
+    given = config(name, **({} if name == "rate_steps" else {"rate": 0.2}))
     settings = given.model_copy(
         update={"batch_size": shape[0], "data": given.data.model_copy(update={"block": shape[1]})}
     )
@@ -278,7 +278,13 @@ def test_weights_need_scores_that_stay_between_refreshes(other: dict[str, Any]) 
         ({"rate_schedule": "step"}, "rate_schedule step needs rates"),
         ({"rate_schedule": "step", "rates": [[0.1, 0.3]]}, "rates must begin at 0 and rise"),
         ({"rate_schedule": "step", "rates": [[0, 0.3], [0, 0.2]]}, "rates must begin at 0 and rise"),
-        ({"rates": []}, "rates must begin at 0 and rise"),
+        ({"rate_schedule": "step", "rates": []}, "rates must begin at 0 and rise"),
+        ({"rates": [[0, 0.3]]}, "rates belong to rate_schedule step, and it is constant: set rates to null"),
+        ({"rate_schedule": "linear", "rates": [[0, 0.3]]}, "rates belong to rate_schedule step, and it is linear"),
+        ({"rate_schedule": "step", "rates": [[0, 0.3]], "rate": 0.2}, r"rate 0\.2 has no effect beside rates"),
+        ({"rate_schedule": "step", "rates": [[0, 0.3], [1, 0.05]]}, "masking.rates has a part without a step: the run"),
+        ({"rate_schedule": "step", "rates": [[0, 0.3], [0.5, 0.2], [0.501, 0.1]]}, "masking.rates has a part without"),
+        ({"corrupt": 0.0001}, r"masking\.corrupt 0\.0001 of a batch of \d+ rounds to no position"),
         ({"rate_schedule": "step", "rates": [[0, 0.6]]}, "less than or equal to 0.5"),
         ({"rate_schedule": "step", "rates": [[0, 0.0001]]}, "rounds to no position"),
         ({"corrupt": 0.6}, "less than or equal to 0.5"),
@@ -297,12 +303,12 @@ def test_settings_that_cannot_be_are_refused(rule: dict[str, Any], said: str) ->
         ("corrupt", {"uniform": [0.1, 0.5]}),
         ("loss_weight", {"uniform": [0, 1]}),
         ("rate_start", {"uniform": [0.15, 0.5]}),
-        ("rate_schedule", {"choice": ["constant", "linear", "cosine", "inverse", "step"]}),
+        ("rate_schedule", {"choice": ["constant", "linear", "cosine", "inverse"]}),
         ("row_rates", {"choice": [None, "uniform", "cosine"]}),
     ],
 )
 def test_a_space_may_search_them(name: str, domain: dict[str, Any]) -> None:
-    base = {"steps": 100, "masking": {"rates": [[0, 0.30], [0.7, 0.15]], "rate": 0.1}}
+    base = {"steps": 100, "masking": {"rate": 0.1}}
     tree = {"name": "a", "config": base, "data": {"block": 32}, "search": {"trials": 2}}
     assert list(resolve({**tree, "space": {f"masking.{name}": domain}}).space) == [f"masking.{name}"]
 
@@ -316,6 +322,35 @@ def test_words_on_them() -> None:
     assert "100.0% shown as [MASK]" in said["mask_only"]
     assert "20% of a prediction's weight in the loss" in said["rho_like"]
     assert "each row's own" in said["row_cosine"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"rate": 0.125}, "with 12.5% of the positions predicted: "),
+        ({"rate": 0.1499}, "with 14.99% of the positions predicted: "),
+        ({"rate_schedule": "linear", "rate_start": 0.375}, "with 37.5% falling to 15% of"),
+        (
+            {"rate_schedule": "step", "rates": [[0, 0.2], [0.125, 0.025]]},
+            "with 20% of the positions predicted (2.5% from 12.5% of",
+        ),
+        ({"corrupt": 0.1234}, "12.34% of all positions corrupted"),
+        ({"loss_weight": 0.005}, "0.5% of a prediction's weight"),
+        ({"shares": {"random": 0.8125, "rarity": 0.1875}}, "81.25% at random, 18.75% by rarity"),
+        (
+            {"shares": {"random": 0.5, "rarity": 0.5}, "mask_warmup": 0.025},
+            "50.0% by rarity, after 2.5% of the run at random",
+        ),
+        (
+            {"replacement": {"mask": 0.5, "random": 0.0625, "keep": 0.4375}},
+            "50.0% shown as [MASK], 6.25% as another token, 43.75% as",
+        ),
+    ],
+    ids=str,
+)
+def test_numbers_are_described_as_they_are(rule: dict[str, Any], said: str) -> None:
+    """Not rounded to those of another rule."""
+    assert said in described.masking(config("random", **rule).masking)
 
 
 # Whole runs

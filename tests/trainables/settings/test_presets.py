@@ -31,7 +31,7 @@ SHOWN = {"replacement"}
 # Nothing here is a default, or what any preset sets.
 FOREIGN: dict[str, Any] = {
     "shares": {"random": 0.1, "token": 0.2, "trigram": 0.3, "whole_word": 0.1, "span": 0.1, "rarity": 0.2},
-    "schedule": {"shares": [[0, {"token": 1}], [0.5, {"random": 1}]]},
+    "schedule": {"shares": [[0, {"random": 1}], [0.5, {"token": 1}]]},
     "mask_warmup": 0.2,
     "ema_decay": 0.5,
     "smoothing": 2.0,
@@ -47,6 +47,7 @@ FOREIGN: dict[str, Any] = {
     "floor": 0.01,
     "renormalise": True,
     "rate_start": 0.35,
+    "rate_schedule": "step",
     "rates": [[0, 0.2], [0.5, 0.1]],
     "row_rates": "uniform",
     "corrupt": 0.3,
@@ -56,8 +57,8 @@ FOREIGN: dict[str, Any] = {
     "counted": "after_warmup",
     "trigram_mean": "all",
 }
-# Of these there is no other value than a preset's.
-ONE_VALUE = {"counted", "trigram_mean", "renormalise", "row_rates"}
+# Of these there is no other value than a preset's, or none that goes with the others.
+ONE_VALUE = {"rate_schedule", "counted", "trigram_mean", "renormalise", "row_rates"}
 
 
 def sweep(config: dict[str, Any], **arms: dict[str, Any]) -> Any:
@@ -111,7 +112,7 @@ def test_nothing_of_another_rule_stays(name: str) -> None:
 def test_foreign_settings_are_all_foreign() -> None:
     """What the test above says of its made-up settings."""
     rule = {**_RULE}
-    assert {*FOREIGN} == {*rule} - {"policy", "signal", "score", "rate_schedule"}
+    assert {*FOREIGN} == {*rule} - {"policy", "signal", "score"}
     assert all(FOREIGN[key] != value for key, value in rule.items() if key in FOREIGN)
     assert all(FOREIGN[key] != changes.get(key) for changes in MASKING.values() for key in {*FOREIGN} - ONE_VALUE)
 
@@ -245,7 +246,8 @@ def test_contradictions_are_refused_in_one_line(settings: dict[str, Any], messag
 def test_shares_end_those_of_a_schedule_and_leave_its_constants() -> None:
     """Of the base, or of the preset beside them."""
     constants = {"band_low": [[0, 0.1]]}
-    base = {"masking": {"schedule": {"switch": "whole_word to random", "at": 0.7, "constants": constants}}}
+    schedule = {"switch": "whole_word to random", "at": 0.7, "constants": constants}
+    base = {"masking": {"mask_warmup": 0, "schedule": schedule}}
     half = {"masking.shares": {"random": 0.5, "token": 0.5}}
     arms = {"half": half, "easy": {"masking.preset": "easy_to_hard", **half}, "plain": {"masking.preset": "random"}}
     arms["words"] = {"masking.preset": "words_then_tokens", **half}
@@ -264,8 +266,28 @@ def test_shares_end_those_of_a_schedule_and_leave_its_constants() -> None:
 
 def test_shares_end_a_schedule_of_the_base() -> None:
     """Else it would go on in their place, whatever an arm or a point of the space says."""
-    base = {"masking": {"schedule": {"shares": [[0, {"whole_word": 1}], [0.7, {"random": 1}]]}}}
+    base = {"masking": {"mask_warmup": 0, "schedule": {"shares": [[0, {"whole_word": 1}], [0.7, {"random": 1}]]}}}
     spec = sweep(base, base={}, half={"masking.shares": {"random": 0.5, "token": 0.5}})
     found = {name: spec.trainable_config(arm)["masking"].get("schedule") for name, arm in spec.arms.items()}
     assert found["base"]
     assert found["half"] is None
+
+
+def test_a_switch_ends_the_shares_of_the_schedule_of_the_base_and_the_reverse() -> None:
+    """Neither says to give one of the two, as an arm gives one."""
+    shares = [[0, {"whole_word": 1}], [0.7, {"random": 1}]]
+    switch = {"masking.schedule.switch": "random to span", "masking.schedule.at": 0.4}
+    for schedule in ({"shares": shares}, {"switch": "whole_word to random", "at": 0.7}):
+        base = {"masking": {"mask_warmup": 0, "schedule": schedule}}
+        spec = sweep(base, base={}, switch=switch, shares={"masking.schedule.shares": [[0, {"pmi": 1}]]})
+        found = {name: spec.settings(arm).masking for name, arm in spec.arms.items()}
+        assert found["base"].shares_at(0, 100)["whole_word"] == 1
+        assert [found["switch"].shares_at(step, 100)["span"] for step in (39, 40)] == [0, 1]
+        assert found["shares"].shares_at(99, 100)["pmi"] == 1
+
+
+def test_a_moment_alone_is_refused_before_anything_runs() -> None:
+    """The base's switch is read and gone by the time that trials run."""
+    base = {"masking": {"mask_warmup": 0, "schedule": {"switch": "whole_word to random", "at": 0.7}}}
+    with pytest.raises(SpecError, match=r"schedule\.at needs schedule\.switch beside it"):
+        sweep(base, base={}, late={"masking.schedule.at": 0.9})

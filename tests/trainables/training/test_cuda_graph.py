@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sweeper.trainable import TrainContext
-from tests.trainables.masking.test_policies import PRESETS, REPLICAS
+from tests.trainables.masking.test_policies import PRESETS, REPLICAS, warmup_of
 from tests.trainables.tape import on_tape
 from tests.trainables.tiny import config
 from trainables.data import batches
@@ -52,7 +52,7 @@ def test_what_is_drawn_ahead_follows_a_rate_that_changes(corpus: Path, begin: fl
 
 def settings_of(corpus: Path, preset: str, replicate: bool = False) -> Config:
     """In bfloat16, because training in float32 on a CPU keeps its own dropout, which is no operation of torch's."""
-    rule = {"preset": preset, "update_every": 2, "mask_warmup": 0.375, "replicate": replicate}
+    rule = {"preset": preset, "update_every": 2, "mask_warmup": warmup_of(preset, 0.375), "replicate": replicate}
     return config(corpus, steps=STEPS, precision="bfloat16", masking=rule)
 
 
