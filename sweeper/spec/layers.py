@@ -61,11 +61,19 @@ def merge_all(layers: Iterable[Layer]) -> Tree:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any], at: tuple[str, ...] = ()) -> Tree:
-    """`over` on top of `base`; `at` is the location of both in the spec."""
+    """`over` on top of `base`; `at` is the location of both in the spec.
+
+    Raises ValueError, in one line, for an arm's null that deletes nothing: it would look as if it undid config.
+    """
     merged = dict(base)
     for key, value in over.items():
         path = (*at, key)
         if value is None:
+            if path[0] == "arms" and len(path) == 3 and key not in merged:
+                raise ValueError(
+                    f"{'.'.join(map(str, path))}: null leaves the arm as config has it, and no layer below gives it a "
+                    "value: for the default, take the setting out of config and give it to the arms that have it"
+                )
             merged.pop(key, None)
         elif isinstance(value, Mapping) and not _replaced_whole(path):
             below = merged.get(key)

@@ -113,11 +113,17 @@ def test_a_profile_can_delete() -> None:
         ({}, None, ["profile=a"], "--set profile=a: choose a profile with --profile NAME"),
         ({}, None, ["a=[1"], "--set a=[1: cannot read the value: line 1, column 3: expected"),
         ({}, None, ["a=null"], "--set a=null: there is nothing at a to delete"),
+        ({"arms": {"plain": {"model.dropout": None}}}, None, [], "arms.plain.model.dropout: null leaves the arm as"),
     ],
 )
 def test_refusals(tree: dict[str, Any], profile: str | None, sets: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(reason)):
         stack(tree, profile, sets, "f")
+
+
+def test_a_null_takes_from_an_arm_what_a_lower_layer_gave_it() -> None:
+    tree = {"arms": {"a": {"x": 1, "y": 2}}, "profiles": {"p": {"arms": {"a": {"x": None}}}}}
+    assert merge_all(stack(tree, "p", ["arms.a.y=null"], "f"))["arms"] == {"a": {}}
 
 
 def test_an_error_names_the_topmost_source_of_the_value() -> None:
