@@ -36,7 +36,7 @@ class Column:
         untrained: the same of random weights.
         half: with ties as their share in place of a random draw; None if nothing can tie.
         ties: items with several likeliest options; None if nothing can tie.
-        ci: 95 % bootstrap interval over items, with ties as their share; None where there is none.
+        ci: 95 % bootstrap interval over items, with ties as their share; None for Reading (see reading.py), GLUE.
         by: scores of the parts.
     """
 
@@ -197,9 +197,9 @@ class _Reading:
         size = len(self.words.before)
         return [] if expected in (None, size) else [_other_number(str(self._path), size, expected)]
 
-    def gain(self, sums: NDArray[np.float64], request: Request) -> reading.Gain:
+    def gain(self, sums: NDArray[np.float64]) -> reading.Gain:
         """The model's score."""
-        return reading.score(self.words, self.words.surprisals(sums, self._owners), request.seed)
+        return reading.score(self.words, self.words.surprisals(sums, self._owners))
 
     def judge(self, sums: NDArray[np.float64], request: Request) -> _Judged:
         """The predictions, and both parts of the score."""
@@ -251,12 +251,12 @@ def _column(
     texts = [part for part in parts.values() if isinstance(part, _Reading)]
     if texts:
         (key,) = parts
-        trained, blank = (texts[0].gain(each, request) for each in sums[key])
+        trained, blank = (texts[0].gain(each) for each in sums[key])
         by = {
             "eye tracking": {"score": trained.eye_tracking, "untrained": blank.eye_tracking},
             "self-paced": {"score": trained.self_paced, "untrained": blank.self_paced},
         }
-        return Column(trained.score, blank.score, ci=trained.interval, by=by), told
+        return Column(trained.score, blank.score, by=by), told
     choices = {key: part for key, part in parts.items() if isinstance(part, _Choices)}
     items = completions.joined([part.items for part in choices.values()])
     found = []
