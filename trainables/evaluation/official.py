@@ -109,6 +109,8 @@ def evaluate(request: Request, progress: Progress) -> Official:
         tasks.check({f"glue/{name}": str(_folder(request, rules.FULL) / rules.GLUE)}, None, most)
     lexicon_rows = lexicon.rows(tokenizer, most) if lexicon and len(series) == len(rules.CHECKPOINTS) else []
     if not full and not tuned and not lexicon_rows and not fast:
+        if lexicon:
+            raise ValueError(f"AoA: {_lacks_checkpoints(series)}, and it needs all of them")
         raise ValueError(f"{request.data} has nothing to score: expected {rules.FULL}/blimp_filtered and the like")
     models = {name: Kept.trained(folder, tokenizer, request.device) for name, folder in series.items()}
     notes = [note for key, part in full.items() for note in part.notes(rules.PARTS[key].items)]
@@ -122,9 +124,9 @@ def evaluate(request: Request, progress: Progress) -> Official:
     for column in rules.COLUMNS:
         parts = {key: part for key, part in full.items() if rules.PARTS[key].column == column}
         if parts:
-            found[column], told = _column(parts, (trained, blank), request, progress)
+            scored, told = _column(parts, (trained, blank), request, progress)
             submission |= told
-    missing = [name for name in rules.CHECKPOINTS if name not in series]
+            found[column] = None if _absent(request, column) else scored
     if request.fast and not fast:
         notes.append(f"there is nothing of the fast evaluation in {_folder(request, rules.FAST)}")
     if request.fast:
@@ -133,8 +135,8 @@ def evaluate(request: Request, progress: Progress) -> Official:
         scorers = [models[name] for name in rules.CHECKPOINTS]
         found["aoa"], told = _acquired(lexicon, lexicon_rows, scorers, blank, tokenizer, request, progress)
         submission |= told
-    elif (lexicon or request.fast) and missing:
-        notes.append(f"the series lacks {len(missing)} of {len(rules.CHECKPOINTS)} checkpoints, such as {missing[0]}")
+    elif (lexicon or request.fast) and len(series) < len(rules.CHECKPOINTS):
+        notes.append(_lacks_checkpoints(series))
     if lexicon and len(lexicon.words) != rules.AOA_ITEMS:
         notes.append(_other_number("aoa", len(lexicon.words), rules.AOA_ITEMS))
     if tuned:
@@ -291,6 +293,11 @@ def _series(request: Request) -> dict[str, Path]:
     return found
 
 
+def _lacks_checkpoints(series: Collection[str]) -> str:
+    missing = [name for name in rules.CHECKPOINTS if name not in series]
+    return f"the series lacks {len(missing)} of {len(rules.CHECKPOINTS)} checkpoints, such as {missing[0]}"
+
+
 def _fast(
     parts: Mapping[str, _Choices | _Reading], models: Mapping[str, Kept], request: Request, progress: Progress
 ) -> dict[str, list[dict[str, float] | None]]:
@@ -378,9 +385,13 @@ def _lacks(request: Request, column: str, glue: Sequence[str]) -> str:
     if column == "aoa":
         absent = [str(folder / name) for name in (rules.CONTEXTS, rules.CHILDREN) if not (folder / name).exists()]
         return f"there is no {absent[0]}" if absent else "it needs every checkpoint of the series"
-    return "there is no " + " or ".join(
-        str(folder / part.full) for part in rules.PARTS.values() if part.column == column
-    )
+    return f"there is no {' and no '.join(map(str, _absent(request, column)))}"
+
+
+def _absent(request: Request, column: str) -> list[Path]:
+    """What a column needs of the full data and is not there."""
+    places = [_folder(request, rules.FULL) / part.full for part in rules.PARTS.values() if part.column == column]
+    return [place for place in places if not place.exists()]
 
 
 def _other_number(what: str, size: int, expected: int) -> str:

@@ -81,6 +81,25 @@ def test_the_score_is_what_the_file_says_of_the_data(roomy: Path, data: Path) ->
     assert found.submission["blimp"] is None
 
 
+def test_a_column_that_lacks_a_part_is_empty_and_only_that_part_is_named(
+    roomy: Path, data: Path, tmp_path: Path
+) -> None:
+    full = tmp_path / rules.FULL
+    shutil.copytree(data / rules.FULL / "global_piqa_parallel", full / "global_piqa_parallel")
+    found = official.evaluate(Request(roomy, tmp_path, ("global_piqa",)), lambda *_: None)
+    assert found.columns["global_piqa"] is None
+    assert found.submission["global_piqa_parallel"] is not None
+    assert found.submission["global_piqa_nonparallel"] is None
+    lack = full / "global_piqa_nonparallel"
+    assert found.notes[-1] == f"GlobalPIQA has no score: there is no {lack}"
+
+
+def test_ages_alone_without_all_checkpoints_are_refused_for_the_series(roomy: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(roomy / "series" / "chck_2M", tmp_path / "chck_2M")
+    with pytest.raises(ValueError, match=r"^AoA: the series lacks 18 of 19 checkpoints, such as chck_1M, and it needs"):
+        official.evaluate(Request(roomy, data, ("aoa",), series=tmp_path), lambda *_: None)
+
+
 def test_what_is_finished_is_not_repeated(roomy: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = Request(roomy, data, ("ewok", "aoa", "reading"), fast=True)
     first = official.evaluate(request, lambda *_: None)
