@@ -123,3 +123,11 @@ CHECKPOINTS = tuple(f"chck_{words // 10**6}M" for words in WORDS)
 def subtasks_weigh(groups: list[str], splits: list[str]) -> list[float]:
     """[g] weights that add up to 1: those of a split share its weight, and the splits weigh the same."""
     return [1 / (len(set(splits)) * splits.count(split)) for _, split in zip(groups, splits, strict=True)]
+
+
+def columns(given: str | None) -> list[str]:
+    """The columns that --columns names; all by default. ValueError, in one line, for one that is not there."""
+    names = given.split(",") if given else list(COLUMNS)
+    if unknown := [name for name in names if name not in COLUMNS]:
+        raise ValueError(f"--columns {unknown[0]}: there are {', '.join(COLUMNS)}")
+    return names

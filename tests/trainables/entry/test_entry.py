@@ -422,6 +422,13 @@ def test_bad_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         (run, "out", ("--task", "blimp=x"), "write official=DATA"),
         (run, "out", ("--task", "official=/none/such"), "there is no folder /none/such"),
         (run, "out", ("--task", f"official={tmp_path / 'empty'}"), "has nothing to score"),
+        (run, "out", ("--columns", "blimp"), "--columns goes with --task official=DATA"),
+        (
+            run,
+            "out",
+            ("--task", f"official={tmp_path / 'empty'}", "--columns", "wug"),
+            "--columns wug: there are blimp",
+        ),
     ]
     for folder, out, arguments, said in cases:
         assert enter(folder, tmp_path / out, *arguments) == 2, said
