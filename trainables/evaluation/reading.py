@@ -83,8 +83,8 @@ class Words:
 class Gain(NamedTuple):
     """Shares of the variance that the baseline leaves, from 0 to 1 (below 0 only by rounding).
 
-    score: the mean of the other two. There is no interval: another regressor never lowers the R2 of the words that it is
-    fitted to, so resampled gains lie above 0 even where the surprisal tells nothing.
+    score: the mean of the other two. There is no interval: a further regressor never lowers the R2 of the words that it
+    is fitted to, so resampled gains lie above 0 even where the surprisal tells nothing.
     """
 
     score: float
