@@ -7,6 +7,7 @@ when shown. Data that are missing leave their column empty. A finished (task, ch
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,8 +114,9 @@ def evaluate(request: Request, progress: Progress) -> Official:
             raise ValueError(f"AoA: {_lacks_checkpoints(series)}, and it needs all of them")
         raise ValueError(f"{request.data} has nothing to score: expected {rules.FULL}/blimp_filtered and the like")
     models = {name: Kept.trained(folder, tokenizer, request.device) for name, folder in series.items()}
-    notes = [note for key, part in full.items() for note in part.notes(rules.PARTS[key].items)]
-    notes += [note for key, part in fast.items() for note in part.notes(rules.PARTS[key].fast_items)]
+    notes = [note for key, part in full.items() for note in part.notes(rules.PARTS[key].items, rules.SIZES.get(key))]
+    for key, part in fast.items():
+        notes += part.notes(rules.PARTS[key].fast_items, rules.FAST_SIZES.get(key))
 
     found: dict[str, Column | None] = dict.fromkeys(rules.COLUMNS)
     submission: dict[str, Any] = dict.fromkeys((*rules.PARTS, "aoa_surprisals", "aoa"))
@@ -168,10 +170,13 @@ class _Choices:
         self.batches = Batches(self.rows)
         self._key, self._path = key, path
 
-    def notes(self, expected: int | None) -> list[str]:
-        """What is wrong with the data."""
-        size = len(self.items.options)
-        return [] if expected in (None, size) else [_other_number(str(self._path), size, expected)]
+    def notes(self, expected: int | None, sizes: Mapping[str, int] | None) -> list[str]:
+        """What is wrong with the data: items in all or, if those are as many as expected, of a subtask."""
+        size, by = len(self.items.options), Counter(map(str.lower, self.items.subtask))
+        if expected not in (None, size):
+            return [_other_number(str(self._path), size, expected)]
+        others = [name for name in sorted({*by, *sizes}) if by[name] != sizes.get(name, 0)] if sizes else []
+        return [_other_number(f"{self._path}, {name},", by[name], (sizes or {}).get(name, 0)) for name in others]
 
     def choose(self, sums: NDArray[np.float64], request: Request) -> completions.Choice:
         """The model's choices."""
@@ -194,7 +199,7 @@ class _Reading:
         self.batches = Batches(rows)
         self._path = path
 
-    def notes(self, expected: int | None) -> list[str]:
+    def notes(self, expected: int | None, _sizes: Mapping[str, int] | None) -> list[str]:
         """What is wrong with the data."""
         size = len(self.words.before)
         return [] if expected in (None, size) else [_other_number(str(self._path), size, expected)]

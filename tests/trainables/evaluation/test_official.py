@@ -15,7 +15,7 @@ from tests.trainables.one_by_one import fit, make_bundle
 from tests.trainables.texts import sentences
 from trainables import evaluate
 from trainables.data.tokenizer import Trained
-from trainables.evaluation import kept, official, pseudo_likelihood, rules, tasks
+from trainables.evaluation import completions, kept, official, pseudo_likelihood, rules, tasks
 from trainables.evaluation.official import Request
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -98,6 +98,29 @@ def test_ages_alone_without_all_checkpoints_are_refused_for_the_series(roomy: Pa
     shutil.copytree(roomy / "series" / "chck_2M", tmp_path / "chck_2M")
     with pytest.raises(ValueError, match=r"^AoA: the series lacks 18 of 19 checkpoints, such as chck_1M, and it needs"):
         official.evaluate(Request(roomy, data, ("aoa",), series=tmp_path), lambda *_: None)
+
+
+def test_sizes_are_compared_by_subtask_as_the_collation_does() -> None:
+    for key, sizes in rules.SIZES.items():
+        assert sum(sizes.values()) == rules.PARTS[key].items
+    for key, sizes in rules.FAST_SIZES.items():
+        assert sum(sizes.values()) == rules.PARTS[key].fast_items
+    assert len(rules.SIZES["blimp"]) == 67
+
+    part, sizes = official._Choices.__new__(official._Choices), rules.SIZES["blimp_supplement"]
+    part.items, part._path = completions.Items(), Path("x")
+
+    def notes(held: dict[str, int]) -> list[str]:
+        part.items.subtask = [name for name, many in held.items() for _ in range(many)]
+        part.items.options = [(("a", "a"), ("b", "b"))] * len(part.items.subtask)
+        return part.notes(rules.PARTS["blimp_supplement"].items, sizes)
+
+    assert notes(sizes) == notes({name.title(): many for name, many in sizes.items()}) == []
+    moved = notes(sizes | {"hypernym": 840, "turn_taking": 282})
+    assert [note.partition(":")[0] for note in moved] == [
+        "x, hypernym, has 840 items, the challenge's 842",
+        "x, turn_taking, has 282 items, the challenge's 280",
+    ]
 
 
 def test_what_is_finished_is_not_repeated(roomy: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
