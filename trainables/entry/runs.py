@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,14 @@ def find(folder: Path, trial: str | None, trust: bool = False) -> Chosen:
     for checkpoint in found.series.values():
         pseudo_likelihood.load(checkpoint)
         _refuse_other_tokenizer(checkpoint, found.bundle)
-    return found
+    unknown = [name for name, checkpoint in found.series.items() if not _of_its_run(name, checkpoint, found.bundle)]
+    if not unknown:
+        return found
+    lacking = (
+        f"{len(unknown)} of {len(found.series)} checkpoints, such as {unknown[0]}, or the model lack the record of "
+    )
+    caution = f"{lacking}their run, seed, data or step, so nobody checked that they are of one run"
+    return replace(found, cautions=[*found.cautions, caution])
 
 
 def _of_sweep(run_dir: Path, trial: str | None, trust: bool) -> Chosen:
@@ -190,6 +197,26 @@ def _refuse_other_tokenizer(checkpoint: Path, bundle: Path) -> None:
     ours, theirs = (limits.read(one / "tokenizer.json", limits.TOKENIZER) for one in (bundle, checkpoint))
     if ours != theirs:
         raise ValueError(f"{checkpoint} has another tokenizer than {bundle}")
+
+
+def _of_its_run(name: str, checkpoint: Path, bundle: Path) -> bool:
+    """Whether the metadata show that a checkpoint is of the bundle's run; False where some of them are absent.
+
+    ValueError, in one line, where they show that it is not, or that it has another number of words than its name says.
+    """
+    theirs, own = limits.metadata(checkpoint), limits.metadata(bundle)
+    for key in ("seed", "data_fingerprint"):
+        if key in theirs and key in own and theirs[key] != own[key]:
+            raise ValueError(f"{checkpoint} is of another run than {bundle}: its {key} is another")
+    words = word_amounts.words(name[len("chck_") :])
+    if "mark" in theirs and theirs["mark"] != words:
+        raise ValueError(f"{checkpoint} has a model after {theirs['mark']} words: its folder's name says {words}")
+    steps = theirs.get("step"), own.get("step")
+    whole = all(type(step) is int and step >= 0 for step in steps)
+    if whole and steps[0] > steps[1]:
+        raise ValueError(f"{checkpoint} is of a later step than {bundle}, so it is of another run")
+    told = all(key in tree for key in ("seed", "data_fingerprint") for tree in (theirs, own))
+    return told and whole and "mark" in theirs
 
 
 def _named(given: str) -> str:

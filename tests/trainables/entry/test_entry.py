@@ -453,6 +453,16 @@ def other_tokenizer(folder: Path) -> None:
     path.write_text(path.read_text("utf-8") + " ", "utf-8")
 
 
+def told(name: str, **changed: Any) -> Harm:
+    """Metadata of a checkpoint that say something else."""
+
+    def harm(folder: Path) -> None:
+        path = folder / name / "metadata.json"
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changed), "utf-8")
+
+    return harm
+
+
 def piped(folder: Path) -> None:
     os.mkfifo(folder / "series" / "chck_200" / "more")
 
@@ -473,6 +483,10 @@ BUNDLE = "checkpoint/bundle"
         (piped, "neither a file nor a folder"),
         (pickled, "no model.safetensors"),
         (other_tokenizer, "has another tokenizer than"),
+        (told("series/chck_200", seed=7), "its seed is another"),
+        (told("series/chck_200", data_fingerprint="x"), "its data_fingerprint is another"),
+        (told("series/chck_200", mark=300), "has a model after 300 words: its folder's name says 200"),
+        (told("series/chck_700", step=10**6), "is of a later step than"),
         (written(f"{BUNDLE}/training_config.yaml", "a: [" * 50), "training_config.yaml cannot be read"),
         (written(f"{BUNDLE}/training_config.yaml", "steps: many\n"), "training_config.yaml: steps: "),
         (written(f"{BUNDLE}/training_config.yaml", "- 1\n"), "training_config.yaml"),
@@ -506,6 +520,14 @@ def test_metadata_that_no_run_wrote_gives_no_numbers(run: Path, tmp_path: Path) 
         assert found["words seen in training"] is found["FLOPs of training"] is found["epochs"] is None
         assert found["words of the corpus"] is None
         assert found["tokenizer"].startswith("train:300"), "from the settings"
+
+
+def test_a_series_without_metadata_is_taken_with_a_caution(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    assert runs.find(copy, None).cautions == ()
+    (copy / "series" / "chck_700" / "metadata.json").unlink()
+    (caution,) = runs.find(copy, None).cautions
+    assert caution.startswith("1 of 2 checkpoints, such as chck_700, ")
 
 
 def test_code_and_analysis_stay_behind(run: Path, tmp_path: Path) -> None:
