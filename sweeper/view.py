@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper import status
-from sweeper.journal import checkpoints, learned, records, run_folders, verdict_text
+from sweeper.confirmation.champion import Crowned, crowned
+from sweeper.journal import checkpoints, hours, learned, records, run_folders, verdict_text
 from sweeper.journal.budget import Common
 from sweeper.journal.journal import Journal
 from sweeper.report import rows, scores
@@ -82,6 +83,20 @@ class View:
         spec, journal = self._opened()
         found = records.best(spec, journal.trials.values())
         return next((row for row in rows.trials(spec, journal) if found and row["trial"] == found.id), None)
+
+    @property
+    def champion(self) -> Crowned:
+        """What the confirmation makes champion, with the reservations; or why it makes none."""
+        return crowned(*self._opened())
+
+    @property
+    def caution(self) -> str | None:
+        """The sentence on runs that learned too little to compare; None if all is well or nothing is known."""
+        return learned.caution(*self._opened())
+
+    def pace(self, trial: str) -> float | None:
+        """Seconds that a trial took for a step of its own, validation included; None if it reported too seldom."""
+        return hours.pace(self.journal, trial)
 
     def trials(self) -> pd.DataFrame:
         """A row for each trial of the search, with every setting that varied, resolved: see `report/rows.py`."""

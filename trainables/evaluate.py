@@ -97,9 +97,7 @@ def _judged(options: argparse.Namespace, data: Path, progress: Callable[[str, in
     """The challenge's table. Its predictions are written if a file is named."""
     from trainables.evaluation import official
 
-    columns = options.columns.split(",") if options.columns else list(rules.COLUMNS)
-    if unknown := [name for name in columns if name not in rules.COLUMNS]:
-        raise ValueError(f"--columns {unknown[0]}: there are {', '.join(rules.COLUMNS)}")
+    columns = rules.columns(options.columns)
     machine.use(options.device, options.threads)
     request = official.Request(
         options.bundle,

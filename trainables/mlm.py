@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pydantic import model_validator
 
@@ -111,12 +111,14 @@ class Config(settings.Config):
 
         return family.cost(self.model, self.vocabulary, 1, self.data.block)
 
-    @property
-    def flops_per_step(self) -> float:
-        """Matrix products of one step, forward and backward."""
+    def step_flops(self, length: int) -> float:
+        """Matrix products of a step in which the model sees rows of so many tokens."""
         if self.model.compact:
-            return super().flops_per_step
-        return 3.0 * (self.batch_size * self._cost.row + self.predicted_per_step * self._cost.slot)
+            return super().step_flops(length)
+        from trainables.model import family
+
+        cost = family.cost(self.model, self.vocabulary, 1, length)
+        return 3.0 * (self.tokens_per_step / length * cost.row + self.predicted_per_step * cost.slot)
 
     def parameters(self, vocabulary: int) -> int:
         """Of the model, with so many entries in the vocabulary."""
@@ -318,7 +320,8 @@ def _train(options: argparse.Namespace) -> int:
     if "series" in prepare_info:
         files.say(f"series: {', '.join(prepare_info['series']) or 'the run is too short for any'}")
     kept = options.output / KEPT
-    report = _reporter(kept, options.device, _seconds(options.output / CLOCK) if restore else 0.0)
+    clock = options.output / CLOCK
+    report = _reporter(kept, options.device, _spent(clock) if restore else Spent(0.0, 0.0))
     context = TrainContext(report, options.seed, device=options.device, restore_from=restore)
     try:
         with files.temporary():
@@ -391,19 +394,36 @@ def _start(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | 
     return config, prepare_info, kept if has_checkpoint else None
 
 
-def _seconds(path: Path) -> float:
-    """What earlier sessions took, up to the checkpoint; 0 if that is not on record."""
+class Spent(NamedTuple):
+    """How long training has taken over all sessions, and the same times the GPUs that each held."""
+
+    seconds: float
+    gpu_seconds: float
+
+
+def spent(told: Mapping[str, Any]) -> Spent | None:
+    """What a clock.json says; None if it is none."""
+    found = [told.get(name) for name in Spent._fields]
+    whole = all(type(one) in (int, float) and 0 <= one < 1e9 for one in found)
+    return Spent(*map(float, found)) if whole else None  # pyright: ignore[reportArgumentType]: whole, so numbers
+
+
+def _spent(path: Path) -> Spent | None:
+    """What earlier sessions took, up to the checkpoint; None, and no file, if that is not on record."""
     try:
-        found = limits.json_file(path).get("seconds")
+        found = spent(limits.json_file(path))
     except (OSError, ValueError):
-        return 0.0
-    return float(found) if isinstance(found, int | float) and 0 <= found < 1e9 else 0.0
+        found = None
+    if found is None:
+        path.unlink(missing_ok=True)
+        files.say(f"{path} does not say how long the earlier sessions took, so the time of this run is not kept")
+    return found
 
 
-def _reporter(kept: Path, device: str, before: float) -> Any:
+def _reporter(kept: Path, device: str, before: Spent | None) -> Any:
     """Prints each row, and keeps the newest checkpoint in a folder, and beside it how long training has taken.
 
-    before: seconds of earlier sessions.
+    before: of earlier sessions; None if unknown, and then nothing is written of the time.
     """
     began, gpus = time.monotonic(), int(device.startswith("cuda"))
 
@@ -415,8 +435,10 @@ def _reporter(kept: Path, device: str, before: float) -> Any:
         new = Path(shutil.move(checkpoint, kept.with_name(NEXT)))
         shutil.rmtree(kept, ignore_errors=True)
         new.rename(kept)
-        clock = {"seconds": round(before + time.monotonic() - began, 3), "gpus": gpus}
-        files.put(kept.with_name(CLOCK), json.dumps(clock) + "\n")
+        if before is not None:
+            own = time.monotonic() - began
+            clock = Spent(round(before.seconds + own, 3), round(before.gpu_seconds + gpus * own, 3))
+            files.put(kept.with_name(CLOCK), json.dumps(clock._asdict()) + "\n")
 
     return report
 

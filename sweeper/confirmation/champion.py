@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,44 @@ def comparable(spec: SweepSpec, facts: Mapping[str, Any], tags: Mapping[str, str
     return tags.get(tag.BUDGET) == spec.budget_hash and tags.get(tag.DATA, "") == data
 
 
+@dataclass(frozen=True)
+class Crowned:
+    """The arm that a confirmation makes champion of its sweep, whatever another run has registered since.
+
+    Args:
+        arm: its label; None if there is none.
+        run: its run on the first declared seed that completed; None if there is none.
+        why_not: why an arm that is confirmed does not become champion, if so.
+        notes: what a reader of its estimate must know.
+    """
+
+    arm: str | None = None
+    run: TrialRecord | None = None
+    why_not: str | None = None
+    notes: Sequence[str] = ()
+
+
+def crowned(spec: SweepSpec, journal: Journal) -> Crowned:
+    """The champion by the last look, or why there is none."""
+    verdict = journal.verdict()
+    label: str | None = verdict["champion"] if verdict else None
+    if verdict is None or label is None:
+        return Crowned()
+    if learned.caution(spec, journal):
+        why = f"{label} is confirmed, but the runs learned too little to mean anything: no champion is registered"
+        return Crowned(why_not=why)
+    if spec.confirm.until and not design.finished(spec, journal):
+        return Crowned(why_not=f"{label} is confirmed, but looks are still to come: no champion is registered yet")
+    if challenge := verdict.get("challenge"):
+        if challenge["crowned"] is None:
+            return Crowned(why_not=challenge["said"])
+        label = str(challenge["crowned"])
+    confirmed = sum(one["verdict"] == "confirmed" for one in verdict["comparisons"])
+    notes = [] if verdict["fresh"] else [design.NOT_FRESH]
+    notes += [design.optimistic(confirmed)] if confirmed > 1 else []
+    return Crowned(label, _first(journal, label, journal.families()[0].seeds), notes=notes)
+
+
 def promotion(
     spec: SweepSpec, journal: Journal, uri: str, facts: Mapping[str, Any], run_dir: Path, say: Say
 ) -> tracker.Promotion | None:
@@ -79,21 +117,16 @@ def promotion(
     standing champion is the best of them or none is confirmed against it, and if it cannot be compared or was not:
     another sweep may have registered it since.
     """
-    verdict, families = journal.verdict(), journal.families()
-    label: str | None = verdict["champion"] if verdict else None
+    verdict, families, found = journal.verdict(), journal.families(), crowned(spec, journal)
+    if found.why_not:
+        say(found.why_not)
+        return None
+    label, record = found.arm, found.run
     if verdict is None or label is None:
         standing = store.champion(uri, spec.name) if len(families) > 1 else None
         if standing is not None and history.is_own(store.identity(journal, run_dir), standing):
             say(f"the champion of {spec.name} is from an earlier look of this run; this look does not confirm it")
         return None
-    if learned.caution(spec, journal):
-        say(f"{label} is confirmed, but the runs learned too little to mean anything: no champion is registered")
-        return None
-    if challenge := verdict.get("challenge"):
-        if challenge["crowned"] is None:
-            say(challenge["said"])
-            return None
-        label = str(challenge["crowned"])
     if label == families[-1].champion:
         say(f"the champion of {spec.name} is still the best and stays")
         return None
@@ -104,7 +137,6 @@ def promotion(
     if standing is not None and not _met(spec, journal, standing, run_dir):
         say(f"{label} is confirmed, but was not compared with the champion of {spec.name}: a new sweep can do so")
         return None
-    record = _first(journal, label, families[0].seeds)
     bundle = checkpoints.bundle(run_dir, record.end.checkpoint) if record and record.end else None
     if record is None or bundle is None:
         return None

@@ -36,6 +36,7 @@ STAGE = "confirm"
 CHAMPION = "champion"
 DIVERGED = "diverged"
 APART = "budget not matched"
+NOT_FRESH = "not fresh: earlier runs on this data used some of these seeds, or MLflow could not be reached"
 ALONE = "no arm but the baseline kept to the budget: there is nothing to confirm"
 
 Params = dict[str, Any]
@@ -336,6 +337,11 @@ def runs(spec: SweepSpec, journal: Journal) -> list[tuple[str, int]]:
     return found
 
 
+def optimistic(confirmed: int) -> str:
+    """The note on a champion that is the best of so many."""
+    return f"the champion is the best of {confirmed} confirmed, so its estimate is optimistic"
+
+
 def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> VerdictData:
     """The verdicts of the last look, over the seeds of all looks so far."""
     families = journal.families()
@@ -351,7 +357,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> VerdictData:
     result = verdicts_module.verdicts(found, family.baseline, declared, **asked, dropped=[*gone, *kept])
     notes = [f"{family.earlier} earlier confirmations against this baseline are in the tracking store"]
     if not all(one.fresh for one in families):
-        notes.append("not fresh: earlier runs on this data used some of these seeds, or MLflow could not be reached")
+        notes.append(NOT_FRESH)
     if reason := missing_metric_note(spec, journal):
         notes.append(reason)
     if few is not None:
@@ -367,7 +373,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> VerdictData:
     confirmed = sorted((one for one in comparisons if one["verdict"] == "confirmed"), key=lambda one: one["mean"])
     others = len(confirmed)
     if others > 1:
-        notes.append(f"the champion is the best of {others} confirmed, so its estimate is optimistic")
+        notes.append(optimistic(others))
     looked = _looked(spec, journal, declared, comparisons, strayed)
     challenge = None
     if family.champion and not verdict_text.going_on({"look": look, **looked, "comparisons": comparisons}):
@@ -405,7 +411,7 @@ def conclude(spec: SweepSpec, journal: Journal, run_dir: Path) -> VerdictData:
 def _tasks(
     spec: SweepSpec, journal: Journal, family: Family, gone: Sequence[str], stuck: verdicts_module.Stuck | None
 ) -> dict[str, Any] | None:
-    """The verdicts on tasks at the last look; those of arms that run no further are of the look before.
+    """The verdicts on tasks at the last look; those of arms that a look before this one settled are of that look.
 
     gone: the arms that are not compared at this look.
     """
@@ -416,8 +422,12 @@ def _tasks(
     found = {name: losses(spec, journal, family, name) | {label: {} for label in strayed} for name in names}
     alpha = rule(spec, len(names) * arms).level(look)
     before = next((one.get("tasks") for one in reversed(verdicts(journal)) if one["look"] == look - 1), None) or {}
-    kept = {(one["metric"], one["arm"]): one for one in before.get("comparisons", ()) if one["arm"] in gone}
-    compared = task_verdicts.task_verdicts(found, family.baseline, alpha, gone, stuck)
+    ended = [arm for arm in settled(spec, journal, look) if arm not in strayed]
+    kept = {(one["metric"], one["arm"]): one for one in before.get("comparisons", ()) if one["arm"] in ended}
+    compared = [
+        replace(one, why=APART) if one.arm in strayed else one
+        for one in task_verdicts.task_verdicts(found, family.baseline, alpha, gone, stuck)
+    ]
     return {
         "alpha": alpha,
         "rule": task_verdicts.rule(len(names), arms, alpha),

@@ -101,3 +101,21 @@ class Hours:
         ran = max(0.0, time - self._running.pop(trial, time))
         self._spent[trial] = self._spent.get(trial, 0.0) + ran
         self._held += ran
+
+
+def pace(journal: Journal, trial: str) -> float | None:
+    """Seconds of a trial for a step of its own, between reports of one session; None if there are too few.
+
+    The last report is left out: tasks are scored before it.
+    """
+    last, seconds, steps = None, 0.0, 0
+    kept = {id(row) for row in journal.trials[trial].rows[:-1]}
+    for event in journal.events:
+        if isinstance(event, Session) or (isinstance(event, End) and event.trial == trial):
+            last = None
+        elif id(event) in kept:
+            assert isinstance(event, Report)
+            if last and event.step > last.step:
+                seconds, steps = seconds + max(0.0, event.time - last.time), steps + event.step - last.step
+            last = event
+    return seconds / steps if steps else None

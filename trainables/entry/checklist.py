@@ -110,7 +110,8 @@ def _predictions(judged: Official | None, wanted: int) -> Iterator[Item]:
         why = next((note for note in notes if note.startswith(begins)), begins)
         notes = [note for note in notes if note != why]
         if judged.columns.get(key) is None:
-            yield Item(f"predictions, {label}", "missing", why.removeprefix(begins) or "it has no data")
+            note = why.removeprefix(begins) or "not asked for: --columns leaves it out"
+            yield Item(f"predictions, {label}", "missing", note)
         else:
             yield Item(f"predictions, {label}", "there", "in predictions.json")
     yield _fast(judged.submission.get("fast_eval_results") or {}, wanted)

@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--trial", metavar="NAME", help="of a sweep, such as t0007")
     parser.add_argument("--task", metavar="official=DATA", help="the challenge's data: full_eval and fast_eval")
+    parser.add_argument("--columns", metavar="NAME,NAME", help="some of " + ",".join(rules.COLUMNS))
     parser.add_argument(
         "--trust-record", action="store_true", help="read a sweep's record that was changed since it was written"
     )
@@ -47,12 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         if options.out.exists() or options.out.is_symlink():
             raise ValueError(f"--out {options.out} exists: name a new folder")
-        data = _data(options.task)
+        data, columns = _data(options.task), rules.columns(options.columns)
+        if options.columns and data is None:
+            raise ValueError("--columns goes with --task official=DATA")
         chosen = runs.find(options.run_dir, options.trial, options.trust_record)
         found = form.facts(chosen.bundle)
         answers = form.answers(chosen, found)
         with files.temporary():
-            judged = _judged(chosen, data, options) if data else None
+            judged = _judged(chosen, data, columns, options) if data else None
         written = _write(options.out, chosen, answers, checklist.items(chosen, found, answers, judged), judged)
     except (ValueError, OSError) as error:
         return files.refused(error)
@@ -74,13 +77,15 @@ def _data(given: str | None) -> Path | None:
     return Path(place)
 
 
-def _judged(chosen: Chosen, data: Path, options: argparse.Namespace) -> Official:
+def _judged(chosen: Chosen, data: Path, columns: Sequence[str], options: argparse.Namespace) -> Official:
     """By the challenge's tasks, the revisions by the fast ones."""
     from trainables.evaluation import official
 
     machine.use(options.device, options.threads)
     series = next((path.parent for name, path in chosen.series.items() if name in rules.CHECKPOINTS), None)
-    request = official.Request(chosen.bundle, data, series=series, fast=series is not None, device=options.device)
+    request = official.Request(
+        chosen.bundle, data, columns, series=series, fast=series is not None, device=options.device
+    )
     told: dict[str, None] = {}
 
     def tell(what: str, _done: int, _total: int) -> None:

@@ -89,7 +89,7 @@ def answers(chosen: Chosen, found: Facts) -> list[Answer]:
     """The form, in its order; what only a person can answer is in the checklist."""
     clock, words = chosen.clock, found.whole("words")
     gpu_hours = None if clock.hours is None or clock.gpus is None else clock.hours * clock.gpus
-    processors = "it held no GPU" if clock.gpus == 0 else "" if clock.gpus is None else f"{clock.gpus} at a time"
+    processors = "it held no GPU" if clock.gpus == 0 else "" if clock.gpus is None else f"{clock.gpus:g} at a time"
     rows = _passes(found)
     return [
         Answer("name", chosen.name, chosen.why),

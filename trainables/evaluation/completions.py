@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from trainables import noise
 from trainables.evaluation import minimal_pairs, pseudo_likelihood, rules
 from trainables.evaluation.sentence_pairs import records, sentence, task_files
 
+_SOLUTION = re.compile(r"solution[0-9]+")
 Option = tuple[str, str]  # a sentence, and the completion that it ends with
 
 
@@ -70,9 +73,11 @@ class Items:
         """[all options] token rows, item by item. ValueError for one of more than `most` tokens."""
         rows = pseudo_likelihood.completion_tokens(tokenizer, [option for item in self.options for option in item])
         owners = np.repeat(np.arange(len(self.options)), [len(item) for item in self.options])
-        for owner, (ids, _) in zip(owners, rows, strict=True):
+        for owner, (ids, left_out) in zip(owners, rows, strict=True):
             if len(ids) > most:
                 raise ValueError(too_long(self.where[owner], len(ids), most))
+            if all(left_out):  # a sum over nothing is 0, the largest log-probability
+                raise ValueError(f"{self.where[owner]}: the tokenizer makes nothing of an option, so it has no score")
         return rows
 
     def scores(self, rows: Sequence[pseudo_likelihood.Row], sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -225,7 +230,7 @@ def read_entity_tracking(path: Path) -> Items:
             given, prefix, steps = record["options"], record["input_prefix"], record["numops"]
             if not isinstance(given, list) or len(given) < 2 or not isinstance(prefix, str):
                 raise ValueError(f"{where}: 'options' must be a list of two or more after the text 'input_prefix'")
-            if not isinstance(steps, int):
+            if type(steps) is not int:
                 raise ValueError(f"{where}: 'numops' must be a whole number")
             options = [sentence(option, where) for option in given]
             if not any(rules.LEFT_OUT in option for option in options):
@@ -254,9 +259,11 @@ def read_global_piqa(path: Path) -> Items:
     """
     items, seen = Items(per_token=True), Counter()
     for where, record in _records(path, ("prompt", "solution0", "solution1", "label", "example_id")):
-        names = [f"solution{i}" for i in range(len(record)) if f"solution{i}" in record]
+        names = list(takewhile(record.__contains__, (f"solution{i}" for i in count())))
         prompt, label = sentence(record["prompt"], where), record["label"]
-        if not isinstance(label, int) or not 0 <= label < len(names):
+        if other := next((name for name in record if _SOLUTION.fullmatch(name) and name not in names), None):
+            raise ValueError(f"{where}: {other!r} is there and 'solution{len(names)}' is not")
+        if type(label) is not int or not 0 <= label < len(names):
             raise ValueError(f"{where}: 'label' must be 0 to {len(names) - 1}")
         subtask = str(record["example_id"])
         seen[subtask] += 1

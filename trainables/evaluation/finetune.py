@@ -130,7 +130,7 @@ class _Task:
     def record(self, seed: int, tell: Progress) -> dict[str, Any]:
         """The record of a seed: from the work folder, or made and put there."""
         path = self.work / f"{self.name}-{seed}-{self.fingerprint}.json"
-        kept = _kept(path)
+        kept = _kept(path, len(self.examples["valid"]))
         if kept is None:
             learned = learn(self.model_folder, self.name, self.settings, self.examples, seed, tell)
             kept = {"task": self.name, "seed": seed, "fingerprint": self.fingerprint, **learned}
@@ -163,11 +163,15 @@ def _model_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
-    """A finished record; None if there is none, or it cannot be read."""
+def _kept(path: Path, size: int) -> dict[str, Any] | None:
+    """A finished record; None if there is none, or it cannot be read. size: of the validation data."""
     try:
         record = limits.json_file(path)
     except (FileNotFoundError, ValueError):
         return None
     scores = [record.get(name) for name in ("score", "last", "majority")]
-    return record if all(isinstance(score, int | float) and 0 <= score <= 1 for score in scores) else None
+    if not all(isinstance(score, int | float) and 0 <= score <= 1 for score in scores):
+        return None
+    answers = record.get("answers")
+    whole = isinstance(answers, list) and len(answers) == size and all(type(answer) is int for answer in answers)
+    return record if whole else None

@@ -7,6 +7,7 @@ when shown. Data that are missing leave their column empty. A finished (task, ch
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class Column:
         untrained: the same of random weights.
         half: with ties as their share in place of a random draw; None if nothing can tie.
         ties: items with several likeliest options; None if nothing can tie.
-        ci: 95 % bootstrap interval over items, with ties as their share; None where there is none.
+        ci: 95 % bootstrap interval over items, with ties as their share; None for Reading (see reading.py), GLUE.
         by: scores of the parts.
     """
 
@@ -109,10 +110,13 @@ def evaluate(request: Request, progress: Progress) -> Official:
         tasks.check({f"glue/{name}": str(_folder(request, rules.FULL) / rules.GLUE)}, None, most)
     lexicon_rows = lexicon.rows(tokenizer, most) if lexicon and len(series) == len(rules.CHECKPOINTS) else []
     if not full and not tuned and not lexicon_rows and not fast:
+        if lexicon:
+            raise ValueError(f"AoA: {_lacks_checkpoints(series)}, and it needs all of them")
         raise ValueError(f"{request.data} has nothing to score: expected {rules.FULL}/blimp_filtered and the like")
     models = {name: Kept.trained(folder, tokenizer, request.device) for name, folder in series.items()}
-    notes = [note for key, part in full.items() for note in part.notes(rules.PARTS[key].items)]
-    notes += [note for key, part in fast.items() for note in part.notes(rules.PARTS[key].fast_items)]
+    notes = [note for key, part in full.items() for note in part.notes(rules.PARTS[key].items, rules.SIZES.get(key))]
+    for key, part in fast.items():
+        notes += part.notes(rules.PARTS[key].fast_items, rules.FAST_SIZES.get(key))
 
     found: dict[str, Column | None] = dict.fromkeys(rules.COLUMNS)
     submission: dict[str, Any] = dict.fromkeys((*rules.PARTS, "aoa_surprisals", "aoa"))
@@ -122,9 +126,9 @@ def evaluate(request: Request, progress: Progress) -> Official:
     for column in rules.COLUMNS:
         parts = {key: part for key, part in full.items() if rules.PARTS[key].column == column}
         if parts:
-            found[column], told = _column(parts, (trained, blank), request, progress)
+            scored, told = _column(parts, (trained, blank), request, progress)
             submission |= told
-    missing = [name for name in rules.CHECKPOINTS if name not in series]
+            found[column] = None if _absent(request, column) else scored
     if request.fast and not fast:
         notes.append(f"there is nothing of the fast evaluation in {_folder(request, rules.FAST)}")
     if request.fast:
@@ -133,8 +137,8 @@ def evaluate(request: Request, progress: Progress) -> Official:
         scorers = [models[name] for name in rules.CHECKPOINTS]
         found["aoa"], told = _acquired(lexicon, lexicon_rows, scorers, blank, tokenizer, request, progress)
         submission |= told
-    elif (lexicon or request.fast) and missing:
-        notes.append(f"the series lacks {len(missing)} of {len(rules.CHECKPOINTS)} checkpoints, such as {missing[0]}")
+    elif (lexicon or request.fast) and len(series) < len(rules.CHECKPOINTS):
+        notes.append(_lacks_checkpoints(series))
     if lexicon and len(lexicon.words) != rules.AOA_ITEMS:
         notes.append(_other_number("aoa", len(lexicon.words), rules.AOA_ITEMS))
     if tuned:
@@ -166,10 +170,13 @@ class _Choices:
         self.batches = Batches(self.rows)
         self._key, self._path = key, path
 
-    def notes(self, expected: int | None) -> list[str]:
-        """What is wrong with the data."""
-        size = len(self.items.options)
-        return [] if expected in (None, size) else [_other_number(str(self._path), size, expected)]
+    def notes(self, expected: int | None, sizes: Mapping[str, int] | None) -> list[str]:
+        """What is wrong with the data: items in all or, if those are as many as expected, of a subtask."""
+        size, by = len(self.items.options), Counter(map(str.lower, self.items.subtask))
+        if expected not in (None, size):
+            return [_other_number(str(self._path), size, expected)]
+        others = [name for name in sorted({*by, *sizes}) if by[name] != sizes.get(name, 0)] if sizes else []
+        return [_other_number(f"{self._path}, {name},", by[name], (sizes or {}).get(name, 0)) for name in others]
 
     def choose(self, sums: NDArray[np.float64], request: Request) -> completions.Choice:
         """The model's choices."""
@@ -192,14 +199,14 @@ class _Reading:
         self.batches = Batches(rows)
         self._path = path
 
-    def notes(self, expected: int | None) -> list[str]:
+    def notes(self, expected: int | None, _sizes: Mapping[str, int] | None) -> list[str]:
         """What is wrong with the data."""
         size = len(self.words.before)
         return [] if expected in (None, size) else [_other_number(str(self._path), size, expected)]
 
-    def gain(self, sums: NDArray[np.float64], request: Request) -> reading.Gain:
+    def gain(self, sums: NDArray[np.float64]) -> reading.Gain:
         """The model's score."""
-        return reading.score(self.words, self.words.surprisals(sums, self._owners), request.seed)
+        return reading.score(self.words, self.words.surprisals(sums, self._owners))
 
     def judge(self, sums: NDArray[np.float64], request: Request) -> _Judged:
         """The predictions, and both parts of the score."""
@@ -251,12 +258,12 @@ def _column(
     texts = [part for part in parts.values() if isinstance(part, _Reading)]
     if texts:
         (key,) = parts
-        trained, blank = (texts[0].gain(each, request) for each in sums[key])
+        trained, blank = (texts[0].gain(each) for each in sums[key])
         by = {
             "eye tracking": {"score": trained.eye_tracking, "untrained": blank.eye_tracking},
             "self-paced": {"score": trained.self_paced, "untrained": blank.self_paced},
         }
-        return Column(trained.score, blank.score, ci=trained.interval, by=by), told
+        return Column(trained.score, blank.score, by=by), told
     choices = {key: part for key, part in parts.items() if isinstance(part, _Choices)}
     items = completions.joined([part.items for part in choices.values()])
     found = []
@@ -289,6 +296,11 @@ def _series(request: Request) -> dict[str, Path]:
         if own.is_file() != other.is_file() or (own.is_file() and own.read_bytes() != other.read_bytes()):
             raise ValueError(f"{folder} has another tokenizer than {request.bundle}")
     return found
+
+
+def _lacks_checkpoints(series: Collection[str]) -> str:
+    missing = [name for name in rules.CHECKPOINTS if name not in series]
+    return f"the series lacks {len(missing)} of {len(rules.CHECKPOINTS)} checkpoints, such as {missing[0]}"
 
 
 def _fast(
@@ -378,9 +390,13 @@ def _lacks(request: Request, column: str, glue: Sequence[str]) -> str:
     if column == "aoa":
         absent = [str(folder / name) for name in (rules.CONTEXTS, rules.CHILDREN) if not (folder / name).exists()]
         return f"there is no {absent[0]}" if absent else "it needs every checkpoint of the series"
-    return "there is no " + " or ".join(
-        str(folder / part.full) for part in rules.PARTS.values() if part.column == column
-    )
+    return f"there is no {' and no '.join(map(str, _absent(request, column)))}"
+
+
+def _absent(request: Request, column: str) -> list[Path]:
+    """What a column needs of the full data and is not there."""
+    places = [_folder(request, rules.FULL) / part.full for part in rules.PARTS.values() if part.column == column]
+    return [place for place in places if not place.exists()]
 
 
 def _other_number(what: str, size: int, expected: int) -> str:

@@ -18,13 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables import limits, noise
+from trainables import limits
 from trainables.evaluation import rules
 from trainables.evaluation.completions import too_long
-from trainables.evaluation.minimal_pairs import LEVEL
 from trainables.evaluation.pseudo_likelihood import Row
 
-RESAMPLES = 1_000
 SINGULAR = 1e-10  # a predictor that others explain but for so much of it adds nothing
 TEXTS = ("item", "word", "prev_item", "prev_word")
 NUMBERS = (*rules.EYE_TRACKING, rules.SELF_PACED, *rules.PREDICTORS, "prev_length")
@@ -85,13 +83,13 @@ class Words:
 class Gain(NamedTuple):
     """Shares of the variance that the baseline leaves, from 0 to 1 (below 0 only by rounding).
 
-    score: the mean of the other two. interval: 95 % bootstrap of it, over words.
+    score: the mean of the other two. There is no interval: a further regressor never lowers the R2 of the words that it
+    is fitted to, so resampled gains lie above 0 even where the surprisal tells nothing.
     """
 
     score: float
     eye_tracking: float
     self_paced: float
-    interval: tuple[float, float]
 
 
 def read(path: Path) -> Words:
@@ -130,10 +128,10 @@ def read(path: Path) -> Words:
     return found
 
 
-def score(words: Words, surprisals: tuple[NDArray[np.float64], NDArray[np.float64]], seed: int = 0) -> Gain:
-    """The gain by surprisals of the words and of those before them, each [n]. seed: of the bootstrap."""
+def score(words: Words, surprisals: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Gain:
+    """The gain by surprisals of the words and of those before them, each [n]."""
     eye, paced = gains(words, *surprisals)
-    return Gain((eye + paced) / 2, eye, paced, _interval(words, surprisals, seed))
+    return Gain((eye + paced) / 2, eye, paced)
 
 
 def predictions(surprisals: tuple[NDArray[np.float64], NDArray[np.float64]]) -> dict[str, Any]:
@@ -181,11 +179,10 @@ def _counted(ids: Sequence[int], at: int) -> Row:
 
 
 class _Fit(NamedTuple):
-    """A regression: what is predicted [m], and predictors [m, p], the surprisal last; rows: which words [m]."""
+    """A regression: what is predicted [m], and predictors [m, p], the surprisal last."""
 
     target: NDArray[np.float64]
     predictors: NDArray[np.float64]
-    rows: NDArray[np.int64]
 
 
 def _fits(words: Words, surprisals: NDArray[np.float64], before: NDArray[np.float64]) -> list[_Fit]:
@@ -202,14 +199,14 @@ def _fits(words: Words, surprisals: NDArray[np.float64], before: NDArray[np.floa
             raise ValueError(f"{words.path}: only {len(rows)} rows have {target} and all of its predictors")
         if np.ptp(table[rows, 0]) == 0:
             raise ValueError(f"{words.path}: {target} is the same everywhere, so there is nothing to explain")
-        fits.append(_Fit(table[rows, 0], table[rows, 1:], rows))
+        fits.append(_Fit(table[rows, 0], table[rows, 1:]))
     return fits
 
 
 def gains(words: Words, surprisals: NDArray[np.float64], before: NDArray[np.float64]) -> tuple[float, float]:
     """(of eye tracking, of self-paced reading), by surprisals of the words and of those before them, each [n]."""
     shares = []
-    for target, predictors, _ in _fits(words, surprisals, before):
+    for target, predictors in _fits(words, surprisals, before):
         without, with_ = (_unexplained(target, each) for each in (predictors[:, :-1], predictors))
         if without <= SINGULAR**2 * float(target @ target):
             raise ValueError(f"{words.path}: length and frequency alone explain a measure wholly")
@@ -223,40 +220,3 @@ def _unexplained(target: NDArray[np.float64], predictors: NDArray[np.float64]) -
     scaled = predictors / np.where(scale > 0, scale, 1)
     left = target - scaled @ np.linalg.lstsq(scaled, target, rcond=None)[0]
     return float(left @ left)
-
-
-def _interval(
-    words: Words, surprisals: tuple[NDArray[np.float64], NDArray[np.float64]], seed: int
-) -> tuple[float, float]:
-    """95 % percentile interval, words resampled. They are taken as independent, which those of a sentence are not."""
-    source = np.random.Generator(np.random.Philox(noise.derive(seed, "bootstrap of words")))
-    size = len(words.before)
-    counts = source.multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(np.float64)  # [r, n]
-    shares = np.stack([_resampled(fit, counts[:, fit.rows]) for fit in _fits(words, *surprisals)])
-    low, high = np.quantile((shares[:-1].mean(0) + shares[-1]) / 2, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _resampled(fit: _Fit, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[r] shares, words weighed by counts [r, m].
-
-    The predictors are first made orthonormal over all words, so that the normal equations lose nothing.
-    """
-    without, surprisal = fit.predictors[:, :-1], fit.predictors[:, -1]
-    vectors, sizes, _ = np.linalg.svd(without / np.linalg.norm(without, axis=0).clip(1e-300), full_matrices=False)
-    basis = vectors[:, sizes > SINGULAR * sizes[0]]
-    new = surprisal - basis @ (basis.T @ surprisal)
-    size = np.linalg.norm(new)
-    new = new / size if size > SINGULAR * np.linalg.norm(surprisal) else np.zeros_like(new)
-    table = np.column_stack([basis, new, fit.target])
-    products = (table[:, :, None] * table[:, None, :]).reshape(len(table), -1)
-    moments = (counts @ products).reshape(len(counts), table.shape[1], table.shape[1])
-    base, full = (_left(moments, many) for many in (basis.shape[1], basis.shape[1] + 1))
-    return np.divide(base - full, base, out=np.zeros(len(counts)), where=base > 0)
-
-
-def _left(moments: NDArray[np.float64], many: int) -> NDArray[np.float64]:
-    """[r] sums of squares that the first `many` columns leave of the last; moments: [r, c, c] of all columns."""
-    covariances = moments[:, :many, -1]
-    fitted = np.linalg.pinv(moments[:, :many, :many], hermitian=True) @ covariances[:, :, None]
-    return moments[:, -1, -1] - (covariances * fitted[:, :, 0]).sum(1)

@@ -57,7 +57,7 @@ class TaskScore:
         score_first: a tie counts for option 0, as in BabyLM's pipeline until April 2026 (since then it breaks ties at
             random); None if nothing can tie.
         ties: how many there are; None if nothing can tie.
-        ci: 95 % bootstrap interval of the score over items.
+        ci: 95 % bootstrap interval of the score over items; None for reading (see reading.py), fine-tuning.
         by: the scores of each phenomenon; or those of each seed of fine-tuning, of the last epoch instead of the best,
             and of always giving the most frequent label.
     """
@@ -149,7 +149,7 @@ def evaluate(
             elif name in CHOICES:
                 scores[name] = _choices(of_rows, tokenizer, name, Path(data), seed, progress)
             elif name == READING:
-                scores[name] = _reading(of_rows, tokenizer, Path(data), seed, progress)
+                scores[name] = _reading(of_rows, tokenizer, Path(data), progress)
             elif name.startswith("wug"):
                 scores[name] = _morphology(scorers, name, Path(data), seed, progress)
             else:
@@ -257,19 +257,19 @@ def _choices(
     return TaskScore("accuracy", trained.half, blank.half, None, ties, trained.interval, by)
 
 
-def _reading(scorers: Sequence[RowScores], tokenizer: Any, data: Path, seed: int, progress: Progress) -> TaskScore:
+def _reading(scorers: Sequence[RowScores], tokenizer: Any, data: Path, progress: Progress) -> TaskScore:
     words = reading.read(data)
     rows, owners = words.rows(tokenizer, "official", sys.maxsize)
     batches = Batches(rows)
     trained, blank = (
-        reading.score(words, words.surprisals(scorer(batches, _named(what, progress)), owners), seed)
+        reading.score(words, words.surprisals(scorer(batches, _named(what, progress)), owners))
         for scorer, what in zip(scorers, (READING, f"{READING}, untrained"), strict=True)
     )
     by = {
         "eye tracking": {"score": trained.eye_tracking, "untrained": blank.eye_tracking},
         "self-paced": {"score": trained.self_paced, "untrained": blank.self_paced},
     }
-    return TaskScore("gain", trained.score, blank.score, None, None, trained.interval, by)
+    return TaskScore("gain", trained.score, blank.score, by=by)
 
 
 def fine_tuned(folders: tuple[Path, Path], name: str, data: str, seeds: Sequence[int], progress: Progress) -> TaskScore:

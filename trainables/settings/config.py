@@ -925,9 +925,18 @@ class Config(Frozen):
 
     @property
     def flops_per_step(self) -> float:
-        """Matrix products of one step, forward and backward: 225.6e9 at the published shape."""
+        """Matrix products of one step, forward and backward, the mean of the run: 225.6e9 at the published shape."""
+        if self.sequence_lengths is None:
+            return self.step_flops(self.data.block)
+        begins = [round(share * self.steps) for share, _ in self.sequence_lengths]
+        many = [end - begin for begin, end in pairwise([*begins, self.steps])]
+        costs = [self.step_flops(tokens) for _, tokens in self.sequence_lengths]
+        return sum(steps * cost for steps, cost in zip(many, costs, strict=True)) / self.steps
+
+    def step_flops(self, length: int) -> float:
+        """Matrix products of a step in which the model sees rows of so many tokens."""
         m, tokens = self.model, self.tokens_per_step
-        layer = 2 * (4 * m.hidden**2 + 2 * m.hidden * m.intermediate) + 4 * self.data.block * m.hidden
+        layer = 2 * (4 * m.hidden**2 + 2 * m.hidden * m.intermediate) + 4 * length * m.hidden
         head = 2 * (m.hidden**2 + m.hidden * self.vocabulary)
         spelling = 2 * SUBSTRINGS * self.spellings * m.hidden
         return 3.0 * (tokens * m.layers * layer + self.predicted_per_step * head) + 2.0 * spelling
@@ -936,7 +945,7 @@ class Config(Frozen):
     def validation_flops(self) -> float:
         """Matrix products of all validations of a run, for the largest validation part allowed."""
         passes = math.ceil(self.steps / self.reporting_every)
-        return passes * self.data.max_held_out / self.tokens_per_step * self.flops_per_step / 3
+        return passes * self.data.max_held_out / self.tokens_per_step * self.step_flops(self.data.block) / 3
 
     @property
     def checkpoint_bytes(self) -> int:

@@ -507,12 +507,13 @@ def test_a_challenger_must_be_confirmed_against_the_champion_itself(
         text = sections.markdown(sweep, journal, sections.Outcome(run_dir=folder, tracking_uri="x"))
         if case in ("better", "where the champion fails"):
             assert crowned is not None
-            assert crowned.trial is first
+            assert crowned.trial is first is champion.crowned(sweep, journal).run
             assert verdicts["challenge"]["crowned"] == "s0003"
             line = "he standing champion, champion, is replaced by s0003, which is confirmed against it, too (s0003: "
         else:
             assert crowned is None
             line = "he standing champion, champion, stays: no arm is confirmed against it (s0003: "
+            assert champion.crowned(sweep, journal).why_not == verdicts["challenge"]["said"]
             assert said[0].startswith("t" + line)
         assert "T" + line in text.split("\n## ")[0]
         assert "* t" + line in text.split("## Verdicts")[1]

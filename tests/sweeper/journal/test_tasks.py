@@ -277,7 +277,7 @@ def test_an_arm_that_a_look_settled_keeps_what_its_tasks_said(here: Path, monkey
     arms = {"baseline": {"x": 0.5}, "far": {"x": 0.9}, "close": {"x": 0.499}}
     looks = {"until": "decided", "looks": [6, 8], "worthwhile": 0.001}
     given = {"arms": arms, "space": {}, "search": {"method": "arms"}, "confirm": looks, "config": {"run_sd": 0.01}}
-    _, journal, _ = confirmed(here, monkeypatch, **given)
+    spec, journal, folder = confirmed(here, monkeypatch, **given)
     first, last = design.verdicts(journal)
     kept = [arm for arm, look in last["settled"].items() if look == 1]
     before, now = (
@@ -290,6 +290,13 @@ def test_an_arm_that_a_look_settled_keeps_what_its_tasks_said(here: Path, monkey
         assert one["n"] == (6 if key[1] in kept else 8)
     assert first["tasks"]["alpha"] < last["tasks"]["alpha"] < 0.05
     assert first["tasks"]["alpha"] != first["alpha"], "levels of looks depend on how many comparisons Holm adjusts for"
+
+    monkeypatch.setattr(design, "_strayed", lambda *_: ["far"])
+    said = design.conclude(spec, journal, folder).to_dict()
+    assert said["told"]["far"] == "budget not matched"
+    apart = [one for one in said["tasks"]["comparisons"] if one["arm"] == "far"]
+    assert len(apart) == 4
+    assert {(one["n"], scores.told(one)) for one in apart} == {(0, "dropped: budget not matched")}
 
 
 def test_a_verdict_without_tasks_is_what_it_was(tmp_path: Path) -> None:

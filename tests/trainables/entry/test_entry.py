@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from sweeper.confirmation import design
-from sweeper.journal.events import Verdict
+from sweeper.journal import hours
+from sweeper.journal.events import End, Report, Session, Verdict
 from sweeper.journal.journal import Journal
 from sweeper.spec.load import resolve
 from tests.sweeper import conftest, in_process  # noqa: F401 # the first keeps Ray to this machine
@@ -202,18 +203,40 @@ def test_what_lacks_is_named() -> None:
     assert unknown["form, FLOPs of training"].state == unknown["form, hours of training"].state == "person"
 
 
-def test_the_clock_goes_on_over_sessions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+ROW = dict.fromkeys(("step", "train/loss", "val/loss", "val/loss_mask", "val/unigram_mask"), 1)
+
+
+def test_the_clock_goes_on_over_sessions(tmp_path: Path) -> None:
     path = tmp_path / "clock.json"
-    assert mlm._seconds(path) == 0
-    for content, seconds in (('{"seconds": 12.5}', 12.5), ('{"seconds": "x"}', 0), ("[", 0), ('{"seconds": -1}', 0)):
+    for device, gpu_seconds in (("cuda:0", 101), ("cpu", 50)):
+        before = mlm.Spent(100.0, 100.0 if device == "cuda:0" else 50.0)
+        (tmp_path / "new").mkdir()
+        mlm._reporter(tmp_path / "checkpoint", device, before)(ROW, tmp_path / "new")
+        told = mlm._spent(path)
+        assert told is not None
+        assert 100 <= told.seconds < 101
+        assert gpu_seconds - 1 <= told.gpu_seconds <= gpu_seconds, "a session on a CPU adds none"
+    clock = runs._own_clock(tmp_path)
+    assert (clock.hours or 0) * (clock.gpus or 0) == pytest.approx(50 / 3600)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "[", "{}", '{"seconds": 12.5}', '{"seconds": "x", "gpu_seconds": 0}', '{"seconds": -1, "gpu_seconds": 0}'],
+)
+def test_a_clock_that_lost_earlier_sessions_is_kept_no_longer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    path = tmp_path / "clock.json"
+    if content is not None:
         path.write_text(content, "utf-8")
-        assert mlm._seconds(path) == seconds
-    report = mlm._reporter(tmp_path / "checkpoint", "cuda:0", 100.0)
+    before = mlm._spent(path)
+    assert before is None
+    assert "does not say how long the earlier sessions took" in capsys.readouterr().err
     (tmp_path / "new").mkdir()
-    report(dict.fromkeys(("step", "train/loss", "val/loss", "val/loss_mask", "val/unigram_mask"), 1), tmp_path / "new")
-    told = json.loads(path.read_text("utf-8"))
-    assert 100 <= told["seconds"] < 101
-    assert told["gpus"] == 1
+    mlm._reporter(tmp_path / "checkpoint", "cpu", before)(ROW, tmp_path / "new")
+    assert not path.exists()
+    assert runs._own_clock(tmp_path).hours is None
 
 
 # --- a sweep ---------------------------------------------------------------------------------------------------------
@@ -239,7 +262,7 @@ def sweep(corpus: Path, tmp_path_factory: pytest.TempPathFactory, cache: None) -
     journal = in_process.sweep(spec, storage, confirm=True)
     run_dir = journal.path.parent
     data = design.conclude(spec, journal, run_dir).to_dict()
-    journal.append(Verdict(data=data | {"champion": "slow"}))
+    journal.append(Verdict(data=data | {"champion": "slow", "unlearned": None}))
     journal.close()
     return run_dir
 
@@ -290,10 +313,61 @@ def test_a_record_that_was_changed_is_refused_or_the_checklist_says_so(
     assert enter(copy, tmp_path / "entry") == 2
     assert "--trust-record goes on anyway" in capsys.readouterr().err
     assert enter(copy, tmp_path / "entry", "--trust-record") == 0
-    caution, stuck = (item for item in read(tmp_path / "entry")["checklist"] if item["what"] == "caution")
+    caution, *_, stuck = (item for item in read(tmp_path / "entry")["checklist"] if item["what"] == "caution")
     assert caution["state"] == "person"
     assert "The record is not what was written" in caution["note"]
     assert stuck["note"] == "this run did not begin to learn"
+
+
+def judged_again(sweep: Path, folder: Path, **changed: Any) -> Path:
+    """A copy whose last verdict says something else."""
+    copy = Path(shutil.copytree(sweep, folder / sweep.name))
+    journal = Journal(copy / "journal.jsonl")
+    journal.append(Verdict(data={**(journal.verdict() or {}), **changed}))
+    journal.close()
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"unlearned": "All guess."}, "slow is confirmed, but the runs learned too little to mean anything"),
+        ({"challenge": {"crowned": None, "said": "the old champion stays"}}, "the old champion stays"),
+    ],
+)
+def test_what_is_not_promoted_is_no_champion_here_either(
+    sweep: Path, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    found = runs.find(judged_again(sweep, tmp_path, **changed), None)
+    assert found.exploration
+    assert "the best of the search" in found.why
+    assert any(line.startswith(said) for line in found.cautions)
+    assert ("All guess." in found.cautions) == ("unlearned" in changed)
+
+
+def test_the_challenger_that_was_crowned_is_the_champion_with_what_qualifies_it(sweep: Path, tmp_path: Path) -> None:
+    journal = Journal(sweep / "journal.jsonl", read_only=True)
+    compared = [one | {"verdict": "confirmed"} for one in (journal.verdict() or {})["comparisons"]]
+    challenge = {"crowned": "fast", "said": "it is replaced"}
+    found = runs.find(judged_again(sweep, tmp_path, comparisons=compared, challenge=challenge, fresh=False), None)
+    assert "the first declared run of fast, which is confirmed" in found.why
+    assert not found.exploration
+    notes = "\n".join(found.cautions)
+    assert "the champion is the best of 2 confirmed, so its estimate is optimistic" in notes
+    assert "not fresh: earlier runs on this data" in notes
+    plain = "\n".join(runs.find(sweep, None).cautions)
+    assert "optimistic" not in plain
+
+
+def test_a_failed_run_of_the_champion_is_passed_over(sweep: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(sweep, tmp_path / sweep.name))
+    journal = Journal(copy / "journal.jsonl")
+    runs_of = {one.ask.seed: one.id for one in journal.stage("confirm") if one.ask.arm == "slow"}
+    journal.append(End(trial=runs_of[5], state="failed", reason="diverged"))
+    journal.close()
+    found = runs.find(copy, None)
+    assert found.why.startswith(f"trial {runs_of[4]}, the first declared run of slow")
+    assert "the run of slow on seed 5 did not complete" in found.cautions
 
 
 def test_any_trial_by_name(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,18 +381,50 @@ def test_any_trial_by_name(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "none").exists()
 
 
-def test_shared_steps_are_counted_at_the_trials_own_pace() -> None:
+def clocked(gpus: float, reports: dict[int, float] | None = None) -> Any:
+    """A run of three processes, in which t0002 reported at these steps and seconds."""
     from types import SimpleNamespace
 
-    spec = SimpleNamespace(resources=SimpleNamespace(gpus_per_worker=2, processes=3))
+    events = [Report(trial="t0002", step=step, metrics={}, time=at) for step, at in (reports or {}).items()]
+    journal: Any = SimpleNamespace(trials={"t0002": SimpleNamespace(rows=events)}, events=events)
+    spec = SimpleNamespace(resources=SimpleNamespace(gpus_per_worker=gpus, processes=3))
+    return SimpleNamespace(spec=spec, pace=lambda trial: hours.pace(journal, trial))
+
+
+def test_a_trained_trial_is_not_taken_over_because_another_was() -> None:
+    import pandas as pd
+
+    common = {"trial": "t0002", "seconds": 3600.0, "steps": 100, "started_from": None, "started_at": 0}
+    rows = pd.DataFrame([common | {"reused_from": None}, common | {"reused_from": "other/t0003"}]).to_dict("records")
+    assert [runs._clock(clocked(1), row).hours for row in rows] == [1.0, None]
+
+
+def test_a_pause_between_sessions_is_no_pace() -> None:
+    from types import SimpleNamespace
+
+    rows = [Report(trial="t1000", step=step, metrics={}, time=at) for step, at in ((10, 0), (20, 50), (30, 9e4))]
+    last = [Report(trial="t1000", step=step, metrics={}, time=at) for step, at in ((50, 9.02e4), (60, 1e6))]
+    session = Session(command="", versions={}, git_commit=None, machine={}, time=8e4)
+    journal: Any = SimpleNamespace(
+        trials={"t1000": SimpleNamespace(rows=[*rows, *last])}, events=[*rows[:2], session, rows[2], *last]
+    )
+    assert hours.pace(journal, "t1000") == pytest.approx((50 + 200) / 30)
+
+
+def test_shared_steps_are_counted_at_the_trials_own_pace() -> None:
     row: dict[str, Any] = {"seconds": 7200.0, "steps": 100, "reused_from": None, "started_from": None, "started_at": 0}
-    run: Any = SimpleNamespace(spec=spec)
-    assert runs._clock(run, row) == runs.Clock(2.0, 6, runs._clock(run, row).note)
-    shared = runs._clock(run, row | {"started_from": "t0001", "started_at": 60})
-    assert shared.hours == pytest.approx(5.0), "40 steps in two hours"
+    row["trial"] = "t0002"
+    assert runs._clock(clocked(2), row) == runs.Clock(2.0, 6, runs._clock(clocked(2), row).note)
+    forked = row | {"started_from": "t0001", "started_at": 60}
+    shared = runs._clock(clocked(2, {70: 1000, 80: 2800, 100: 9999}), forked)
+    assert shared.hours == pytest.approx(2 + 60 * 180 / 3600), "10 steps in 1800 s; the tasks of the last report aside"
     assert "the first 60 were trained once for several trials (t0001)" in shared.note
-    taken = runs._clock(run, row | {"reused_from": "other/t0003"})
+    seldom = runs._clock(clocked(2, {80: 2800, 100: 9999}), forked)
+    assert seldom.hours is None
+    assert "not counted, as the trial reported too seldom" in seldom.note
+    taken = runs._clock(clocked(2), row | {"reused_from": "other/t0003"})
     assert (taken.hours, taken.gpus) == (None, 6)
+    assert runs._clock(clocked(0.25), row).gpus == 0.75
     chosen = runs.Chosen("mine", Path("x"), clock=shared)
     found = {answer.question: answer.value for answer in form.answers(chosen, form.Facts(None, {}, 1, 1))}
     assert (found["hours of training"], found["GPU hours"]) == (5.0, 30.0)
@@ -347,6 +453,16 @@ def other_tokenizer(folder: Path) -> None:
     path.write_text(path.read_text("utf-8") + " ", "utf-8")
 
 
+def told(name: str, **changed: Any) -> Harm:
+    """Metadata of a checkpoint that say something else."""
+
+    def harm(folder: Path) -> None:
+        path = folder / name / "metadata.json"
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changed), "utf-8")
+
+    return harm
+
+
 def piped(folder: Path) -> None:
     os.mkfifo(folder / "series" / "chck_200" / "more")
 
@@ -367,6 +483,10 @@ BUNDLE = "checkpoint/bundle"
         (piped, "neither a file nor a folder"),
         (pickled, "no model.safetensors"),
         (other_tokenizer, "has another tokenizer than"),
+        (told("series/chck_200", seed=7), "its seed is another"),
+        (told("series/chck_200", data_fingerprint="x"), "its data_fingerprint is another"),
+        (told("series/chck_200", mark=300), "has a model after 300 words: its folder's name says 200"),
+        (told("series/chck_700", step=10**6), "is of a later step than"),
         (written(f"{BUNDLE}/training_config.yaml", "a: [" * 50), "training_config.yaml cannot be read"),
         (written(f"{BUNDLE}/training_config.yaml", "steps: many\n"), "training_config.yaml: steps: "),
         (written(f"{BUNDLE}/training_config.yaml", "- 1\n"), "training_config.yaml"),
@@ -402,6 +522,14 @@ def test_metadata_that_no_run_wrote_gives_no_numbers(run: Path, tmp_path: Path) 
         assert found["tokenizer"].startswith("train:300"), "from the settings"
 
 
+def test_a_series_without_metadata_is_taken_with_a_caution(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    assert runs.find(copy, None).cautions == ()
+    (copy / "series" / "chck_700" / "metadata.json").unlink()
+    (caution,) = runs.find(copy, None).cautions
+    assert caution.startswith("1 of 2 checkpoints, such as chck_700, ")
+
+
 def test_code_and_analysis_stay_behind(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     (copy / BUNDLE / "modeling.py").write_text("raise SystemExit(1)\n", "utf-8")
@@ -422,6 +550,13 @@ def test_bad_arguments(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         (run, "out", ("--task", "blimp=x"), "write official=DATA"),
         (run, "out", ("--task", "official=/none/such"), "there is no folder /none/such"),
         (run, "out", ("--task", f"official={tmp_path / 'empty'}"), "has nothing to score"),
+        (run, "out", ("--columns", "blimp"), "--columns goes with --task official=DATA"),
+        (
+            run,
+            "out",
+            ("--task", f"official={tmp_path / 'empty'}", "--columns", "wug"),
+            "--columns wug: there are blimp",
+        ),
     ]
     for folder, out, arguments, said in cases:
         assert enter(folder, tmp_path / out, *arguments) == 2, said

@@ -103,5 +103,11 @@ def test_data_without_a_fast_part_leave_the_fast_evaluation_open(whole: Path, da
     assert fast["note"].startswith("0 of 19 revisions by every task, lacking blimp, ")
     data_lack = [item for item in tree["checklist"] if item["what"] == "the challenge's data"]
     assert {item["state"] for item in data_lack} == {"missing"}
+    fewer = [str(whole), "--out", str(tmp_path / "fewer"), "--threads", "1", "--columns", "blimp"]
+    assert entry.main([*fewer, "--task", f"official={tmp_path / 'data'}"]) == 0
+    tree = json.loads((tmp_path / "fewer" / "entry.json").read_text("utf-8"))
+    notes = {item["what"]: (item["state"], item["note"]) for item in tree["checklist"]}
+    assert notes["predictions, BLiMP"][0] == "there"
+    assert notes["predictions, EWoK"] == ("missing", "not asked for: --columns leaves it out")
     aside = "the challenge's 59,875: its collation would set the task aside"
     assert any(item["note"].endswith(aside) for item in data_lack)

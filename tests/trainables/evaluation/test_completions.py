@@ -171,6 +171,24 @@ BAD: list[tuple[Callable[[Path], Items], str, dict[str, Any], str]] = [
         {"prompt": "a", "solution0": "b", "solution1": "c", "label": 2, "example_id": 1},
         "'label' must be 0 to 1",
     ),
+    (
+        completions.read_global_piqa,
+        "a",
+        {"prompt": "a", "solution0": "b", "solution1": "c", "label": True, "example_id": 1},
+        "'label' must be 0 to 1",
+    ),
+    (
+        completions.read_global_piqa,
+        "a",
+        {"prompt": "a", "solution0": "b", "solution1": "c", "solution3": "d", "label": 2, "example_id": 1},
+        "a.jsonl:1: 'solution3' is there and 'solution2' is not",
+    ),
+    (
+        completions.read_entity_tracking,
+        "regular",
+        {"input_prefix": "a", "options": ["b", "c"], "numops": True},
+        "numops",
+    ),
 ]
 
 
@@ -189,6 +207,13 @@ def test_an_option_beyond_the_positions_is_refused_with_its_line(scored: tuple[A
     row = {"Domain": "x", "Context1": "ba " * 40, "Context2": "b", "Target1": "c"}
     items = completions.read_ewok(write_rows(tmp_path / "a.jsonl", [row]))
     with pytest.raises(ValueError, match=r"a.jsonl:1: a sentence of .* exceeds the model's 32 positions"):
+        items.rows(scored[1], 32)
+
+
+def test_an_option_of_no_tokens_is_refused_and_does_not_win(scored: tuple[Any, Any]) -> None:
+    items = Items()
+    items.add("a.jsonl:7", [("Ba ne", " ne"), ("Ba \u200b", "\u200b")], "x")  # the tokenizer drops it
+    with pytest.raises(ValueError, match=r"a.jsonl:7: the tokenizer makes nothing of an option, so it has no score"):
         items.rows(scored[1], 32)
 
 

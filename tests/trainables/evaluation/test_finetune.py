@@ -149,7 +149,8 @@ def test_a_record_stands_for_its_model_data_and_settings(
 
     def learn(*given: Any) -> dict[str, Any]:
         calls.append(given[4])
-        return {"score": 0.5, "last": 0.25, "majority": 0.125}
+        answers = [0] * len(given[3]["valid"])
+        return {"score": 0.5, "last": 0.25, "majority": 0.125, "answers": answers}
 
     monkeypatch.setattr(module, "learn", learn)
     work = tmp_path / "work"

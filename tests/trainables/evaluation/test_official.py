@@ -15,7 +15,7 @@ from tests.trainables.one_by_one import fit, make_bundle
 from tests.trainables.texts import sentences
 from trainables import evaluate
 from trainables.data.tokenizer import Trained
-from trainables.evaluation import kept, official, pseudo_likelihood, rules, tasks
+from trainables.evaluation import completions, kept, official, pseudo_likelihood, rules, tasks
 from trainables.evaluation.official import Request
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -81,6 +81,48 @@ def test_the_score_is_what_the_file_says_of_the_data(roomy: Path, data: Path) ->
     assert found.submission["blimp"] is None
 
 
+def test_a_column_that_lacks_a_part_is_empty_and_only_that_part_is_named(
+    roomy: Path, data: Path, tmp_path: Path
+) -> None:
+    full = tmp_path / rules.FULL
+    shutil.copytree(data / rules.FULL / "global_piqa_parallel", full / "global_piqa_parallel")
+    found = official.evaluate(Request(roomy, tmp_path, ("global_piqa",)), lambda *_: None)
+    assert found.columns["global_piqa"] is None
+    assert found.submission["global_piqa_parallel"] is not None
+    assert found.submission["global_piqa_nonparallel"] is None
+    lack = full / "global_piqa_nonparallel"
+    assert found.notes[-1] == f"GlobalPIQA has no score: there is no {lack}"
+
+
+def test_ages_alone_without_all_checkpoints_are_refused_for_the_series(roomy: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(roomy / "series" / "chck_2M", tmp_path / "chck_2M")
+    with pytest.raises(ValueError, match=r"^AoA: the series lacks 18 of 19 checkpoints, such as chck_1M, and it needs"):
+        official.evaluate(Request(roomy, data, ("aoa",), series=tmp_path), lambda *_: None)
+
+
+def test_sizes_are_compared_by_subtask_as_the_collation_does() -> None:
+    for key, sizes in rules.SIZES.items():
+        assert sum(sizes.values()) == rules.PARTS[key].items
+    for key, sizes in rules.FAST_SIZES.items():
+        assert sum(sizes.values()) == rules.PARTS[key].fast_items
+    assert len(rules.SIZES["blimp"]) == 67
+
+    part, sizes = official._Choices.__new__(official._Choices), rules.SIZES["blimp_supplement"]
+    part.items, part._path = completions.Items(), Path("x")
+
+    def notes(held: dict[str, int]) -> list[str]:
+        part.items.subtask = [name for name, many in held.items() for _ in range(many)]
+        part.items.options = [(("a", "a"), ("b", "b"))] * len(part.items.subtask)
+        return part.notes(rules.PARTS["blimp_supplement"].items, sizes)
+
+    assert notes(sizes) == notes({name.title(): many for name, many in sizes.items()}) == []
+    moved = notes(sizes | {"hypernym": 840, "turn_taking": 282})
+    assert [note.partition(":")[0] for note in moved] == [
+        "x, hypernym, has 840 items, the challenge's 842",
+        "x, turn_taking, has 282 items, the challenge's 280",
+    ]
+
+
 def test_what_is_finished_is_not_repeated(roomy: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = Request(roomy, data, ("ewok", "aoa", "reading"), fast=True)
     first = official.evaluate(request, lambda *_: None)
@@ -101,7 +143,10 @@ def test_by_our_rule_ties_are_shares(roomy: Path, data: Path) -> None:
     assert column.ties is not None
     assert column.ties >= 3  # a sentence twice in every file
     assert other.score == other.half == column.half
-    assert theirs.columns["reading"] != ours.columns["reading"]  # later pieces of words
+    reading, read_whole = theirs.columns["reading"], ours.columns["reading"]
+    assert reading is not None
+    assert reading != read_whole  # later pieces of words
+    assert reading.ci is None
 
 
 def test_the_untrained_score_is_that_of_random_weights(roomy: Path, data: Path, tmp_path: Path) -> None:
@@ -173,4 +218,5 @@ def test_the_tasks_serve_a_sweep(roomy: Path, data: Path, bundle: Path) -> None:
         assert scores[name].score == pytest.approx(whole[name].half)
     assert scores["reading"].score == pytest.approx(whole["reading"].score)
     assert scores["reading"].untrained == pytest.approx(whole["reading"].untrained)
+    assert scores["reading"].ci is None
     assert scores["ewok"].by.keys() == whole["ewok"].by.keys()

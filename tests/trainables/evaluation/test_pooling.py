@@ -164,6 +164,11 @@ def test_predictions_have_the_score_that_the_task_has(name: str, bundle: Path, d
     assert own == "mrpc"
     assert classifier.measured(given, np.array(labels), "f1") == score.score
     assert len(records(tmp_path)) == 1, "nothing was learned twice"
+    (kept,) = tmp_path.glob("*.json")
+    whole = json.loads(kept.read_text("utf-8"))
+    for spoilt in (whole["answers"][1:], [*whole["answers"][1:], "yes"], None):
+        kept.write_text(json.dumps(whole | {"answers": spoilt}), "utf-8")
+        assert predictions(bundle, name, data, tmp_path) == {own: answers}, "a record without all answers is no record"
 
 
 def test_the_two_poolings_are_two_tasks(bundle: Path, data: str, tmp_path: Path) -> None:

@@ -247,6 +247,20 @@ def test_gradient_checkpointing_changes_no_number(corpus: Path, tmp_path: Path) 
     assert 0.5 < kept[1] / kept[0] < 0.9, "what is kept, and a layer that is computed again"
 
 
+@pytest.mark.parametrize("architecture", ["compact", "bert"])
+def test_a_step_on_short_rows_costs_less(corpus: Path, architecture: str) -> None:
+    """A tenth of the run at 4 tokens and the rest at 16, against runs on blocks of 4 and of 16 alone."""
+    whole = mlm.Config.model_validate(config(corpus).model_dump()).model_copy(update={"steps": 30})
+    whole = whole if architecture == "compact" else settings(corpus, "bert").model_copy(update={"steps": 30})
+    mixed = whole.model_copy(update={"sequence_lengths": ((0.0, 4), (0.1, 16))})
+    data = whole.data.model_copy(update={"block": 4})
+    short = whole.model_copy(update={"data": data, "batch_size": 4 * whole.batch_size})
+    assert whole.data.block == 16
+    assert short.flops_per_step < 0.98 * whole.flops_per_step
+    assert mixed.flops_per_step == pytest.approx(0.1 * short.flops_per_step + 0.9 * whole.flops_per_step)
+    assert mixed.validation_flops == pytest.approx(whole.validation_flops), "on whole blocks"
+
+
 def test_what_a_step_costs_is_counted(corpus: Path) -> None:
     """A BERT by either way has about the same products; parameters are the model's own."""
     plain, compact = settings(corpus, "bert"), mlm.Config.model_validate(config(corpus).model_dump())
