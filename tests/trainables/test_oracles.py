@@ -70,9 +70,14 @@ def test_loss_weights_after_each_of_6_refreshes(prepared: batches.Prepared) -> N
     check(oracles.loss_weights(prepared))
 
 
-@pytest.mark.parametrize("name", TEXTS)
+# Relevance is held to the same slow version on made-up text by test_collocations.py.
+@pytest.mark.parametrize("name", ["collocations", pytest.param("relevance", marks=pytest.mark.slow)])
 def test_what_is_counted_in_the_text(name: str, prepared: batches.Prepared) -> None:
     check(TEXTS[name](prepared))
+
+
+def test_every_text_is_compared() -> None:
+    assert {*TEXTS} == {"collocations", "relevance"}
 
 
 @pytest.mark.parametrize("compare", [*DRAWS, *LABORATORY], ids=lambda compare: compare.__name__)

@@ -68,7 +68,7 @@ def test_what_is_allowed_is_not() -> None:
     assert rule(masked=short).failing == [], "random took what the source could not supply"
 
 
-@pytest.mark.parametrize("options", [["--quick"], ["--quick", "--json"]])
+@pytest.mark.parametrize("options", [["--quick"], pytest.param(["--quick", "--json"], marks=pytest.mark.slow)])
 def test_the_command_trains_every_preset_and_says_what_fails(
     options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
