@@ -16,6 +16,8 @@ ASSUMED = (
     "model or length"
 )
 
+FEW = 5  # arms, of which a sentence speaks one by one
+
 
 def headline(verdict: Mapping[str, Any], names: Names | None = None) -> str:
     """The verdict in a sentence or two, equally plain whether something is confirmed or nothing is.
@@ -28,17 +30,25 @@ def headline(verdict: Mapping[str, Any], names: Names | None = None) -> str:
     fresh = "" if verdict["fresh"] else " Not all of those seeds were fresh."
     against = f"against {code(verdict['baseline'])} over {seeds} seeds by {text(test)}"
     if found is None:
-        verdicts = "; ".join(f"{_named(arm, names)}: {text(words)}" for arm, words in labels.items())
-        return f"**Nothing is confirmed** {against}. {verdicts}.{_going_on(verdict)}{fresh}"
+        each = _each(labels, names)
+        return f"**Nothing is confirmed** {against}. {each[:1].upper()}{each[1:]}.{_going_on(verdict)}{fresh}"
     low, high = found["interval"]
     interval = f"{_level(verdict, champion)} {low:+.4f} to {high:+.4f}"
     first = f"**Confirmed: {_named(champion, names)}** {against}: {found['mean']:+.4f} nats, {interval}."
     if challenge := verdict.get("challenge"):
         first += f" {text(challenge['said'][:1].upper() + challenge['said'][1:])}."
-    others = [f"{_named(arm, names)}: {text(words)}" for arm, words in labels.items() if arm != champion]
-    return (
-        " ".join([first, *(["The others: " + "; ".join(others) + "."] if others else [])]) + _going_on(verdict) + fresh
-    )
+    others = {arm: words for arm, words in labels.items() if arm != champion}
+    return first + f" The others: {_each(others, names)}." * bool(others) + _going_on(verdict) + fresh
+
+
+def _each(labels: Mapping[str, str], names: Names | None) -> str:
+    """What is said of each arm; many arms stand together by what is said of them."""
+    if len(labels) <= FEW:
+        return "; ".join(f"{_named(arm, names)}: {text(words)}" for arm, words in labels.items())
+    by_words: dict[str, list[str]] = {}
+    for arm, words in labels.items():
+        by_words.setdefault(words, []).append(_named(arm, names))
+    return "; ".join(f"{text(words)}: {', '.join(arms)}" for words, arms in by_words.items())
 
 
 def _named(arm: str, names: Names | None) -> str:

@@ -368,3 +368,15 @@ def test_simulated_looks_keep_the_false_rate_and_their_power(
     found, ended = calibration_looks.until_decided(real, design, rule)
     assert found.mean() > 0.97
     assert ended.mean() < 10.5
+
+
+def test_many_arms_stand_together_by_what_is_said_of_them() -> None:
+    told = {f"a{i}": "inconclusive" if i % 2 else "dropped after 4 pairs" for i in range(6)}
+    verdict: dict[str, Any] = {"told": told, "metric": "test/loss", "champion": None, "comparisons": [], "look": 1}
+    verdict |= {"seeds": [1, 2], "fresh": True, "baseline": "random", "settled": {}}
+    assert verdict_text.headline(verdict) == (
+        "**Nothing is confirmed** against `random` over 2 seeds by test/loss. "
+        "Dropped after 4 pairs: `a0`, `a2`, `a4`; inconclusive: `a1`, `a3`, `a5`."
+    )
+    del told["a5"]
+    assert "`a0`: dropped after 4 pairs; `a1`: inconclusive; " in verdict_text.headline(verdict)
