@@ -403,9 +403,9 @@ class Spent(NamedTuple):
 
 def spent(told: Mapping[str, Any]) -> Spent | None:
     """What a clock.json says; None if it is none."""
-    found = [told.get(name) for name in Spent._fields]
+    found: list[Any] = [told.get(name) for name in Spent._fields]
     whole = all(type(one) in (int, float) and 0 <= one < 1e9 for one in found)
-    return Spent(*map(float, found)) if whole else None  # pyright: ignore[reportArgumentType]: whole, so numbers
+    return Spent(*map(float, found)) if whole else None
 
 
 def _spent(path: Path) -> Spent | None:

@@ -57,7 +57,7 @@ class Tally:
         self.items.append((split, group, scores, right))
 
     def shares(self, half: bool) -> dict[str, dict[str, float]]:
-        """Accuracies by split and group; half: ties count as their share, and doubles are compared."""
+        """Accuracies by split and group; half: ties count as their share. Floats are compared, as the pipeline does."""
         draws = uniform(len(self.items), "ties", 0)
         found: dict[str, dict[str, list[float]]] = {}
         for draw, (split, group, scores, right) in zip(draws, self.items, strict=True):

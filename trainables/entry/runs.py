@@ -211,7 +211,7 @@ def _of_its_run(name: str, checkpoint: Path, bundle: Path) -> bool:
     words = word_amounts.words(name[len("chck_") :])
     if "mark" in theirs and theirs["mark"] != words:
         raise ValueError(f"{checkpoint} has a model after {theirs['mark']} words: its folder's name says {words}")
-    steps = theirs.get("step"), own.get("step")
+    steps: list[Any] = [theirs.get("step"), own.get("step")]
     whole = all(type(step) is int and step >= 0 for step in steps)
     if whole and steps[0] > steps[1]:
         raise ValueError(f"{checkpoint} is of a later step than {bundle}, so it is of another run")
