@@ -139,7 +139,7 @@ def masked(preset: Preset, corpus: Path, folder: Path) -> Masked:
 
 def grouped(preset: Preset) -> bool:
     """Whether it draws whole groups, such as words."""
-    policy, _ = policy_of(0.15, WORDS, {}, 1, preset=preset)
+    policy, _ = policy_of(0.15, WORDS, {}, 20, preset=preset)  # rows enough for the lowest of a preset's rates
     return isinstance(policy, mixture.Mixture) and any(source.grouped for _, source in policy.others)
 
 

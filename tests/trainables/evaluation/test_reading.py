@@ -62,7 +62,7 @@ def test_a_surprisal_that_tells_nothing_gains_something_so_that_a_score_has_no_i
         before = np.where(words.before >= 0, draw.normal(size=60), np.nan)
         gain = reading.score(words, (draw.normal(size=60), before))
         assert min(gain.eye_tracking, gain.self_paced) > 0
-    assert gain._fields == ("score", "eye_tracking", "self_paced")
+        assert gain._fields == ("score", "eye_tracking", "self_paced")
 
 
 def without(table: str, column: str) -> str:

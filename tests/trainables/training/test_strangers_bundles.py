@@ -285,7 +285,7 @@ def test_what_the_cache_keeps_of_scores_is_made_anew_where_it_is_damaged(
                                      '{"score": NaN, "last": 0, "majority": 0}', DEEP])  # fmt: skip
 def test_a_record_of_fine_tuning_that_is_none_is_made_anew(tmp_path: Path, written: str) -> None:
     (tmp_path / "a.json").write_text(written, "utf-8")
-    assert finetune._kept(tmp_path / "a.json") is None
+    assert finetune._kept(tmp_path / "a.json", 1) is None
 
 
 def states(name: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> Harm:
