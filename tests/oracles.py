@@ -421,7 +421,7 @@ ORACLES_OF: dict[Preset, tuple[str, ...]] = {
     "published/amlm-soft-code": ("amlm's code, soft", *_EXACT),
     "published/amlm-hard-decay-code": ("amlm's code, rate decay", *_EXACT),
     "whole_word": ("whole-word",),
-    "span": ("span",),
+    "span": ("span, p 0.2, at most 10",),
     "rarity": ("rarity", "random"),
     "rate_linear": ("rate linear", "random"),
     "rate_cosine": ("rate cosine", "random"),
