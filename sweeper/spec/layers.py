@@ -43,7 +43,7 @@ def stack(tree: Mapping[str, Any], profile: str | None, sets: Iterable[str], sou
     below = merge_all(layers)
     for text in sets:
         layers.append(Layer(_label(text), _assignment(text, below)))
-        below = merge(below, layers[-1].tree)
+        below = _onto(below, layers[-1])
     return layers
 
 
@@ -53,11 +53,18 @@ def _label(text: str) -> str:
 
 
 def merge_all(layers: Iterable[Layer]) -> Tree:
-    """The layers as one tree."""
+    """The layers as one tree. Raises ValueError in one line."""
     merged: Tree = {}
     for layer in layers:
-        merged = merge(merged, layer.tree)
+        merged = _onto(merged, layer)
     return merged
+
+
+def _onto(below: Tree, layer: Layer) -> Tree:
+    try:
+        return merge(below, layer.tree)
+    except ValueError as error:
+        raise ValueError(f"{layer.label}: {error}") from None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any], at: tuple[str, ...] = ()) -> Tree:

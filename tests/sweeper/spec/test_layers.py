@@ -113,7 +113,8 @@ def test_a_profile_can_delete() -> None:
         ({}, None, ["profile=a"], "--set profile=a: choose a profile with --profile NAME"),
         ({}, None, ["a=[1"], "--set a=[1: cannot read the value: line 1, column 3: expected"),
         ({}, None, ["a=null"], "--set a=null: there is nothing at a to delete"),
-        ({"arms": {"plain": {"model.dropout": None}}}, None, [], "arms.plain.model.dropout: null leaves the arm as"),
+        ({"arms": {"a": {}}}, None, ["arms.a.x=null"], "--set arms.a.x=null: there is nothing"),
+        ({"arms": {"plain": {"model.dropout": None}}}, None, [], "f: arms.plain.model.dropout: null leaves the arm"),
     ],
 )
 def test_refusals(tree: dict[str, Any], profile: str | None, sets: list[str], reason: str) -> None:
