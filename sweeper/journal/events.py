@@ -99,8 +99,8 @@ class DocumentsSaid(TypedDict):
     combined: NotRequired[Interval]
 
 
-class ComparisonSaid(TypedDict):
-    """See `verdicts.Comparison`; keys that earlier versions did not write may be absent."""
+class PairedSaid(TypedDict):
+    """An arm against the baseline over pairs of seeds, in losses or in scores of a task."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     arm: str
@@ -114,6 +114,12 @@ class ComparisonSaid(TypedDict):
     adjusted: Number
     flip: Number | None
     detectable: Number | None
+
+
+class ComparisonSaid(PairedSaid):
+    """See `verdicts.Comparison`; keys that earlier versions did not write may be absent."""
+
+    __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     needed: Count | None
     needed_range: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
     notes: list[str]
@@ -142,23 +148,12 @@ class ChallengeSaid(TypedDict):
     said: str
 
 
-class TaskComparisonSaid(TypedDict):
+class TaskComparisonSaid(PairedSaid):
     """See `task_verdicts.TaskComparison`."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     metric: str
-    arm: str
     alpha: Annotated[float, Field(gt=0, lt=1)]
-    verdict: str
-    n: Count
-    seeds: Seeds
-    differences: list[Number]
-    mean: Number | None
-    interval: Interval | None
-    sd: Number | None
-    adjusted: Number
-    flip: Number | None
-    detectable: Number | None
     why: str | None
 
 

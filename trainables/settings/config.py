@@ -386,12 +386,17 @@ class Schedule(Frozen):
 
     def _between(self, points: tuple[tuple[float, Number], ...], step: int, steps: int) -> tuple[Number, Number, float]:
         """The last point before a step, the next, and how much of the way there is behind it."""
-        begins = [round(begin * steps) for begin, _ in points]
-        now = max(n for n, begin in enumerate(begins) if begin <= step)
-        if self.interpolate == "step" or now == len(begins) - 1:
+        now = _now(points, step, steps)
+        if self.interpolate == "step" or now == len(points) - 1:
             return points[now][1], points[now][1], 0.0
-        part = (step - begins[now]) / (begins[now + 1] - begins[now])
+        begin, end = (round(points[n][0] * steps) for n in (now, now + 1))
+        part = (step - begin) / (end - begin)
         return points[now][1], points[now + 1][1], part
+
+
+def _now(points: tuple[tuple[float, Any], ...], step: int, steps: int) -> int:
+    """Which of the points [share of the run, what holds from there on] holds at a step, counted from 0."""
+    return max(n for n, (begin, _) in enumerate(points) if round(begin * steps) <= step)
 
 
 def _refuse_begins(points: tuple[tuple[float, Any], ...], name: str, example: str) -> None:
@@ -568,9 +573,8 @@ class MaskingConfig(Frozen):
                 f"rate {self.rate:g} has no effect beside rates, which rate_schedule step takes in its place: "
                 "leave it out, or write it into rates"
             )
-        begins = [begin for begin, _ in self.rates] if self.rates is not None else [0]
-        if begins[:1] != [0] or begins != sorted({*begins}):
-            raise ValueError("rates must begin at 0 and rise, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
+        if self.rates is not None:
+            _refuse_begins(self.rates, "rates", "[[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
         if self.row_rates and (self.policy != "mixture" or self.by_row):
             raise ValueError("row_rates belong to policy mixture with apportion batch, without replicate")
         if self.loss_weight and (self.policy != "mixture" or self.signal == "frequency"):
@@ -637,8 +641,8 @@ class MaskingConfig(Frozen):
         """The rate of a step, counted from 0, of a run of so many."""
         if not self.rate_changes:
             return self.rate
-        if self.rate_schedule == "step":
-            return [rate for begin, rate in self.rates or () if round(begin * steps) <= step][-1]
+        if self.rate_schedule == "step" and self.rates:
+            return self.rates[_now(self.rates, step, steps)][1]
         begin, end = self.rate_start, self.rate
         last = max(1, steps - 1)
         if self.rate_schedule == "linear":
@@ -920,8 +924,8 @@ class Config(Frozen):
 
     def sequence_length(self, step: int) -> int:
         """Tokens of a row that the model sees in a step, counted from 0."""
-        begun = [tokens for share, tokens in self.sequence_lengths or () if round(share * self.steps) <= step]
-        return begun[-1] if begun else self.data.block
+        lengths = self.sequence_lengths or ((0.0, self.data.block),)
+        return lengths[_now(lengths, step, self.steps)][1]
 
     @property
     def flops_per_step(self) -> float:

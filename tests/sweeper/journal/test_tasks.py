@@ -151,16 +151,22 @@ def test_the_reports_have_the_front_and_the_scores(tmp_path: Path, spec: SweepSp
     assert not {FRONT, JUDGED} & plain.keys()
 
 
-@pytest.mark.parametrize("name", ["toy", "toy/rte"])
-def test_from_the_spec_to_the_report(here: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A search and its confirmation, one trial after the other in this process."""
-    spec = scored(name)
+def begun(spec: SweepSpec, here: Path) -> tuple[Path, Journal]:
+    """A run folder and its journal, with a first session."""
     folder = here / "run"
     folder.mkdir()
     (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
     journal = Journal(folder / "journal.jsonl")
     first = session()
     journal.append(type(first)(**{**vars(first), "facts": prepare_shared(spec, print)}))
+    return folder, journal
+
+
+@pytest.mark.parametrize("name", ["toy", "toy/rte"])
+def test_from_the_spec_to_the_report(here: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A search and its confirmation, one trial after the other in this process."""
+    spec = scored(name)
+    folder, journal = begun(spec, here)
     through(StudySearch(spec, journal, 1, folder / "optuna.log", 1), folder, monkeypatch)
     journal.append(design.declared(spec, journal, fresh=True, earlier=0))
     through(ConfirmSearch(spec, journal, 1, folder / "optuna.log"), folder, monkeypatch)
@@ -209,12 +215,7 @@ def confirmed(here: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tu
         "config": {"run_sd": 0.001, "seed_sd": 0.1},
     }
     spec = resolve({**CONFIRMED, **given, **changes})
-    folder = here / "run"
-    folder.mkdir()
-    (folder / "spec.yaml").write_text(spec.to_yaml(), "utf-8")
-    journal = Journal(folder / "journal.jsonl")
-    first = session()
-    journal.append(type(first)(**{**vars(first), "facts": prepare_shared(spec, print)}))
+    folder, journal = begun(spec, here)
     listed = spec.search.method == "arms"
     log = folder / "optuna.log"
     searching = ListSearch(spec, journal, 1, log) if listed else StudySearch(spec, journal, 1, log, 1)
