@@ -31,7 +31,7 @@ from trainables.masking.budget import Selection
 from trainables.masking.policy import Answers, MaskingPolicy, Vocabulary
 from trainables.masking.sources import NEVER, Scored, Source
 from trainables.noise import StepNoise, uniform
-from trainables.settings.catalogue import SOURCES
+from trainables.settings.catalogue import LOOP_DRAWS, SOURCES, STARTS
 from trainables.settings.config import Config
 
 __all__ = ["PolicyContract", "SourceContract", "Tape"]
@@ -120,6 +120,30 @@ def _given(noise: StepNoise, draws: Mapping[str, Any]) -> dict[str, torch.Tensor
     return {name: torch.from_numpy(np.array(draw(noise), order="C")) for name, draw in draws.items()}
 
 
+class _Noted(StepNoise):
+    """A step's noise that notes under which names something is drawn, and for which purposes noise is made."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.names: set[str] = set()
+
+    def get_or_draw(self, name: str, draw: Any, device: torch.device) -> torch.Tensor:
+        self.names.add(name)
+        return super().get_or_draw(name, draw, device)
+
+    def starts(self, purpose: str, number: int) -> Any:
+        self.names.add(purpose)
+        return super().starts(purpose, number)
+
+    def uniform(self, purpose: str) -> Any:
+        self.names.add(purpose)
+        return super().uniform(purpose)
+
+    def integers(self, purpose: str, high: int) -> Any:
+        self.names.add(purpose)
+        return super().integers(purpose, high)
+
+
 def _named(maker: Any) -> Callable[..., Any]:
     """A callable, or what a text `module:name` leads to."""
     if not isinstance(maker, str):
@@ -154,8 +178,8 @@ class _Contract:
     def shape(self) -> tuple[int, int]:
         return self.settings.batch_size, self.settings.data.block
 
-    def noise(self, step: int, seed: int = SEED) -> StepNoise:
-        return StepNoise(seed, 0, step, self.shape)
+    def noise(self, step: int, seed: int = SEED) -> _Noted:
+        return _Noted(seed, 0, step, self.shape)
 
     def ids(self, step: int) -> torch.Tensor:
         """[B, T]: the global batch of a step. Override it for tokens of your own `vocabulary`."""
@@ -250,6 +274,13 @@ class SourceContract(_Contract):
         first = self.made().priorities(ids, self.noise(0), rows)
         for other in (self.noise(1), self.noise(0, SEED + 1)):
             assert not torch.equal(self.made().priorities(ids, other, rows), first), "other noise gives the same"
+
+    def test_what_it_draws_has_its_name(self) -> None:
+        """Its own, or one that begins with it and a space: two draws of a step by one name are the same numbers."""
+        source, noise = self.made(), self.noise(0)
+        source.priorities(self.ids(0), noise, slice(0, self.shape[0]))
+        foreign = {name for name in noise.names - STARTS if name.partition(" ")[0] != source.name}
+        assert not foreign, f"it draws {', '.join(sorted(foreign))}, which is another's: name it {source.name!r}"
 
     def test_special_tokens_are_never_drawn(self) -> None:
         """`largest` takes as many as are due, of those that may be predicted and have a priority."""
@@ -403,6 +434,13 @@ class PolicyContract(_Contract):
             assert not torch.equal(self.made().select(self.ids(0), other).positions, first), (
                 "other noise, same positions"
             )
+
+    def test_it_draws_nothing_that_the_loop_draws(self) -> None:
+        """Two draws of a step by one name would be the same numbers."""
+        noise = self.noise(0)
+        self.made().select(self.ids(0), noise)
+        foreign = noise.names & LOOP_DRAWS
+        assert not foreign, f"it draws {', '.join(sorted(foreign))}, which the training loop draws: take another name"
 
     def test_in_the_mask_warmup_it_selects_at_random(self) -> None:
         """As every policy does there, so that all runs of a sweep are the same run up to its end."""

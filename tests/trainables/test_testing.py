@@ -72,6 +72,7 @@ SPLIT = "a_split_batch_gives_slices_of_the_whole"
 REPLAY = "a_step_can_be_drawn_ahead_and_replayed"
 SPECIALS = "special_tokens_are_never_drawn"
 OTHER = "other_noise_gives_other_priorities"
+OWN = "what_it_draws_has_its_name"
 
 
 class Single(Random):
@@ -222,6 +223,21 @@ class Learnt(SourceContract):
         return source
 
 
+class Borrows(Random):
+    """Has the noise of random masking, so what it takes and what random masking leaves go together."""
+
+    name = "borrows"
+
+
+class TakesTheBatch(Source):
+    """Draws by a name that the batches have."""
+
+    name = "late"
+
+    def priorities(self, ids_BT: torch.Tensor, noise: StepNoise, rows: slice) -> torch.Tensor:
+        return noise.get_or_draw("tokens", lambda noise: noise.uniform(self.name)[rows], ids_BT.device)
+
+
 class Nameless(Random):
     name = ""
 
@@ -248,7 +264,9 @@ class Unclear(Random):
         (Picks, {REPLAY}),
         (Overwrites, {SAME_BITS}),
         (Fixed, {OTHER}),
-        (Nameless, {"it_has_a_name_and_says_whether_it_draws_groups"}),
+        (Borrows, {OWN}),
+        (TakesTheBatch, {OWN}),
+        (Nameless, {"it_has_a_name_and_says_whether_it_draws_groups", OWN}),
         (Unclear, {"it_has_a_name_and_says_whether_it_draws_groups"}),
     ],
 )
@@ -275,6 +293,7 @@ SAME = "the_same_noise_selects_the_same"
 NOISE = "other_noise_selects_other_positions"
 WARMUP = "in_the_mask_warmup_it_selects_at_random"
 STATE = "it_goes_on_from_its_state"
+LOOPS = "it_draws_nothing_that_the_loop_draws"
 SHAPES = "observing_and_refreshing_keep_shapes"
 RANKS = "ranks_select_together_what_one_selects"
 RANKS_GO_ON = "ranks_go_on_from_the_state_of_one"
@@ -349,6 +368,14 @@ class RankNoise(Mixture):
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
         rank = self.rows.start
         return super().select(ids_BT, noise if not rank else StepNoise(rank, 0, noise.step, noise.shape))
+
+
+class LoopsNoise(Mixture):
+    """Goes by the number that says which of the predicted positions keep their token."""
+
+    def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
+        noise.get_or_draw("replace", lambda noise: noise.uniform("replace"), ids_BT.device)
+        return super().select(ids_BT, noise)
 
 
 class WithoutState(Amlm):
@@ -434,6 +461,7 @@ MIXED = {"masking": {"preset": "accuracy_morph"}}
         (OwnNoise, MIXED, {SAME, WARMUP, STATE, *BOTH_RANKS, REPLAY}),
         (OneNoise, MIXED, {NOISE, WARMUP}),
         (RankNoise, MIXED, {*BOTH_RANKS}),
+        (LoopsNoise, MIXED, {LOOPS}),
         (WithoutState, AMLM, {STATE, RANKS_GO_ON}),
         (WithoutWindow, AMLM, {STATE, RANKS_GO_ON}),
         (TwiceTheWindow, AMLM, {RANKS_GO_ON}),

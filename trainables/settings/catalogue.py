@@ -28,11 +28,13 @@ SOURCES: dict[str, Entry] = {
 
 # What a step asks `StepNoise.get_or_draw` for beside the sources by their own names. A source that was called so would
 # get the step's draw where draws are made ahead, or the step that of the source.
-OWN_DRAWS = frozenset(
+STARTS = frozenset({"word start", "collocation start"})  # batches.py, for every source that asks its vocabulary
+LOOP_DRAWS = frozenset(
     {
-        *("tokens", "blocks", "word start", "collocation start"),  # batches.py
-        *("quotas", "span length", "row totals", "amlm", "amlm order", "amlm start"),  # masking
+        *("tokens", "blocks"),  # batches.py
         *("corrupt", "corrupt rows", "replace", "other"),  # replacement.py
         "rate",  # optimiser.py
     }
 )
+POLICY_DRAWS = frozenset({"quotas", "span length", "row totals", "amlm", "amlm order", "amlm start"})
+OWN_DRAWS = STARTS | LOOP_DRAWS | POLICY_DRAWS
