@@ -156,11 +156,12 @@ def _confirmation(spec: SweepSpec, journal: Journal, names: Names) -> Iterator[s
         chosen += f" with the lowest {spec.objective} in the search"
     elif journal.stage("search") and spec.compared < len(spec.comparable) - 1:
         chosen += f" with the lowest mean {spec.objective} in the search"
+    searched = bool(journal.stage("search"))
     listed = ", ".join(map(names.label, candidates[:NAMED])) + ", …" * (len(candidates) > NAMED)
     fewer = "up to " * (len(spec.looks) > 1 or first.racing)
     yield (
         f"{chosen} ({listed}) and {_baseline(first.baseline)} {trained} to full length on {fewer}"
-        f"{_seeds(seeds)}{' that the search did not use' * bool(journal.stage('search'))}{_fresh(journal, told)}."
+        f"{_seeds(seeds)}{' that the search did not use' * searched}{_fresh(journal, told, searched)}."
     )
     if first.champion:
         standing = names.label(first.champion)
@@ -175,7 +176,8 @@ def _confirmation(spec: SweepSpec, journal: Journal, names: Names) -> Iterator[s
         yield f"{failed} of {len(journal.stage(design.STAGE))} runs of the confirmation failed."
     yield (
         f"Runs with the same seed {were} paired, and the differences in {design.metric(spec)} (candidate minus "
-        f"baseline, nats), on a part of the data that the search never read, {were} tested over seeds."
+        f"baseline, nats), on a part of the data that {'the search' if searched else 'training'} never read, {were} "
+        "tested over seeds."
     )
     yield from _rule(spec, journal, verdict)
 
@@ -306,11 +308,11 @@ def _seeds(seeds: list[int]) -> str:
     return f"{len(ordered)} seed{'s' * (len(ordered) != 1)} ({shown})"
 
 
-def _fresh(journal: Journal, families: Sequence[Family]) -> str:
+def _fresh(journal: Journal, families: Sequence[Family], searched: bool) -> str:
     if not journal.facts().get("data_fingerprint"):  # which `fresh_seeds` finds earlier runs by
         return "; whether earlier runs used them was not checked, as the trainable names no data"
     if all(family.fresh for family in families):
-        return ", nor any earlier run on record on these data"
+        return f", {'nor' if searched else 'unused by'} any earlier run on record on these data"
     return "; not all of them are fresh, as earlier runs on these data used some or could not be asked"
 
 

@@ -113,7 +113,7 @@ def _headline(spec: SweepSpec, journal: Journal, names: Names, outcome: Outcome)
     ends = ", ".join(f"{counts[state]} {state}" for state in RANKS if counts[state]) or "none started"
     found = best(spec, records)
     if found is None and not spec.total_trials:
-        return f"There was no search ({len(records)} trials: {ends})."
+        return f"There was no search. Runs of the confirmation: {ends}."
     if found is None:
         within = " within the budget" if counts["completed"] else ""
         return f"**No trial completed{within}** ({len(records)} trials: {ends})."

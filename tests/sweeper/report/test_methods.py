@@ -13,6 +13,7 @@ from sweeper.journal import recorded
 from sweeper.journal.events import Doubt, Family, Verdict
 from sweeper.journal.journal import Journal
 from sweeper.report.methods import methods
+from sweeper.report.sections import Outcome, markdown
 from sweeper.report.setup import VARIES, setup, tex
 from tests.sweeper import confirmed
 from tests.sweeper.in_process import sweep
@@ -155,6 +156,20 @@ def test_seeds_are_called_fresh_only_where_that_was_asked(tmp_path: Path) -> Non
     assert "whether earlier runs used them was not checked, as the trainable names no data" in said
 
 
+def test_without_a_search_nothing_is_said_of_what_it_used(tmp_path: Path) -> None:
+    arms = {"plain": {"x": 0.5}, "better": {"x": 0.3}}
+    seeds = {"search": [], "confirm": list(range(101, 109))}
+    spec = toy_spec(space={}, arms=arms, seeds=seeds, search={"method": "arms"})
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(replace(session(), facts={"data_fingerprint": "d1"}))
+    journal.append(design.declared(spec, journal, fresh=True, earlier=0))
+    said = methods(spec, journal)
+    assert "on 8 seeds (101 to 108), unused by any earlier run on record on these data." in said
+    assert "on a part of the data that training never read, are to be tested" in said
+    outcome = Outcome(run_dir=tmp_path, tracking_uri="sqlite:////s/mlflow.db")
+    assert "There was no search. Runs of the confirmation: none started." in markdown(spec, journal, outcome)
+
+
 def test_a_search_without_a_result_says_why_nothing_follows(tmp_path: Path) -> None:
     spec = toy_spec(seeds={"search": [0], "confirm": list(range(101, 109))}, search={"method": "tpe", "trials": 2})
     journal = Journal(tmp_path / "journal.jsonl")
@@ -184,6 +199,7 @@ def test_arms_without_a_search_with_looks_and_seeds_that_are_not_fresh(tmp_path:
     assert "There was no search: the 3 arms (plain, better, same) went straight to the confirmation." in said
     assert "the baseline, plain, are each to be trained to full length on up to 6 seeds (101 to 106)" in said
     assert "not all of them are fresh" in said
+    assert "on a part of the data that training never read" in said
     assert "lower than the baseline's by more than 0.001 nats" in said
     assert "Looks after 6, 8 pairs were declared before the first run" in said
     assert "an O'Brien-Fleming spending function" in said
