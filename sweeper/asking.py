@@ -35,8 +35,8 @@ from sweeper.tracking import tags as tag
 from sweeper.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from sweeper.search.optuna_search import JournalSearch
     from sweeper.search.schedulers import JournalScheduler
+    from sweeper.search.searchers import JournalSearch
 
 TOLD = recorded.TOLD
 

@@ -24,7 +24,8 @@ from sweeper.report import pareto, scores, sections, tables
 from sweeper.report.html.curves import curves_of
 from sweeper.report.html.page import page
 from sweeper.search import schedulers
-from sweeper.search.optuna_search import StudySearch, importance, write_study
+from sweeper.search.optuna_search import StudySearch
+from sweeper.search.optuna_study import importance, write_study
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec

@@ -23,8 +23,9 @@ from sweeper.report import scores, write
 from sweeper.report.html.page import page
 from sweeper.report.sections import FRONT, JUDGED, Outcome, sections
 from sweeper.report.tables import results_csv
-from sweeper.search.optuna_search import ConfirmSearch, JournalSearch, ListSearch, StudySearch
+from sweeper.search.optuna_search import StudySearch
 from sweeper.search.schedulers import JournalScheduler
+from sweeper.search.searchers import ConfirmSearch, JournalSearch, ListSearch
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
 from sweeper.trials import cluster, trial, tuner
