@@ -16,7 +16,7 @@ from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sweeper import preflight
-from sweeper.confirmation import champion, design
+from sweeper.confirmation import champion, conclusion, design
 from sweeper.journal import recorded, run_folders
 from sweeper.journal.events import Doubt, End, Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
@@ -35,8 +35,8 @@ from sweeper.tracking import tags as tag
 from sweeper.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from sweeper.search.optuna_search import JournalSearch
     from sweeper.search.schedulers import JournalScheduler
+    from sweeper.search.searchers import JournalSearch
 
 TOLD = recorded.TOLD
 
@@ -235,9 +235,9 @@ class Asking:
         looks, verdict = len(journal.families()), journal.verdict()
         if not looks or not design.complete(spec, journal) or (verdict and verdict["look"] >= looks):
             return
-        if reason := design.missing_metric_note(spec, journal):
+        if reason := conclusion.missing_metric_note(spec, journal):
             self._say(reason)
-        journal.append(Verdict(data=design.conclude(spec, journal, self.run_dir).to_dict()))
+        journal.append(Verdict(data=conclusion.conclude(spec, journal, self.run_dir).to_dict()))
 
     def _asked(self, record: TrialRecord) -> Asked:
         assert self._rule is not None

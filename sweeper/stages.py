@@ -15,7 +15,7 @@ from typing import Any
 from filelock import Timeout
 
 from sweeper import closing
-from sweeper.confirmation import champion, design
+from sweeper.confirmation import champion, conclusion, design
 from sweeper.journal import learned, object_store, records, run_folders, warm_start
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal, TrialRecord, fingerprints_in
@@ -287,9 +287,9 @@ class Stages:
             if not tuner.confirm(spec, self.run_dir, journal, slots, facts=prepare_info, reuse=self.reuse, say=say):
                 return False
             signals.install()  # Tune's handler is still there
-        if reason := design.missing_metric_note(spec, journal):
+        if reason := conclusion.missing_metric_note(spec, journal):
             say(reason)
-        journal.append(Verdict(data=design.conclude(spec, journal, self.run_dir).to_dict()))
+        journal.append(Verdict(data=conclusion.conclude(spec, journal, self.run_dir).to_dict()))
         return design.finished(spec, journal) or not signals.happened
 
     def promotion(self, say: Say) -> tuple[Promotion | None, dict[str, str]]:

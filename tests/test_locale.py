@@ -31,12 +31,12 @@ TRAIN = """
 import sys
 from pathlib import Path
 from trainables import mlm
-from trainables.data import tokenizer
+from trainables.data import wordpiece
 folder = Path(sys.argv[1])
 pieces = "Мо дель сло во größ ere Maß Ελ λά δα 模 型 ба не лу ти ро ка".split()
 words = [a + b for a in pieces for b in pieces]
 lines = [" ".join(words[(n * n + 7 * i) % len(words)] for i in range(12)) for n in range(200)]
-tokenizer.Trained(200).obtain(lines).save(folder / "words")
+wordpiece.Trained(200).obtain(lines).save(folder / "words")
 (folder / "text.txt").write_text("\\n\\n".join(lines), "utf-8")
 settings = ["data.block=16", "data.held_out=0.2", "model.hidden=16", "model.layers=1", "model.heads=2", "steps=60",
     "model.intermediate=16", "model.max_positions=16", "batch_size=8", "masking.update_every=1", "report_every=30",

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from trainables.masking.policy import Answers, MaskingPolicy, Vocabulary
     from trainables.masking.sources import Scored, Source
     from trainables.noise import StepNoise
-    from trainables.settings.config import Config, with_source
+    from trainables.settings.config import Config
+    from trainables.settings.own_source import with_source
 
 __all__ = [
     "Answers",
@@ -34,7 +35,8 @@ _MODULES = {
     "masking.policy": ("Answers", "MaskingPolicy", "Vocabulary"),
     "masking.sources": ("Scored", "Source"),
     "noise": ("StepNoise",),
-    "settings.config": ("Config", "with_source"),
+    "settings.config": ("Config",),
+    "settings.own_source": ("with_source",),
 }
 
 

@@ -25,6 +25,7 @@ from sweeper.trainable import Pace, TrainContext
 from trainables import limits, machine, received
 from trainables.settings import config as settings
 from trainables.settings.described import setup
+from trainables.settings.overrides import override
 from trainables.settings.presets import expand
 from trainables.settings.slice_names import NAMES
 
@@ -368,7 +369,7 @@ def _read(path: Path | None) -> dict[str, Any]:
 def _start(options: argparse.Namespace) -> tuple[Config, dict[str, Any], Path | None]:
     """The settings, what `prepare` returned, and the checkpoint to continue from. Raises ValueError or OSError."""
     kept = options.output / KEPT
-    config = settings.override(options.set, Config, _read(options.config), str(options.config))
+    config = override(options.set, Config, _read(options.config), str(options.config))
     for path in (kept, kept.with_name(NEXT), options.output / "series", options.output / CLOCK):
         if os.path.lexists(path):
             files.refuse_links(path)

@@ -19,7 +19,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sweeper.trainable import Pace, TrainContext
-from trainables.settings.config import Frozen, Shares
+from trainables.settings.frozen import Frozen
+from trainables.settings.shares import Shares
 
 
 class Config(Frozen):

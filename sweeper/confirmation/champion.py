@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sweeper.confirmation import design
+from sweeper.confirmation import conclusion, design
 from sweeper.confirmation.fresh_seeds import spent
 from sweeper.journal import budget, checkpoints, learned
 from sweeper.journal.events import Family
@@ -103,8 +103,8 @@ def crowned(spec: SweepSpec, journal: Journal) -> Crowned:
             return Crowned(why_not=challenge["said"])
         label = str(challenge["crowned"])
     confirmed = sum(one["verdict"] == "confirmed" for one in verdict["comparisons"])
-    notes = [] if verdict["fresh"] else [design.NOT_FRESH]
-    notes += [design.optimistic(confirmed)] if confirmed > 1 else []
+    notes = [] if verdict["fresh"] else [conclusion.NOT_FRESH]
+    notes += [conclusion.optimistic(confirmed)] if confirmed > 1 else []
     return Crowned(label, _first(journal, label, journal.families()[0].seeds), notes=notes)
 
 

@@ -158,7 +158,7 @@ class TaskComparisonSaid(PairedSaid):
 
 
 class TasksSaid(TypedDict):
-    """The verdicts on tasks, which are secondary: see `design.VerdictData`."""
+    """The verdicts on tasks, which are secondary: see `conclusion.VerdictData`."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     alpha: Annotated[float, Field(gt=0, lt=1)]
@@ -167,7 +167,7 @@ class TasksSaid(TypedDict):
 
 
 class Said(TypedDict):
-    """The verdict of a look: see `design.VerdictData`; keys that earlier versions did not write may be absent."""
+    """The verdict of a look: see `conclusion.VerdictData`; keys that earlier versions did not write may be absent."""
 
     __pydantic_config__ = _OPEN  # pyright: ignore[reportGeneralTypeIssues]
     look: Count

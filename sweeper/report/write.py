@@ -92,6 +92,6 @@ def importance_of(spec: SweepSpec, journal: Journal) -> dict[str, float]:
     """The importance of the settings that a search varied; without any, Ray and Optuna need not load."""
     if not spec.space:
         return {}
-    from sweeper.search.optuna_search import importance
+    from sweeper.search.optuna_study import importance
 
     return importance(spec, journal)

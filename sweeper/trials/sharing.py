@@ -10,8 +10,9 @@ from sweeper.journal.events import Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.reuse import Reuse, place
 from sweeper.plan.shared_steps import fork_steps
-from sweeper.search.optuna_search import Calls, derive
+from sweeper.search.optuna_search import derive
 from sweeper.search.schedulers import JournalScheduler
+from sweeper.search.searchers import Calls
 from sweeper.spec.spec import SweepSpec
 from sweeper.system.nodes import configured
 

@@ -29,17 +29,10 @@ from sweeper.journal.journal import Journal
 from sweeper.journal.limits import Limits, Reached
 from sweeper.journal.object_store import Remote
 from sweeper.journal.run_folders import SCRATCH
-from sweeper.search.optuna_search import (
-    Calls,
-    ConfirmSearch,
-    JournalSearch,
-    ListSearch,
-    OpenSearch,
-    StudySearch,
-    expected_rows,
-    write_study,
-)
+from sweeper.search.optuna_search import StudySearch
+from sweeper.search.optuna_study import write_study
 from sweeper.search.schedulers import Hooks, JournalScheduler, scheduler
+from sweeper.search.searchers import Calls, ConfirmSearch, JournalSearch, ListSearch, OpenSearch, expected_rows
 from sweeper.spec import asides
 from sweeper.spec.spec import SweepSpec
 from sweeper.system import faults, nodes

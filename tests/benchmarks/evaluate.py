@@ -23,7 +23,7 @@ import torch
 from tests.trainables.one_by_one import fit, make_bundle, one_by_one
 from tests.trainables.probes import reversed_words
 from tests.trainables.texts import SYLLABLES, sentences
-from trainables.data import tokenizer
+from trainables.data import tokenizer, vocabulary
 from trainables.evaluation import minimal_pairs, pseudo_likelihood
 from trainables.evaluation.pseudo_likelihood import Scorer
 from trainables.evaluation.sentence_pairs import Pairs
@@ -38,7 +38,7 @@ def bundle(folder: Path, text: list[str]) -> Path:
     letters = sorted(set("".join(SYLLABLES)) | set("abcdefghijklmnopqrstuvwxyz.,'?!"))
     pieces = [*letters, *SYLLABLES]
     words = sorted(set(re.findall("[a-z]+", " ".join(text).lower())) - set(pieces))
-    entries = [*tokenizer.SPECIALS.values(), *pieces, *(f"##{piece}" for piece in pieces), *words]
+    entries = [*vocabulary.SPECIALS.values(), *pieces, *(f"##{piece}" for piece in pieces), *words]
     entries += [f"filler{i}" for i in range(ENTRIES - len(entries))]
     (folder / "words").mkdir(parents=True)
     (folder / "words" / "vocab.txt").write_text("\n".join(entries) + "\n", "utf-8")

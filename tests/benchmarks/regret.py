@@ -36,9 +36,10 @@ from ray.tune.search.optuna import OptunaSearch
 from sweeper.journal import warm_start
 from sweeper.journal.events import WarmStart
 from sweeper.journal.journal import Journal
-from sweeper.search import optuna_search
-from sweeper.search.optuna_search import Calls, StudySearch
+from sweeper.search import optuna_study, searchers
+from sweeper.search.optuna_search import StudySearch
 from sweeper.search.schedulers import scheduler
+from sweeper.search.searchers import Calls
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
 from sweeper.trainable import TrainContext
@@ -116,7 +117,7 @@ class Stock(Contender):
 
     def __init__(self, spec: SweepSpec, seed: int) -> None:
         self.spec = spec
-        space = {name.replace("/", "#"): found for name, found in optuna_search._distributions(spec).items()}
+        space = {name.replace("/", "#"): found for name, found in optuna_study.distributions(spec).items()}
         self.search = OptunaSearch(space=space, metric="val/loss", mode="min", seed=seed)
         self.rule = ASHAScheduler("step", "val/loss", "min", STEPS, FIRST, REDUCTION)
         self.configs: dict[str, toy.Config] = {}
@@ -240,7 +241,7 @@ def measure(seeds: range) -> dict[str, Any]:
     """Each contender's outcomes over the seeds, and the paired differences in regret of ours from the others."""
     budget = FULL_RUNS * STEPS
     outcomes: dict[str, list[Outcome]] = {"ours": [], "random": [], "stock": []}
-    optuna_search.write_study = lambda *_: None  # type: ignore[assignment]  # the dashboard's file is not what is measured
+    searchers.write_study = lambda *_: None  # type: ignore[assignment]  # the dashboard's file is not what is measured
     for seed in seeds:
         halving = spec("tpe", {"halving": {"first": FIRST, "reduction": REDUCTION}}, budget // FIRST, seed)
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
@@ -284,7 +285,7 @@ def measure_warm(seeds: range, seed_sd: float) -> dict[str, Any]:
     warm: told of a search on another seed as search.from tells it, as differences to the baseline. as observed: told
     the same losses as they are. seed_sd: noise that all trials of a seed share.
     """
-    optuna_search.write_study = lambda *_: None  # type: ignore[assignment]
+    searchers.write_study = lambda *_: None  # type: ignore[assignment]
     arms, config = {"baseline": {"x": 0.5, "y": 0.5, "shares": {"random": 1.0}}}, {**TOY, "seed_sd": seed_sd}
     reached: dict[str, list[int | None]] = {}
     regrets: dict[str, list[float]] = {}

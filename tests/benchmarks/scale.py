@@ -40,7 +40,8 @@ import numpy as np
 from sweeper.journal.events import Repeat, Session
 from sweeper.journal.journal import Journal, TrialRecord
 from sweeper.journal.records import best
-from sweeper.search.optuna_search import StudySearch, write_study
+from sweeper.search.optuna_search import StudySearch
+from sweeper.search.optuna_study import write_study
 from sweeper.spec.spec import SweepSpec
 from sweeper.tracking import store
 from sweeper.tracking.tracker import Tracker

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweeper.confirmation import design
+from sweeper.confirmation import conclusion, design
 from sweeper.journal import records
 from sweeper.journal.events import Verdict
 from sweeper.journal.journal import Journal
@@ -64,7 +64,7 @@ def judged(sweep: SweepSpec, folder: Path, slots: int) -> tuple[bool, float]:
     gain = (baseline.score(sweep.objective) or 0.0) - (best.score(sweep.objective) or 0.0)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     assert stages.confirm(sweep, folder, journal, slots, say=lambda _: None)
-    journal.append(Verdict(data=design.conclude(sweep, journal, folder).to_dict()))
+    journal.append(Verdict(data=conclusion.conclude(sweep, journal, folder).to_dict()))
     said = journal.verdict()
     journal.close()
     assert said is not None

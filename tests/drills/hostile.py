@@ -418,7 +418,7 @@ def _gone_on(case: damage.Case) -> int:
     from ray import tune
 
     from sweeper.journal.journal import Journal
-    from sweeper.search.optuna_search import expected_rows
+    from sweeper.search.searchers import expected_rows
     from sweeper.spec.load import load
     from sweeper.trials import trial, tuner
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, SecretStr
 
 from sweeper.trainable import TrainContext
 from trainables import toy
-from trainables.settings.config import Frozen
+from trainables.settings.frozen import Frozen
 
 said = "nothing"
 

@@ -15,7 +15,8 @@ import pytest
 
 from sweeper.journal import checkpoints, run_folders
 from sweeper.journal.journal import Journal
-from sweeper.spec.spec import Resources, SweepSpec
+from sweeper.spec.sections import Resources
+from sweeper.spec.spec import SweepSpec
 from sweeper.system import nodes as nodes_module
 from sweeper.trials import cluster, tuner
 from tests.drills.soak import marked

@@ -9,7 +9,7 @@ import pytest
 from tests.trainables.one_by_one import fit, make_bundle
 from tests.trainables.texts import sentences
 from tests.trainables.tiny import write_corpus
-from trainables.data.tokenizer import Trained
+from trainables.data.wordpiece import Trained
 
 
 @pytest.fixture(scope="module")

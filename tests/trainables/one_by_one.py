@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trainables.data.tokenizer import Vocabulary
+from trainables.data.vocabulary import Vocabulary
 
 
 def one_by_one(model: Any, tokenizer: Any, sentences: Sequence[str]) -> list[float]:

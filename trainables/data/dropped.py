@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainables.data import special_tokens
-from trainables.data.tokenizer import Trained
+from trainables.data.wordpiece import Trained
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

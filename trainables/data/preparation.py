@@ -16,6 +16,7 @@ import numpy as np
 from sweeper.system import files
 from trainables import noise
 from trainables.data import collocations, corpus, dropped, loss_slices, relevance, tokenizer, word_forms
+from trainables.data.vocabulary import Vocabulary
 from trainables.settings.config import DataConfig
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Preparation:
         self._scheme = word_forms.scheme_of(self._vocabulary.tokenizer)
         self._begins = self._scheme.forms(self._vocabulary.strings).begins
 
-    def _obtained(self, words: tokenizer.TokenizerSource) -> tokenizer.Vocabulary:
+    def _obtained(self, words: tokenizer.TokenizerSource) -> Vocabulary:
         try:
             return words.obtain(self._lines())
         except ValueError as error:

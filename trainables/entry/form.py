@@ -10,8 +10,9 @@ from typing import Any
 from sweeper.system import files, yaml_reader
 from trainables import limits, mlm, received
 from trainables.entry.runs import Chosen
-from trainables.settings import config as settings
 from trainables.settings import described
+from trainables.settings.config import Config
+from trainables.settings.overrides import override
 
 PASSES = "epochs"
 
@@ -72,7 +73,7 @@ def facts(bundle: Path) -> Facts:
         if not isinstance(tree, dict):
             raise ValueError(f"{path} holds no settings")
         # Read as data: nothing that a stranger's settings name, such as a corpus, is looked at.
-        config = mlm.Config.model_construct(**dict(settings.override([], settings.Config, tree, str(path))))
+        config = mlm.Config.model_construct(**dict(override([], Config, tree, str(path))))
     sizes = received.header(bundle / received.WEIGHTS).values()
     entries = limits.json_file(bundle / "config.json").get("vocab_size")
     return Facts(config, limits.metadata(bundle), sum(map(_size, sizes)), entries if type(entries) is int else None)

@@ -16,7 +16,8 @@ from trainables.masking.difficulty import grained
 from trainables.masking.policy import Answers, Floats, Vocabulary
 from trainables.masking.sources import Random, largest
 from trainables.noise import StepNoise
-from trainables.settings.config import Config, MaskingConfig
+from trainables.settings.config import Config
+from trainables.settings.masking_rule import MaskingConfig
 
 NEARLY_NEVER = 1e-9  # in place of a weight of 0, so that a row of such tokens can still fill its quota
 SPARE_SDS = 8  # index slots for independent draws, beyond their mean

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainables.data.word_forms import WordForms
-from trainables.settings.config import MaskingConfig
+from trainables.settings.masking_rule import MaskingConfig
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

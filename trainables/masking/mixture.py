@@ -20,7 +20,8 @@ from trainables.masking.difficulty import Difficulty, grained
 from trainables.masking.policy import Answers, Floats, MaskingPolicy, Vocabulary
 from trainables.masking.sources import Rarity, Scored, largest
 from trainables.noise import StepNoise
-from trainables.settings.config import Config, MaskingConfig
+from trainables.settings.config import Config
+from trainables.settings.masking_rule import MaskingConfig
 
 
 class Mixture:

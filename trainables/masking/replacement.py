@@ -12,7 +12,7 @@ import torch
 from trainables.masking.budget import Selection
 from trainables.masking.sources import largest
 from trainables.noise import StepNoise
-from trainables.settings.config import Replacements
+from trainables.settings.masking_rule import Replacements
 
 
 @dataclass(frozen=True)

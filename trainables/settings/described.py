@@ -9,15 +9,8 @@ from typing import Any
 from sweeper.trainable import BEGAN
 from trainables import limits
 from trainables.settings.catalogue import SOURCES
-from trainables.settings.config import (
-    Beginning,
-    Config,
-    DataConfig,
-    MaskingConfig,
-    ModelConfig,
-    OptimiserConfig,
-    Replacements,
-)
+from trainables.settings.config import Beginning, Config, DataConfig, ModelConfig, OptimiserConfig
+from trainables.settings.masking_rule import MaskingConfig, Replacements
 
 PARTS = ("train", "val", "test")
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from sweeper import stages
-from sweeper.confirmation import champion, design, fresh_seeds
+from sweeper.confirmation import champion, conclusion, design, fresh_seeds
 from sweeper.journal import verdict_text
 from sweeper.journal.events import Ask, End, Family, Report, Session, Verdict
 from sweeper.journal.journal import Journal
@@ -131,7 +131,7 @@ def test_too_few_documents_have_no_interval_over_them(tmp_path: Path, documents:
         losses = [2.0 * (1 + (record.ask.arm == "a") * number / 100) for number in range(documents)]
         content = {"loss": [*losses, 0.0], "predictions": [1.0] * documents + [0.0]}  # the last has no predictions
         (folder / "documents.json").write_text(json.dumps(content), "utf-8")
-    said = design.conclude(sweep, journal, tmp_path).to_dict()
+    said = conclusion.conclude(sweep, journal, tmp_path).to_dict()
     note = f"no interval over documents: the test part has {documents}, fewer than {FEW_DOCUMENTS}"
     assert (note in said["notes"]) == (note in verdict_text.section(said)) == (documents < FEW_DOCUMENTS)
     assert list(said["documents"]) == ([] if documents < FEW_DOCUMENTS else ["a"])
@@ -170,7 +170,7 @@ def test_a_verdict_goes_by_the_test_part_and_pairs_by_seed(tmp_path: Path) -> No
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9, "s0002": 2.1}, SEEDS)
     assert design.complete(sweep, journal)
     assert not design.finished(sweep, journal)
-    said = design.conclude(sweep, journal, tmp_path).to_dict()
+    said = conclusion.conclude(sweep, journal, tmp_path).to_dict()
     assert said["told"] == {"s0003": "confirmed", "s0002": "worse"}
     assert said["champion"] == "s0003"
     assert said["metric"] == "test/loss"
@@ -191,7 +191,7 @@ def test_of_several_confirmed_the_lowest_mean_is_champion(tmp_path: Path) -> Non
     journal = searched(tmp_path, sweep)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.95, "s0002": 1.9}, SEEDS)
-    said = design.conclude(sweep, journal, tmp_path).to_dict()
+    said = conclusion.conclude(sweep, journal, tmp_path).to_dict()
     assert said["told"] == {"s0003": "confirmed", "s0002": "confirmed"}
     assert said["champion"] == said["comparisons"][1]["arm"] == "s0002"
     assert "the champion is the best of 2 confirmed, so its estimate is optimistic" in said["notes"]
@@ -202,7 +202,7 @@ def test_a_null_says_so_as_plainly(tmp_path: Path) -> None:
     journal = searched(tmp_path, sweep)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.0}, SEEDS)
-    journal.append(Verdict(data=design.conclude(sweep, journal, tmp_path).to_dict()))
+    journal.append(Verdict(data=conclusion.conclude(sweep, journal, tmp_path).to_dict()))
     text = sections.markdown(sweep, journal, sections.Outcome(run_dir=tmp_path, tracking_uri="x"))
     assert "**Nothing is confirmed** against `baseline` over 8 seeds" in text
     assert journal.verdict() is not None
@@ -220,10 +220,10 @@ def test_racing_drops_the_hopeless_and_never_confirms_early(tmp_path: Path) -> N
     assert design.racing_complete(journal)
     assert design.dropped(sweep, journal, journal.families()[0]) == ["s0002"]
     assert len(design.runs(sweep, journal)) == 12 + 8
-    assert design.conclude(sweep, journal, tmp_path).to_dict()["champion"] is None
+    assert conclusion.conclude(sweep, journal, tmp_path).to_dict()["champion"] is None
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9}, SEEDS[4:])
     assert design.complete(sweep, journal)
-    assert design.conclude(sweep, journal, tmp_path).to_dict()["told"] == {
+    assert conclusion.conclude(sweep, journal, tmp_path).to_dict()["told"] == {
         "s0003": "confirmed",
         "s0002": "dropped after 4 pairs",
     }
@@ -234,13 +234,13 @@ def test_more_seeds_are_a_further_look_at_half_the_level_on_unused_seeds(tmp_pat
     journal = searched(tmp_path, sweep)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9}, SEEDS)
-    journal.append(Verdict(data=design.conclude(sweep, journal, tmp_path).to_dict()))
+    journal.append(Verdict(data=conclusion.conclude(sweep, journal, tmp_path).to_dict()))
     journal.append(design.further(sweep, journal, 3, {19, 30}))
     family = journal.families()[-1]
     assert (family.look, family.seeds) == (2, [31, 32, 33])
     assert not design.finished(sweep, journal)
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9}, family.seeds)
-    said = design.conclude(sweep, journal, tmp_path).to_dict()
+    said = conclusion.conclude(sweep, journal, tmp_path).to_dict()
     assert (said["look"], said["alpha"], said["comparisons"][0]["n"]) == (2, 0.025, 11)
     assert said["seeds"] == [*SEEDS, 31, 32, 33]
 
@@ -252,7 +252,7 @@ def test_a_run_that_diverged_is_no_help_to_its_arm(tmp_path: Path) -> None:
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9}, SEEDS[:-1])
     run(journal, sweep, "confirm", "baseline", SEEDS[-1], {"effect": 0.0}, val_loss=2.0, test_loss=2.0)
     run(journal, sweep, "confirm", "s0003", SEEDS[-1], {"effect": 0.2})
-    said = design.conclude(sweep, journal, tmp_path).to_dict()
+    said = conclusion.conclude(sweep, journal, tmp_path).to_dict()
     assert said["told"] == {"s0003": "inconclusive"}
     assert said["comparisons"][0]["failed"] == [SEEDS[-1]] or said["comparisons"][0]["failed"] == (SEEDS[-1],)
 
@@ -359,11 +359,11 @@ def test_a_trainable_that_does_not_tell_the_metric_is_named(tmp_path: Path) -> N
     sweep = spec(confirm={"best": 1})
     journal = searched(tmp_path, sweep)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
-    assert design.missing_metric_note(sweep, journal) is None
+    assert conclusion.missing_metric_note(sweep, journal) is None
     for seed in SEEDS:
         for label, params in journal.families()[0].arms.items():
             run(journal, sweep, "confirm", label, seed, params, val_loss=1.0, audit_matched=float(label == "baseline"))
-    said = design.conclude(sweep, journal, tmp_path).to_dict()
+    said = conclusion.conclude(sweep, journal, tmp_path).to_dict()
     assert said["told"] == {"s0003": "budget not matched"}
     assert said["comparisons"][0]["n"] == 0
     assert "16 of 16 completed runs did not report test/loss" in said["notes"][0]
@@ -426,11 +426,11 @@ def test_what_a_store_that_is_away_cannot_tell_is_not_called_fresh(
     assert not family.fresh
     journal.append(family)
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.9}, SEEDS)
-    journal.append(Verdict(data=design.conclude(sweep, journal, tmp_path).to_dict()))
+    journal.append(Verdict(data=conclusion.conclude(sweep, journal, tmp_path).to_dict()))
     further = champion.further(sweep, journal, 2, "x", FACTS, tmp_path, said.append)
     assert (further.fresh, further.seeds) == (False, [19, 20])
     journal.append(replace(further, fresh=True))
-    assert any("not fresh" in note for note in design.conclude(sweep, journal, tmp_path).to_dict()["notes"])
+    assert any("not fresh" in note for note in conclusion.conclude(sweep, journal, tmp_path).to_dict()["notes"])
     assert len(said) == 3
 
 
@@ -442,13 +442,13 @@ def test_a_later_look_that_confirms_nothing_says_whose_the_champion_is(
     own = store.identity(journal, tmp_path)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.0}, SEEDS)
-    journal.append(Verdict(data=design.conclude(sweep, journal, tmp_path).to_dict()))
+    journal.append(Verdict(data=conclusion.conclude(sweep, journal, tmp_path).to_dict()))
     monkeypatch.setattr(store, "champion", lambda *_: own)
     assert champion.promotion(sweep, journal, "x", FACTS, tmp_path, said.append) is None
     assert said == [], "a first look has made no champion"
     journal.append(design.further(sweep, journal, 8, {*SEEDS}))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 2.0}, journal.families()[-1].seeds)
-    journal.append(Verdict(data=design.conclude(sweep, journal, tmp_path).to_dict()))
+    journal.append(Verdict(data=conclusion.conclude(sweep, journal, tmp_path).to_dict()))
     assert champion.promotion(sweep, journal, "x", FACTS, tmp_path, said.append) is None
     assert said == ["the champion of toy is from an earlier look of this run; this look does not confirm it"]
 
@@ -458,7 +458,7 @@ def test_a_champion_made_since_by_another_sweep_stays(tmp_path: Path, monkeypatc
     journal = searched(tmp_path, sweep)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0, champion={"effect": -0.5}))
     confirmed(journal, sweep, {"baseline": 2.0, "s0003": 1.0, "champion": 1.9}, SEEDS)
-    journal.append(Verdict(data=design.conclude(sweep, journal, tmp_path).to_dict()))
+    journal.append(Verdict(data=conclusion.conclude(sweep, journal, tmp_path).to_dict()))
     first = next(record for record in journal.stage("confirm") if record.ask.arm == "s0003")
     (tmp_path / "c" / "bundle").mkdir(parents=True)
     journal.append(End(trial=first.id, state="completed", checkpoint="c"))
@@ -491,7 +491,7 @@ def test_a_challenger_must_be_confirmed_against_the_champion_itself(
         journal = searched(folder, sweep)
         journal.append(design.declared(sweep, journal, fresh=True, earlier=0, champion={"effect": -0.5}))
         confirmed(journal, sweep, {"baseline": 2.0, "s0003": loss, "champion": standing}, SEEDS)
-        journal.append(Verdict(data=design.conclude(sweep, journal, folder).to_dict()))
+        journal.append(Verdict(data=conclusion.conclude(sweep, journal, folder).to_dict()))
         verdicts: Any = journal.verdict()
         assert verdicts["told"]["s0003"] == "confirmed"
         first = next(record for record in journal.stage("confirm") if record.ask.arm == "s0003")
@@ -537,7 +537,7 @@ def test_what_the_loss_was_measured_on_stands_beside_the_verdict(tmp_path: Path)
     run(journal, sweep, "search", None, 1, {"effect": 0.1}, val_loss=1.5)
     journal.append(design.declared(sweep, journal, fresh=True, earlier=0))
     confirmed(journal, sweep, {"baseline": 2.0, "s0002": 2.0}, SEEDS)
-    said = design.conclude(sweep, journal, tmp_path).to_dict()
+    said = conclusion.conclude(sweep, journal, tmp_path).to_dict()
     lines = verdict_text.section(said).splitlines()
     assert "* on masks of such a kind" in lines
     assert [line for line in lines if line.startswith("* no worthwhile difference is judged for each arm by itself")]

@@ -14,7 +14,7 @@ import pytest
 from scipy import special
 
 from sweeper import stages
-from sweeper.confirmation import champion, looks
+from sweeper.confirmation import champion, conclusion, looks
 from sweeper.confirmation import design as design_module
 from sweeper.confirmation.looks import Spending
 from sweeper.confirmation.verdicts import Rule, verdicts
@@ -293,7 +293,7 @@ def test_a_challenge_is_at_the_level_of_the_look_at_which_its_pairs_grew(
     losses = {arm: {i: 3 + by + (noise[i] if arm == "new" else 0.0) for i in range(8)} for arm, by in away.items()}
     levels = looks.levels((8, 12, 16, 20, 24), "obrien_fleming", 0.05, 2)
     family = Family(look=5, baseline="base", arms={arm: {} for arm in away}, seeds=[0], champion="old")
-    found = design_module._challenge(family, losses, Rule(levels=levels), ["new", "old"], {"look": 5}, settled)
+    found = conclusion._challenge(family, losses, Rule(levels=levels), ["new", "old"], {"look": 5}, settled)
     assert found is not None
     assert levels[0] < found["comparisons"][0]["adjusted"] < levels[-1]
     assert found["crowned"] == crowned

@@ -13,7 +13,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from sweeper.confirmation import champion, design
+from sweeper.confirmation import champion, conclusion, design
 from sweeper.journal import budget, tasks
 from sweeper.journal import records as records_of
 from sweeper.journal.budget import Common
@@ -24,7 +24,8 @@ from sweeper.report import pareto, scores, sections, tables
 from sweeper.report.html.curves import curves_of
 from sweeper.report.html.page import page
 from sweeper.search import schedulers
-from sweeper.search.optuna_search import StudySearch, importance, write_study
+from sweeper.search.optuna_search import StudySearch
+from sweeper.search.optuna_study import importance, write_study
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
@@ -101,7 +102,7 @@ def confirmed(journal: Journal, sweep: SweepSpec, family: Family, folder: Path) 
         for arm, params in family.arms.items():
             wobble = 0.01 * ((seed * 7 + len(arm)) % 5)
             run(journal, sweep, "confirm", arm, params, {"big": 4.0}.get(arm, 6.0) + wobble, seed)
-    return design.conclude(sweep, journal, folder).to_dict()
+    return conclusion.conclude(sweep, journal, folder).to_dict()
 
 
 def test_an_arm_of_another_rate_stands_apart_is_not_ranked_and_confirms_nothing(tmp_path: Path) -> None:

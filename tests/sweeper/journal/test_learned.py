@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sweeper import closing
-from sweeper.confirmation import champion, design
+from sweeper.confirmation import champion, conclusion
 from sweeper.journal import learned, verdict_text
 from sweeper.journal.events import Ask, End, Family, Report, Verdict
 from sweeper.journal.journal import Journal, TrialRecord
@@ -84,7 +84,7 @@ def written(folder: Path, ends: dict[str, float], sweep: SweepSpec, stage: str =
             journal.append(Report(trial=name, step=100, metrics=row))
             journal.append(End(trial=name, state="completed", checkpoint="c"))
     if stage == "confirm":
-        journal.append(Verdict(data=design.conclude(sweep, journal, folder).to_dict()))
+        journal.append(Verdict(data=conclusion.conclude(sweep, journal, folder).to_dict()))
     return journal
 
 
@@ -183,7 +183,7 @@ def some_stuck(folder: Path, sweep: SweepSpec, ours: list[int], theirs: list[int
             loss = 6 - (arm == "mix") + 0.001 * (len(arm) * seed % 5)
             journal.append(Report(trial=name, step=100, metrics={"val/loss": loss, "test/loss": loss, **end}))
             journal.append(End(trial=name, state="completed"))
-    journal.append(Verdict(data=design.conclude(sweep, journal, folder).to_dict()))
+    journal.append(Verdict(data=conclusion.conclude(sweep, journal, folder).to_dict()))
     return journal
 
 

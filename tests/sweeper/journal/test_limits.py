@@ -18,7 +18,7 @@ from sweeper.journal.limits import Limits, Reached
 from sweeper.report.rows import trials
 from sweeper.report.sections import Outcome
 from sweeper.report.tables import cost
-from sweeper.search import optuna_search
+from sweeper.search import optuna_search, searchers
 from sweeper.spec.spec import SweepSpec
 from sweeper.trials import tuner
 from tests.sweeper import in_process, samples
@@ -193,10 +193,10 @@ def test_hours_end_what_runs_and_leave_it_open(tmp_path: Path, monkeypatch: pyte
     """As Tune's loop does: it asks between two events, and what is raised ends it."""
     one = spec(limits={"hours": 1})
     found = journal(tmp_path, samples.session(0), asked(0, 1))
-    log, calls = tmp_path / "log", optuna_search.Calls(stopped=Limits(one, found, lambda: T0 + HOUR).reached)
+    log, calls = tmp_path / "log", searchers.Calls(stopped=Limits(one, found, lambda: T0 + HOUR).reached)
     search = optuna_search.StudySearch(one, found, 1, log, 1, calls)
     assert search.remaining == 0
-    assert search.suggest("") == optuna_search.Searcher.FINISHED
+    assert search.suggest("") == searchers.Searcher.FINISHED
     watch = tuner._Watch(one.resources, lambda line: None, lambda identity: None, calls.stopped)
     with pytest.raises(Reached, match=r"limits\.hours: the sweep has run for 1 hours"):
         watch.on_step_begin(0, [])

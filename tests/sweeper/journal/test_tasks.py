@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from sweeper import run, trainable
-from sweeper.confirmation import design
+from sweeper.confirmation import conclusion, design
 from sweeper.journal.events import Family, Verdict
 from sweeper.journal.journal import Journal
 from sweeper.journal.records import describe
@@ -23,8 +23,9 @@ from sweeper.report import scores, write
 from sweeper.report.html.page import page
 from sweeper.report.sections import FRONT, JUDGED, Outcome, sections
 from sweeper.report.tables import results_csv
-from sweeper.search.optuna_search import ConfirmSearch, JournalSearch, ListSearch, StudySearch
+from sweeper.search.optuna_search import StudySearch
 from sweeper.search.schedulers import JournalScheduler
+from sweeper.search.searchers import ConfirmSearch, JournalSearch, ListSearch
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
 from sweeper.trials import cluster, trial, tuner
@@ -223,7 +224,7 @@ def confirmed(here: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tu
     journal.append(design.declared(spec, journal, fresh=True, earlier=0))
     while True:
         through(ConfirmSearch(spec, journal, 1, folder / "optuna.log"), folder, monkeypatch)
-        journal.append(Verdict(data=design.conclude(spec, journal, folder).to_dict()))
+        journal.append(Verdict(data=conclusion.conclude(spec, journal, folder).to_dict()))
         if (family := design.following(spec, journal)) is None:
             return spec, journal, folder
         journal.append(family)
@@ -292,8 +293,8 @@ def test_an_arm_that_a_look_settled_keeps_what_its_tasks_said(here: Path, monkey
     assert first["tasks"]["alpha"] < last["tasks"]["alpha"] < 0.05
     assert first["tasks"]["alpha"] != first["alpha"], "levels of looks depend on how many comparisons Holm adjusts for"
 
-    monkeypatch.setattr(design, "_strayed", lambda *_: ["far"])
-    said = design.conclude(spec, journal, folder).to_dict()
+    monkeypatch.setattr(conclusion, "_strayed", lambda *_: ["far"])
+    said = conclusion.conclude(spec, journal, folder).to_dict()
     assert said["told"]["far"] == "budget not matched"
     apart = [one for one in said["tasks"]["comparisons"] if one["arm"] == "far"]
     assert len(apart) == 4
@@ -305,7 +306,7 @@ def test_a_verdict_without_tasks_is_what_it_was(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append(session())
     journal.append(Family(look=1, baseline="a", arms=dict(spec.arms), seeds=[2, 3]))
-    data = design.conclude(spec, journal, tmp_path).to_dict()
+    data = conclusion.conclude(spec, journal, tmp_path).to_dict()
     assert "tasks" not in data
 
 

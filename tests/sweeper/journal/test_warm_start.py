@@ -22,7 +22,8 @@ from sweeper.report.sections import Outcome, markdown
 from sweeper.report.setup import setup
 from sweeper.report.summary import summary
 from sweeper.search import optuna_search
-from sweeper.spec.spec import Seeds, SweepSpec
+from sweeper.spec.sections import Seeds
+from sweeper.spec.spec import SweepSpec
 from sweeper.stages import Stages
 from tests.sweeper import in_process
 from tests.sweeper.samples import ask, toy_spec

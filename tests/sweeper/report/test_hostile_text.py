@@ -32,8 +32,9 @@ from sweeper.plan.estimate import estimated
 from sweeper.report import printed, tables, terminal, write
 from sweeper.report.sections import Outcome
 from sweeper.report.summary import summary
+from sweeper.spec.sections import Evaluate
 from sweeper.spec.space import Choice, LogUniform
-from sweeper.spec.spec import Evaluate, SweepSpec
+from sweeper.spec.spec import SweepSpec
 from sweeper.system import files
 from sweeper.system.markdown import code, plain, table, text
 from sweeper.tracking import trial_runs

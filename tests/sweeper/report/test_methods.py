@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.confirmation import design
+from sweeper.confirmation import conclusion, design
 from sweeper.journal import recorded
 from sweeper.journal.events import Doubt, Family, Verdict
 from sweeper.journal.journal import Journal
@@ -205,7 +205,7 @@ def test_arms_without_a_search_with_looks_and_seeds_that_are_not_fresh(tmp_path:
     assert "an O'Brien-Fleming spending function" in said
     assert "0 of 2 looks were taken" in said
     assert "The confirmation has no verdict yet." in said
-    journal.append(Verdict(data=design.conclude(spec, journal, journal.path.parent).to_dict()))
+    journal.append(Verdict(data=conclusion.conclude(spec, journal, journal.path.parent).to_dict()))
     second = {**vars(journal.families()[0]), "look": 2, "seeds": [107, 108]}
     journal.append(Family(**second))  # before its first run, as the driver does: a limit may end the sweep here
     said = methods(spec, journal)

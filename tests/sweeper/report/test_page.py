@@ -17,7 +17,7 @@ from sweeper.report import write
 from sweeper.report.html.gallery import FEW_TRIALS
 from sweeper.report.html.page import page
 from sweeper.report.sections import Outcome
-from sweeper.search import optuna_search
+from sweeper.search import optuna_study
 from sweeper.spec.spec import SweepSpec
 from tests.sweeper import confirmed, samples
 from tests.sweeper.samples import audit, end, report
@@ -230,7 +230,7 @@ def test_importance_is_that_of_the_search(won: tuple[SweepSpec, Journal, Path], 
     spec, journal, folder = won
     write.write_all(spec, journal, Outcome(run_dir=folder, tracking_uri="sqlite:////s/mlflow.db"))
     assert "Importance of the settings" in read((folder / "report.html").read_text("utf-8")).headings
-    assert optuna_search.importance(spec, Journal(tmp_path / "j")) == {}
+    assert optuna_study.importance(spec, Journal(tmp_path / "j")) == {}
     asked = samples.ask(spec, 0, 0, x=0.5, y=0.5, shares=samples.PUBLISHED)
     journal = Journal(tmp_path / "x")
     for number in range(40):
@@ -240,7 +240,7 @@ def test_importance_is_that_of_the_search(won: tuple[SweepSpec, Journal, Path], 
         journal.append(replace(asked, trial=trial, number=number, raw=raw))
         journal.append(report(number, 20, 1 + x, number))
         journal.append(end(number, "completed", number))
-    found = optuna_search.importance(spec, journal)
+    found = optuna_study.importance(spec, journal)
     assert set(found) == {"x", "y", "shares"}
     assert sum(found.values()) == pytest.approx(1)
     assert found["x"] > 0.6

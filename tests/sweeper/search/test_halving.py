@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from sweeper.journal.events import Ask, End, Report
 from sweeper.journal.journal import Journal
-from sweeper.search import optuna_search
+from sweeper.search import optuna_study
 from sweeper.search.schedulers import Halving, JournalScheduler, Median, scheduler
 from sweeper.spec import early_stopping
 from sweeper.spec.errors import SpecError
@@ -202,7 +202,7 @@ def rows(*pairs: tuple[int, float]) -> dict[str, Any]:
 def test_stopped_trials_are_pruned_in_optunas_storage_and_never_best(tmp_path: Path):
     tune = Tune(halved(), tmp_path, lag=3)
     tune.run(random.Random(3))
-    optuna_search.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
+    optuna_study.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
     study = optuna.load_study(study_name="toy", storage=storage)
     pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]

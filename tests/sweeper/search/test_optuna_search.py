@@ -20,9 +20,10 @@ from ray.tune.search import Searcher
 from sweeper.confirmation import design
 from sweeper.journal.events import Ask, End, Repeat
 from sweeper.journal.journal import Journal
-from sweeper.search import optuna_search
-from sweeper.search.optuna_search import Calls, JournalSearch, ListSearch, StudySearch
+from sweeper.search import optuna_search, optuna_study
+from sweeper.search.optuna_search import StudySearch
 from sweeper.search.schedulers import JournalScheduler, scheduler
+from sweeper.search.searchers import Calls, JournalSearch, ListSearch
 from sweeper.spec.spec import SweepSpec
 from tests.sweeper.samples import PUBLISHED, toy_spec
 from trainables import toy
@@ -249,7 +250,7 @@ def test_the_study_tells_each_state_as_it_is(tmp_path: Path):
     tune.end("t0001")
     tune.scheduler._end(tune.journal.trials["t0002"], "stopped")
     tune.end("t0003", error=True)
-    optuna_search.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
+    optuna_study.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
     trials = optuna.load_study(study_name="toy", storage=storage).trials
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
@@ -352,7 +353,7 @@ def test_arms_alone_are_run_seed_by_seed(tmp_path: Path):
     assert [(task["seed"], task["config"]["x"]) for task in tasks[:4]] == [(4, 0.1), (4, 0.2), (2, 0.1), (2, 0.2)]
     assert tasks[4] == Searcher.FINISHED
     assert [record.ask.params for record in journal.trials.values()] == [arms["a"], arms["b"]] * 2
-    optuna_search.write_study(spec, journal, tmp_path / "optuna.log")
+    optuna_study.write_study(spec, journal, tmp_path / "optuna.log")
 
 
 def test_seeds_of_samplers_are_spread():
@@ -425,7 +426,7 @@ def test_the_sampler_and_the_study_on_disk_see_a_repeat_as_its_trial(tmp_path: P
     seen = [(params["x"], curve[20]) for state, params, curve in shown[-1] if state == TrialState.COMPLETE]
     assert len(seen) == len(shown[-1]) > 3
     assert all(value == scores[x] for x, value in seen)
-    optuna_search.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
+    optuna_study.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
     study = optuna.load_study(study_name="toy", storage=storage)
     assert [(trial.params["x"], trial.value) for trial in study.trials[: len(seen)]] == seen

@@ -38,7 +38,7 @@ def test_a_replayed_trial_costs_the_same_looks_late_as_early(
     tmp_path: Path, rule: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("sweeper.journal.journal.TrialRecord", Looked)
-    monkeypatch.setattr("sweeper.search.optuna_search.write_study", lambda *_: None)
+    monkeypatch.setattr("sweeper.search.searchers.write_study", lambda *_: None)
     looks = []
     for trials in (30, 120):
         folder = tmp_path / str(trials)

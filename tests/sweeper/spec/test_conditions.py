@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sweeper.report.sections import Outcome, markdown
-from sweeper.search.optuna_search import importance
+from sweeper.search.optuna_study import importance
 from sweeper.spec import conditions
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import load, probes

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from sweeper.journal import records as records_of
-from sweeper.search import optuna_search
+from sweeper.search import optuna_study
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import load, resolve
 from sweeper.spec.spec import SweepSpec
@@ -200,7 +200,7 @@ def test_the_study_has_both_values_of_what_completed_and_no_curves(tmp_path: Pat
     for identity in ("t0001", "t0002"):
         tune.end(identity)
     tune.end("t0003", error=True)
-    optuna_search.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
+    optuna_study.write_study(tune.search.spec, tune.journal, tmp_path / "optuna.log")
     study = optuna.load_study(
         study_name="toy", storage=JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
     )
@@ -220,7 +220,7 @@ def test_the_best_and_what_matters_go_by_the_first(tmp_path: Path) -> None:
     lowest = min(records, key=lambda record: record.score("val/loss") or 9)
     assert records_of.best(spec, records) is lowest
     assert lowest is not max(records, key=lambda record: record.score("toy/accuracy") or -9)
-    importance = optuna_search.importance(spec, tune.journal)
+    importance = optuna_study.importance(spec, tune.journal)
     assert sum(importance.values()) == pytest.approx(1)
 
 

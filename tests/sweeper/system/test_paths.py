@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from sweeper import closing, run, status
-from sweeper.confirmation import design
+from sweeper.confirmation import conclusion
 from sweeper.journal import checkpoints, run_folders
 from sweeper.journal.events import End
 from sweeper.journal.journal import Journal, TrialRecord
@@ -105,7 +105,7 @@ def test_a_checkpoint_that_lies_elsewhere_is_not_read(run_dir: Path, victim: Pat
     told(lambda: closing.keep_bundle(run_dir, record))
     told(lambda: checkpoints.bundle(run_dir, record.end and record.end.checkpoint))
     journal = cast(Journal, type("Told", (), {"stage": lambda *_: [record]})())
-    told(lambda: design._documents(journal, run_dir))
+    told(lambda: conclusion._documents(journal, run_dir))
     assert not (run_dir / "bundles").exists()
 
 

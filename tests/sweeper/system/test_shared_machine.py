@@ -32,6 +32,7 @@ from tests.sweeper.journal.test_checkpoints import handed_over
 from tests.sweeper.trials.test_trial import Driver, driver, task  # noqa: F401  (driver is a fixture)
 from trainables import mlm
 from trainables.data import batches
+from trainables.settings.overrides import override
 
 ROOT = Path(__file__).parents[3]
 NOBODY = 65534
@@ -181,7 +182,7 @@ def test_waiting_for_the_cache_says_for_whom_and_ends(
     monkeypatch.setattr(files, "_SOON_S", 0.1)
     monkeypatch.setattr(batches, "LOCK_S", 0.3)
     arguments = ["--set", "data.corpus=files:a.txt", "--set", "data.tokenizer=train:100"]
-    folder = batches._found(mlm.settings.override(arguments[1::2], mlm.Config).data)[0]
+    folder = batches._found(override(arguments[1::2], mlm.Config).data)[0]
     (tmp_path / "cache").mkdir()
     lock = tmp_path / "cache" / f".{folder.name}.lock"
     lock.touch()

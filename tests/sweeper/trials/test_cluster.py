@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from sweeper.spec.spec import Resources
+from sweeper.spec.sections import Resources
 from sweeper.system import nodes as nodes_module
 from sweeper.trials import cluster
 

@@ -19,7 +19,8 @@ import ray
 from sweeper.journal.events import Ask, End, Session
 from sweeper.journal.journal import Journal
 from sweeper.search.schedulers import Hooks, JournalScheduler
-from sweeper.spec.spec import Resources, SweepSpec
+from sweeper.spec.sections import Resources
+from sweeper.spec.spec import SweepSpec
 from sweeper.system import nodes as nodes_module
 from sweeper.trials import cluster, tuner
 from tests.drills import listeners

@@ -18,7 +18,8 @@ from trainables.data import batches, relevance
 from trainables.data.batches import Batches, Prepared
 from trainables.data.collocations import Units, from_left, sequences, units
 from trainables.noise import StepNoise
-from trainables.settings.config import DataConfig, override
+from trainables.settings.config import DataConfig
+from trainables.settings.overrides import override
 
 SIZE, CPU = 40, torch.device("cpu")
 ALL = np.ones(SIZE, np.bool_)

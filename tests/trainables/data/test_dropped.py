@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.trainables.texts import sentences, write_documents
 from trainables import mlm
-from trainables.data import batches, dropped, tokenizer
+from trainables.data import batches, dropped, tokenizer, wordpiece
 from trainables.settings.config import DataConfig
 from trainables.training import bundle
 
@@ -105,7 +105,7 @@ def test_the_notes_say_what_is_dropped_and_what_keeps_it(tmp_path: Path) -> None
 def test_a_named_tokenizer_is_counted_before_anything_is_prepared_and_one_that_will_not_do_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer.Trained(200).obtain(sentences(300)).save(tmp_path / "mine")
+    wordpiece.Trained(200).obtain(sentences(300)).save(tmp_path / "mine")
     config = mlm.Config(data=english(tmp_path, tokenizer=str(tmp_path / "mine")))
     assert config.vocabulary == 200
     assert not (tmp_path / "cache").exists()

@@ -20,9 +20,9 @@ from pyarrow import parquet
 
 from tests.trainables.texts import sentences, write_documents
 from trainables import limits
-from trainables.data import batches, corpus, formats, preparation, tokenizer
+from trainables.data import batches, corpus, formats, preparation, tokenizer, vocabulary
 from trainables.data.batches import Prepared, prepare
-from trainables.data.tokenizer import Trained
+from trainables.data.wordpiece import Trained
 from trainables.settings.config import DataConfig
 
 Harm = Callable[[Path], Any]
@@ -353,7 +353,7 @@ def many_lines(folder: Path) -> None:
 
 def no_token(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    entries = [*tokenizer.SPECIALS.values(), *map(str, range(200))]
+    entries = [*vocabulary.SPECIALS.values(), *map(str, range(200))]
     (folder / "vocab.txt").write_text("\n".join(entries), "utf-8")
     (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"7": 3}}', "utf-8")
 

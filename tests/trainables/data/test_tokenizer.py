@@ -14,7 +14,9 @@ import pytest
 
 from tests.trainables.texts import sentences
 from trainables.data import tokenizer
-from trainables.data.tokenizer import SPECIALS, Folder, Trained, Vocabulary
+from trainables.data.tokenizer import Folder
+from trainables.data.vocabulary import SPECIALS, Vocabulary
+from trainables.data.wordpiece import Trained
 from trainables.mlm import Config
 
 LINES = sentences(600)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sweeper.confirmation import design
+from sweeper.confirmation import conclusion
 from sweeper.journal import hours
 from sweeper.journal.events import End, Report, Session, Verdict
 from sweeper.journal.journal import Journal
@@ -261,7 +261,7 @@ def sweep(corpus: Path, tmp_path_factory: pytest.TempPathFactory, cache: None) -
     storage = tmp_path_factory.mktemp("runs")
     journal = in_process.sweep(spec, storage, confirm=True)
     run_dir = journal.path.parent
-    data = design.conclude(spec, journal, run_dir).to_dict()
+    data = conclusion.conclude(spec, journal, run_dir).to_dict()
     journal.append(Verdict(data=data | {"champion": "slow", "unlearned": None}))
     journal.close()
     return run_dir

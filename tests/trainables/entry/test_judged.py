@@ -16,7 +16,7 @@ from tests.trainables.evaluation.test_finetune import QUICK, examples
 from tests.trainables.one_by_one import fit, make_bundle
 from tests.trainables.texts import sentences
 from trainables import entry
-from trainables.data.tokenizer import Trained
+from trainables.data.wordpiece import Trained
 from trainables.evaluation import glue, official, pseudo_likelihood, rules
 
 KEYS = {*rules.PARTS, "aoa_surprisals", "aoa", "glue", "fast_eval_results"}

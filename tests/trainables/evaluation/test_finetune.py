@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.trainables.one_by_one import make_bundle
 from tests.trainables.texts import sentences
-from trainables.data.tokenizer import Trained
+from trainables.data.wordpiece import Trained
 from trainables.evaluation import finetune as module
 from trainables.evaluation import glue
 from trainables.evaluation.classifier import Classifier, Rows, load, measured, optimiser, schedule

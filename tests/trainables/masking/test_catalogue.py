@@ -17,10 +17,12 @@ from trainables.masking import sources
 from trainables.masking.mixture import build
 from trainables.masking.replacement import Corruption
 from trainables.noise import Draw, StepNoise
-from trainables.settings import catalogue, config, described
+from trainables.settings import catalogue, described, own_source, shares
 from trainables.settings.catalogue import OWN_DRAWS, Entry
-from trainables.settings.config import Config, Frozen, Shares
+from trainables.settings.config import Config
+from trainables.settings.frozen import Frozen
 from trainables.settings.presets import MASKING
+from trainables.settings.shares import Shares
 
 LATE = Entry("towards the end of a row", "tests.trainables.masking.test_catalogue:Late")
 
@@ -59,7 +61,7 @@ def test_a_wrong_entry_is_said_before_the_first_step(monkeypatch: pytest.MonkeyP
 
 def test_shares_follow_the_catalogue_and_older_hashes_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(catalogue.SOURCES, "late", LATE)
-    later = config._with_later_sources(Shares)
+    later = shares._with_later_sources(Shares)
     assert later.model_validate({"token": 1, "random": 0}).model_dump() == Shares(token=1, random=0).model_dump()
     with_late = later.model_validate({"random": 0.5, "late": 0.5})
     assert with_late.model_dump() == {**Shares().model_dump(), "random": 0.5, "late": 0.5}
@@ -76,12 +78,12 @@ def test_a_share_without_an_entry_is_refused_when_settings_are_imported() -> Non
         early: float = 0.0
 
     with pytest.raises(TypeError, match=r"catalogue\.py has no entry for the share early"):
-        config._with_later_sources(Stray)
+        shares._with_later_sources(Stray)
 
 
 def test_a_source_of_ones_own_gets_a_share_and_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "SOURCES", sources_then := dict(catalogue.SOURCES))
-    own = config.with_source(Config, "late", LATE.words, LATE.made_by)
+    monkeypatch.setattr(own_source, "SOURCES", sources_then := dict(catalogue.SOURCES))
+    own = own_source.with_source(Config, "late", LATE.words, LATE.made_by)
     assert sources_then["late"] == LATE
     assert own().model_dump() == Config().model_dump()
     settings = own.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.5}}})
@@ -97,25 +99,25 @@ def test_a_source_of_ones_own_gets_a_share_and_changes_nothing_else(monkeypatch:
     with pytest.raises(ValueError, match=r"two of random, [a-z_, ]+informask") as refused:
         Config.model_validate(switch)
     assert "informask, late" not in str(refused.value)
-    both = config.with_source(own, "later", "later still", "tests:Later")
+    both = own_source.with_source(own, "later", "later still", "tests:Later")
     mixed = both.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.3, "later": 0.2}}})
     assert [mixed.masking.shares_at(0, 1)[name] for name in ("late", "later")] == [0.3, 0.2]
 
 
 def test_a_source_of_ones_own_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "SOURCES", dict(catalogue.SOURCES))
+    monkeypatch.setattr(own_source, "SOURCES", dict(catalogue.SOURCES))
     with pytest.raises(
         ValueError, match=r"the source 'span' is there already, made by trainables\.masking\.sources:Span"
     ):
-        config.with_source(Config, "span", "as mine", "mine:Span")
+        own_source.with_source(Config, "span", "as mine", "mine:Span")
     with pytest.raises(ValueError, match="the source 'my late' must have a name that Python allows"):
-        config.with_source(Config, "my late", "late", "mine:Late")
+        own_source.with_source(Config, "my late", "late", "mine:Late")
     for name in ("other", "rate", "quotas", "amlm"):
         with pytest.raises(
             ValueError, match=f"the source '{name}' must have another name: a step draws something else"
         ):
-            config.with_source(Config, name, "as mine", "mine:Own")
-    assert [*config.SOURCES] == [*catalogue.SOURCES]
+            own_source.with_source(Config, name, "as mine", "mine:Own")
+    assert [*own_source.SOURCES] == [*catalogue.SOURCES]
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -19,7 +19,8 @@ from trainables.masking.difficulty import (
     grained,
     trigrams,
 )
-from trainables.settings.config import Config, MaskingConfig
+from trainables.settings.config import Config
+from trainables.settings.masking_rule import MaskingConfig
 
 WORDS = [
     "[PAD]",

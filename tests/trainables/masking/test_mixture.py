@@ -19,7 +19,10 @@ from trainables.masking.replacement import Replacement
 from trainables.masking.sources import Rarity
 from trainables.noise import StepNoise
 from trainables.settings import described
-from trainables.settings.config import Config, Replacements, Schedule, Shares
+from trainables.settings.config import Config
+from trainables.settings.masking_rule import Replacements
+from trainables.settings.schedule import Schedule
+from trainables.settings.shares import Shares
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(95)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sweeper.spec.layers import merge_all, stack
-from trainables.settings.config import Config, override
+from trainables.settings.config import Config
+from trainables.settings.overrides import override
 
 
 def in_a_spec(assignment: str) -> Any:

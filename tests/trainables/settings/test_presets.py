@@ -8,7 +8,8 @@ import pytest
 
 from sweeper.spec.errors import SpecError
 from sweeper.spec.load import resolve
-from trainables.settings.config import Config, MaskingConfig
+from trainables.settings.config import Config
+from trainables.settings.masking_rule import MaskingConfig
 from trainables.settings.presets import _RULE, MASKING, expand, expand_tree
 
 # The budget and how a rule is carried out, which no preset touches.

@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.preflight import check_prepared
 from sweeper.spec.load import load, resolve
-from trainables.settings.config import override
+from trainables.settings.overrides import override
 from trainables.training import tried
 
 SHIPPED = sorted((Path(__file__).parents[3] / "search_spaces").glob("*.yaml"))
