@@ -344,8 +344,10 @@ def _acquired(
         curves.append(-model(batches, _named(f"{name}, aoa", progress)))
         model.forget()
     flat = -blank(batches, _named("aoa, untrained", progress))
-    trained = acquisition.score(lexicon, np.stack(curves), tokenizer, request.seed)
-    untrained = acquisition.score(lexicon, np.stack([flat] * len(curves)), tokenizer, request.seed)
+    trained, untrained = (
+        acquisition.score(lexicon, np.stack(each), tokenizer, request.seed, request.rule)
+        for each in (curves, [flat] * len(curves))
+    )
     score, other = (each.official if request.rule == "official" else each.correlation for each in (trained, untrained))
     by = {
         "correlation": {"score": trained.correlation, "untrained": untrained.correlation},
