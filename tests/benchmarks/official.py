@@ -42,7 +42,7 @@ from trainables.evaluation.pseudo_likelihood import Batches, Scorer
 
 RULES: tuple[rules.Rule, ...] = ("official", "ours")
 FAST_AT = (0, 9, 18)  # which checkpoints' fast evaluation is compared
-Curves = dict[str, list[float]]
+Ages = tuple[float, float, int]  # the pipeline's score, the correlation, words
 SLOW_TASKS: dict[str, Callable[..., challenge_slowly.Tally]] = {
     "blimp": challenge_slowly.blimp,
     "blimp_supplement": challenge_slowly.blimp,
@@ -127,8 +127,11 @@ def compared(folder: Path, vocabulary: Vocabulary) -> tuple[dict[str, float], fl
     learnt, flat = (challenge_slowly.curves(each, tokenizer, full / rules.CONTEXTS) for each in (models, [blank]))
     flat = {word: curve * len(models) for word, curve in flat.items()}
     fast = {at: slow_fast(models[at], tokenizer, data / rules.FAST) for at in FAST_AT}
-    apart, exact = {}, challenge_slowly.acquisition(learnt, tokenizer, full / rules.CHILDREN)
-    stops = 0.0
+    ages = {
+        rule: [challenge_slowly.acquisition(each, tokenizer, full / rules.CHILDREN, fit) for each in (learnt, flat)]
+        for rule, fit in zip(RULES, (challenge_slowly.stopped_sigmoid, challenge_slowly.best_sigmoid), strict=True)
+    }
+    apart, stops = {}, 0.0
     for rule in RULES:
         found = official.evaluate(Request(made, data, rule=rule, fast=True), lambda *_: None)
         for name, (score, half) in trained[rule].items():
@@ -139,21 +142,16 @@ def compared(folder: Path, vocabulary: Vocabulary) -> tuple[dict[str, float], fl
             apart[f"{rule}/{name}"] = max(abs(one - other) for one, other in pairs)
         column = found.columns["aoa"]
         assert column is not None
-        apart[f"{rule}/aoa"] = _acquisition(column, rule, learnt, flat, tokenizer, full / rules.CHILDREN)
+        apart[f"{rule}/aoa"] = _acquisition(column, rule, *ages[rule])
         if rule == "official":
-            stops = abs(column.by["correlation"]["score"] - exact[1])
+            stops = abs(column.by["correlation"]["score"] - ages["ours"][0][1])
         apart[f"{rule}/fast"] = _fast(found.submission["fast_eval_results"], rule, fast)
     return apart, stops
 
 
-def _acquisition(
-    column: official.Column, rule: rules.Rule, learnt: Curves, flat: Curves, tokenizer: Any, children: Path
-) -> float:
-    """The largest difference; learnt and flat: curves over the series and of the untrained model."""
-    fit = challenge_slowly.best_sigmoid if rule == "ours" else challenge_slowly.stopped_sigmoid
-    (score, correlation, words), untrained = (
-        challenge_slowly.acquisition(each, tokenizer, children, fit) for each in (learnt, flat)
-    )
+def _acquisition(column: official.Column, rule: rules.Rule, series: Ages, untrained: Ages) -> float:
+    """The largest difference; series and untrained: what the slow version finds of the checkpoints and of the start."""
+    score, correlation, words = series
     assert words == column.by["words"]["score"] > 3, "an empty comparison"
     at = 1 if rule == "ours" else 0
     pairs = [(column.score, (score, correlation)[at]), (column.by["correlation"]["score"], correlation)]

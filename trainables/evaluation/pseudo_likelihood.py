@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,14 +53,21 @@ class Scorer:
         """[n] sums over the counted positions of every row. ValueError for a row beyond the model's positions."""
         if given.longest > positions(self.model):
             raise ValueError(f"a sentence of {given.longest} tokens exceeds {positions(self.model)} positions")
-        sums, done = np.zeros(given.distinct), 0
+        parts, done = [], 0
+        for group in given.groups:
+            parts.append(self.group(group, lambda more, before=done: progress(before + more, given.total)))
+            done += int(group.counted.sum())
+        return given.joined(parts)
+
+    def group(self, group: Group, tell: Callable[[int], None] = lambda _: None) -> NDArray[np.float64]:
+        """[m] sums of a group's rows, the same whatever other groups there are. tell: gets counted positions done."""
+        sums, done = np.zeros(len(group.ids)), 0
         with torch.inference_mode(), self._hooked():
-            for chosen, ids, counted in given.groups:
-                for rows, values in self._masked(ids, counted):
-                    np.add.at(sums, chosen[rows], values)
-                    done += len(rows)
-                    progress(done, given.total)
-        return sums[given.place]
+            for rows, values in self._masked(group.ids, group.counted):
+                np.add.at(sums, rows, values)
+                done += len(rows)
+                tell(done)
+        return sums
 
     def _masked(self, ids: Tensor, scored: Tensor) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """(rows [m], log-probabilities [m]) of the scored positions of ids [n, T], batch by batch."""
@@ -108,6 +115,20 @@ class Scorer:
         return self.model.config.vocab_size
 
 
+class Group(NamedTuple):
+    """m distinct rows of one length T.
+
+    Args:
+        chosen: [m] which of all distinct rows they are.
+        ids: [m, T].
+        counted: [m, T] whether a position is masked in its turn.
+    """
+
+    chosen: NDArray[np.int64]
+    ids: Tensor
+    counted: Tensor
+
+
 class Batches:
     """[n] rows in groups of one length, each distinct row once. One serves all models that share a tokenizer.
 
@@ -119,7 +140,7 @@ class Batches:
         distinct: how many there are.
         longest: tokens of the longest.
         total: counted positions of the distinct rows.
-        groups: by falling length, (which distinct rows [m], their ids [m, T], whether a position is counted [m, T]).
+        groups: by falling length.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -129,11 +150,18 @@ class Batches:
         lengths = np.array([len(ids) for ids, _ in found])
         self.distinct, self.longest = len(found), int(lengths.max(initial=0))
         self.total = sum(len(left_out) - sum(left_out) for _, left_out in found)
-        self.groups: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
+        self.groups: list[Group] = []
         for length in np.unique(lengths)[::-1]:
             chosen = np.flatnonzero(lengths == length)
             ids, left_out = np.array([found[i] for i in chosen], dtype=np.int64).transpose(1, 0, 2)
-            self.groups.append((chosen, torch.from_numpy(ids), torch.from_numpy(left_out == 0)))
+            self.groups.append(Group(chosen, torch.from_numpy(ids), torch.from_numpy(left_out == 0)))
+
+    def joined(self, parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """[n] sums of all rows. parts: [m] of each group."""
+        sums = np.zeros(self.distinct)
+        for group, part in zip(self.groups, parts, strict=True):
+            sums[group.chosen] = part
+        return sums[self.place]
 
     @property
     def digest(self) -> bytes:
