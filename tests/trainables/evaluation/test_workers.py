@@ -198,6 +198,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_a_cluster_that_is_named_does_the_work(jobs: list[workers.Job], ray: SimpleNamespace) -> None:
     workers.score(jobs, 2, 2, lambda *_: None)
+    assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     assert all(kept.read(job.model.path(job.batches), len(job.batches.place)) is not None for job in jobs)
     assert FakePool.made == [(2, {"num_cpus": 2}), ("terminated",)]
@@ -222,6 +223,7 @@ def test_a_cluster_that_is_not_there_is_told_in_a_line(
     assert ray.started == []
 
 
+@pytest.mark.timeout(900)  # starts a Ray
 def test_two_workers_of_a_real_cluster_write_what_one_process_writes(roomy: Path, data: Path, tmp_path: Path) -> None:
     def told(name: str, *more: str, **environment: str) -> dict[str, Any]:
         arguments = ["--task", f"official={data}", "--columns", "ewok,reading", "--predictions", str(tmp_path / name)]
