@@ -33,7 +33,7 @@ def log_softmax_at(model: Any, ids: Sequence[int], position: int, answer: int) -
     with torch.no_grad():
         given = torch.tensor([list(ids)])
         logits = model(input_ids=given, attention_mask=torch.ones_like(given)).logits
-    return float(torch.log_softmax(logits[0, position].float(), -1)[answer])
+    return float(torch.log_softmax(logits[0, position].double(), -1)[answer])
 
 
 def completion(model: Any, tokenizer: Any, before: str, after: str) -> tuple[float, int]:
