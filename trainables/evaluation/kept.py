@@ -44,7 +44,8 @@ class Kept:
     """
 
     def __init__(self, origin: bytes, source: Source, tokenizer: Any, device: str) -> None:
-        made = f"{pseudo_likelihood.ARITHMETIC} {device} {torch.__version__} {version('transformers')} {tokenizer.mask_token_id}"
+        made = f"{device} {torch.__version__} {version('transformers')} {tokenizer.mask_token_id}"
+        made += f" {pseudo_likelihood.ARITHMETIC}"
         self._origin = hashlib.sha256(made.encode() + b"\0" + origin)
         self.source, self._tokenizer, self._device = source, tokenizer, device
         self._scorer: Scorer | None = None
