@@ -3,7 +3,8 @@
 Tasks: blimp and zorro (grammar by minimal pairs), wug_adj and wug_past (morphology), ewok, entity_tracking, comps and
 global_piqa (the likeliest completion), reading (reading times), and glue/NAME (fine-tuning on boolq, multirc, rte, wsc,
 mrpc, qqp, mnli; `fast` is a small part of it). All are checked before any is scored. `--task official=DIR` alone gives
-the nine columns of the BabyLM challenge, by its rules, from the folder with `full_eval` and `fast_eval`.
+the nine columns of the BabyLM challenge, by its rules, from the folder with `full_eval` and `fast_eval`; DIR may be
+hub:OWNER/NAME or hub:OWNER/NAME@REVISION, a dataset repository with these.
 """
 
 from __future__ import annotations
@@ -53,6 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
     challenge.add_argument(
         "--rule", choices=("official", "ours"), default="official", help="how ties, pieces of words and a large p count"
     )
+    challenge.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share --threads and the scoring without fine-tuning: a Ray cluster's if RAY_ADDRESS names "
+        "one, else this machine's (default: 1)",
+    )
     machine.add_arguments(parser)
     try:
         options = parser.parse_args(arguments)
@@ -74,31 +83,37 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _official(options: argparse.Namespace, wanted: dict[str, str]) -> Path | None:
-    """The folder of the challenge's data, if its table is asked for. ValueError for settings that do not fit."""
+def _official(options: argparse.Namespace, wanted: dict[str, str]) -> str | None:
+    """Where the challenge's data are, if its table is asked for. ValueError for settings that do not fit."""
     given = [name for name in ("columns", "predictions", "fast", "series") if getattr(options, name)]
     given += ["rule"] if options.rule != "official" else []
+    given += ["workers"] if options.workers != 1 else []
     if OFFICIAL not in wanted:
         if given:
             raise ValueError(f"--{given[0]} goes with --task {OFFICIAL}=DIR")
         return None
     if len(wanted) > 1:
         raise ValueError(f"--task {OFFICIAL}=DIR goes alone: it has tasks of its own")
+    if not 1 <= options.workers <= max(1, options.threads):
+        raise ValueError(f"--workers {options.workers}: must be 1 to {options.threads}, the --threads that they share")
+    if options.workers > 1 and options.device != "cpu":
+        raise ValueError(f"--workers {options.workers} goes with --device cpu: one process keeps a GPU busy")
     if options.fast and not options.predictions:
         raise ValueError("--fast needs --predictions FILE, which is where the scores of the series go")
     if options.predictions and options.rule != "official":
         raise ValueError("--predictions are by the challenge's own rule: leave out --rule ours")
     if options.predictions and (options.predictions.is_dir() or not options.predictions.parent.is_dir()):
         raise ValueError(f"--predictions {options.predictions}: name a file in a folder that exists")
-    return Path(wanted[OFFICIAL])
+    return wanted[OFFICIAL]
 
 
-def _judged(options: argparse.Namespace, data: Path, progress: Callable[[str, int, int], None]) -> Official:
+def _judged(options: argparse.Namespace, place: str, progress: Callable[[str, int, int], None]) -> Official:
     """The challenge's table. Its predictions are written if a file is named."""
-    from trainables.evaluation import official
+    from trainables.evaluation import hub, official
 
     columns = rules.columns(options.columns)
     machine.use(options.device, options.threads)
+    data, origin = hub.folder(place)
     request = official.Request(
         options.bundle,
         data,
@@ -109,6 +124,8 @@ def _judged(options: argparse.Namespace, data: Path, progress: Callable[[str, in
         0,
         range(options.seeds),
         options.device,
+        options.workers,
+        origin,
     )
     found = official.evaluate(request, progress)
     if options.predictions:
@@ -202,12 +219,17 @@ def _print_official(found: Official, as_json: bool) -> None:
 
     from rich.console import Console
 
+    from trainables.evaluation import hub
+
     for note in found.notes:
         files.say(f"caution: {note}")
     if as_json:
         columns = {name: asdict(column) if column else None for name, column in found.columns.items()}
-        files.emit(json.dumps({"year": rules.YEAR, "columns": columns, "total": found.total, "notes": found.notes}))
+        told = {"year": rules.YEAR, "data": found.origin, "columns": columns, "total": found.total}
+        files.emit(json.dumps(told | {"notes": found.notes}))
         return
+    if found.origin.startswith(hub.HUB):
+        files.say(f"data: {found.origin}")
     console = Console()
     with console.capture() as drawn:
         console.print(official_table(found))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+JOIN_S = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20  # nothing but configurations and rows of metrics goes through it
 Node = Mapping[str, float]
 
@@ -56,6 +58,13 @@ class Needs(Protocol):
 def configured() -> bool:
     """Whether to join a running cluster; for a submitted job, its own."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def reach(address: str) -> None:
+    """Raises OSError if nobody listens at HOST:PORT: Ray itself would retry for minutes, noisily."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=JOIN_S).close()
 
 
 def submitted() -> bool:

@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -37,8 +36,9 @@ from sweeper.system.nodes import (
     submitted,
     this_machine,
 )
+from sweeper.system.nodes import reach as _reach
 
-JOIN_S, AWAIT_S, LOOK_S = 10.0, 2.0, 120.0
+AWAIT_S, LOOK_S = 2.0, 120.0
 
 _PREFIX = "sw-"
 _MARK = "SWEEPER_RAY"
@@ -313,10 +313,3 @@ def _or_not_started(what: str, advice: str) -> Iterator[None]:
         if "env_vars" in whole:  # do not show it: a job's variables may hold others' secrets
             reason = "the job's and the driver's runtime environments set the same variable"
         raise NotStarted(f"{what}: {reason}; {advice} (-v shows what Ray says)") from error
-
-
-def _reach(address: str) -> None:
-    """Raises OSError if nobody listens at HOST:PORT: Ray itself would retry for minutes, noisily."""
-    host, _, port = address.rpartition(":")
-    if port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=JOIN_S).close()

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from tests.trainables.probes import reversed_words, write_rows
 from tests.trainables.texts import sentences
+from trainables.data.tokenizer import Vocabulary
 from trainables.evaluation import rules
 
 Rows = list[dict[str, Any]]
@@ -142,8 +144,29 @@ def write_ages(folder: Path, contexts: dict[str, Any], ages: dict[str, float]) -
     (folder / rules.CHILDREN).write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def write_series(bundle: Path, start: Any, folder: Path) -> Path:
-    """Checkpoints on the way from a model `start` to a bundle's, most of it between 5 and 30 million words."""
+def byte_level(text: Sequence[str], size: int) -> Vocabulary:
+    """A tokenizer as RoBERTa's, trained on the text: pieces of bytes, a word's space before it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    special = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        text,
+        trainers.BpeTrainer(
+            vocab_size=size, special_tokens=list(special.values()), initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    ends = [(special[role], made.token_to_id(special[role])) for role in ("cls", "sep")]
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=ends
+    )
+    return Vocabulary.check(made, special, "byte-level")
+
+
+def checkpoints(bundle: Path, start: Any) -> Iterator[tuple[str, Any]]:
+    """(name, one model that changes) on the way from `start` to a bundle's, most of it from 5 to 30 million words."""
     from transformers import AutoModelForMaskedLM
 
     model: Any = AutoModelForMaskedLM.from_pretrained(bundle)
@@ -154,6 +177,12 @@ def write_series(bundle: Path, start: Any, folder: Path) -> Path:
         with torch.no_grad():
             for key, value in model.state_dict().items():
                 value.copy_(torch.lerp(begin[key], end[key], float(share)))
+        yield name, model
+
+
+def write_series(bundle: Path, start: Any, folder: Path) -> Path:
+    """A folder with a bundle of each of these checkpoints."""
+    for name, model in checkpoints(bundle, start):
         model.save_pretrained(folder / name)
         for path in bundle.glob("tokenizer*"):
             shutil.copy(path, folder / name / path.name)

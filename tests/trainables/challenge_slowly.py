@@ -1,6 +1,7 @@
 """The challenge's rules once more, obvious and slow: one sentence and one mask at a time, sums and means by hand.
 
-Written from the rules, and sharing nothing with the package but their constants and the draws of ties.
+Written from the rules, and sharing nothing with the package but their constants and the draws of ties. `ours` stands
+for what the rule of that name changes: ties, pieces of words that are read, and how far a sigmoid is fitted.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import curve_fit
 from scipy.special import betainc
 
 from trainables.evaluation import rules
@@ -31,7 +33,7 @@ def log_softmax_at(model: Any, ids: Sequence[int], position: int, answer: int) -
     with torch.no_grad():
         given = torch.tensor([list(ids)])
         logits = model(input_ids=given, attention_mask=torch.ones_like(given)).logits
-    return float(torch.log_softmax(logits[0, position].float(), -1)[answer])
+    return float(torch.log_softmax(logits[0, position].double(), -1)[answer])
 
 
 def completion(model: Any, tokenizer: Any, before: str, after: str) -> tuple[float, int]:
@@ -56,14 +58,17 @@ class Tally:
     def add(self, group: str, scores: list[float], right: int = 0, split: str = "") -> None:
         self.items.append((split, group, scores, right))
 
-    def shares(self, half: bool) -> dict[str, dict[str, float]]:
-        """Accuracies by split and group; half: ties count as their share. Floats are compared, as the pipeline does."""
+    def shares(self, half: bool, ours: bool = False) -> dict[str, dict[str, float]]:
+        """Accuracies by split and group. half: ties count as their share, as they always do in ours.
+
+        Floats are compared, as the pipeline does; in ours numbers of twice the length.
+        """
         draws = uniform(len(self.items), "ties", 0)
         found: dict[str, dict[str, list[float]]] = {}
         for draw, (split, group, scores, right) in zip(draws, self.items, strict=True):
-            told = [float(np.float32(score)) for score in scores]
+            told = scores if ours else [float(np.float32(score)) for score in scores]
             likeliest = [option for option, score in enumerate(told) if score == max(told)]
-            if half:
+            if half or ours:
                 credit = 1 / len(likeliest) if right in likeliest else 0.0
             else:
                 credit = float(likeliest[int(draw * len(likeliest))] == right)
@@ -73,8 +78,8 @@ class Tally:
             for split, groups in found.items()
         }
 
-    def mean(self, half: bool = False) -> float:
-        means = [sum(groups.values()) / len(groups) for groups in self.shares(half).values()]
+    def mean(self, half: bool = False, ours: bool = False) -> float:
+        means = [sum(groups.values()) / len(groups) for groups in self.shares(half, ours).values()]
         return sum(means) / len(means)
 
 
@@ -131,11 +136,19 @@ def global_piqa(model: Any, tokenizer: Any, folder: Path, options: int) -> Tally
     return tally
 
 
-def surprisal(model: Any, tokenizer: Any, context: str, word: str) -> float:
-    """Of a word after a context, its pieces one after the other, written out and read again."""
+def surprisal(model: Any, tokenizer: Any, context: str, word: str, ours: bool = False) -> float:
+    """Of a word after a context, its pieces one after the other: written out and read again, or in ours as they are."""
     pieces, total = tokenizer(word, add_special_tokens=False)["input_ids"], 0.0
+    if ours:
+        ids = list(tokenizer(context + 3 * tokenizer.mask_token)["input_ids"])
+        position = ids.index(tokenizer.mask_token_id)
+        for piece in pieces:
+            total -= log_softmax_at(model, ids, position, piece)
+            ids.insert(position, piece)  # before the three masks
+            position += 1
+        return total
     for number, piece in enumerate(pieces):
-        ids = tokenizer(context + "[MASK][MASK][MASK]")["input_ids"]
+        ids = tokenizer(context + 3 * tokenizer.mask_token)["input_ids"]
         position = len(ids) - 3 if ids[-1] == tokenizer.mask_token_id else len(ids) - 4
         answer = piece
         if number:
@@ -145,7 +158,7 @@ def surprisal(model: Any, tokenizer: Any, context: str, word: str) -> float:
     return total
 
 
-def reading_rows(model: Any, tokenizer: Any, path: Path) -> list[dict[str, float]]:
+def reading_rows(model: Any, tokenizer: Any, path: Path, ours: bool = False) -> list[dict[str, float]]:
     """The table's numbers, with surprisals; nan for what is missing."""
     found = []
     with path.open(encoding="utf-8", newline="") as file:
@@ -155,10 +168,10 @@ def reading_rows(model: Any, tokenizer: Any, path: Path) -> list[dict[str, float
                 for name, value in row.items()
                 if name not in ("item", "word", "prev_item", "prev_word")
             }
-            numbers["pred"] = surprisal(model, tokenizer, row["item"] or "None", row["word"])
+            numbers["pred"] = surprisal(model, tokenizer, row["item"] or "None", row["word"], ours)
             numbers["prev_pred"] = math.nan
             if row["prev_item"]:
-                numbers["prev_pred"] = surprisal(model, tokenizer, row["prev_item"], row["prev_word"])
+                numbers["prev_pred"] = surprisal(model, tokenizer, row["prev_item"], row["prev_word"], ours)
             found.append(numbers)
     return found
 
@@ -178,9 +191,9 @@ def share_of_the_rest(rows: list[dict[str, float]], target: str, names: Sequence
     return (explained[1] - explained[0]) / (1 - explained[0])
 
 
-def reading(model: Any, tokenizer: Any, path: Path) -> tuple[float, float]:
+def reading(model: Any, tokenizer: Any, path: Path, ours: bool = False) -> tuple[float, float]:
     """(eye tracking, self-paced)."""
-    rows, alone = reading_rows(model, tokenizer, path), ("Subtlex_log10", "length", "context_length")
+    rows, alone = reading_rows(model, tokenizer, path, ours), ("Subtlex_log10", "length", "context_length")
     eyes = [share_of_the_rest(rows, name, alone) for name in rules.EYE_TRACKING]
     return sum(eyes) / 4, share_of_the_rest(rows, rules.SELF_PACED, (*alone, "prev_length", "prev_pred"))
 
@@ -200,7 +213,9 @@ def curves(models: Sequence[Any], tokenizer: Any, path: Path) -> dict[str, list[
     return found
 
 
-def best_sigmoid(x: Floats, y: Floats, low: Sequence[float], high: Sequence[float]) -> tuple[float, ...]:
+def best_sigmoid(
+    x: Floats, y: Floats, low: Sequence[float], high: Sequence[float], _start: Sequence[float] = (), _most: int = 0
+) -> tuple[float, ...]:
     """a, b, c, d of least squares within bounds: on a grid of b and c that narrows, a and d solved for; then Newton."""
     middle = np.array([math.sqrt(max(low[1], 1e-3) * high[1]), (low[2] + high[2]) / 2])
     spread = np.array([math.log(high[1] / max(low[1], 1e-3)) / 2, (high[2] - low[2]) / 2])
@@ -211,6 +226,19 @@ def best_sigmoid(x: Floats, y: Floats, low: Sequence[float], high: Sequence[floa
                 best = min(best, _with_slope(x, y, float(b), float(c), low, high))
         middle, spread = np.array([best[2], best[3]]), spread * 0.75
     return _newton(x, y, best[1:], low, high)
+
+
+def stopped_sigmoid(
+    x: Floats, y: Floats, low: Sequence[float], high: Sequence[float], start: Sequence[float], most: int
+) -> tuple[float, ...]:
+    """a, b, c, d where the solver stops that the pipeline calls, with the tolerances that it leaves as they are."""
+    try:
+        found, _ = curve_fit(
+            lambda x, a, b, c, d: a / (1 + np.exp(-b * (x - c))) + d, x, y, start, bounds=(low, high), maxfev=most
+        )
+    except RuntimeError:  # it does not converge: no height is crossed
+        return (math.nan,) * 4
+    return tuple(map(float, found))
 
 
 def _with_slope(
@@ -257,8 +285,10 @@ def crossing(fit: tuple[float, ...], height: float) -> float | None:
     return c - math.log(a / (height - d) - 1) / b if d < height < a + d else None
 
 
-def acquisition(curve_of: dict[str, list[float]], tokenizer: Any, path: Path) -> tuple[float, float, int]:
-    """(the pipeline's score, the correlation, words with both ages)."""
+def acquisition(
+    curve_of: dict[str, list[float]], tokenizer: Any, path: Path, fit: Callable[..., tuple[float, ...]] = best_sigmoid
+) -> tuple[float, float, int]:
+    """(the pipeline's score, the correlation, words with both ages). fit: of the sigmoids."""
     with path.open(encoding="utf-8", newline="") as file:
         children = {row["word"]: [float(row[str(age)]) for age in range(16, 31)] for row in csv.DictReader(file)}
     seen = np.array([1e6 * millions for millions in (*range(1, 10), *range(10, 101, 10))])
@@ -266,7 +296,8 @@ def acquisition(curve_of: dict[str, list[float]], tokenizer: Any, path: Path) ->
     for word, surprisals in curve_of.items():
         if word not in children:
             continue
-        child = crossing(best_sigmoid(ages, np.array(children[word]), (0, 0, 16, -0.5), (2, 1, 30, 0.5)), 0.5)
+        shares, bounds = np.array(children[word]), ((0, 0, 16, -0.5), (2, 1, 30, 0.5))
+        child = crossing(fit(ages, shares, *bounds, (1, 0.1, 23, 0), 1000), 0.5)
         if child is None or not 16 <= child <= 30:
             continue
         many = len(tokenizer("The " + word, add_special_tokens=False)["input_ids"])
@@ -277,7 +308,8 @@ def acquisition(curve_of: dict[str, list[float]], tokenizer: Any, path: Path) ->
         low, high = (0, 0, logs[0] - 1, y.min() - 2 * wide - 1), (10 * wide + 1, 100, logs[-1] + 1, y.max() + 1)
         if wide == 0:
             continue
-        found = crossing(best_sigmoid(logs, y, low, high), -(chance + min(surprisals)) / 2)
+        start = (wide, 1, logs.mean(), y.min())
+        found = crossing(fit(logs, y, low, high, start, 20_000), -(chance + min(surprisals)) / 2)
         if found is not None and logs[0] <= found <= logs[-1]:
             both.append((found, child))
     if len(both) < 3:

@@ -29,6 +29,7 @@ from trainables.settings.config import DataConfig
 
 LINES_PER_DOCUMENT = 1000
 ENOUGH = 200  # words: with 15 % of the tokens predicted, some are sure to be [MASK]
+INSTEAD = "name files:GLOB or embedded"  # of the hub
 KINDS = ("embedded", "files:GLOB", "hub:NAME")
 
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
@@ -176,21 +177,24 @@ class Hub:
     commit: str
 
     @staticmethod
-    def find(name: str, pins: Path) -> Hub:
-        """The dataset of that name. Without a commit it is pinned, in `pins`, to that of its first use."""
+    def find(name: str, pins: Path, setting: str = "data.corpus", instead: str = INSTEAD) -> Hub:
+        """The dataset of that name. Without a commit it is pinned, in `pins`, to that of its first use.
+
+        setting, instead: what named it, and what else would do, for messages.
+        """
         match = _HUB_NAME.fullmatch(name)
         if not match:
-            raise ValueError(f"data.corpus hub:{name}: write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
+            raise ValueError(f"{setting} hub:{name}: write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
         name, revision = match[1], match[2] or "main"
         if re.fullmatch(r"[0-9a-f]{40}", revision):
             return Hub(name, revision)
         pin = pins / f"{name}@{revision}".replace("/", "--")
         if not pin.exists():
-            commit = _hub_commit(name, revision)
+            commit = _hub_commit(name, revision, setting, instead)
             files.put(pin, commit)
         pinned = limits.read(pin, limits.SETTINGS).decode("utf-8", "replace").strip()
         if not re.fullmatch(r"[0-9a-f]{40}", pinned):
-            raise ValueError(f"data.corpus hub:{name}: {pin} is damaged (it names no commit): delete it")
+            raise ValueError(f"{setting} hub:{name}: {pin} is damaged (it names no commit): delete it")
         return Hub(name, pinned)
 
     def identity(self) -> str:
@@ -202,7 +206,7 @@ class Hub:
         try:
             rows: Any = datasets.load_dataset(self.name, revision=self.commit, split="train")
         except Exception as error:  # whatever the client and its file readers raise
-            raise _unavailable(self.name, error) from error
+            raise unavailable(self.name, error) from error
         if "text" not in rows.column_names:
             raise ValueError(f"data.corpus hub:{self.name} has no column text, only {', '.join(rows.column_names)}")
         yield from _of_rows(
@@ -215,18 +219,19 @@ def _of_rows(rows: list[str]) -> Iterable[str]:
     return rows if any("\n" in row.strip() for row in rows) else stretches(rows)
 
 
-def _hub_commit(name: str, revision: str) -> str:
+def _hub_commit(name: str, revision: str, setting: str, instead: str) -> str:
     from huggingface_hub import HfApi
 
     try:
         return str(HfApi().dataset_info(name, revision=revision).sha)
     except Exception as error:  # httpx errors are not OSErrors, and their types change with the client
-        raise _unavailable(name, error) from error
+        raise unavailable(name, error, setting, instead) from error
 
 
-def _unavailable(name: str, error: Exception) -> ValueError:
+def unavailable(name: str, error: Exception, setting: str = "data.corpus", instead: str = INSTEAD) -> ValueError:
+    """What to raise for an error of the hub, of whatever type."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ValueError(f"cannot get data.corpus hub:{name} ({reason}): name files:GLOB or embedded instead")
+    return ValueError(f"cannot get {setting} hub:{name} ({reason}): {instead} instead")
 
 
 def find(corpus: str, pins: Path) -> Source:

@@ -38,7 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--trial", metavar="NAME", help="of a sweep, such as t0007")
-    parser.add_argument("--task", metavar="official=DATA", help="the challenge's data: full_eval and fast_eval")
+    parser.add_argument(
+        "--task",
+        metavar="official=DATA",
+        help="the challenge's data, full_eval and fast_eval: a folder, or hub:OWNER/NAME@REVISION",
+    )
     parser.add_argument("--columns", metavar="NAME,NAME", help="some of " + ",".join(rules.COLUMNS))
     parser.add_argument(
         "--trust-record", action="store_true", help="read a sweep's record that was changed since it was written"
@@ -72,9 +76,14 @@ def _data(given: str | None) -> Path | None:
     name, _, place = given.partition("=")
     if name != "official" or not place:
         raise ValueError(f"--task {given}: write official=DATA, the folder with full_eval and fast_eval")
-    if not Path(place).is_dir():
+    from trainables.evaluation import hub
+
+    folder, origin = hub.folder(place)
+    if not folder.is_dir():
         raise ValueError(f"--task {given}: there is no folder {place}")
-    return Path(place)
+    if place.startswith(hub.HUB):
+        files.say(f"data: {origin}")
+    return folder
 
 
 def _judged(chosen: Chosen, data: Path, columns: Sequence[str], options: argparse.Namespace) -> Official:

@@ -27,6 +27,8 @@ from trainables.evaluation.completions import too_long
 from trainables.evaluation.minimal_pairs import LEVEL
 
 RESAMPLES = 2_000
+SETTLED = 1e-15  # a relative change that is no more than rounding
+MOST_STEPS = 1_000  # in which a fit that has stopped settles; 30 are usual
 Curve = Callable[..., NDArray[np.float64]]
 
 
@@ -143,20 +145,29 @@ def _children(path: Path) -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def score(lexicon: Lexicon, surprisals: NDArray[np.float64], tokenizer: Any, seed: int = 0) -> Order:
+def score(
+    lexicon: Lexicon, surprisals: NDArray[np.float64], tokenizer: Any, seed: int = 0, rule: rules.Rule = "official"
+) -> Order:
     """The agreement of the order by surprisals [checkpoints, n], in nats, with children's.
 
-    tokenizer: for what chance is: the logarithm of its entries, added ones aside, times the pieces of the word.
+    Args:
+        lexicon: words, and when children say them.
+        surprisals: of every context.
+        tokenizer: for what chance is: the logarithm of its entries, added ones aside, times the pieces of the word.
+        seed: of the bootstrap.
+        rule: `official` takes a fit where the pipeline's solver stops, once a step lowers the sum of squares by less
+            than 1e-8 of it, which moves a correlation by some 1e-6; `ours` goes on to the least squares, which hang on
+            no solver.
     """
     if not np.isfinite(surprisals).all():
         raise ValueError("the model's scores are not finite: it has diverged")
     chance, words = float(np.log(tokenizer.vocab_size)), np.array(lexicon.words)
     ages = []
     for word in dict.fromkeys(lexicon.words):
-        if word not in lexicon.children or (child := child_age(lexicon.children[word])) is None:
+        if word not in lexicon.children or (child := child_age(lexicon.children[word], rule)) is None:
             continue
         curve = surprisals[:, words == word].mean(1)
-        model = model_age(curve, pieces(tokenizer, word) * chance)
+        model = model_age(curve, pieces(tokenizer, word) * chance, rule)
         if model is not None:
             ages.append((model, child))
     return _order(np.array(ages).reshape(-1, 2), seed)
@@ -168,27 +179,27 @@ def pieces(tokenizer: Any, word: str) -> int:
     return max(1, len(after) - len(alone))
 
 
-def child_age(shares: NDArray[np.float64]) -> float | None:
+def child_age(shares: NDArray[np.float64], rule: rules.Rule = "official") -> float | None:
     """Months at which half of the children say a word, by their shares at `rules.AGES`; None if it cannot be told."""
     known = ~np.isnan(shares)
     ages, told = np.array(rules.AGES)[known], shares[known]
     if len(ages) < rules.FEWEST:
         return None
     bounds = ([0, 0, ages[0], -0.5], [2.0, 1.0, ages[-1], 0.5])
-    fit = _fitted(ages, told, [1.0, 0.1, ages.mean(), 0.0], bounds, 1_000)
+    fit = _fitted(ages, told, [1.0, 0.1, ages.mean(), 0.0], bounds, 1_000, rule)
     if fit is None or fit[0] <= 0 or fit[1] <= 0:
         return None
     return _crossing(fit, rules.ACQUIRED, (ages[0], ages[-1]))
 
 
-def model_age(surprisals: NDArray[np.float64], chance: float) -> float | None:
+def model_age(surprisals: NDArray[np.float64], chance: float, rule: rules.Rule = "official") -> float | None:
     """log10 of 1 + the words after which a word is acquired, by its surprisal at each checkpoint; None as above."""
     seen = np.array(rules.WORDS)
     rising, logs = -surprisals, np.log10(seen + 1)
     low, high = rising.min(), rising.max()
     wide = high - low
     bounds = ([0, 0, logs.min() - 1, low - 2 * wide - 1], [10 * wide + 1, 100.0, logs.max() + 1, high + 1])
-    fit = _fitted(logs, rising, [wide, 1.0, logs.mean(), low], bounds, 20_000)
+    fit = _fitted(logs, rising, [wide, 1.0, logs.mean(), low], bounds, 20_000, rule)
     if fit is None or min(fit[:2]) <= 1e-6:
         return None
     halfway = chance - rules.ACQUIRED * (chance + high)
@@ -201,17 +212,32 @@ def sigmoid(x: NDArray[np.float64], a: float, b: float, c: float, d: float) -> N
 
 
 def _fitted(
-    x: NDArray[Any], y: NDArray[np.float64], start: Sequence[float], bounds: tuple[Any, Any], most: int
+    x: NDArray[Any],
+    y: NDArray[np.float64],
+    start: Sequence[float],
+    bounds: tuple[Any, Any],
+    most: int,
+    rule: rules.Rule,
 ) -> NDArray[np.float64] | None:
-    """The a, b, c, d of least squares, from the pipeline's start and by its solver; None if it does not converge."""
-    from scipy.optimize import curve_fit
+    """The a, b, c, d of least squares, from the pipeline's start and by its solver; None if it does not converge.
+
+    In `ours` that is where a search without its tolerance begins.
+    """
+    from scipy.optimize import curve_fit, least_squares
 
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parameters without a covariance, which nobody asks for
         try:
-            return curve_fit(sigmoid, x, y, p0=start, bounds=bounds, maxfev=most)[0]
+            fit = curve_fit(sigmoid, x, y, p0=start, bounds=bounds, maxfev=most)[0]
         except (RuntimeError, ValueError):
             return None
+        if rule == "official":
+            return fit
+        exact = dict.fromkeys(("ftol", "xtol", "gtol"), SETTLED)
+        found: Any = least_squares(
+            lambda fit: sigmoid(x, *fit) - y, fit, jac="3-point", bounds=bounds, max_nfev=MOST_STEPS, **exact
+        )
+        return found.x
 
 
 def _crossing(fit: NDArray[np.float64], height: float, within: tuple[float, float]) -> float | None:

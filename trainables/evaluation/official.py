@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from sweeper.system import files
-from trainables.evaluation import acquisition, completions, glue, pseudo_likelihood, reading, rules, tasks
+from trainables.evaluation import acquisition, completions, glue, pseudo_likelihood, reading, rules, tasks, workers
 from trainables.evaluation.kept import Kept
-from trainables.evaluation.pseudo_likelihood import Batches, Row
+from trainables.evaluation.pseudo_likelihood import Batches
 
 SERIES = "series"
 
@@ -57,11 +57,13 @@ class Official:
         columns: by key of `rules.COLUMNS`, in its order; None for one without data.
         submission: the predictions file: by task, None for one that is missing.
         notes: a line each for what keeps this from being what the challenge would find.
+        origin: where the data come from: the folder, or the hub's repository and commit.
     """
 
     columns: Mapping[str, Column | None]
     submission: dict[str, Any]
     notes: list[str]
+    origin: str = ""
 
     @property
     def total(self) -> float | None:
@@ -84,6 +86,9 @@ class Request:
         seed: of the untrained weights, ties and bootstraps.
         seeds: of fine-tuning.
         device: where to compute.
+        workers: processes that share the zero-shot scoring and torch's threads; see workers.py. Scores of pieces that
+            have as many threads are the same to the bit, whatever their number.
+        origin: of the data, for the record; the folder, unless given.
     """
 
     bundle: Path
@@ -95,6 +100,8 @@ class Request:
     seed: int = 0
     seeds: Sequence[int] = (0,)
     device: str = "cpu"
+    workers: int = 1
+    origin: str = ""
 
 
 def evaluate(request: Request, progress: Progress) -> Official:
@@ -123,6 +130,10 @@ def evaluate(request: Request, progress: Progress) -> Official:
     submission["glue"] = {}
     trained = Kept.trained(request.bundle, tokenizer, request.device)
     blank = Kept.untrained(request.bundle, tokenizer, request.device, request.seed)
+    lexicon_batches = Batches(lexicon_rows)
+    if request.workers > 1:
+        jobs = _jobs(full, (trained, blank), fast, models, lexicon_batches)
+        workers.score(jobs, request.workers, max(1, torch.get_num_threads() // request.workers), progress)
     for column in rules.COLUMNS:
         parts = {key: part for key, part in full.items() if rules.PARTS[key].column == column}
         if parts:
@@ -133,9 +144,9 @@ def evaluate(request: Request, progress: Progress) -> Official:
         notes.append(f"there is nothing of the fast evaluation in {_folder(request, rules.FAST)}")
     if request.fast:
         submission["fast_eval_results"] = _fast(fast, models, request, progress)
-    if lexicon and lexicon_rows:
+    if lexicon and lexicon_batches.place:
         scorers = [models[name] for name in rules.CHECKPOINTS]
-        found["aoa"], told = _acquired(lexicon, lexicon_rows, scorers, blank, tokenizer, request, progress)
+        found["aoa"], told = _acquired(lexicon, lexicon_batches, scorers, blank, tokenizer, request, progress)
         submission |= told
     elif (lexicon or request.fast) and len(series) < len(rules.CHECKPOINTS):
         notes.append(_lacks_checkpoints(series))
@@ -149,7 +160,7 @@ def evaluate(request: Request, progress: Progress) -> Official:
     for column in request.columns:
         if found[column] is None:
             notes.append(f"{rules.COLUMNS[column]} has no score: {_lacks(request, column, tuned)}")
-    return Official(found, submission, notes)
+    return Official(found, submission, notes, request.origin or str(request.data))
 
 
 class _Judged(NamedTuple):
@@ -243,6 +254,34 @@ def _read(request: Request, tokenizer: Any, most: int, kind: str) -> dict[str, _
     return found
 
 
+def _jobs(
+    full: Mapping[str, _Choices | _Reading],
+    scorers: tuple[Kept, Kept],
+    fast: Mapping[str, _Choices | _Reading],
+    models: Mapping[str, Kept],
+    lexicon: Batches,
+) -> list[workers.Job]:
+    """All that is scored by a model without fine-tuning it, those of one model one after the other."""
+    aged = {"aoa": lexicon} if lexicon.place else {}
+    batches = {key: part.batches for key, part in full.items()}
+    found = [workers.Job(scorers[0], key, each) for key, each in batches.items()]
+    found += [workers.Job(scorers[1], _untrained(key), each) for key, each in (batches | aged).items()]
+    at_each = {key: part.batches for key, part in fast.items()} | aged
+    return found + [
+        workers.Job(model, _at(name, key), each) for name, model in models.items() for key, each in at_each.items()
+    ]
+
+
+def _untrained(key: str) -> str:
+    """What the progress is called of a part by the untrained model."""
+    return f"{key}, untrained"
+
+
+def _at(checkpoint: str, key: str) -> str:
+    """What it is called by a checkpoint."""
+    return f"{checkpoint}, {key}"
+
+
 def _column(
     parts: Mapping[str, _Choices | _Reading], scorers: tuple[Kept, Kept], request: Request, progress: Progress
 ) -> tuple[Column, dict[str, Told]]:
@@ -250,7 +289,7 @@ def _column(
     sums = {
         key: [
             scorer(part.batches, _named(what, progress))
-            for scorer, what in zip(scorers, (key, f"{key}, untrained"), strict=True)
+            for scorer, what in zip(scorers, (key, _untrained(key)), strict=True)
         ]
         for key, part in parts.items()
     }
@@ -314,7 +353,7 @@ def _fast(
             if model is None or part is None:
                 found[key].append(None)
                 continue
-            sums = model(part.batches, _named(f"{name}, {key}", progress))
+            sums = model(part.batches, _named(_at(name, key), progress))
             found[key].append(part.judge(sums, request).scores)
         if name in models:
             models[name].forget()
@@ -331,7 +370,7 @@ def _lexicon(request: Request) -> acquisition.Lexicon | None:
 
 def _acquired(
     lexicon: acquisition.Lexicon,
-    rows: Sequence[Row],
+    batches: Batches,
     models: Sequence[Kept],
     blank: Kept,
     tokenizer: Any,
@@ -339,13 +378,15 @@ def _acquired(
     progress: Progress,
 ) -> tuple[Column, dict[str, Any]]:
     """The column of ages of acquisition. The untrained model stands for all checkpoints, so that it learns nothing."""
-    batches, curves = Batches(rows), []
+    curves = []
     for name, model in zip(rules.CHECKPOINTS, models, strict=True):
-        curves.append(-model(batches, _named(f"{name}, aoa", progress)))
+        curves.append(-model(batches, _named(_at(name, "aoa"), progress)))
         model.forget()
-    flat = -blank(batches, _named("aoa, untrained", progress))
-    trained = acquisition.score(lexicon, np.stack(curves), tokenizer, request.seed)
-    untrained = acquisition.score(lexicon, np.stack([flat] * len(curves)), tokenizer, request.seed)
+    flat = -blank(batches, _named(_untrained("aoa"), progress))
+    trained, untrained = (
+        acquisition.score(lexicon, np.stack(each), tokenizer, request.seed, request.rule)
+        for each in (curves, [flat] * len(curves))
+    )
     score, other = (each.official if request.rule == "official" else each.correlation for each in (trained, untrained))
     by = {
         "correlation": {"score": trained.correlation, "untrained": untrained.correlation},

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from trainables import limits, received
 TOKENS_AT_ONCE = {"cpu": 4096}  # in the inputs of one pass; as many as fit the cache
 TOKENS_ON_A_GPU = 65_536
 LOGITS_AT_ONCE = 2**24  # 64 MiB
+ARITHMETIC = 2  # goes up when scores change in any bit, so that a cache gives none of another
 PADDED_VOCABULARY = 128  # a model may have so many more entries than its tokenizer
 
 Progress = Callable[[int, int], None]  # masked positions done, and in all
@@ -34,7 +35,7 @@ def silent(_done: int, _total: int) -> None:
 
 
 class Scorer:
-    """Pseudo-log-likelihoods in nats, in float32, summed in float64.
+    """Pseudo-log-likelihoods in nats, of logits in float32, summed in float64.
 
     A batch has sentences of one length, so that nothing is padded and no attention mask is needed. Sentences of the
     same tokens are scored once, so they tie exactly. The head runs at the masked position alone. The order of the
@@ -53,14 +54,21 @@ class Scorer:
         """[n] sums over the counted positions of every row. ValueError for a row beyond the model's positions."""
         if given.longest > positions(self.model):
             raise ValueError(f"a sentence of {given.longest} tokens exceeds {positions(self.model)} positions")
-        sums, done = np.zeros(given.distinct), 0
+        parts, done = [], 0
+        for group in given.groups:
+            parts.append(self.group(group, lambda more, before=done: progress(before + more, given.total)))
+            done += int(group.counted.sum())
+        return given.joined(parts)
+
+    def group(self, group: Group, tell: Callable[[int], None] = lambda _: None) -> NDArray[np.float64]:
+        """[m] sums of a group's rows, the same whatever other groups there are. tell: gets counted positions done."""
+        sums, done = np.zeros(len(group.ids)), 0
         with torch.inference_mode(), self._hooked():
-            for chosen, ids, counted in given.groups:
-                for rows, values in self._masked(ids, counted):
-                    np.add.at(sums, chosen[rows], values)
-                    done += len(rows)
-                    progress(done, given.total)
-        return sums[given.place]
+            for rows, values in self._masked(group.ids, group.counted):
+                np.add.at(sums, rows, values)
+                done += len(rows)
+                tell(done)
+        return sums
 
     def _masked(self, ids: Tensor, scored: Tensor) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """(rows [m], log-probabilities [m]) of the scored positions of ids [n, T], batch by batch."""
@@ -75,7 +83,7 @@ class Scorer:
             logits = limits.fails(lambda given=inputs: self.model(input_ids=given).logits, "the model fails")[
                 :, 0
             ].float()
-            yield row.numpy(), (logits.gather(1, targets)[:, 0] - logits.logsumexp(1)).double().cpu().numpy()
+            yield row.numpy(), _log_softmax_at(logits, targets[:, 0]).cpu().numpy()
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:
@@ -108,6 +116,31 @@ class Scorer:
         return self.model.config.vocab_size
 
 
+def _log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:
+    """[m] log-probabilities in float64 of logits [m, V] in float32 at targets [m].
+
+    Only exponentials and their sum are of float32. `logsumexp` takes as long and errs ten times as much, because it
+    rounds its result, of some 10 nats, to float32.
+    """
+    peak = logits.amax(1, keepdim=True)
+    rest = (logits - peak).exp_().sum(1)
+    return (logits.gather(1, targets.unsqueeze(1)).double() - peak.double())[:, 0] - rest.double().log()
+
+
+class Group(NamedTuple):
+    """m distinct rows of one length T.
+
+    Args:
+        chosen: [m] which of all distinct rows they are.
+        ids: [m, T].
+        counted: [m, T] whether a position is masked in its turn.
+    """
+
+    chosen: NDArray[np.int64]
+    ids: Tensor
+    counted: Tensor
+
+
 class Batches:
     """[n] rows in groups of one length, each distinct row once. One serves all models that share a tokenizer.
 
@@ -119,7 +152,7 @@ class Batches:
         distinct: how many there are.
         longest: tokens of the longest.
         total: counted positions of the distinct rows.
-        groups: by falling length, (which distinct rows [m], their ids [m, T], whether a position is counted [m, T]).
+        groups: by falling length.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -129,11 +162,18 @@ class Batches:
         lengths = np.array([len(ids) for ids, _ in found])
         self.distinct, self.longest = len(found), int(lengths.max(initial=0))
         self.total = sum(len(left_out) - sum(left_out) for _, left_out in found)
-        self.groups: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
+        self.groups: list[Group] = []
         for length in np.unique(lengths)[::-1]:
             chosen = np.flatnonzero(lengths == length)
             ids, left_out = np.array([found[i] for i in chosen], dtype=np.int64).transpose(1, 0, 2)
-            self.groups.append((chosen, torch.from_numpy(ids), torch.from_numpy(left_out == 0)))
+            self.groups.append(Group(chosen, torch.from_numpy(ids), torch.from_numpy(left_out == 0)))
+
+    def joined(self, parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """[n] sums of all rows. parts: [m] of each group."""
+        sums = np.zeros(self.distinct)
+        for group, part in zip(self.groups, parts, strict=True):
+            sums[group.chosen] = part
+        return sums[self.place]
 
     @property
     def digest(self) -> bytes:

@@ -189,7 +189,7 @@ class Untrained:
 
     def __init__(self, model_folder: Path, tokenizer: Any, device: str, seed: int) -> None:
         self._folder, self._tokenizer, self._device, self._seed = model_folder, tokenizer, device, seed
-        made = f"{seed} {device} {torch.__version__} {version('transformers')}"
+        made = f"{pseudo_likelihood.ARITHMETIC} {seed} {device} {torch.__version__} {version('transformers')}"
         self._words = sorted((*model_folder.glob("*token*.json"), *model_folder.glob("vocab.txt")))
         parts = [made.encode(), *(path.read_bytes() for path in (model_folder / "config.json", *self._words))]
         self._origin = hashlib.sha256(b"\0".join(parts))

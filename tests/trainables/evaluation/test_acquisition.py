@@ -42,6 +42,13 @@ def test_the_correlation_is_that_of_the_rules(tmp_path: Path, order: int) -> Non
     found = acquisition.score(lexicon, np.array(list(given.values())).T, tokenizer())
     score, correlation, words = challenge_slowly.acquisition(given, tokenizer(), tmp_path / rules.CHILDREN)
     assert (found.official, found.correlation) == pytest.approx((score, correlation), abs=1e-6)
+    stopped = challenge_slowly.acquisition(
+        given, tokenizer(), tmp_path / rules.CHILDREN, challenge_slowly.stopped_sigmoid
+    )
+    assert (found.official, found.correlation) == pytest.approx(stopped[:2], abs=1e-9)  # the pipeline's own solver
+    ours = acquisition.score(lexicon, np.array(list(given.values())).T, tokenizer(), rule="ours")
+    assert ours.correlation == pytest.approx(correlation, abs=1e-8)
+    assert abs(found.correlation - correlation) > 5 * abs(ours.correlation - correlation)
     assert found.words == words == 8  # the first has no children
     assert order * found.official > 0.5
     assert found.interval is not None

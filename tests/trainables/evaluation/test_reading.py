@@ -20,17 +20,18 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_surprisals_and_gains_are_those_of_the_rules(bundle: Path, table: Path) -> None:
+@pytest.mark.parametrize("rule", ["official", "ours"])
+def test_surprisals_and_gains_are_those_of_the_rules(bundle: Path, table: Path, rule: rules.Rule) -> None:
     model, tokenizer = pseudo_likelihood.load(bundle)
     words = reading.read(table.parent)
-    rows, owners = words.rows(tokenizer, "official", 32)
+    rows, owners = words.rows(tokenizer, rule, 32)
     found = words.surprisals(Scorer(model, tokenizer).batches(Batches(rows)), owners)
-    slow = challenge_slowly.reading_rows(model, tokenizer, table)
+    slow = challenge_slowly.reading_rows(model, tokenizer, table, rule == "ours")
     assert len(rows) > len(words.predictions)  # some words have several pieces
     for name, values in zip(("pred", "prev_pred"), found, strict=True):
         assert values == pytest.approx([row[name] for row in slow], abs=1e-5, nan_ok=True)
     gain = reading.score(words, found)
-    expected = challenge_slowly.reading(model, tokenizer, table)
+    expected = challenge_slowly.reading(model, tokenizer, table, rule == "ours")
     assert (gain.eye_tracking, gain.self_paced) == pytest.approx(expected, abs=1e-6)
     assert gain.score == pytest.approx(sum(expected) / 2)
     told = reading.predictions(found)["reading"]["predictions"]
