@@ -16,7 +16,7 @@ from tests.trainables import challenge
 from tests.trainables.one_by_one import make_bundle
 from tests.trainables.texts import sentences
 from trainables import evaluate
-from trainables.data.tokenizer import Trained
+from trainables.data.wordpiece import Trained
 from trainables.entry import command
 from trainables.evaluation import hub, rules
 

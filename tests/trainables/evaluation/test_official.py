@@ -14,7 +14,7 @@ from tests.trainables import challenge, challenge_slowly
 from tests.trainables.one_by_one import fit, make_bundle
 from tests.trainables.texts import sentences
 from trainables import evaluate
-from trainables.data.tokenizer import Trained
+from trainables.data.wordpiece import Trained
 from trainables.evaluation import completions, kept, official, pseudo_likelihood, rules, tasks
 from trainables.evaluation.official import Request
 

@@ -20,7 +20,7 @@ from tests.trainables import challenge
 from tests.trainables.one_by_one import fit, make_bundle
 from tests.trainables.texts import sentences
 from trainables import evaluate
-from trainables.data.tokenizer import Trained
+from trainables.data.wordpiece import Trained
 from trainables.evaluation import kept, official, pseudo_likelihood, workers
 from trainables.evaluation.kept import Kept
 from trainables.evaluation.official import Request
