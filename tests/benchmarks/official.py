@@ -35,7 +35,8 @@ from tests.benchmarks.evaluate import bundle as published_bundle
 from tests.trainables import challenge, challenge_slowly
 from tests.trainables.one_by_one import fit, make_bundle
 from tests.trainables.texts import sentences
-from trainables.data.tokenizer import Trained, Vocabulary
+from trainables.data.vocabulary import Vocabulary
+from trainables.data.wordpiece import Trained
 from trainables.evaluation import acquisition, completions, official, pseudo_likelihood, reading, rules
 from trainables.evaluation.official import Request
 from trainables.evaluation.pseudo_likelihood import Batches, Scorer
