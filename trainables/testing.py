@@ -436,10 +436,14 @@ class PolicyContract(_Contract):
             )
 
     def test_it_draws_nothing_that_the_loop_draws(self) -> None:
-        """Two draws of a step by one name would be the same numbers."""
-        noise = self.noise(0)
-        self.made().select(self.ids(0), noise)
-        foreign = noise.names & LOOP_DRAWS
+        """Before and after a refresh, at the end too. Two draws of a step by one name would be the same numbers."""
+        policy, names = self.made(), set[str]()
+        for step in (*range(6), self.settings.steps - 1):
+            ids, noise = self.ids(step), self.noise(step)
+            selection = policy.select(ids, noise)
+            names |= noise.names
+            self._learn(policy, ids, selection, step)
+        foreign = names & LOOP_DRAWS
         assert not foreign, f"it draws {', '.join(sorted(foreign))}, which the training loop draws: take another name"
 
     def test_in_the_mask_warmup_it_selects_at_random(self) -> None:

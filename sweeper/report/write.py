@@ -89,7 +89,7 @@ def _names(spec: SweepSpec, journal: Journal) -> Names:
 
 
 def importance_of(spec: SweepSpec, journal: Journal) -> dict[str, float]:
-    """The importance of the settings that a search varied; without any, Ray and Optuna need not load."""
+    """The importance of the settings that a search varied; without any, Optuna need not load."""
     if not spec.space:
         return {}
     from sweeper.search.optuna_study import importance

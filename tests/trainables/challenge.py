@@ -15,7 +15,7 @@ import torch
 
 from tests.trainables.probes import reversed_words, write_rows
 from tests.trainables.texts import sentences
-from trainables.data.tokenizer import Vocabulary
+from trainables.data.vocabulary import Vocabulary
 from trainables.evaluation import rules
 
 Rows = list[dict[str, Any]]

@@ -371,10 +371,11 @@ class RankNoise(Mixture):
 
 
 class LoopsNoise(Mixture):
-    """Goes by the number that says which of the predicted positions keep their token."""
+    """After a refresh it goes by the number that says which of the predicted positions keep their token."""
 
     def select(self, ids_BT: torch.Tensor, noise: StepNoise) -> Selection:
-        noise.get_or_draw("replace", lambda noise: noise.uniform("replace"), ids_BT.device)
+        if self.audit.refreshes:
+            noise.get_or_draw("replace", lambda noise: noise.uniform("replace"), ids_BT.device)
         return super().select(ids_BT, noise)
 
 

@@ -29,7 +29,7 @@ from trainables.settings.config import DataConfig
 
 LINES_PER_DOCUMENT = 1000
 ENOUGH = 200  # words: with 15 % of the tokens predicted, some are sure to be [MASK]
-INSTEAD = "name files:GLOB or embedded"  # of the hub
+SETTING, INSTEAD = "data.corpus ", "name files:GLOB or embedded"  # of the hub
 KINDS = ("embedded", "files:GLOB", "hub:NAME")
 
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
@@ -177,14 +177,14 @@ class Hub:
     commit: str
 
     @staticmethod
-    def find(name: str, pins: Path, setting: str = "data.corpus", instead: str = INSTEAD) -> Hub:
+    def find(name: str, pins: Path, setting: str = SETTING, instead: str = INSTEAD) -> Hub:
         """The dataset of that name. Without a commit it is pinned, in `pins`, to that of its first use.
 
-        setting, instead: what named it, and what else would do, for messages.
+        setting, instead: what stands before its name, and what else would do, in messages.
         """
         match = _HUB_NAME.fullmatch(name)
         if not match:
-            raise ValueError(f"{setting} hub:{name}: write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
+            raise ValueError(f"{setting}hub:{name}: write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
         name, revision = match[1], match[2] or "main"
         if re.fullmatch(r"[0-9a-f]{40}", revision):
             return Hub(name, revision)
@@ -194,7 +194,7 @@ class Hub:
             files.put(pin, commit)
         pinned = limits.read(pin, limits.SETTINGS).decode("utf-8", "replace").strip()
         if not re.fullmatch(r"[0-9a-f]{40}", pinned):
-            raise ValueError(f"{setting} hub:{name}: {pin} is damaged (it names no commit): delete it")
+            raise ValueError(f"{setting}hub:{name}: {pin} is damaged (it names no commit): delete it")
         return Hub(name, pinned)
 
     def identity(self) -> str:
@@ -228,10 +228,10 @@ def _hub_commit(name: str, revision: str, setting: str, instead: str) -> str:
         raise unavailable(name, error, setting, instead) from error
 
 
-def unavailable(name: str, error: Exception, setting: str = "data.corpus", instead: str = INSTEAD) -> ValueError:
+def unavailable(name: str, error: Exception, setting: str = SETTING, instead: str = INSTEAD) -> ValueError:
     """What to raise for an error of the hub, of whatever type."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ValueError(f"cannot get {setting} hub:{name} ({reason}): {instead} instead")
+    return ValueError(f"cannot get {setting}hub:{name} ({reason}): {instead} instead")
 
 
 def find(corpus: str, pins: Path) -> Source:

@@ -22,7 +22,7 @@ from trainables.entry import checklist, form, page, runs
 from trainables.entry.checklist import Item
 from trainables.entry.form import Answer
 from trainables.entry.runs import Chosen
-from trainables.evaluation import rules
+from trainables.evaluation import hub, rules
 
 if TYPE_CHECKING:
     from trainables.evaluation.official import Official
@@ -52,14 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         if options.out.exists() or options.out.is_symlink():
             raise ValueError(f"--out {options.out} exists: name a new folder")
-        data, columns = _data(options.task), rules.columns(options.columns)
-        if options.columns and data is None:
+        place, columns = _place(options.task), rules.columns(options.columns)
+        if options.columns and place is None:
             raise ValueError("--columns goes with --task official=DATA")
         chosen = runs.find(options.run_dir, options.trial, options.trust_record)
         found = form.facts(chosen.bundle)
         answers = form.answers(chosen, found)
         with files.temporary():
-            judged = _judged(chosen, data, columns, options) if data else None
+            judged = _judged(chosen, place, columns, options) if place else None
         written = _write(options.out, chosen, answers, checklist.items(chosen, found, answers, judged), judged)
     except (ValueError, OSError) as error:
         return files.refused(error)
@@ -69,31 +69,27 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _data(given: str | None) -> Path | None:
-    """The folder of the challenge's data. ValueError, in one line, for another task and for no folder."""
+def _place(given: str | None) -> str | None:
+    """Where the challenge's data are. ValueError, in one line, for another task and for no folder."""
     if given is None:
         return None
     name, _, place = given.partition("=")
     if name != "official" or not place:
         raise ValueError(f"--task {given}: write official=DATA, the folder with full_eval and fast_eval")
-    from trainables.evaluation import hub
-
-    folder, origin = hub.folder(place)
-    if not folder.is_dir():
+    if not place.startswith(hub.HUB) and not Path(place).is_dir():
         raise ValueError(f"--task {given}: there is no folder {place}")
-    if place.startswith(hub.HUB):
-        files.say(f"data: {origin}")
-    return folder
+    return place
 
 
-def _judged(chosen: Chosen, data: Path, columns: Sequence[str], options: argparse.Namespace) -> Official:
+def _judged(chosen: Chosen, place: str, columns: Sequence[str], options: argparse.Namespace) -> Official:
     """By the challenge's tasks, the revisions by the fast ones."""
     from trainables.evaluation import official
 
     machine.use(options.device, options.threads)
+    data, origin = hub.folder(place)
     series = next((path.parent for name, path in chosen.series.items() if name in rules.CHECKPOINTS), None)
     request = official.Request(
-        chosen.bundle, data, columns, series=series, fast=series is not None, device=options.device
+        chosen.bundle, data, columns, series=series, fast=series is not None, device=options.device, origin=origin
     )
     told: dict[str, None] = {}
 
@@ -123,6 +119,7 @@ def _write(
             "revisions": {name: f"{name}/{chosen.name}" for name in (page.MAIN, *chosen.series)},
             "form": [asdict(each) for each in answers],
             "checklist": [asdict(each) for each in listed],
+            "data": page.source(judged),
             "scores": page.scores(judged),
         }
         files.put(partial / DATA, json.dumps(tree, indent=2) + "\n")

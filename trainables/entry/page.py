@@ -10,7 +10,7 @@ from sweeper.system.markdown import code, table, text
 from trainables.entry.checklist import Item
 from trainables.entry.form import Answer
 from trainables.entry.runs import Chosen
-from trainables.evaluation import rules
+from trainables.evaluation import hub, rules
 
 if TYPE_CHECKING:
     from trainables.evaluation.official import Official
@@ -28,6 +28,11 @@ def scores(judged: Official | None) -> dict[str, float | None]:
     }
 
 
+def source(judged: Official | None) -> str | None:
+    """The repository and commit of the data; None for a folder of this machine, whose name says nothing elsewhere."""
+    return judged.origin if judged and judged.origin.startswith(hub.HUB) else None
+
+
 def page(chosen: Chosen, answers: Sequence[Answer], listed: Sequence[Item], judged: Official | None) -> str:
     """ENTRY.md: checklist, form, scores, and the commands."""
     parts = [f"# An entry of {text(chosen.name)} for BabyLM {rules.YEAR}, strict-small"]
@@ -42,6 +47,7 @@ def page(chosen: Chosen, answers: Sequence[Answer], listed: Sequence[Item], judg
     if judged is not None:
         scored = [[name, "" if value is None else f"{value:.2f}"] for name, value in scores(judged).items()]
         parts.append("## Scores\n\n" + table(["column", "score"], scored, left=("column",)))
+        parts += [f"On the data of {code(where)}."] if (where := source(judged)) else []
     return "\n\n".join([*parts, _push(chosen), _pipeline(chosen)]) + "\n"
 
 

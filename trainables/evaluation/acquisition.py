@@ -156,8 +156,8 @@ def score(
         tokenizer: for what chance is: the logarithm of its entries, added ones aside, times the pieces of the word.
         seed: of the bootstrap.
         rule: `official` takes a fit where the pipeline's solver stops, once a step lowers the sum of squares by less
-            than 1e-8 of it, which moves a correlation by some 1e-6; `ours` goes on to the least squares, which hang on
-            no solver.
+            than 1e-8 of it; `ours` goes on from there until it falls no more. For most curves an age moves by some
+            1e-6; where a curve drops between two checkpoints, its place between them is open, and by more.
     """
     if not np.isfinite(surprisals).all():
         raise ValueError("the model's scores are not finite: it has diverged")

@@ -6,6 +6,8 @@ of links, which no reader follows, so that what they lead to inside the reposito
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import uuid
@@ -18,11 +20,16 @@ from trainables import limits
 from trainables.data.corpus import Hub, unavailable
 from trainables.evaluation import rules
 
-SETTING, INSTEAD = "--task official", "name a folder"
+SETTING, INSTEAD = "--task official=", "name a folder"
 HUB = "hub:"
 ENDINGS = (".jsonl", ".json", ".csv")
 MOST_FILES = 2_000  # the challenge's has some 130
 MOST_BYTES = 4 * limits.TASK  # of all files; the challenge's have a tenth
+
+PLACES = {
+    rules.FULL: [*(part.full for part in rules.PARTS.values()), rules.GLUE, rules.CONTEXTS, rules.CHILDREN],
+    rules.FAST: [part.fast for part in rules.PARTS.values() if part.fast],
+}
 
 _STEP = r"[\w-][\w.-]*"
 _FILE = re.compile(rf"((?:{_STEP}/)*?)({rules.FULL}|{rules.FAST})/((?:{_STEP}/)*{_STEP})", re.ASCII)
@@ -39,7 +46,8 @@ def folder(place: str) -> tuple[Path, str]:
         return Path(place), place
     source = Hub.find(place.removeprefix(HUB), files.cache_root() / "hub", SETTING, INSTEAD)
     origin = f"{HUB}{source.name}@{source.commit}"
-    target = files.cache_root() / "challenge" / f"{source.name}@{source.commit}".replace("/", "--")
+    wants = hashlib.sha256(json.dumps(PLACES).encode()).hexdigest()[:8]  # another year's rules want other files
+    target = files.cache_root() / "challenge" / f"{source.name}@{source.commit}-{wants}".replace("/", "--")
     if not target.is_dir():
         _fetch(source, origin, target)
     return target, origin
@@ -59,6 +67,7 @@ def _fetch(source: Hub, origin: str, target: Path) -> None:
         )
     except Exception as error:
         raise unavailable(source.name, error, SETTING, INSTEAD) from error
+    files.clear_old(target.parent, ".*")  # of fetches that were killed
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         for name, place in wanted.items():
@@ -74,28 +83,26 @@ def _fetch(source: Hub, origin: str, target: Path) -> None:
 
 def _wanted(origin: str, sizes: Mapping[str, int | None]) -> dict[str, str]:
     """Places in the layout by name in the repository; sizes: of its files, None where the hub does not tell."""
-    places = {
-        rules.FULL: [*(part.full for part in rules.PARTS.values()), rules.GLUE, rules.CONTEXTS, rules.CHILDREN],
-        rules.FAST: [part.fast for part in rules.PARTS.values() if part.fast],
-    }
     found, above = {}, set()
     for name in sizes:
         match = _FILE.fullmatch(name)
         if not match or not name.endswith(ENDINGS):
             continue
         before, kind, rest = match.groups()
-        if any(rest == place or rest.startswith(f"{place}/") for place in places[kind]):
+        if any(rest == place or rest.startswith(f"{place}/") for place in PLACES[kind]):
             found[name] = f"{kind}/{rest}"
             above.add(before)
     if not found:
-        raise ValueError(f"{SETTING}={origin} has nothing to score: expected {rules.FULL}/blimp_filtered and the like")
+        raise ValueError(f"{SETTING}{origin} has nothing to score: expected {rules.FULL}/blimp_filtered and the like")
     if len(above) > 1:
         shown = " and ".join(f"{name or './'}" for name in sorted(above)[:2])
-        raise ValueError(f"{SETTING}={origin} has data in {shown}: download it and name one of these folders")
+        raise ValueError(f"{SETTING}{origin} has data in {shown}: download it and name one of these folders")
+    if unknown := next((name for name in found if sizes[name] is None), None):
+        raise ValueError(f"{SETTING}{origin}: the hub does not tell the size of {unknown}: {INSTEAD} instead")
     total = sum(sizes[name] or 0 for name in found)
     if len(found) > MOST_FILES or total > MOST_BYTES:
         raise ValueError(
-            f"{SETTING}={origin} has {len(found):,} files of {total / 2**20:,.0f} MiB, the limit is {MOST_FILES:,} of "
+            f"{SETTING}{origin} has {len(found):,} files of {total / 2**20:,.0f} MiB, the limit is {MOST_FILES:,} of "
             f"{MOST_BYTES / 2**20:,.0f}: it is not the challenge's"
         )
     return found

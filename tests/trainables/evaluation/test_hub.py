@@ -15,9 +15,8 @@ import torch
 from tests.trainables import challenge
 from tests.trainables.one_by_one import make_bundle
 from tests.trainables.texts import sentences
-from trainables import evaluate
+from trainables import entry, evaluate
 from trainables.data.wordpiece import Trained
-from trainables.entry import command
 from trainables.evaluation import hub, rules
 
 COMMIT = "c" * 40
@@ -54,10 +53,11 @@ def repository(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         state.asked.append((revision, allow_patterns))
         snapshot = state.cache / "snapshots" / revision
         (state.cache / "blobs").mkdir(parents=True, exist_ok=True)
-        for number, each in enumerate(allow_patterns):
-            blob = state.cache / "blobs" / f"{number}"
+        for each in allow_patterns:
+            blob = state.cache / "blobs" / each.replace("/", "--")
             blob.write_bytes(state.files[each])
             (snapshot / each).parent.mkdir(parents=True, exist_ok=True)
+            (snapshot / each).unlink(missing_ok=True)
             (snapshot / each).symlink_to(os.path.relpath(blob, (snapshot / each).parent))
         return str(snapshot)
 
@@ -94,6 +94,21 @@ def test_a_revision_is_pinned_and_what_was_fetched_needs_no_hub(
     monkeypatch.setattr(repository.module.HfApi, "dataset_info", lambda *_, **__: pytest.fail("the hub was asked"))
     assert hub.folder(f"hub:owner/name@{COMMIT}")[0] == first
     assert hub.folder("/some/folder") == (Path("/some/folder"), "/some/folder")
+
+
+def test_other_rules_fetch_again_and_what_a_killed_fetch_left_goes(
+    repository: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = hub.folder("hub:owner/name")
+    left = first.with_name(".left")
+    left.mkdir()
+    os.utime(left, (0, 0))
+    monkeypatch.setitem(hub.PLACES, rules.FAST, [])
+    second, _ = hub.folder("hub:owner/name")
+    assert len(repository.asked) == 2
+    assert not (second / rules.FAST).exists()
+    assert (first / rules.FAST).exists()
+    assert not left.exists()
 
 
 def test_data_below_a_folder_lie_in_their_layout(repository: SimpleNamespace) -> None:
@@ -140,6 +155,9 @@ def test_what_is_not_the_challenges_is_refused_before_it_is_fetched(repository: 
     repository.sizes = dict.fromkeys(repository.files, hub.MOST_BYTES // 20)
     with pytest.raises(ValueError, match=r"MiB, the limit is 2,000 of 2,048: it is not the challenge's$"):
         hub.folder("hub:owner/name")
+    repository.files[NEWS], repository.sizes = b"{}", {NEWS: None}
+    with pytest.raises(ValueError, match=r"the size of full_eval/ewok_filtered/news\.jsonl: name a folder"):
+        hub.folder("hub:owner/name")
     repository.files = {"data/train.jsonl": b"{}"}
     with pytest.raises(ValueError, match=r"^--task official=hub:owner/name@c{40} has nothing to score: expected full"):
         hub.folder("hub:owner/name")
@@ -150,9 +168,9 @@ def test_errors_of_the_hub_are_one_line(repository: SimpleNamespace, monkeypatch
     def offline(*_: object, **__: object) -> None:
         raise ConnectionError("no network\nand a long story")
 
-    with pytest.raises(ValueError, match=r"^--task official hub:a b: write hub:OWNER/NAME or hub:OWNER/NAME@REVISION$"):
+    with pytest.raises(ValueError, match=r"^--task official=hub:a b: write hub:OWNER/NAME or hub:OWNER/NAME@REVISION$"):
         hub.folder("hub:a b")
-    message = r"^cannot get --task official hub:owner/name \(no network\): name a folder instead$"
+    message = r"^cannot get --task official=hub:owner/name \(no network\): name a folder instead$"
     monkeypatch.setattr(repository.module, "snapshot_download", offline)
     with pytest.raises(ValueError, match=message):
         hub.folder("hub:owner/name")
@@ -176,8 +194,11 @@ def test_the_table_is_that_of_the_folder_and_names_the_commit(
     assert [each["data"] for each in told] == [f"hub:owner/name@{COMMIT}", str(written)]
 
 
-def test_an_entry_reads_it_too(repository: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = command._data("official=hub:owner/name")
-    assert folder is not None
-    assert (folder / rules.FULL / "comps").is_dir()
-    assert f"data: hub:owner/name@{COMMIT}" in capsys.readouterr().err
+def test_an_entry_reads_it_too_and_names_the_commit(repository: SimpleNamespace, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", Trained(300).obtain(sentences(320)), max_position_embeddings=128)
+    given = ["--columns", "ewok", "--threads", "1", "--out", str(tmp_path / "entry")]
+    assert entry.main([str(bundle), "--task", "official=hub:owner/name", *given]) == 0
+    told = json.loads((tmp_path / "entry" / "entry.json").read_text("utf-8"))
+    assert told["data"] == f"hub:owner/name@{COMMIT}"
+    assert told["scores"]["EWoK"] is not None
+    assert f"On the data of `hub:owner/name@{COMMIT}`." in (tmp_path / "entry" / "ENTRY.md").read_text("utf-8")
