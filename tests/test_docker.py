@@ -141,6 +141,7 @@ def test_what_a_submitted_job_uploads_is_small_and_enough(tmp_path: Path) -> Non
     for needed in ("sweeper/run.py", "trainables/mlm.py", "search_spaces/mix_ratios.yaml"):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests/", "runs", ".venv", ".git/", "docker/", ".hyp"))]
+    assert "README.md" in names, "pip reads it"
 
 
 def test_the_rayjob_is_one_that_kuberay_takes(rayjob: dict[str, Any]) -> None:

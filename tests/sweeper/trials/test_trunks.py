@@ -18,7 +18,7 @@ from sweeper.journal.events import Doubt
 from sweeper.journal.journal import Journal
 from sweeper.journal.run_folders import TRUNKS
 from sweeper.report.summary import trial_json
-from sweeper.report.tables import cost
+from sweeper.report.tables import cost, steps_trained
 from sweeper.spec.load import resolve
 from sweeper.spec.spec import SweepSpec
 from sweeper.trials import trunks, tuner
@@ -129,7 +129,9 @@ def test_every_arm_of_a_seed_starts_where_the_first_ended_its_random_steps(
     assert trial_json(last, spec.objective, None)["start"] == {"from": "t0005", "step": 8}
     assert cost(spec, shared)["steps trained"] == "112 of 160, 70%"
     assert cost(spec, shared)["steps of another trial"] == "48, in 6 trials that did not train them again"
-    assert cost(spec, shared)["hours saved"] == "about 0.00, at the pace of the steps trained"
+    assert "hours saved" in cost(spec, shared)
+    saved = steps_trained([*shared.trials.values()], 7.0)["hours saved"]
+    assert saved == "about 3.00, at the pace of the steps trained"
     assert cost(spec, shared)["compared with training"] == "none: no trial came from step 0 to where another left"
     assert "steps trained" not in cost(spec, whole)
     assert len([*(shared.path.parent / TRUNKS).iterdir()]) == 2
