@@ -37,8 +37,7 @@ from trainables.evaluation.pseudo_likelihood import Batches, Group, Scorer
 
 PIECES = 32  # for each worker, so that none waits long for another, and a progress bar moves
 SAY_AFTER_S = 15.0  # a free cluster has started its processes by then
-
-_LOST = "a process of the cluster was lost: run the same command again, and what is finished is not repeated"
+ENDS = 100  # characters to show of the beginning and of the end of what Ray says
 
 Sums = list[NDArray[np.float64]]
 Rows = Mapping[str, NDArray[Any]]  # `ids NAME` and `counted NAME` of every group
@@ -225,13 +224,15 @@ def _clustered(
     from ray.util import ActorPool
 
     address = os.environ["RAY_ADDRESS"]
-    with _in_one_line(f"cannot score on the cluster at RAY_ADDRESS={address}: start it, or unset RAY_ADDRESS"):
+    message = f"cannot score on the cluster at RAY_ADDRESS={address}: start it, or unset RAY_ADDRESS"
+    with _in_one_line(message):
         _join(address)
+    message = "a process of the cluster was lost: run the same command again, and what is finished is not repeated"
     try:
-        with _in_one_line(_LOST):
+        with _in_one_line(message):
             there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         _check_room(there, count, terms.threads)
-        with _in_one_line(_LOST):
+        with _in_one_line(message):
             actor: Any = ray.remote(num_cpus=terms.threads)(_Worker)
             shared = ray.put(rows)
             workers = [actor.remote(shared, terms) for _ in range(count)]
@@ -242,7 +243,7 @@ def _clustered(
             ray.get(begun)
             results = ActorPool(workers).map_unordered(lambda worker, piece: worker.score.remote(piece), [*pieces])
         for _ in pieces:
-            with _in_one_line(_LOST):
+            with _in_one_line(message):
                 done: Any = next(results)
             yield _good(done)
     finally:
@@ -280,7 +281,9 @@ def _in_one_line(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = secrecy.redact(" ".join(str(error).split()))[:200] or type(error).__name__
+        reason = secrecy.redact(" ".join(str(error).split())) or type(error).__name__
+        if len(reason) > 2 * ENDS:  # which actor first, what happened to it last
+            reason = f"{reason[:ENDS]} … {reason[-ENDS:]}"
         raise ValueError(f"{secrecy.redact(what)} ({reason})") from None
 
 
