@@ -148,6 +148,7 @@ def test_the_files_of_a_killed_driver_go_and_those_of_a_living_one_stay(
     [
         (None, "Ray did not start on this machine: The node timed out. Overloaded; close what keeps it busy"),
         ("10.0.0.1:6379", "cannot join the cluster at RAY_ADDRESS=10.0.0.1:6379: The node timed out."),
+        ("ray://me:sesame@a:1", "cannot join the cluster at RAY_ADDRESS=ray://***@a:1: The node timed out."),
     ],
 )
 def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str | None, told: str):
