@@ -37,7 +37,7 @@ from trainables.evaluation.pseudo_likelihood import Batches, Group, Scorer
 
 PIECES = 32  # for each worker, so that none waits long for another, and a progress bar moves
 SAY_AFTER_S = 15.0  # a free cluster has started its processes by then
-ENDS = 100  # characters to show of the beginning and of the end of what Ray says
+SHOWN = 200, 100  # characters of the beginning and of the end of what Ray says
 
 Sums = list[NDArray[np.float64]]
 Rows = Mapping[str, NDArray[Any]]  # `ids NAME` and `counted NAME` of every group
@@ -282,8 +282,9 @@ def _in_one_line(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = secrecy.redact(" ".join(str(error).split())) or type(error).__name__
-        if len(reason) > 2 * ENDS:  # which actor first, what happened to it last
-            reason = f"{reason[:ENDS]} … {reason[-ENDS:]}"
+        begin, end = SHOWN
+        if len(reason) > begin + end:  # where it was first, an error's own text last
+            reason = f"{reason[:begin]} … {reason[-end:]}"
         raise ValueError(f"{secrecy.redact(what)} ({reason})") from None
 
 
