@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from trainables.evaluation import rules
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from trainables.evaluation.kept import TaskProgress
     from trainables.evaluation.official import Official
     from trainables.evaluation.tasks import TaskScore
 
@@ -94,10 +95,9 @@ def _official(options: argparse.Namespace, wanted: dict[str, str]) -> str | None
         return None
     if len(wanted) > 1:
         raise ValueError(f"--task {OFFICIAL}=DIR goes alone: it has tasks of its own")
-    if not 1 <= options.workers <= max(1, options.threads):
+    if options.threads >= 1 and not 1 <= options.workers <= options.threads:  # other --threads are refused later
         raise ValueError(f"--workers {options.workers}: must be 1 to {options.threads}, the --threads that they share")
-    if options.workers > 1 and options.device != "cpu":
-        raise ValueError(f"--workers {options.workers} goes with --device cpu: one process keeps a GPU busy")
+    machine.check_workers(options.workers, options.device)
     if options.fast and not options.predictions:
         raise ValueError("--fast needs --predictions FILE, which is where the scores of the series go")
     if options.predictions and options.rule != "official":
@@ -107,7 +107,7 @@ def _official(options: argparse.Namespace, wanted: dict[str, str]) -> str | None
     return wanted[OFFICIAL]
 
 
-def _judged(options: argparse.Namespace, place: str, progress: Callable[[str, int, int], None]) -> Official:
+def _judged(options: argparse.Namespace, place: str, progress: TaskProgress) -> Official:
     """The challenge's table. Its predictions are written if a file is named."""
     from trainables.evaluation import hub, official
 
@@ -133,9 +133,7 @@ def _judged(options: argparse.Namespace, place: str, progress: Callable[[str, in
     return found
 
 
-def _scores(
-    options: argparse.Namespace, wanted: dict[str, str], progress: Callable[[str, int, int], None]
-) -> dict[str, TaskScore]:
+def _scores(options: argparse.Namespace, wanted: dict[str, str], progress: TaskProgress) -> dict[str, TaskScore]:
     from trainables.evaluation import pseudo_likelihood, tasks
 
     machine.use(options.device, options.threads)
@@ -180,7 +178,7 @@ def _never_trained(bundle: Path) -> str:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[str, int, int], None]]:
+def _bar() -> Iterator[TaskProgress]:
     """A progress bar on stderr, with a line for every task; nothing if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

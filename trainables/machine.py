@@ -25,3 +25,9 @@ def use(device: str, threads: int) -> None:
     except (RuntimeError, AssertionError):
         raise ValueError(f"--device {device}: there is no such device here; cpu always works") from None
     torch.set_num_threads(threads)
+
+
+def check_workers(count: int, device: str) -> None:
+    """Raises ValueError, in one line, for several processes on a GPU."""
+    if count > 1 and device != "cpu":
+        raise ValueError(f"--workers {count} goes with --device cpu: one process keeps a GPU busy")

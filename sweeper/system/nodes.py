@@ -1,4 +1,4 @@
-"""What nodes have and how many trials fit on them, computed without Ray."""
+"""What nodes have, how many trials fit on them, and whether a cluster answers at its address; all without Ray."""
 
 from __future__ import annotations
 
@@ -83,22 +83,27 @@ def max_concurrent(needs: Needs, nodes: Sequence[Node]) -> int:
     A worker does not span nodes; a trial's workers may.
     """
     each, processes, right = held(needs), max(1, needs.workers), _right(needs, nodes)
-    places = sum(_places(node, each) for node in right)
-    if places >= processes:
-        return places // processes
-    raise NoRoom(f"resources: {missing(needs, nodes)}: {_fitting(places, right, each) if right else _types(nodes)}")
+    fit = places(right, each)
+    if fit >= processes:
+        return fit // processes
+    raise NoRoom(f"resources: {missing(needs, nodes)}: {_fitting(fit, right, each) if right else _types(nodes)}")
 
 
 def missing(needs: Needs, nodes: Sequence[Node]) -> str:
     """What a trial needs and what there is, in one line; empty if a trial fits."""
     each, processes, right = held(needs), max(1, needs.workers), _right(needs, nodes)
-    if sum(_places(node, each) for node in right) >= processes:
+    if places(right, each) >= processes:
         return ""
     have = {kind: sum(node.get(kind, 0) for node in right) for kind in each}
     wanted = " and ".join(f"{processes * value:g} {kind}" for kind, value in each.items() if value)
     found = " and ".join(f"{have[kind]:g} {kind}" for kind, value in each.items() if value)
     where = f" on nodes of type {needs.accelerator}" if needs.accelerator else ""
     return f"a trial needs {wanted}{where}, there are {found}"
+
+
+def places(nodes: Sequence[Node], each: Mapping[str, float]) -> int:
+    """How many processes fit on the nodes. each: what one of them uses."""
+    return sum(_places(node, each) for node in nodes)
 
 
 def of_type(needs: Needs) -> dict[str, float]:
@@ -123,13 +128,13 @@ def held(needs: Needs) -> dict[str, float]:
 
 
 def _places(node: Node, each: Mapping[str, float]) -> int:
-    """How many workers fit on a node; the small term makes ten tenths one."""
+    """The same on one node; the small term makes ten tenths one."""
     return min(math.floor(node.get(kind, 0) / value + 1e-9) for kind, value in each.items() if value)
 
 
-def _fitting(places: int, nodes: Sequence[Node], each: Mapping[str, float]) -> str:
-    if places:
-        return f"set resources.workers to {places}" if places > 1 else "set resources.workers to 1 or 0"
+def _fitting(fit: int, nodes: Sequence[Node], each: Mapping[str, float]) -> str:
+    if fit:
+        return f"set resources.workers to {fit}" if fit > 1 else "set resources.workers to 1 or 0"
     for kind, value in each.items():
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if value and most < value:

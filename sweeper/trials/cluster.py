@@ -33,10 +33,10 @@ from sweeper.system.nodes import (
     max_concurrent,
     missing,
     of_type,
+    reach,
     submitted,
     this_machine,
 )
-from sweeper.system.nodes import reach as _reach
 
 AWAIT_S, LOOK_S = 2.0, 120.0
 
@@ -282,8 +282,9 @@ def _joined(workers_code: Sequence[str], verbose: bool) -> Iterator[None]:
     import ray
 
     address = os.environ["RAY_ADDRESS"]
-    with _or_not_started(f"cannot join the cluster at RAY_ADDRESS={address}", "start it, or unset RAY_ADDRESS"):
-        _reach(address)
+    failed = f"cannot join the cluster at RAY_ADDRESS={secrecy.redact(address)}"
+    with _or_not_started(failed, "start it, or unset RAY_ADDRESS"):
+        reach(address)
         ray.init(
             address=address,
             log_to_driver=verbose,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from sweeper.system import files
+from trainables import machine
 from trainables.evaluation import acquisition, completions, glue, pseudo_likelihood, reading, rules, tasks, workers
-from trainables.evaluation.kept import Kept
+from trainables.evaluation.kept import Kept, TaskProgress
 from trainables.evaluation.pseudo_likelihood import Batches
 
 SERIES = "series"
 
-Progress = Callable[[str, int, int], None]  # what is being done, how much is done, and in all; 0 of 0 if unknown
 Told = dict[str, dict[str, Any]]  # predictions by subtask
 
 
@@ -86,8 +86,8 @@ class Request:
         seed: of the untrained weights, ties and bootstraps.
         seeds: of fine-tuning.
         device: where to compute.
-        workers: processes that share the zero-shot scoring and torch's threads; see workers.py. Scores of pieces that
-            have as many threads are the same to the bit, whatever their number.
+        workers: processes that share the zero-shot scoring and torch's threads; see workers.py. Processes that have as
+            many threads give the same scores to the bit, whatever their number, on machines of one kind.
         origin: of the data, for the record; the folder, unless given.
     """
 
@@ -104,8 +104,9 @@ class Request:
     origin: str = ""
 
 
-def evaluate(request: Request, progress: Progress) -> Official:
+def evaluate(request: Request, progress: TaskProgress) -> Official:
     """The table. Everything is read and checked before anything is scored. ValueError, in one line, for bad input."""
+    machine.check_workers(request.workers, request.device)
     model, tokenizer = pseudo_likelihood.load(request.bundle)
     most = pseudo_likelihood.positions(model)
     full = _read(request, tokenizer, most, rules.FULL)
@@ -283,7 +284,7 @@ def _at(checkpoint: str, key: str) -> str:
 
 
 def _column(
-    parts: Mapping[str, _Choices | _Reading], scorers: tuple[Kept, Kept], request: Request, progress: Progress
+    parts: Mapping[str, _Choices | _Reading], scorers: tuple[Kept, Kept], request: Request, progress: TaskProgress
 ) -> tuple[Column, dict[str, Told]]:
     """(the column of its parts, predictions by part)."""
     sums = {
@@ -343,7 +344,7 @@ def _lacks_checkpoints(series: Collection[str]) -> str:
 
 
 def _fast(
-    parts: Mapping[str, _Choices | _Reading], models: Mapping[str, Kept], request: Request, progress: Progress
+    parts: Mapping[str, _Choices | _Reading], models: Mapping[str, Kept], request: Request, progress: TaskProgress
 ) -> dict[str, list[dict[str, float] | None]]:
     """Scores of every task at every checkpoint, by subtask; None for a checkpoint or task that is missing."""
     found: dict[str, list[dict[str, float] | None]] = {key: [] for key, part in rules.PARTS.items() if part.fast}
@@ -375,7 +376,7 @@ def _acquired(
     blank: Kept,
     tokenizer: Any,
     request: Request,
-    progress: Progress,
+    progress: TaskProgress,
 ) -> tuple[Column, dict[str, Any]]:
     """The column of ages of acquisition. The untrained model stands for all checkpoints, so that it learns nothing."""
     curves = []
@@ -401,7 +402,7 @@ def _glue_data(request: Request, name: str) -> bool:
     return (_folder(request, rules.FULL) / rules.GLUE / f"{name}.train.jsonl").is_file()
 
 
-def _glue(names: Sequence[str], request: Request, progress: Progress) -> tuple[Column | None, Told]:
+def _glue(names: Sequence[str], request: Request, progress: TaskProgress) -> tuple[Column | None, Told]:
     """(The mean of the tasks, None unless all are there; the first seed's predictions by task)."""
     from trainables.evaluation import finetune
 
@@ -444,5 +445,5 @@ def _other_number(what: str, size: int, expected: int) -> str:
     return f"{what} has {size:,} items, the challenge's {expected:,}: its collation would set the task aside"
 
 
-def _named(what: str, progress: Progress) -> pseudo_likelihood.Progress:
+def _named(what: str, progress: TaskProgress) -> pseudo_likelihood.Progress:
     return lambda done, total: progress(what, done, total)

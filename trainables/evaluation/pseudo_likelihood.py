@@ -52,8 +52,6 @@ class Scorer:
 
     def batches(self, given: Batches, progress: Progress = silent) -> NDArray[np.float64]:
         """[n] sums over the counted positions of every row. ValueError for a row beyond the model's positions."""
-        if given.longest > positions(self.model):
-            raise ValueError(f"a sentence of {given.longest} tokens exceeds {positions(self.model)} positions")
         parts, done = [], 0
         for group in given.groups:
             parts.append(self.group(group, lambda more, before=done: progress(before + more, given.total)))
@@ -61,7 +59,12 @@ class Scorer:
         return given.joined(parts)
 
     def group(self, group: Group, tell: Callable[[int], None] = lambda _: None) -> NDArray[np.float64]:
-        """[m] sums of a group's rows, the same whatever other groups there are. tell: gets counted positions done."""
+        """[m] sums of a group's rows, the same whatever other groups there are.
+
+        tell: gets counted positions done. Raises ValueError for rows beyond the model's positions.
+        """
+        if group.ids.shape[1] > positions(self.model):
+            raise ValueError(f"a sentence of {group.ids.shape[1]} tokens exceeds {positions(self.model)} positions")
         sums, done = np.zeros(len(group.ids)), 0
         with torch.inference_mode(), self._hooked():
             for rows, values in self._masked(group.ids, group.counted):
@@ -150,7 +153,6 @@ class Batches:
     Attributes:
         place: [n] which of the distinct rows each is.
         distinct: how many there are.
-        longest: tokens of the longest.
         total: counted positions of the distinct rows.
         groups: by falling length.
     """
@@ -160,7 +162,7 @@ class Batches:
         self.place = [places.setdefault(row, len(places)) for row in rows]
         found = list(places)
         lengths = np.array([len(ids) for ids, _ in found])
-        self.distinct, self.longest = len(found), int(lengths.max(initial=0))
+        self.distinct = len(found)
         self.total = sum(len(left_out) - sum(left_out) for _, left_out in found)
         self.groups: list[Group] = []
         for length in np.unique(lengths)[::-1]:

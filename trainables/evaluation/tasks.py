@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sweeper.system import files
 from trainables.evaluation import completions, glue, kept, minimal_pairs, pseudo_likelihood, reading, wug
-from trainables.evaluation.kept import Kept
+from trainables.evaluation.kept import Kept, TaskProgress
 from trainables.evaluation.pseudo_likelihood import Batches, Scorer
 from trainables.evaluation.sentence_pairs import Pairs
 
@@ -39,7 +39,6 @@ READING = "reading"
 GLUE = "glue/"
 
 RowScores = Callable[[Batches, pseudo_likelihood.Progress], NDArray[np.float64]]  # [n] sums over counted positions
-Progress = Callable[[str, int, int], None]  # what is being done, how much is done, and in all; 0 of 0 if unknown
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -122,7 +121,7 @@ def evaluate(
     model_folder: Path,
     tasks: Mapping[str, str],
     seed: int = 0,
-    progress: Progress = _silent,
+    progress: TaskProgress = _silent,
     device: str = "cpu",
     seeds: Sequence[int] = (0,),
 ) -> dict[str, TaskScore]:
@@ -220,7 +219,7 @@ class Untrained:
         return folder
 
 
-def _grammar(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
+def _grammar(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: TaskProgress) -> TaskScore:
     pairs = READERS[name](data)
     trained, blank = (
         minimal_pairs.score(pairs, pairs.preference(scorer, _named(what, progress)), seed)
@@ -230,7 +229,9 @@ def _grammar(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int
     return TaskScore("accuracy", trained.score, blank.score, trained.first, trained.ties, trained.interval, by)
 
 
-def _morphology(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: Progress) -> TaskScore:
+def _morphology(
+    scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: int, progress: TaskProgress
+) -> TaskScore:
     pairs = READERS[name](data)
     trained, blank = (
         wug.score(pairs, pairs.preference(scorer, _named(what, progress)), seed)
@@ -240,7 +241,7 @@ def _morphology(scorers: tuple[Scorer, Untrained], name: str, data: Path, seed: 
 
 
 def _choices(
-    scorers: Sequence[RowScores], tokenizer: Any, name: str, data: Path, seed: int, progress: Progress
+    scorers: Sequence[RowScores], tokenizer: Any, name: str, data: Path, seed: int, progress: TaskProgress
 ) -> TaskScore:
     items = completions.READERS[name](data)
     rows = items.rows(tokenizer, sys.maxsize)
@@ -257,7 +258,7 @@ def _choices(
     return TaskScore("accuracy", trained.half, blank.half, None, ties, trained.interval, by)
 
 
-def _reading(scorers: Sequence[RowScores], tokenizer: Any, data: Path, progress: Progress) -> TaskScore:
+def _reading(scorers: Sequence[RowScores], tokenizer: Any, data: Path, progress: TaskProgress) -> TaskScore:
     words = reading.read(data)
     rows, owners = words.rows(tokenizer, "official", sys.maxsize)
     batches = Batches(rows)
@@ -272,7 +273,9 @@ def _reading(scorers: Sequence[RowScores], tokenizer: Any, data: Path, progress:
     return TaskScore("gain", trained.score, blank.score, by=by)
 
 
-def fine_tuned(folders: tuple[Path, Path], name: str, data: str, seeds: Sequence[int], progress: Progress) -> TaskScore:
+def fine_tuned(
+    folders: tuple[Path, Path], name: str, data: str, seeds: Sequence[int], progress: TaskProgress
+) -> TaskScore:
     """The score on a task glue/NAME of two bundles, the trained and the untrained one.
 
     Results of fine-tuning are cached: what another trial or an earlier call has finished is not repeated.
@@ -292,5 +295,5 @@ def fine_tuned(folders: tuple[Path, Path], name: str, data: str, seeds: Sequence
     return TaskScore(trained.measure, trained.score, blank.score, by=by)
 
 
-def _named(what: str, progress: Progress) -> pseudo_likelihood.Progress:
+def _named(what: str, progress: TaskProgress) -> pseudo_likelihood.Progress:
     return lambda done, total: progress(what, done, total)

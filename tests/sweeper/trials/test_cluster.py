@@ -148,6 +148,7 @@ def test_the_files_of_a_killed_driver_go_and_those_of_a_living_one_stay(
     [
         (None, "Ray did not start on this machine: The node timed out. Overloaded; close what keeps it busy"),
         ("10.0.0.1:6379", "cannot join the cluster at RAY_ADDRESS=10.0.0.1:6379: The node timed out."),
+        ("ray://me:sesame@a:1", "cannot join the cluster at RAY_ADDRESS=ray://***@a:1: The node timed out."),
     ],
 )
 def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str | None, told: str):
@@ -160,7 +161,7 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, 
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(cluster, "_reach", lambda address: None)
+    monkeypatch.setattr(cluster, "reach", lambda address: None)
     with pytest.raises(nodes_module.NotStarted) as failed, cluster.session():
         pass
     assert str(failed.value).startswith(told)
@@ -170,14 +171,14 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, 
 def test_a_cluster_that_is_down_is_told_at_once(monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        cluster._reach(f"127.0.0.1:{port}")
+        cluster.reach(f"127.0.0.1:{port}")
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     begin = time.monotonic()
     with pytest.raises(nodes_module.NotStarted, match="Connection refused"), cluster.session():
         pass
     assert time.monotonic() - begin < 20
     for other in ("auto", f"ray://127.0.0.1:{port}"):
-        cluster._reach(other)
+        cluster.reach(other)
 
 
 def test_a_local_ray_has_a_token_of_ours_whatever_the_environment_says():
