@@ -142,7 +142,7 @@ def evaluate(request: Request, progress: TaskProgress) -> Official:
             submission |= told
             found[column] = None if _absent(request, column) else scored
     if request.fast and not fast:
-        notes.append(f"there is nothing of the fast evaluation in {_folder(request, rules.FAST)}")
+        notes.append(f"there is nothing of the fast evaluation in {_shown(request, _folder(request, rules.FAST))}")
     if request.fast:
         submission["fast_eval_results"] = _fast(fast, models, request, progress)
     if lexicon and lexicon_batches.place:
@@ -234,6 +234,11 @@ def _score_of(request: Request) -> str:
 
 def _folder(request: Request, kind: str) -> Path:
     return request.data / kind
+
+
+def _shown(request: Request, path: Path) -> str:
+    """A path of the data for people, who know a repository by its name, not by our copy."""
+    return f"{request.origin or request.data}/{path.relative_to(request.data).as_posix()}"
 
 
 def _read(request: Request, tokenizer: Any, most: int, kind: str) -> dict[str, _Choices | _Reading]:
@@ -428,11 +433,11 @@ def _lacks(request: Request, column: str, glue: Sequence[str]) -> str:
     folder = _folder(request, rules.FULL)
     if column == "glue":
         missing = [name for name in rules.GLUE_TASKS if name not in glue]
-        return f"{folder / rules.GLUE} has no data of {', '.join(missing)}"
+        return f"{_shown(request, folder / rules.GLUE)} has no data of {', '.join(missing)}"
     if column == "aoa":
-        absent = [str(folder / name) for name in (rules.CONTEXTS, rules.CHILDREN) if not (folder / name).exists()]
-        return f"there is no {absent[0]}" if absent else "it needs every checkpoint of the series"
-    return f"there is no {' and no '.join(map(str, _absent(request, column)))}"
+        absent = [folder / name for name in (rules.CONTEXTS, rules.CHILDREN) if not (folder / name).exists()]
+        return f"there is no {_shown(request, absent[0])}" if absent else "it needs every checkpoint of the series"
+    return f"there is no {' and no '.join(_shown(request, place) for place in _absent(request, column))}"
 
 
 def _absent(request: Request, column: str) -> list[Path]:

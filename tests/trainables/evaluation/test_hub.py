@@ -201,4 +201,5 @@ def test_an_entry_reads_it_too_and_names_the_commit(repository: SimpleNamespace,
     told = json.loads((tmp_path / "entry" / "entry.json").read_text("utf-8"))
     assert told["data"] == f"hub:owner/name@{COMMIT}"
     assert told["scores"]["EWoK"] is not None
+    assert "cache" not in json.dumps(told["checklist"])
     assert f"On the data of `hub:owner/name@{COMMIT}`." in (tmp_path / "entry" / "ENTRY.md").read_text("utf-8")
