@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "EvaluationSet", "Prepared", "prepare"]
 
 LOCK_S = 3600.0  # to wait while another process prepares the same
+
+# An array's header is parsed as Python's, and Python 3.11's parser fails where two threads use it at once (SystemError:
+# AST constructor recursion depth mismatch).
+_HEADERS = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,7 +336,8 @@ def _open(folder: Path, config: DataConfig) -> Prepared:
 
 
 def _load(folder: Path, name: str) -> Any:
-    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    with _HEADERS:
+        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
 
 def _write(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -120,7 +120,8 @@ def evaluate(request: Request, progress: TaskProgress) -> Official:
     if not full and not tuned and not lexicon_rows and not fast:
         if lexicon:
             raise ValueError(f"AoA: {_lacks_checkpoints(series)}, and it needs all of them")
-        raise ValueError(f"{request.data} has nothing to score: expected {rules.FULL}/blimp_filtered and the like")
+        place = request.origin or request.data
+        raise ValueError(f"{place} has nothing to score: expected {rules.FULL}/blimp_filtered and the like")
     models = {name: Kept.trained(folder, tokenizer, request.device) for name, folder in series.items()}
     notes = [note for key, part in full.items() for note in part.notes(rules.PARTS[key].items, rules.SIZES.get(key))]
     for key, part in fast.items():
@@ -174,21 +175,21 @@ class _Judged(NamedTuple):
 class _Choices:
     """A part whose items have options."""
 
-    def __init__(self, key: str, path: Path, tokenizer: Any, most: int) -> None:
+    def __init__(self, key: str, path: Path, shown: str, tokenizer: Any, most: int) -> None:
         self.items = completions.READERS[rules.PARTS[key].task](path)
         if rules.PARTS[key].column == "global_piqa":
             self.items.group = [key] * len(self.items.group)
         self.rows = self.items.rows(tokenizer, most)
         self.batches = Batches(self.rows)
-        self._key, self._path = key, path
+        self._shown = shown
 
     def notes(self, expected: int | None, sizes: Mapping[str, int] | None) -> list[str]:
         """What is wrong with the data: items in all or, if those are as many as expected, of a subtask."""
         size, by = len(self.items.options), Counter(map(str.lower, self.items.subtask))
         if expected not in (None, size):
-            return [_other_number(str(self._path), size, expected)]
+            return [_other_number(self._shown, size, expected)]
         others = [name for name in sorted({*by, *sizes}) if by[name] != sizes.get(name, 0)] if sizes else []
-        return [_other_number(f"{self._path}, {name},", by[name], (sizes or {}).get(name, 0)) for name in others]
+        return [_other_number(f"{self._shown}, {name},", by[name], (sizes or {}).get(name, 0)) for name in others]
 
     def choose(self, sums: NDArray[np.float64], request: Request) -> completions.Choice:
         """The model's choices."""
@@ -205,16 +206,16 @@ class _Choices:
 class _Reading:
     """The part of reading times."""
 
-    def __init__(self, key: str, path: Path, tokenizer: Any, most: int, rule: rules.Rule) -> None:
+    def __init__(self, path: Path, shown: str, tokenizer: Any, most: int, rule: rules.Rule) -> None:
         self.words = reading.read(path)
         rows, self._owners = self.words.rows(tokenizer, rule, most)
         self.batches = Batches(rows)
-        self._path = path
+        self._shown = shown
 
     def notes(self, expected: int | None, _sizes: Mapping[str, int] | None) -> list[str]:
         """What is wrong with the data."""
         size = len(self.words.before)
-        return [] if expected in (None, size) else [_other_number(str(self._path), size, expected)]
+        return [] if expected in (None, size) else [_other_number(self._shown, size, expected)]
 
     def gain(self, sums: NDArray[np.float64]) -> reading.Gain:
         """The model's score."""
@@ -254,9 +255,9 @@ def _read(request: Request, tokenizer: Any, most: int, kind: str) -> dict[str, _
         if not path.exists():
             continue
         if part.task == "reading":
-            found[key] = _Reading(key, path, tokenizer, most, request.rule)
+            found[key] = _Reading(path, _shown(request, path), tokenizer, most, request.rule)
         else:
-            found[key] = _Choices(key, path, tokenizer, most)
+            found[key] = _Choices(key, path, _shown(request, path), tokenizer, most)
     return found
 
 

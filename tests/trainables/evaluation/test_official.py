@@ -108,7 +108,7 @@ def test_sizes_are_compared_by_subtask_as_the_collation_does() -> None:
     assert len(rules.SIZES["blimp"]) == 67
 
     part, sizes = official._Choices.__new__(official._Choices), rules.SIZES["blimp_supplement"]
-    part.items, part._path = completions.Items(), Path("x")
+    part.items, part._shown = completions.Items(), "x"
 
     def notes(held: dict[str, int]) -> list[str]:
         part.items.subtask = [name for name, many in held.items() for _ in range(many)]
