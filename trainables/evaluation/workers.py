@@ -208,7 +208,7 @@ def _local(
         try:
             for done in as_completed([pool.submit(_score, piece) for piece in pieces]):
                 yield _good(done.result())
-        except BrokenProcessPool:
+        except (BrokenProcessPool, OSError):  # OSError: the first ended while the pool was starting the second
             raise ValueError("a worker ended, perhaps for want of memory: take fewer --workers") from None
         finally:
             for process in [*(pool._processes or {}).values()]:  # after an error, a piece may take minutes more

@@ -260,6 +260,17 @@ def test_a_worker_that_ends_before_it_reads_what_it_is_given_is_told_too(roomy: 
         multiprocessing.set_executable(usual)
 
 
+def test_one_that_ends_while_the_next_is_started_is_told_too(
+    jobs: list[workers.Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: Any) -> None:
+        raise OSError("handle is closed")
+
+    monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", closed)
+    with pytest.raises(ValueError, match=ENDED):
+        workers.score(jobs, 2, 1, lambda *_: None)
+
+
 def test_after_an_error_nothing_goes_on(
     jobs: list[workers.Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
