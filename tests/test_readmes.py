@@ -94,6 +94,12 @@ def test_the_first_readme_is_short() -> None:
     assert len(wide) <= 2
 
 
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
+def test_prose_is_narrow(path: Path) -> None:
+    wide = [line for line in prose(path).splitlines() if len(line) > WIDTH and not line.startswith("|")]
+    assert not wide
+
+
 def prose(path: Path) -> str:
     """Without code blocks."""
     return re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)

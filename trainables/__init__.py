@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trainables.masking.sources import Scored, Source
     from trainables.noise import StepNoise
     from trainables.settings.config import Config
-    from trainables.settings.own_source import with_source
+    from trainables.settings.own_masking import with_policy, with_source
 
 __all__ = [
     "Answers",
@@ -26,6 +26,7 @@ __all__ = [
     "Source",
     "StepNoise",
     "Vocabulary",
+    "with_policy",
     "with_source",
 ]
 
@@ -36,7 +37,7 @@ _MODULES = {
     "masking.sources": ("Scored", "Source"),
     "noise": ("StepNoise",),
     "settings.config": ("Config",),
-    "settings.own_source": ("with_source",),
+    "settings.own_masking": ("with_policy", "with_source"),
 }
 
 

@@ -13,13 +13,13 @@ import torch
 
 from trainables import noise as randomness
 from trainables.masking import sources
-from trainables.masking.amlm import Amlm
 from trainables.masking.audit import AllReduce, Audit, Draw, State
 from trainables.masking.budget import Budget, Counts, RowBudget, Selection
 from trainables.masking.difficulty import Difficulty, grained
 from trainables.masking.policy import Answers, Floats, MaskingPolicy, Vocabulary
 from trainables.masking.sources import Rarity, Scored, largest
 from trainables.noise import StepNoise
+from trainables.settings.catalogue import POLICIES
 from trainables.settings.config import Config
 from trainables.settings.masking_rule import MaskingConfig
 
@@ -215,5 +215,6 @@ def build(config: Config, vocabulary: Vocabulary, rows: slice, seed: int, device
         seed: of the run.
         device: where the policy's tensors lie.
     """
-    policy = Amlm if config.masking.policy == "amlm" else Mixture
-    return policy(config, vocabulary, rows, seed, device)
+    name = config.masking.policy
+    policy: MaskingPolicy = sources.maker(POLICIES[name], f"the policy {name}")(config, vocabulary, rows, seed, device)
+    return policy

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from trainables.masking.difficulty import Keys, token_keys, trigram_keys
 from trainables.masking.policy import Vocabulary
 from trainables.noise import StepNoise
-from trainables.settings.catalogue import SOURCES
+from trainables.settings.catalogue import SOURCES, Entry
 from trainables.settings.config import Config
 
 Floats = NDArray[np.float64]
@@ -46,15 +47,22 @@ class Source:
 
 def make(name: str, config: Config, vocabulary: Vocabulary, device: str) -> Source:
     """The source of that name. ValueError, in one line, for a wrong entry in the catalogue."""
-    module, _, attribute = SOURCES[name].made_by.partition(":")
-    try:
-        maker: Callable[..., Source] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"catalogue.py: cannot load {SOURCES[name].made_by} for the source {name}: {error}") from error
-    source = maker(config, vocabulary, device)
+    source: Source = maker(SOURCES[name], f"the source {name}")(config, vocabulary, device)
     if source.name != name:
         raise ValueError(f"catalogue.py: {SOURCES[name].made_by} is listed as {name} and calls itself {source.name}")
     return source
+
+
+def maker(entry: Entry, what: str) -> Callable[..., Any]:
+    """What an entry of the catalogue is made by. ValueError, in one line, if it cannot be imported.
+
+    what: `the source late`, say, for the message.
+    """
+    module, _, attribute = entry.made_by.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"catalogue.py: cannot load {entry.made_by} for {what}: {error}") from error
 
 
 def largest(

@@ -1,6 +1,6 @@
-"""The sources that shares of the mask budget are drawn from, one entry each; free of torch, as settings are.
+"""The masking policies, and the sources that a mixture's shares are drawn from; free of torch, as settings are.
 
-The settings take the names from here, the mixture the classes, and the model card the words.
+The settings take the names from here, the masking the classes, and the model card the words.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """words: after the share in the model card, as in "12.0% as spans". made_by: module:callable, see sources.py."""
+    """What a name of the settings stands for.
+
+    Args:
+        words: in the model card: after a source's share, as in "12.0% as spans", or after a policy's rate, as in "with
+            14.8% of the positions predicted: in runs of five".
+        made_by: module:callable, of a source as in sources.py, of a policy as in mixture.py.
+    """
 
     words: str
     made_by: str
@@ -25,6 +31,12 @@ SOURCES: dict[str, Entry] = {
     "pmi": Entry("as collocations and whole words", "trainables.masking.sources:Pmi"),
     "informask": Entry("by relevance to the sentence", "trainables.masking.sources:informask"),
 }
+
+POLICIES: dict[str, Entry] = {
+    "mixture": Entry("by shares", "trainables.masking.mixture:Mixture"),
+    "amlm": Entry("by AMLM's weights", "trainables.masking.amlm:Amlm"),
+}
+BUILT_IN = frozenset(POLICIES)  # their mask warm-up is random masking, to the bit
 
 # What a step asks `StepNoise.get_or_draw` for beside the sources by their own names. A source that was called so would
 # get the step's draw where draws are made ahead, or the step that of the source.

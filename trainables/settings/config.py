@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from sweeper.trainable import Budget
 from trainables.settings import presets, word_amounts
+from trainables.settings.catalogue import BUILT_IN
 from trainables.settings.frozen import Fraction, Frozen, Positive, absent
 from trainables.settings.masking_rule import MaskingConfig
 from trainables.settings.points import Points, index_at, refuse_parts
@@ -321,11 +322,13 @@ class Config(Frozen):
     def past(self, step: int) -> dict[str, Any] | None:
         """The settings that the first so many steps depend on; None if they depend on the masking rule as well.
 
-        They do after the mask warm-up, and where a rule has a number or a way of drawing of its own. A series of
+        They do after the mask warm-up, and where a rule has a number or a way of drawing of its own, as a policy of
+        one's own may. A series of
         bundles is left by whole runs alone.
         """
         shared = min(self.warmup_steps, self.steps - 1)
-        if not 0 < step <= shared or not self.masking.on_budget or self.series is not None:
+        own = self.masking.policy not in BUILT_IN  # its steps may be another rule's from the first one on
+        if not 0 < step <= shared or own or not self.masking.on_budget or self.series is not None:
             return None
         settings = self.model_dump(mode="json", exclude={"masking", "length", "series"})
         masking = self.masking

@@ -8,7 +8,7 @@ from typing import Any
 
 from sweeper.trainable import BEGAN
 from trainables import limits
-from trainables.settings.catalogue import SOURCES
+from trainables.settings.catalogue import POLICIES, SOURCES
 from trainables.settings.config import Beginning, Config, DataConfig, ModelConfig, OptimiserConfig
 from trainables.settings.masking_rule import MaskingConfig, Replacements
 
@@ -68,6 +68,8 @@ def masking(given: MaskingConfig) -> str:
     changing = _changing(given)
     if given.policy == "amlm":
         return f"{predicted}drawn by AMLM's {given.score} weights (Edman & Fraser 2025){_warmup(given)}{changing}"
+    if given.policy != "mixture":
+        return f"{predicted}{POLICIES[given.policy].words}"
     parts = _parts(dict(given.shares))
     if given.schedule and given.schedule.shares:
         points = given.schedule.shares

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from trainables.settings import presets
+from trainables.settings.catalogue import BUILT_IN
 from trainables.settings.frozen import Above0, AtLeast0, Floor, Fraction, Frozen, Positive, absent
 from trainables.settings.points import Points, index_at, refuse_begins
 from trainables.settings.row_rates import RowRates
@@ -67,7 +68,8 @@ class MaskingConfig(Frozen):
             this as a; 0 before the mask warm-up ends. Ours, after Rho-1 (Lin et al. 2024), which selects by the loss
             in excess of a reference model's.
         apportion: `batch` (exactly rate * positions a batch) or `row` (the published rounding, row by row).
-        policy: `mixture` divides the budget by `shares`; `amlm` draws by weights (Edman & Fraser 2025).
+        policy: `mixture` divides the budget by `shares`; `amlm` draws by weights (Edman & Fraser 2025); or one of your
+            own (`with_policy`).
         update_every: steps between refreshes; None is the rule's own `pace`, or else 2 % of the run (the published
             200 of 10,000).
         pace: steps between refreshes that a preset sets.
@@ -149,17 +151,21 @@ class MaskingConfig(Frozen):
     def _consistent(self) -> Self:
         if not self.changing:
             self.refuse_constants()
-        if self.policy == "mixture" and self.draw == "bernoulli":
-            raise ValueError("draw bernoulli belongs to policy amlm; a mixture's draw is exact")
+        if self.policy != "amlm" and self.draw == "bernoulli":
+            raise ValueError("draw bernoulli belongs to policy amlm; that of any other is exact")
+        if self.policy not in BUILT_IN and self.replicate:
+            raise ValueError(f"replicate belongs to the policies of a publication, and {self.policy} is your own")
         if self.schedule and self.schedule.shares and (self.policy != "mixture" or self.by_row):
             raise ValueError("schedule.shares belongs to policy mixture with apportion batch, without replicate")
         if self.schedule:
             self.schedule.refuse_before(self.mask_warmup)
-        own = MIXTURE_CONSTANTS if self.policy == "mixture" else AMLM_CONSTANTS
+        own = {"mixture": MIXTURE_CONSTANTS, "amlm": AMLM_CONSTANTS}.get(self.policy, ())
         if other := next((name for name in self.changing if name not in own), ""):
-            raise ValueError(f"schedule.constants.{other}: of policy {self.policy} these may change: {', '.join(own)}")
-        if self.policy == "amlm" and self.apportion == "row":
-            raise ValueError("apportion row belongs to policy mixture; for amlm write draw: bernoulli")
+            may = ", ".join(own) or "none"
+            raise ValueError(f"schedule.constants.{other}: of policy {self.policy} these may change: {may}")
+        if self.policy != "mixture" and self.apportion == "row":
+            hint = "; for amlm write draw: bernoulli" if self.policy == "amlm" else ""
+            raise ValueError(f"apportion row belongs to policy mixture{hint}")
         if self.rate_schedule == "step" and self.rates is None:
             raise ValueError("rate_schedule step needs rates, such as [[0, 0.30], [0.7, 0.15], [0.9, 0.05]]")
         if self.rates is not None and self.rate_schedule != "step":

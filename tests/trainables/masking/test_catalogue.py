@@ -17,7 +17,7 @@ from trainables.masking import sources
 from trainables.masking.mixture import build
 from trainables.masking.replacement import Corruption
 from trainables.noise import Draw, StepNoise
-from trainables.settings import catalogue, described, own_source, shares
+from trainables.settings import catalogue, described, own_masking, shares
 from trainables.settings.catalogue import OWN_DRAWS, Entry
 from trainables.settings.config import Config
 from trainables.settings.frozen import Frozen
@@ -82,8 +82,8 @@ def test_a_share_without_an_entry_is_refused_when_settings_are_imported() -> Non
 
 
 def test_a_source_of_ones_own_gets_a_share_and_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_source, "SOURCES", sources_then := dict(catalogue.SOURCES))
-    own = own_source.with_source(Config, "late", LATE.words, LATE.made_by)
+    monkeypatch.setattr(own_masking, "SOURCES", sources_then := dict(catalogue.SOURCES))
+    own = own_masking.with_source(Config, "late", LATE.words, LATE.made_by)
     assert sources_then["late"] == LATE
     assert own().model_dump() == Config().model_dump()
     settings = own.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.5}}})
@@ -99,25 +99,25 @@ def test_a_source_of_ones_own_gets_a_share_and_changes_nothing_else(monkeypatch:
     with pytest.raises(ValueError, match=r"two of random, [a-z_, ]+informask") as refused:
         Config.model_validate(switch)
     assert "informask, late" not in str(refused.value)
-    both = own_source.with_source(own, "later", "later still", "tests:Later")
+    both = own_masking.with_source(own, "later", "later still", "tests:Later")
     mixed = both.model_validate({"masking": {"shares": {"random": 0.5, "late": 0.3, "later": 0.2}}})
     assert [mixed.masking.shares_at(0, 1)[name] for name in ("late", "later")] == [0.3, 0.2]
 
 
 def test_a_source_of_ones_own_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_source, "SOURCES", dict(catalogue.SOURCES))
+    monkeypatch.setattr(own_masking, "SOURCES", dict(catalogue.SOURCES))
     with pytest.raises(
         ValueError, match=r"the source 'span' is there already, made by trainables\.masking\.sources:Span"
     ):
-        own_source.with_source(Config, "span", "as mine", "mine:Span")
+        own_masking.with_source(Config, "span", "as mine", "mine:Span")
     with pytest.raises(ValueError, match="the source 'my late' must have a name that Python allows"):
-        own_source.with_source(Config, "my late", "late", "mine:Late")
+        own_masking.with_source(Config, "my late", "late", "mine:Late")
     for name in ("other", "rate", "quotas", "amlm"):
         with pytest.raises(
             ValueError, match=f"the source '{name}' must have another name: a step draws something else"
         ):
-            own_source.with_source(Config, name, "as mine", "mine:Own")
-    assert [*own_source.SOURCES] == [*catalogue.SOURCES]
+            own_masking.with_source(Config, name, "as mine", "mine:Own")
+    assert [*own_masking.SOURCES] == [*catalogue.SOURCES]
 
 
 @pytest.mark.usefixtures("own_cache")
