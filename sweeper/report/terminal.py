@@ -122,6 +122,7 @@ class Live:
         self._next_line = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
+        self._painting = threading.Lock()  # the last paint is this thread's, and another may be under way
 
     def __enter__(self) -> Self:
         self._cursor = len(self._journal.events)
@@ -163,7 +164,7 @@ class Live:
             pause = max(least, (time.thread_time() - begin) / SHARE)
 
     def _paint(self) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), self._painting:
             self._news()
             if self._table:
                 width, height = (notebook.WIDTH, notebook.HEIGHT) if self._notebook else self._console.size

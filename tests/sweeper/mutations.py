@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from sweeper import run
-from sweeper.plan import probe
+from sweeper.plan import capacity, probe
 from sweeper.system import nodes as machine
 from sweeper.system import yaml_reader
 
@@ -63,11 +63,12 @@ def mutated(draw: st.DrawFn, trees: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def idle_machine() -> Iterator[None]:
-    """Two CPUs whose speed need not be measured."""
+    """Two CPUs whose speed need not be measured, and room for everything."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probe, "paced", lambda *_: None)
         patch.setattr(probe, "measure_flops", lambda _: 1e11)
         patch.setattr(machine, "this_machine", lambda: {"CPU": 2, "GPU": 0})
+        patch.setattr(capacity, "free", lambda _: capacity.Free(memory=2**34, disk=2**36, shared=2**34))
         patch.delenv("RAY_ADDRESS", raising=False)
         yield
 

@@ -13,6 +13,7 @@ import pytest
 
 from sweeper import run
 from sweeper.journal import run_folders
+from sweeper.plan import capacity
 from sweeper.spec.load import load
 from sweeper.trainable import Trainable
 from tests.sweeper.bad_inputs import FILE, GOOD, ROWS, Row
@@ -26,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(capacity, "free", lambda _: capacity.Free(memory=2**34, disk=2**36, shared=2**34))
     return tmp_path
 
 

@@ -110,7 +110,7 @@ def test_whatever_a_call_does_the_sweep_goes_on(
     tmp_path: Path, server: _Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(notify, "CALL_S", 0.5)
+    monkeypatch.setattr(notify, "CALL_S", 3.0)
     monkeypatch.setenv("HOOK", f"{server.address}/broken/s3cr3t")
     monkeypatch.delenv("NOWHERE", raising=False)
     calls = [

@@ -107,7 +107,7 @@ def results(journal: Path) -> list[Any]:
 def test_interrupted_then_killed_then_resumed_is_as_if_nothing_had_happened(tmp_path: Path, start: Start):
     from sweeper.trials import tuner
 
-    spec = written(tmp_path)
+    spec = written(tmp_path, config={**TREE["config"], "pause": 0.08})  # t0002 must not end before it is interrupted
     whole, storage = tmp_path / "whole", tmp_path / "runs"
     whole.mkdir()
     assert tuner.run(load.load(spec), whole, Journal(whole / "journal.jsonl"), 1), "the undisturbed one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ from sweeper.system import files
 from sweeper.tracking import removal, store
 from sweeper.tracking import tags as tag
 from sweeper.tracking.tracker import Promotion, Tracker
-from tests.sweeper import confirmed, in_process
+from tests.sweeper import confirmed, in_process, samples
 from tests.sweeper.samples import toy_spec
 
 ARMS = {"baseline": {"x": 0.2}, "better": {"x": 0.6}}
@@ -62,7 +63,8 @@ def test_runs_are_listed_newest_first_and_an_unreadable_one_in_a_line(
 ) -> None:
     first = swept(storage, arms(name="first", notes="for the talk\nand after", tags={"paper": "fig 2"}))
     second = storage / "second"
-    confirmed.written(second, confirmed.spec(), {"published": -0.05})
+    later = time.time() + 3600 - samples.T0
+    confirmed.written(second, confirmed.spec(), {"published": -0.05}).append(samples.session(later))
     for name, content in {"torn": "\x00\x01{", "other": '{"event": "begin"}\n', "empty": ""}.items():
         (storage / name).mkdir()
         (storage / name / "journal.jsonl").write_text(content, "utf-8")
@@ -89,7 +91,7 @@ def test_runs_are_listed_newest_first_and_an_unreadable_one_in_a_line(
     assert own["best"]["what"] in ARMS
     assert own["disk"] == run_folders.size(first)[0] > 0
     assert found["second"]["verdict"] == "confirmed: published"
-    assert next(iter(found)) == "second", "its events are of the year 2027"
+    assert next(iter(found)) == "second", "its last event is in an hour"
 
     code, out, _ = command(capsys, storage)
     assert code == 0

@@ -205,11 +205,16 @@ def _local(
         path = Path(folder) / "rows.safetensors"
         limits.fails(lambda: save_file(rows, path), f"cannot write {path}: make room there, or set TMPDIR")
         pool = ProcessPoolExecutor(count, get_context("spawn"), _begin, (path, terms))
+        ended = ValueError("a worker ended, perhaps for want of memory: take fewer --workers")
         try:
-            for done in as_completed([pool.submit(_score, piece) for piece in pieces]):
+            try:
+                given = [pool.submit(_score, piece) for piece in pieces]
+            except (RuntimeError, OSError):  # of many kinds if the first ends while the second is started
+                raise ended from None
+            for done in as_completed(given):
                 yield _good(done.result())
-        except (BrokenProcessPool, OSError):  # OSError: the first ended while the pool was starting the second
-            raise ValueError("a worker ended, perhaps for want of memory: take fewer --workers") from None
+        except BrokenProcessPool:
+            raise ended from None
         finally:
             for process in [*(pool._processes or {}).values()]:  # after an error, a piece may take minutes more
                 process.kill()

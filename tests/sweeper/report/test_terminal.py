@@ -221,6 +221,7 @@ def test_nothing_that_goes_wrong_here_reaches_the_sweep(tmp_path: Path, monkeypa
             shown.say("lost")
             journal.append(end(5, "completed", 13))
             time.sleep(0.05)
+        shown._thread.join(10)
         assert not shown._thread.is_alive()
 
 

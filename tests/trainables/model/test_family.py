@@ -177,11 +177,14 @@ def test_two_ranks_are_one(name: str, corpus: Path, tmp_path: Path) -> None:
     for each in ("one", "0", "1"):
         (tmp_path / each).mkdir()
     one, recorders = run(chosen, tmp_path / "one"), [Recorder(tmp_path / f"{rank}") for rank in range(2)]
-    in_turn = threading.Lock()  # ranks are processes; these threads have one generator
+    # Ranks are processes; these threads have one generator, which a build and a step both seed.
+    in_turn, built = threading.Lock(), threading.Barrier(2, timeout=60)
 
     def build(*given: Any) -> MaskedLM:
         with in_turn:
-            return initialisation.build(*given)
+            model = initialisation.build(*given)
+        built.wait()
+        return model
 
     def act(rank: int, all_reduce: AllReduce) -> None:
         mlm.train(chosen, TrainContext(recorders[rank], 0, rank, 2, all_reduce=all_reduce), build)
