@@ -6,6 +6,7 @@ Made from `spec.yaml` and `journal.jsonl` alone, at a sweep's end or by `python 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from sweeper.journal import records, run_folders
@@ -31,6 +32,9 @@ def texts(spec: SweepSpec, journal: Journal, outcome: Outcome) -> Iterator[tuple
         "methods.tex": lambda: methods.tex(spec, journal),
     }
     assert tuple(made) == run_folders.REPORTS
+    # Plotly takes any pandas that it sees, and the tracker's thread may be half way through importing it with MLflow:
+    # an import here waits for that one.
+    import_module("pandas")
     for name, text in made.items():
         yield name, lambda name=name, text=text: files.put(outcome.run_dir / name, text())
     yield run_folders.FIGURES, lambda: _figures(spec, journal, outcome)
@@ -45,7 +49,6 @@ def write_all(spec: SweepSpec, journal: Journal, outcome: Outcome) -> list[Path]
 
 def _figures(spec: SweepSpec, journal: Journal, outcome: Outcome) -> None:
     """The figures as SVG and PDF. files.Unsafe, in one line, if their folder is a link."""
-    # Plotly looks whether there is a pandas; the tracker's thread may be half way through importing it, with MLflow.
     from sweeper.report import printed  # with Matplotlib, which takes a second
 
     files.inside(outcome.run_dir, run_folders.FIGURES).mkdir(exist_ok=True)
