@@ -145,7 +145,7 @@ def answers(address: str) -> str:
 
 
 def _waits(host: str, port: int) -> bytes:
-    """What it says of itself, within so many seconds."""
+    """What it says of itself, within WAIT_S."""
     with socket.create_connection((host, port), timeout=WAIT_S) as connection:
         try:
             return connection.recv(16)

@@ -61,6 +61,9 @@ def mutated(draw: st.DrawFn, trees: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return tree
 
 
+ROOM = capacity.Free(memory=2**34, disk=2**36, shared=2**34)  # for everything that a test plans
+
+
 @contextlib.contextmanager
 def idle_machine() -> Iterator[None]:
     """Two CPUs whose speed need not be measured, and room for everything."""
@@ -68,7 +71,7 @@ def idle_machine() -> Iterator[None]:
         patch.setattr(probe, "paced", lambda *_: None)
         patch.setattr(probe, "measure_flops", lambda _: 1e11)
         patch.setattr(machine, "this_machine", lambda: {"CPU": 2, "GPU": 0})
-        patch.setattr(capacity, "free", lambda _: capacity.Free(memory=2**34, disk=2**36, shared=2**34))
+        patch.setattr(capacity, "free", lambda _: ROOM)
         patch.delenv("RAY_ADDRESS", raising=False)
         yield
 

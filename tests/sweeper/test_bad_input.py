@@ -17,6 +17,7 @@ from sweeper.plan import capacity
 from sweeper.spec.load import load
 from sweeper.trainable import Trainable
 from tests.sweeper.bad_inputs import FILE, GOOD, ROWS, Row
+from tests.sweeper.mutations import ROOM
 
 SECONDS = 2.0
 TIMED = ("unknown key", "corpus that is not UTF-8", "more workers than there is room for")
@@ -27,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(capacity, "free", lambda _: capacity.Free(memory=2**34, disk=2**36, shared=2**34))
+    monkeypatch.setattr(capacity, "free", lambda _: ROOM)
     return tmp_path
 
 

@@ -32,9 +32,9 @@ SOURCES: dict[str, Entry] = {
     "informask": Entry("by relevance to the sentence", "trainables.masking.sources:informask"),
 }
 
-POLICIES: dict[str, Entry] = {
-    "mixture": Entry("by shares", "trainables.masking.mixture:Mixture"),
-    "amlm": Entry("by AMLM's weights", "trainables.masking.amlm:Amlm"),
+POLICIES: dict[str, Entry] = {  # these two are told by their settings (described.py), one's own by its words
+    "mixture": Entry("", "trainables.masking.mixture:Mixture"),
+    "amlm": Entry("", "trainables.masking.amlm:Amlm"),
 }
 BUILT_IN = frozenset(POLICIES)  # their mask warm-up is random masking, to the bit
 

@@ -323,8 +323,7 @@ class Config(Frozen):
         """The settings that the first so many steps depend on; None if they depend on the masking rule as well.
 
         They do after the mask warm-up, and where a rule has a number or a way of drawing of its own, as a policy of
-        one's own may. A series of
-        bundles is left by whole runs alone.
+        one's own may. A series of bundles is left by whole runs alone.
         """
         shared = min(self.warmup_steps, self.steps - 1)
         own = self.masking.policy not in BUILT_IN  # its steps may be another rule's from the first one on

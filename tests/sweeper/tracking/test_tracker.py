@@ -286,9 +286,9 @@ def test_a_server_that_is_away_costs_no_more_than_its_bound(tmp_path: Path, hung
         journal = written(tmp_path / "sweeps" / "toy-0", toy_spec())
         begin = time.monotonic()
         tracker, said = track(journal, tmp_path / "sweeps" / "toy-0", f"http://me:hunter2@127.0.0.1:{port}")
-        assert time.monotonic() - begin < 1.5  # less than the drain
+        assert time.monotonic() - begin < 0.5
         assert tracker.close("completed", None, None, drain_s=1.5) == 20
-        assert time.monotonic() - begin < 6
+        assert time.monotonic() - begin < 3
         assert "lacks 20 events" in said[-1]
         assert "hunter2" not in " ".join(said)
 
